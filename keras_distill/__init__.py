@@ -1,0 +1,15 @@
+"""Knowledge distillation for Keras: a small student learns from a large teacher."""
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"keras_distill runs on Keras with TensorFlow, but Keras was started with {keras.backend.backend()}. "
+        "Set KERAS_BACKEND=tensorflow before the first import of keras."
+    )
+
+from keras_distill import heads, losses, schedules, teachers
+from keras_distill.distiller import Distiller
+from keras_distill.saving import load_distiller
+from keras_distill.taps import OUTPUT
+from keras_distill.term import Term

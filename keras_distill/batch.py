@@ -1,0 +1,89 @@
+"""One batch of training data, as teachers and losses see it."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+UNLABELLED = -1
+_INPUTS, _CACHED = "keras_distill/inputs", "keras_distill/cached"
+
+
+class Batch(NamedTuple):
+    """What a teacher and a loss may know about the examples of one step.
+
+    Attributes:
+        inputs: What the models are called with; any structure of tensors of shape `[batch, ...]`.
+        labels: As given to `fit`, or None.
+        sample_weight: As given to `fit`, class weights included, or None.
+        cached: Activations stored beside the examples, `{tap: tensor}`, or None when the teacher runs.
+        step: The optimizer's step, a scalar integer tensor; schedules are evaluated at it.
+        position_weight: How much each position of the compared activations counts, float32 of shape
+            `[batch, positions...]`, 0 where padded; None where all count alike. Set for each term.
+    """
+
+    inputs: Any
+    labels: Any = None
+    sample_weight: Any = None
+    cached: Any = None
+    step: Any = 0
+    position_weight: Any = None
+
+
+def unpack(data, step):
+    """The `Batch` of what `fit` hands to `train_step`.
+
+    Args:
+        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, where `x` may come `with_activations`.
+        step: The optimizer's step.
+    """
+    inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    inputs, cached = split(inputs)
+    return Batch(inputs, labels, sample_weight, cached, step)
+
+
+def with_activations(inputs, activations):
+    """Inputs that carry a teacher's activations along, for `fit` and a `CachedTeacher`.
+
+    Args:
+        inputs: What the student is called with.
+        activations: `{tap: array or tensor}`, example by example beside the inputs.
+
+    Returns:
+        A structure that `fit` and `tf.data` shuffle and batch as one.
+    """
+    return {_INPUTS: inputs, _CACHED: dict(activations)}
+
+
+def split(inputs):
+    """`(inputs, activations)` of what `with_activations` joined; the second is None for other inputs."""
+    joined = isinstance(inputs, dict) and set(inputs) == {_INPUTS, _CACHED}
+    return (inputs[_INPUTS], inputs[_CACHED]) if joined else (inputs, None)
+
+
+def batch_size(structure):
+    """Length of the first axis of any tensor in the structure: a scalar int32 tensor."""
+    leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+    return ops.shape(leaves[0])[0]
+
+
+def labelled(labels, outputs):
+    """Which examples, or positions of them, carry a label.
+
+    One batch may mix labelled and unlabelled examples. A missing label is `UNLABELLED` (-1) among class numbers, and
+    NaN among floats; a one-hot or real-valued label is missing when its whole last axis is.
+
+    Args:
+        labels: Shape `[batch, ...]`.
+        outputs: What the labels are compared with; only its shape is looked at.
+
+    Returns:
+        Booleans, shape `[batch, positions...]`: that of `labels`, less the axis that holds one label's components.
+    """
+    shape, rank = labels.shape, len(labels.shape)
+    present = ops.ones_like(labels, dtype="bool")
+    if keras.backend.is_float_dtype(labels.dtype):
+        present = ops.logical_not(ops.isnan(labels))
+    if rank and outputs.shape[-1] != 1 and (rank < len(outputs.shape) or shape[-1] == 1):
+        present = ops.logical_and(present, ops.not_equal(labels, ops.cast(UNLABELLED, labels.dtype)))
+    return ops.any(present, axis=-1) if 1 < rank == len(outputs.shape) else present

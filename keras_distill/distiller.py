@@ -1,0 +1,200 @@
+"""The loop: a student learns from labels and from a teacher."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_distill.batch import Batch, batch_size, split, unpack
+from keras_distill.schedules import positive, value_at
+from keras_distill.specs import Traced, input_specs, trace
+from keras_distill.supervision import Supervision
+from keras_distill.taps import OUTPUT, Taps
+from keras_distill.teachers import ModelTeacher, Teacher
+from keras_distill.validation import check_models, named, warn_of_wrong_link
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class Distiller(keras.Model):
+    """Trains a student on the weighted sum of a supervised loss and terms that compare it with a teacher.
+
+    ```
+    L = supervised_weight * (the loss given to compile) + sum_i weight_i * term_i + the student's regularisers
+    ```
+
+    ```python
+    distiller = Distiller(student, teacher, [Term(KullbackLeibler(temperature=4.0), weight=0.9)], supervised_weight=0.1)
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    distiller.fit(x, y, validation_data=(x_test, y_test), epochs=10)
+    student.save("student.keras")
+    ```
+
+    `compile`, `fit`, `evaluate`, `predict` and callbacks are Keras' own and see the student. Each model runs once a
+    step, the teacher in inference mode and outside the gradient tape. Terms are means over the examples of a batch, of
+    each example's loss times its sample weight, in float32. Labels may be missing, altogether or from some examples
+    (`keras_distill.batch.labelled`), and so may the loss: the terms then teach alone. The logs hold `loss`,
+    `supervised_loss`, `<name>_loss` of each term before its weight, and the metrics given to `compile`.
+
+    Args:
+        student: A `keras.Model`, of which the trained weights remain; compiled or not.
+        teacher: A `keras.Model`, a function of the inputs, or a `Teacher`. It is left as it is, and never saved.
+        terms: A list of `Term`.
+        supervised_weight: A number or a schedule. 0 learns from the teacher alone. Defaults to 1.
+        inputs: An example batch, `keras.Input` or `tf.TensorSpec` in the structure that the models are called with.
+            Needed where no model was built on its inputs yet.
+
+    Raises:
+        ValueError: For whatever would fail or silently do something else in training: taps, shapes, probabilities
+            where logits are compared, a teacher that shares weights with the student or holds NaN.
+    """
+
+    def __init__(self, student, teacher, terms, supervised_weight=1.0, inputs=None, name=None):
+        teacher = teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
+        terms = named(terms)
+        check_models(student, teacher)
+        super().__init__(name=name, dtype=student.dtype_policy)
+        self.supervised_weight = positive(supervised_weight, "supervised_weight", zero=True)
+        self.student = student
+        self.teacher = teacher
+        self._taps = Taps(student, dict.fromkeys([OUTPUT, *(term.student for term in terms)]))
+        teacher.connect(list(dict.fromkeys(term.teacher for term in terms)))
+        inputs = input_specs(inputs, student, *teacher.models)
+        self._traced = Traced(
+            inputs,
+            student=trace(lambda x: self._taps(x, training=False), inputs),
+            teacher=trace(lambda x: teacher.activations(Batch(x[0], cached=x[1])), (inputs, dict(teacher.stored))),
+        )
+        # Once more: a model that was not built had no weights to share before it was traced.
+        check_models(student, teacher)
+        specs = [(self._traced.student[term.student], self._traced.teacher[term.teacher]) for term in terms]
+        self.terms = tuple(term.build(*pair) for term, pair in zip(terms, specs))
+        self.heads = [term.head for term in self.terms if term.head is not None]
+        self.term_losses = [term.loss for term in self.terms]
+        names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self._supervision = Supervision()
+        self.built = True
+
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
+        """As `keras.Model.compile`. `loss=None` learns from the teacher alone."""
+        warn_of_wrong_link(loss, self._traced.student[OUTPUT])
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+        # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
+        self.optimizer.build(self.trainable_variables)
+        output_names = getattr(self.student, "output_names", None)
+        self._supervision = Supervision(loss, loss_weights, metrics, weighted_metrics, output_names)
+
+    def call(self, inputs, training=None):
+        return self.student(split(inputs)[0], training=training)
+
+    def train_step(self, data):
+        batch = unpack(data, self.optimizer.iterations)
+        teacher = self.teacher.activations(batch)
+        with tf.GradientTape() as tape:
+            student = self._taps(batch.inputs, training=True)
+            losses = self._measure(batch, student, teacher)
+            # Keras sums the replicas' gradients.
+            scaled = self.optimizer.scale_loss(losses["loss"] / _replicas())
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
+        self.teacher.after_step(self.student)
+        return self._logs(batch, student[OUTPUT], losses)
+
+    def test_step(self, data):
+        batch = unpack(data, self.optimizer.iterations)
+        student = self._taps(batch.inputs, training=False)
+        losses = self._measure(batch, student, self.teacher.activations(batch))
+        return self._logs(batch, student[OUTPUT], losses)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The supervised loss alone, or None; see `keras.Model.compute_loss`."""
+        return self._supervision.loss(y, y_pred, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """As `keras.Model.compute_metrics`, missing labels left out."""
+        self._supervision.update_metrics(y, y_pred, sample_weight)
+        return self.get_metrics_result()
+
+    def get_metrics_result(self):
+        return {tracker.name: tracker.result() for tracker in self._shown()} | self._supervision.results()
+
+    @property
+    def metrics(self):
+        return [*self._shown(), *self._supervision.metrics]
+
+    def summary(self, *args, print_fn=None, **kwargs):
+        """As `keras.Model.summary`, with the terms, taps, heads and shapes below."""
+        super().summary(*args, print_fn=print_fn, **kwargs)
+        for term in self.terms:
+            head = "no head" if term.head is None else type(term.head).__name__
+            (print_fn or print)(
+                f"Term '{term.name}' ({type(term.loss).__name__}): student '{term.student}' "
+                f"{self._traced.student[term.student].shape} -> {head} -> "
+                f"teacher '{term.teacher}' {self._traced.teacher[term.teacher].shape}"
+            )
+
+    def export(self, *args, **kwargs):
+        """Exports the student, as `keras.Model.export` does."""
+        return self.student.export(*args, **kwargs)
+
+    def get_config(self):
+        written = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "student": written(self.student),
+            "terms": [written(term) for term in self.terms],
+            "supervised_weight": written(self.supervised_weight),
+            "inputs": written(keras.tree.map_structure(_symbolic, self._traced.inputs)),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        raise ValueError(
+            "A saved Distiller does not hold its teacher: load it with keras_distill.load_distiller(path, teacher=...)."
+        )
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store):
+        # Keras leaves random states out of its files; without them dropout would not go on where it was.
+        for index, state in enumerate(self._random_states()):
+            store[f"random_state_{index}"] = state
+
+    def load_own_variables(self, store):
+        for index, state in enumerate(self._random_states()):
+            state.assign(store[f"random_state_{index}"])
+
+    def _measure(self, batch, student, teacher):
+        """Every loss by the name of its tracker: this replica's means, before any weight; `loss` is their sum."""
+        supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight)
+        supervised = 0.0 if supervised is None else ops.cast(supervised, "float32") * _replicas()
+        total = value_at(self.supervised_weight, batch.step) * supervised
+        losses = {"supervised_loss": supervised}
+        examples = ops.cast(batch_size(batch.inputs), "float32")
+        for term in self.terms:
+            values = term.compare(student[term.student], teacher[term.teacher], batch)
+            losses[f"{term.name}_loss"] = mean = ops.sum(values) / examples
+            total += value_at(term.weight, batch.step) * mean
+        return {"loss": total + sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses), **losses}
+
+    def _logs(self, batch, outputs, losses):
+        for name, value in losses.items():
+            self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
+        return self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
+
+    def _shown(self):
+        return [
+            tracker for name, tracker in self._trackers.items() if name != "supervised_loss" or self.loss is not None
+        ]
+
+    def _random_states(self):
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+
+def _symbolic(spec):
+    return keras.KerasTensor(spec.shape, spec.dtype.name)
+
+
+def _replicas():
+    return tf.distribute.get_strategy().num_replicas_in_sync

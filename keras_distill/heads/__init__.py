@@ -1,0 +1,6 @@
+"""Trained maps from a student's activations to a teacher's space."""
+
+from keras_distill.heads.base import Head
+from keras_distill.heads.convolution import Convolution
+from keras_distill.heads.projection import Projection
+from keras_distill.heads.resize import Resize

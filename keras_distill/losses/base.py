@@ -1,0 +1,62 @@
+"""What every distillation loss shares."""
+
+import keras
+
+
+class DistillationLoss(keras.layers.Layer):
+    """Compares one student activation with one teacher activation. Abstract.
+
+    A leaf implements `compare`. It is a Keras layer so that weights of its own are trained and saved, but it is
+    never called as one: a layer's `__call__` would cast its arguments and refuse a `Batch`.
+
+    Attributes:
+        rank: The rank that both activations must have, the batch axis included; None for any.
+        logits: Whether the activations must be logits; the output of a softmax is then refused.
+        needs_labels: Whether `compare` reads `batch.labels`.
+    """
+
+    rank = None
+    logits = False
+    needs_labels = False
+
+    def __init__(self, **kwargs):
+        # float32 whatever the global policy: softened probabilities and distances lose their meaning in half precision.
+        super().__init__(dtype=kwargs.pop("dtype", "float32"), **kwargs)
+
+    def build(self, student_shape, teacher_shape):
+        """Creates the loss's own weights; the shapes begin with the batch axis. Most losses have none."""
+
+    def comparable(self, student_shape, teacher_shape):
+        """Whether activations of these shapes can be compared without a head: here, if they are alike."""
+        return alike(student_shape[1:], teacher_shape[1:])
+
+    def compare(self, student, teacher, batch):
+        """The loss of each example.
+
+        Args:
+            student: float32, shape `[batch, ...]`, after the head; 0 at padded positions.
+            teacher: float32, shape `[batch, ...]`, without gradient; 0 at padded positions.
+            batch: The `Batch`; its `position_weight` says which positions count.
+
+        Returns:
+            float32, shape `[batch]`.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config):
+        # Keras writes a schedule or a loss inside the config, but hands it back as the dictionary it was written as. It
+        # does revive the dtype itself, and can write a loss without `get_config` again only if that stays a dictionary.
+        return cls(**{key: value if key == "dtype" else _revive(value) for key, value in config.items()})
+
+
+def alike(student_shape, teacher_shape):
+    """Whether two shapes agree, an unknown length agreeing with any."""
+    return len(student_shape) == len(teacher_shape) and all(
+        s is None or t is None or s == t for s, t in zip(student_shape, teacher_shape)
+    )
+
+
+def _revive(value):
+    nested = isinstance(value, dict) and "class_name" in value
+    return keras.saving.deserialize_keras_object(value) if nested else value

@@ -1,0 +1,62 @@
+"""Knowledge distillation from softened logits (KD)."""
+
+import keras
+
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.ops import float32, relative_entropy
+from keras_distill.masking import mean_over_positions
+from keras_distill.schedules import positive, value_at
+
+
+def kullback_leibler(student, teacher, temperature):
+    """Divergence of the student's softened class probabilities from the teacher's.
+
+    ```
+    loss = T^2 * sum_c p_t[c] * (log p_t[c] - log p_s[c])
+    p = softmax(logits / T)
+    ```
+
+    Takes logits. `T^2` keeps the gradient's size roughly independent of the temperature.
+
+    Args:
+        student: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, the same shape.
+        temperature: Above 0; a higher one brings out the improbable classes.
+
+    Returns:
+        Nats, shape `[batch, positions...]`.
+
+    Reference:
+        Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
+    """
+    student, teacher = float32(student, teacher)
+    return temperature**2 * relative_entropy(student, teacher, temperature)
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class KullbackLeibler(DistillationLoss):
+    """`kullback_leibler` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+
+    Args:
+        temperature: A number or a schedule, default 4.
+    """
+
+    logits = True
+
+    def __init__(self, temperature=4.0, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = positive(temperature, "temperature")
+
+    def build(self, student_shape, teacher_shape):
+        if len(student_shape) < 2 or student_shape[-1] == 1:
+            raise ValueError(
+                "KullbackLeibler compares two classes or more; over a single one the softmax is always 1. "
+                f"Use a binary loss. Received: student shape {student_shape}, teacher shape {teacher_shape}."
+            )
+
+    def compare(self, student, teacher, batch):
+        values = kullback_leibler(student, teacher, value_at(self.temperature, batch.step))
+        return mean_over_positions(values, batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}

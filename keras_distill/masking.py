@@ -1,0 +1,108 @@
+"""Which positions and examples of an activation count, and how much."""
+
+import keras
+from keras import ops
+
+
+def mean_over_positions(values, position_weight=None):
+    """One value per example: the mean over its positions, padded ones left out.
+
+    Args:
+        values: Shape `[batch]` or `[batch, positions...]`.
+        position_weight: Shape `[batch, positions...]`, of the rank of `values` or less; 0 leaves a position out. None
+            counts all alike.
+
+    Returns:
+        Shape `[batch]`; 0 for an example in which no position counts.
+    """
+    axes = tuple(range(1, len(values.shape)))
+    if not axes:
+        return values
+    if position_weight is None:
+        return ops.mean(values, axis=axes)
+    weight = ops.broadcast_to(ops.cast(with_rank(position_weight, len(values.shape)), values.dtype), ops.shape(values))
+    return ops.divide_no_nan(ops.sum(values * weight, axis=axes), ops.sum(weight, axis=axes))
+
+
+def with_rank(tensor, rank):
+    """The tensor with axes of length 1 behind its own, up to `rank`."""
+    return ops.reshape(tensor, (*ops.shape(tensor), *[1] * (rank - len(tensor.shape))))
+
+
+def keras_masks(student, teacher):
+    """The Keras masks of two activations: a position is left out of both if either model pads it.
+
+    Args:
+        student: Shape `[batch, positions..., channels]`, as the model returned it.
+        teacher: Likewise.
+
+    Returns:
+        Two booleans of shape `[batch, positions...]`, each None if nothing is left out. They differ where the models have
+        positions of their own.
+    """
+    masks = [_own_mask(tensor) for tensor in (student, teacher)]
+    present = [mask for mask in masks if mask is not None]
+    both = [_fits(mask, tensor) for mask in present for tensor in (student, teacher)]
+    if not present or not all(both):
+        return tuple(masks)
+    joint = present[0] if len(present) == 1 else ops.logical_and(*present)
+    return joint, joint
+
+
+def without_padding(activation, mask):
+    """The activation with 0 at the positions that its mask leaves out."""
+    if mask is None or not _fits(mask, activation):
+        return activation
+    return ops.where(with_rank(mask, len(activation.shape)), activation, 0.0)
+
+
+def entry_of_tap(structure, tap):
+    """The labels or sample weights that belong to the output which a tap names, `output[topic]`.
+
+    Returns:
+        The entry; the structure itself if it is a tensor, None if no entry belongs to the tap.
+    """
+    if not keras.tree.is_nested(structure):
+        return structure
+    entry = tap.partition("[")[2].strip("]'\"")
+    if isinstance(structure, dict):
+        return structure.get(entry)
+    return structure[int(entry)] if entry.isdigit() and int(entry) < len(structure) else None
+
+
+def weights_of_tap(sample_weight, tap):
+    """The sample weights of a term: those of the output it taps, else the mean over all outputs."""
+    weights = entry_of_tap(sample_weight, tap)
+    if weights is None and sample_weight is not None:
+        leaves = [ops.cast(leaf, "float32") for leaf in keras.tree.flatten(sample_weight) if leaf is not None]
+        weights = sum(mean_over_positions(leaf) for leaf in leaves) / len(leaves)
+    return weights
+
+
+def split_weights(weights, mask, rank):
+    """Sample weights as `(weight of each position or None, weight of each example or None)`.
+
+    Their product over an example's positions is what Keras would multiply a loss per position with.
+    """
+    of_position = None if mask is None else ops.cast(mask, "float32")
+    if weights is None:
+        return of_position, None
+    weights = ops.cast(weights, "float32")
+    if len(weights.shape) > 1 and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, axis=-1)
+    of_example = mean_over_positions(weights, of_position if len(weights.shape) > 1 else None)
+    if 1 < len(weights.shape) < rank:
+        of_position = weights if of_position is None else weights * of_position
+    return of_position, of_example
+
+
+def _own_mask(tensor):
+    mask = getattr(tensor, "_keras_mask", None)
+    return ops.cast(mask, "bool") if mask is not None and _fits(mask, tensor) else None
+
+
+def _fits(mask, activation):
+    positions = activation.shape[1 : len(mask.shape)]
+    return len(mask.shape) < len(activation.shape) and all(
+        m is None or a is None or m == a for m, a in zip(mask.shape[1:], positions)
+    )

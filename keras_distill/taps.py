@@ -1,0 +1,213 @@
+"""Reading layers of any model, by path, in one forward pass."""
+
+import contextlib
+import difflib
+import functools
+import re
+import threading
+
+import keras
+import tensorflow as tf
+
+OUTPUT = "output"
+_SYNTAX = re.compile(r"(?P<path>[^@\[\]]+)(@(?P<call>\d+))?(\[(?P<item>[^\[\]]+)\])?")
+
+
+class Taps:
+    """`{tap: activation}` of ONE forward pass of a model.
+
+    A tap is written
+
+    ```
+    path            the layer's names from the outside in, "backbone/block_3/conv", or an unambiguous ending, "conv"
+    path@2          its third call, where a pass calls it several times
+    path[1]         the second of the tensors it returns; path["key"] and path[key] name an entry of a dictionary
+    output          what the model itself returns; output[1] and output[name] choose among several
+    ```
+
+    Functional, Sequential, subclassed and nested models are read alike: while the pass runs, the `call` of each tapped
+    layer is replaced by one that also notes what it returns. Afterwards the model is as it was.
+
+    Args:
+        model: The model; its layers are looked up in the first pass, since a model may create them only then.
+        names: The taps.
+
+    Raises:
+        ValueError: For a tap that is not written as above.
+    """
+
+    def __init__(self, model, names):
+        self.model = model
+        self._taps = {name: _parse(name) for name in names}
+        self._layers = None
+
+    def __call__(self, inputs, training):
+        """Runs the model.
+
+        Args:
+            inputs: What the model is called with.
+            training: Whether it runs as in training.
+
+        Returns:
+            `{tap: activation}`, in the precision the model computes in. Keras masks stay attached.
+
+        Raises:
+            ValueError: If a tap names no layer, or several; if its layer was not called, was called several times and
+                the tap does not say which call is meant, or ran inside a loop, where its activation cannot be kept.
+        """
+        if self._layers is None:
+            self._layers = self._find(inputs)
+        with _recording(self._layers.values()) as calls:
+            outputs = self.model(inputs, training=training)
+        missing = [path for path, layer in self._layers.items() if not calls[id(layer)]]
+        if missing:
+            raise ValueError(
+                f"'{self.model.name}' ran without calling the tapped layers {missing}. "
+                "Tap a layer that its `call` goes through."
+            )
+        return {
+            name: self._select(name, [outputs] if path == OUTPUT else calls[id(self._layers[path])])
+            for name, (path, _, _) in self._taps.items()
+        }
+
+    def _find(self, inputs):
+        paths = {path for path, _, _ in self._taps.values() if path != OUTPUT}
+        if paths and not self.model.built:
+            self.model(inputs)
+        return {path: find_layer(self.model, path) for path in paths}
+
+    def _select(self, name, calls):
+        path, call, item = self._taps[name]
+        if call is None and len(calls) > 1:
+            raise ValueError(
+                f"'{self.model.name}' calls '{path}' {len(calls)} times in a pass. "
+                f"Say which call is meant, the first being '{path}@0'."
+            )
+        if call is not None and call >= len(calls):
+            raise ValueError(
+                f"'{self.model.name}' calls '{path}' {len(calls)} times in a pass, which leaves no '{path}@{call}'."
+            )
+        activation = calls[call or 0]
+        if item is not None:
+            activation = self._entry(name, activation, item)
+        for tensor in keras.tree.flatten(activation):
+            if tf.is_symbolic_tensor(tensor) and tensor.graph is not tf.compat.v1.get_default_graph():
+                raise ValueError(
+                    f"'{path}' runs inside a loop of '{self.model.name}', as a cell of a recurrent layer does: its "
+                    "activation exists only there. Tap the layer around it."
+                )
+        return activation
+
+    def _entry(self, name, activation, item):
+        if isinstance(activation, dict):
+            entries = activation
+        elif isinstance(activation, (list, tuple)):
+            entries = {str(index): tensor for index, tensor in enumerate(activation)}
+            # A functional model returns a list, but its outputs have names.
+            names = getattr(self.model, "output_names", ()) if self._taps[name][0] == OUTPUT else ()
+            entries.update(zip(names, activation))
+        else:
+            entries = {}
+        if item not in entries:
+            raise ValueError(f"Tap '{name}' finds no entry '{item}' in '{self.model.name}'. There: {list(entries)}.")
+        return entries[item]
+
+
+def find_layer(model, name):
+    """The layer at a path, or at an unambiguous ending of one.
+
+    Args:
+        model: The model.
+        name: Such as "backbone/block_3" or "block_3". A whole path comes before an ending.
+
+    Raises:
+        ValueError: If there is none (the error names the closest), or several.
+    """
+    layers = list(_walk(model))
+    found = [(path, layer) for path, layer in layers if path == name]
+    found = found or [(path, layer) for path, layer in layers if path.endswith("/" + name)]
+    if len({id(layer) for _, layer in found}) > 1:
+        raise ValueError(
+            f"Several layers of '{model.name}' are called '{name}': {[path for path, _ in found]}. "
+            "Write more of the path, or give the layers names of their own."
+        )
+    if not found:
+        paths = list(dict.fromkeys(path for path, _ in layers))
+        endings = {path.rsplit("/", 1)[-1]: path for path in reversed(paths)}
+        close = difflib.get_close_matches(name, paths, cutoff=0.5)
+        close += [endings[ending] for ending in difflib.get_close_matches(name, endings, cutoff=0.5)]
+        raise ValueError(
+            f"No layer called '{name}' in '{model.name}'. Closest: {list(dict.fromkeys(close)) or paths[:10]}."
+        )
+    return found[0][1]
+
+
+def _parse(name):
+    match = _SYNTAX.fullmatch(name) if isinstance(name, str) else None
+    if not match:
+        raise ValueError(f"A tap is written 'path', 'path@call', 'path[item]' or '{OUTPUT}'. Received: {name!r}")
+    path, call, item = match["path"], match["call"], match["item"]
+    return path, None if call is None else int(call), None if item is None else item.strip("'\"")
+
+
+def _walk(layer, prefix=""):
+    """Every sublayer with its path; one that is reached in two ways comes once for each."""
+    for child in layer._flatten_layers(include_self=False, recursive=False):
+        path = prefix + child.name
+        yield path, child
+        yield from _walk(child, path + "/")
+
+
+class _Pass(threading.local):
+    """What the tapped layers returned, `{id(layer): [of each call]}`, in this thread's pass.
+
+    Of each thread, since `MirroredStrategy` runs its replicas in threads and changes between them in mid-pass.
+    """
+
+    calls = {}
+
+
+_pass = _Pass()
+_lock = threading.Lock()
+_watchers = {}
+
+
+@contextlib.contextmanager
+def _recording(layers):
+    layers = {id(layer): layer for layer in layers}.values()
+    outer, _pass.calls = _pass.calls, {id(layer): [] for layer in layers}
+    with _lock:
+        for layer in layers:
+            _watch(layer)
+    try:
+        yield _pass.calls
+    finally:
+        with _lock:
+            for layer in layers:
+                _unwatch(layer)
+        _pass.calls = outer
+
+
+def _watch(layer):
+    # One replacement serves all threads that are in a pass of this layer; the last one to leave takes it away.
+    _watchers[id(layer)] = _watchers.get(id(layer), 0) + 1
+    if _watchers[id(layer)] > 1:
+        return
+    call = layer.call
+
+    @functools.wraps(call)
+    def noted(*args, **kwargs):
+        outputs = call(*args, **kwargs)
+        if id(layer) in _pass.calls:
+            _pass.calls[id(layer)].append(outputs)
+        return outputs
+
+    # Past the layer's own `__setattr__`, which would track it.
+    object.__setattr__(layer, "call", noted)
+
+
+def _unwatch(layer):
+    _watchers[id(layer)] -= 1
+    if not _watchers[id(layer)]:
+        del _watchers[id(layer)]
+        object.__delattr__(layer, "call")

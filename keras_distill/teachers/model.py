@@ -1,0 +1,71 @@
+"""A model as the teacher."""
+
+import keras
+
+from keras_distill.taps import OUTPUT, Taps
+from keras_distill.teachers.base import Teacher
+
+
+class ModelTeacher(Teacher):
+    """A trained model, or any function of the inputs, as the teacher.
+
+    It runs in inference mode, outside the gradient tape, once a step; its weights, statistics and `trainable` flags stay
+    as they are. A `Distiller` that is given a model makes this of it.
+
+    ```python
+    ModelTeacher(teacher, inputs=lambda images: keras.ops.image.resize(images, (224, 224)))
+    ModelTeacher(lambda images: (first(images) + second(images)) / 2)
+    ```
+
+    Args:
+        model: A `keras.Model`, any Keras layer (`keras.layers.TFSMLayer` for a SavedModel), or a function, which can be
+            tapped at "output" alone.
+        inputs: A function from the batch's inputs to the teacher's, where they differ: another resolution, other
+            preprocessing, some of several inputs. None if both models take the same.
+
+    Raises:
+        ValueError: If `model` or `inputs` cannot be called.
+    """
+
+    def __init__(self, model, inputs=None):
+        if not callable(model):
+            raise ValueError(
+                "A teacher must be a keras.Model, a keras layer or a function of the inputs; to learn from several, "
+                f"write a function that averages them. Received: {model!r}"
+            )
+        if inputs is not None and not callable(inputs):
+            raise ValueError(f"`inputs` must be a function of the batch's inputs. Received: {inputs!r}")
+        self.model = model
+        self.inputs = inputs
+
+    @property
+    def weights(self):
+        return tuple(self.model.weights) if isinstance(self.model, keras.layers.Layer) else ()
+
+    @property
+    def models(self):
+        return (self.model,) if self.inputs is None else ()
+
+    def connect(self, taps):
+        if isinstance(self.model, keras.layers.Layer):
+            self._taps = Taps(self.model, taps)
+            return
+        inner = [tap for tap in taps if tap.partition("[")[0] != OUTPUT]
+        if inner:
+            raise ValueError(f"A function has no layers to tap. Received: taps {inner}. Pass the keras.Model itself.")
+        self._taps = Taps(_Function(self.model), taps)
+
+    def activations(self, batch):
+        inputs = batch.inputs if self.inputs is None else self.inputs(batch.inputs)
+        return self._taps(inputs, training=False)
+
+
+class _Function:
+    """A function under the interface that `Taps` asks of a model."""
+
+    def __init__(self, function):
+        self.function = function
+        self.name = getattr(function, "__name__", "teacher")
+
+    def __call__(self, inputs, training):
+        return self.function(inputs)

@@ -1,0 +1,182 @@
+"""One comparison of the student with the teacher."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_distill.heads import Convolution, Head, Projection
+from keras_distill.losses import DistillationLoss
+from keras_distill.masking import entry_of_tap, keras_masks, split_weights, weights_of_tap, without_padding
+from keras_distill.schedules import Schedule, positive
+from keras_distill.specs import Spec
+from keras_distill.taps import OUTPUT
+
+AUTO = "auto"
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A loss between one activation of the student and one of the teacher.
+
+    ```python
+    Term(KullbackLeibler(temperature=4.0))                                    # the logits
+    Term(Hint(), "block_3", "block_6", head="auto", weight=0.1)               # two layers, through a trained head
+    Term(KullbackLeibler(), "output[topic]", "output[topic]", name="topic")   # one of several outputs
+    ```
+
+    A term is a description: several distillers may be made from the same terms, and each makes heads and losses of
+    its own from them, unless they come with weights already.
+
+    Args:
+        loss: A `DistillationLoss`.
+        student: Where the student is tapped, as `Taps` reads it. Defaults to its output.
+        teacher: Where the teacher is tapped. Defaults to its output.
+        head: Maps the student's activation to the teacher's space: a `Head`, any Keras layer, or "auto" for a
+            `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Defaults to none.
+        weight: What the loss is multiplied with: a positive number or a schedule. Defaults to 1.
+        name: What the logs call it, with "_loss" behind. Defaults to the loss's name, "hint" or, for the next, "hint_2".
+
+    Raises:
+        ValueError: For an argument that is none of the above.
+    """
+
+    loss: DistillationLoss
+    student: str = OUTPUT
+    teacher: str = OUTPUT
+    head: keras.layers.Layer | str | None = None
+    weight: float | Schedule = 1.0
+    name: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.loss, DistillationLoss):
+            raise ValueError(
+                "A Term's `loss` must be a loss of keras_distill.losses, such as KullbackLeibler(temperature=4.0). "
+                f"Received: {self.loss!r}"
+            )
+        if not (self.head is None or self.head == AUTO or isinstance(self.head, keras.layers.Layer)):
+            raise ValueError(f"A Term's `head` must be a keras layer, '{AUTO}' or None. Received: {self.head!r}")
+        if not (self.name is None or isinstance(self.name, str) and self.name):
+            raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
+        object.__setattr__(self, "weight", positive(self.weight, f"weight of {type(self.loss).__name__}"))
+
+    def build(self, student, teacher):
+        """The term with its head chosen and all weights created.
+
+        Args:
+            student: `Spec` of the student's activation.
+            teacher: `Spec` of the teacher's.
+
+        Returns:
+            A new `Term`.
+
+        Raises:
+            ValueError: If the loss cannot compare the two; the error names term, taps and shapes.
+        """
+        self._check_tensors(student, teacher)
+        loss = _own(self.loss)
+        self._check_activations(loss, student, teacher)
+        head = self._automatic_head(loss, student, teacher) if self.head == AUTO else _own(self.head)
+        shape = student.shape
+        if head is not None:
+            if not head.built:
+                head.build(*((student.shape, teacher.shape) if isinstance(head, Head) else (student.shape,)))
+            shape = tuple(head.compute_output_spec(keras.KerasTensor(student.shape, "float32")).shape)
+        if not loss.comparable(shape, teacher.shape):
+            raise ValueError(self._mismatch(loss, head, shape, student, teacher))
+        if not loss.built:
+            loss.build(shape, teacher.shape)
+        return dataclasses.replace(self, loss=loss, head=head)
+
+    def compare(self, student, teacher, batch):
+        """The unweighted loss of each example, times the example's sample weight.
+
+        Args:
+            student: The student's activation, shape `[batch, ...]`, any float type.
+            teacher: The teacher's.
+            batch: The `Batch`.
+
+        Returns:
+            float32, shape `[batch]`. A padded position, by either model's Keras mask, counts nowhere.
+        """
+        labels = entry_of_tap(batch.labels, self.student)
+        if self.loss.needs_labels and labels is None:
+            raise ValueError(f"Term '{self.name}' needs labels, but none came with the batch for '{self.student}'.")
+        student_mask, teacher_mask = keras_masks(student, teacher)
+        weights = weights_of_tap(batch.sample_weight, self.student)
+        of_position, of_example = split_weights(weights, student_mask, len(student.shape))
+        student, teacher = ops.cast(student, "float32"), ops.stop_gradient(ops.cast(teacher, "float32"))
+        student = student if self.head is None else ops.cast(self.head(student), "float32")
+        batch = batch._replace(labels=labels, position_weight=of_position)
+        student, teacher = without_padding(student, student_mask), without_padding(teacher, teacher_mask)
+        values = self.loss.compare(student, teacher, batch)
+        return values if of_example is None else values * of_example
+
+    def get_config(self):
+        return {field.name: _written(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{key: keras.saving.deserialize_keras_object(value) for key, value in config.items()})
+
+    def _check_tensors(self, student, teacher):
+        for side, tap, spec in (("student", self.student, student), ("teacher", self.teacher, teacher)):
+            if not isinstance(spec, Spec):
+                keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
+                raise ValueError(
+                    f"Term '{self.name}' taps {side} '{tap}', which is a structure with the entries {keys}. "
+                    f"Choose one: '{tap}[{keys[0]}]'."
+                )
+
+    def _check_activations(self, loss, student, teacher):
+        sides = (("student", self.student, student), ("teacher", self.teacher, teacher))
+        if loss.rank is not None and (len(student.shape), len(teacher.shape)) != (loss.rank, loss.rank):
+            raise ValueError(
+                f"{type(loss).__name__} compares activations of rank {loss.rank}. "
+                f"Received: student '{self.student}' of shape {student.shape}, "
+                f"teacher '{self.teacher}' of shape {teacher.shape}."
+            )
+        for side, tap, spec in sides:
+            if loss.logits and spec.probabilities:
+                raise ValueError(
+                    f"Term '{self.name}' compares logits, but {side} '{tap}' ends in a {spec.source.lower()}. "
+                    "Tap the layer before it, or give that layer no activation."
+                )
+
+    def _automatic_head(self, loss, student, teacher):
+        if loss.logits or loss.comparable(student.shape, teacher.shape):
+            return None
+        ranks = {len(student.shape), len(teacher.shape)}
+        head = Projection() if ranks in ({2}, {3}) else Convolution() if ranks == {4} else None
+        if head is None:
+            raise ValueError(
+                f"Term '{self.name}' finds no obvious head from student '{self.student}' of shape {student.shape} to "
+                f"teacher '{self.teacher}' of shape {teacher.shape}. Pass one as `head=`, or tap other layers."
+            )
+        return head
+
+    def _mismatch(self, loss, head, shape, student, teacher):
+        if loss.logits:
+            return (
+                f"Term '{self.name}' compares {shape[-1]} student classes with {teacher.shape[-1]} teacher classes: "
+                f"student '{self.student}' has shape {student.shape}, teacher '{self.teacher}' has {teacher.shape}. "
+                "Give both the same classes in the same order, say with a function as the teacher that picks classes."
+            )
+        through = "" if head is None else f", {shape} behind head '{head.name}',"
+        advice = (
+            "Choose another head." if head is not None else f"Give it a head, such as head='{AUTO}', or tap others."
+        )
+        return (
+            f"Term '{self.name}' cannot compare student '{self.student}' of shape {student.shape}{through} with "
+            f"teacher '{self.teacher}' of shape {teacher.shape}. {advice}"
+        )
+
+
+def _own(layer):
+    """A layer of the distiller's own: the given one if it brings weights, else a new one like it."""
+    return layer if layer is None or layer.built else type(layer).from_config(layer.get_config())
+
+
+def _written(value):
+    return value if isinstance(value, (str, float, type(None))) else keras.saving.serialize_keras_object(value)

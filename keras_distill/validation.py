@@ -1,0 +1,92 @@
+"""What is refused, or warned of, before training starts."""
+
+import collections
+import dataclasses
+import re
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_distill.specs import Spec
+from keras_distill.term import Term
+
+_CROSSENTROPIES = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.BinaryCrossentropy,
+)
+
+
+def named(terms):
+    """The terms, each under a name of its own: the user's, or the loss's with a number behind where it recurs.
+
+    Raises:
+        ValueError: If there are no terms, if they are not `Term`s, or if the user gave a name twice.
+    """
+    if not isinstance(terms, (list, tuple)) or not all(isinstance(term, Term) for term in terms):
+        raise ValueError(f"`terms` must be a list of Term. Received: {terms!r}")
+    if not terms:
+        raise ValueError("`terms` is empty: nothing would be distilled. Pass at least [Term(KullbackLeibler())].")
+    given = [term.name for term in terms if term.name is not None]
+    twice = [name for name, count in collections.Counter([*given, "supervised"]).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"Each term needs a name of its own, other than 'supervised'. Received more than once: {twice}."
+        )
+    taken, result = set(given), []
+    for term in terms:
+        name = base = term.name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(term.loss).__name__).lower()
+        number = 1
+        while term.name is None and name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        result.append(dataclasses.replace(term, name=name))
+    return result
+
+
+def check_models(student, teacher):
+    """Refuses a student that is none, or is in part the teacher, and a teacher that has nothing to teach.
+
+    Raises:
+        ValueError: Naming the weights in question.
+    """
+    if not isinstance(student, keras.Model):
+        raise ValueError(f"The student must be a keras.Model. Received: {student!r}")
+    if any(model is student for model in teacher.models):
+        raise ValueError(
+            f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
+        )
+    own = {id(weight) for weight in student.weights}
+    shared = [weight.path for weight in teacher.weights if id(weight) in own]
+    if shared:
+        raise ValueError(
+            f"'{student.name}' shares the weights {_some(shared)} with its teacher, which must not change while it "
+            "teaches. Give the student layers of its own, and copy the values with `set_weights`."
+        )
+    broken = [weight.path for weight in teacher.weights if not _finite(weight)]
+    if broken:
+        raise ValueError(f"The teacher's weights {_some(broken)} hold NaN or infinity. Was it trained and loaded well?")
+
+
+def warn_of_wrong_link(loss, output):
+    """Warns of a cross-entropy that takes the student's logits for probabilities, as Keras' do unless told otherwise."""
+    name = loss if isinstance(loss, str) else type(loss).__name__
+    by_name = loss in ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
+    if not (by_name or isinstance(loss, _CROSSENTROPIES) and not loss.from_logits):
+        return
+    if isinstance(output, Spec) and not output.probabilities:
+        warnings.warn(
+            f"The loss '{name}' takes the student's output for probabilities, but it does not end in a softmax or sigmoid. "
+            "If it gives logits, pass the loss as an object with from_logits=True.",
+            stacklevel=3,
+        )
+
+
+def _finite(weight):
+    return not keras.backend.is_float_dtype(weight.dtype) or bool(tf.reduce_all(tf.math.is_finite(weight)))
+
+
+def _some(names):
+    return names if len(names) <= 3 else [*names[:3], f"and {len(names) - 3} more"]

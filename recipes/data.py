@@ -1,0 +1,92 @@
+"""The data sets of the recipes, as NumPy arrays."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets. Defaults to TFDS' own.")
+ORIGINALS = flags.DEFINE_string(
+    "originals",
+    None,
+    "Folder of the data set's original files, such as train-images-idx3-ubyte.gz, to prepare it offline.",
+)
+EVALUATE_ON = flags.DEFINE_enum(
+    "evaluate_on",
+    "test",
+    ["test", "validation"],
+    "Which examples the table is about. 'validation' holds the last of the training examples out, and is for choosing "
+    "settings; the test examples are not even loaded then.",
+)
+
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
+DIGITS = tuple("0123456789")
+
+
+class Data(NamedTuple):
+    """A data set of pictures.
+
+    Attributes:
+        train: `(images, labels)`; float32 of shape `[n, height, width, 1]` from 0 to 1, and integers of shape `[n]`.
+        test: Likewise.
+        classes: Their names.
+    """
+
+    train: tuple
+    test: tuple
+    classes: tuple
+
+    def head(self, count):
+        """The first examples of each part, for a quick look."""
+        return self._replace(
+            train=tuple(part[:count] for part in self.train), test=tuple(part[:count] for part in self.test)
+        )
+
+
+def digits():
+    """1,797 handwritten digits of 8x8 pixels, which come with scikit-learn: 1,297 to train on and 500 to test."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = (images[order] / 16).astype("float32").reshape(-1, 8, 8, 1), labels[order].astype("int64")
+    return _parts((images[:1297], labels[:1297]), lambda: (images[1297:], labels[1297:]), held_out=297, classes=DIGITS)
+
+
+def mnist():
+    """70,000 handwritten digits of 28x28 pixels, 60,000 of them to train on."""
+    return _parts(_tfds("mnist", "train"), lambda: _tfds("mnist", "test"), held_out=10_000, classes=DIGITS)
+
+
+def fashion_mnist():
+    """70,000 pictures of clothes of 28x28 pixels, 60,000 of them to train on."""
+    name = "fashion_mnist"
+    return _parts(_tfds(name, "train"), lambda: _tfds(name, "test"), held_out=10_000, classes=FASHION)
+
+
+def _parts(train, test, held_out, classes):
+    if EVALUATE_ON.value == "test":
+        return Data(train, test(), classes)
+    first, last = (tuple(part[cut] for part in train) for cut in (slice(-held_out), slice(-held_out, None)))
+    return Data(first, last, classes)
+
+
+def _tfds(name, split):
+    import tensorflow_datasets as tfds
+
+    folder = pathlib.Path(DATA_DIR.value or tfds.core.constants.DATA_DIR).expanduser()
+    # TFDS names what it extracts after the original file, and MNIST and Fashion-MNIST have files of the same names: in a
+    # common folder the second data set would silently be made of the first one's pictures.
+    where = tfds.download.DownloadConfig(manual_dir=ORIGINALS.value, extract_dir=str(folder / "extracted" / name))
+    images, labels = tfds.as_numpy(
+        tfds.load(
+            name,
+            split=split,
+            data_dir=str(folder),
+            as_supervised=True,
+            batch_size=-1,
+            download_and_prepare_kwargs={"download_config": where},
+        )
+    )
+    return (images / np.float32(255)).astype("float32"), labels.astype("int64")

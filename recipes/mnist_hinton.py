@@ -1,0 +1,68 @@
+"""MNIST as in the paper that named distillation: 784-1200-1200-10 teaches 784-800-800-10 and 784-30-30-10.
+
+The teacher has dropout, weights of bounded norm and pictures shifted by up to 2 pixels; the students have none of these.
+
+Run:    python -m recipes.mnist_hinton --originals=FOLDER
+Expect: see README
+Reference:
+    Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
+"""
+
+import keras
+from absl import flags
+
+from keras_distill import Term
+from keras_distill.losses import KullbackLeibler
+from recipes import common, data
+
+SMALL_TEMPERATURE = flags.DEFINE_float("small_temperature", 3.0, "Temperature for the student of 30 units a layer.")
+
+common.defaults(temperature=20.0, alpha=0.1, epochs=30, teacher_epochs=40, seeds=3)
+
+
+def teacher():
+    bounded = dict(activation="relu", kernel_constraint=keras.constraints.MaxNorm(3))
+    shift = keras.layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant", interpolation="nearest")
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            shift,
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(1200, **bounded),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(1200, **bounded),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(10),
+        ],
+        name="teacher",
+    )
+
+
+def student(units):
+    hidden = [keras.layers.Dense(units, activation="relu") for _ in range(2)]
+    return keras.Sequential(
+        [keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden, keras.layers.Dense(10)], name=f"student_{units}"
+    )
+
+
+def terms(temperature):
+    return [Term(KullbackLeibler(temperature), weight=1 - common.ALPHA.value)]
+
+
+def recipe():
+    large, small = common.TEMPERATURE.value, SMALL_TEMPERATURE.value
+    common.compare(
+        "MNIST: softened logits, as in the paper that named distillation",
+        "A network of 2 x 1200 units teaches one of 2 x 800 and one of 2 x 30 units what it knows of handwritten digits.",
+        data.mnist(),
+        teacher,
+        [
+            common.Student("800 units", lambda: student(800), lambda: terms(large), large),
+            common.Student("30 units", lambda: student(30), lambda: terms(small), small),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    common.run(recipe)

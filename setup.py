@@ -1,0 +1,33 @@
+"""Packaging of keras_distill; BUILD.md says how it is used."""
+
+from setuptools import find_packages, setup
+
+RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
+
+setup(
+    name="keras-distill",
+    version="0.1.0",
+    description="Knowledge distillation for Keras 3 on TensorFlow",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["keras_distill", "keras_distill.*", "recipes", "recipes.*"]),
+    package_data={"keras_distill.report": ["*.jinja", "*.css"]},
+    install_requires=[
+        "absl-py",
+        "keras>=3.12",
+        "keras-tuner",
+        "tensorboard",  # KerasTuner imports it and does not say so.
+        "tensorflow>=2.19",
+        "tensorflow-datasets",
+        "importlib_resources",  # TensorFlow Datasets imports it and does not say so.
+    ],
+    extras_require={"recipes": RECIPES, "test": [*RECIPES, "pytest", "ruff"]},
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

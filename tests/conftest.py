@@ -1,0 +1,22 @@
+"""Before any test: quiet, seeded, and two logical devices for the tests with replicas."""
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+tf.get_logger().setLevel("ERROR")
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    """Each test starts from the same seed and in float32."""
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")

@@ -1,0 +1,640 @@
+"""Faults measured in `keras.distillation` (Keras 3.15), D1 to D25: none can happen here.
+
+Faults of a single loss's numbers are tested beside that loss too.
+"""
+
+import os
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import (
+    Counter,
+    assert_same_weights,
+    compiled,
+    crossentropy,
+    data,
+    features,
+    fitted,
+    mlp,
+    softened_kl,
+    weights_of,
+)
+
+from keras_distill import Distiller, Term, load_distiller
+from keras_distill.batch import Batch
+from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.schedules import Linear
+from keras_distill.taps import Taps
+from keras_distill.teachers import CachedTeacher, ModelTeacher, with_activations
+
+
+def still():
+    """An optimizer under which a fit measures without moving anything."""
+    return keras.optimizers.SGD(0.0)
+
+
+def test_d1_the_loss_is_the_divergence_of_softmaxes():
+    (x, y), student, teacher = data(), mlp(), mlp(16, name="teacher")
+    distiller = compiled(Distiller(student, teacher, [Term(KullbackLeibler(2.0))]), still())
+    logged = fitted(distiller, x, y)["kullback_leibler_loss"][0]
+    reference = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 2.0).mean()
+    np.testing.assert_allclose(logged, reference, rtol=1e-5)
+
+
+def test_d1_pure_distillation_makes_the_student_agree_with_its_teacher():
+    x = features(512, 8)
+    student, teacher = mlp(32), mlp(32, name="teacher")
+    teacher.get_layer("logits").kernel.assign(teacher.get_layer("logits").kernel * 4)
+    distiller = Distiller(student, teacher, [Term(KullbackLeibler(1.0))])
+    distiller.compile(keras.optimizers.Adam(0.01))
+    fitted(distiller, x, epochs=40, batch_size=64)
+    answers = [model.predict(x, verbose=0).argmax(axis=-1) for model in (student, teacher)]
+    assert np.mean(answers[0] == answers[1]) > 0.97
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", keras.losses.KLDivergence(), None])
+def test_d2_a_loss_of_labels_is_not_taken_for_one_of_logits(loss):
+    with pytest.raises(ValueError, match="must be a loss of keras_distill.losses"):
+        Term(loss)
+
+
+def counted(width, name):
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(width, name="features"),
+            Counter(name="counter"),
+            keras.layers.Dense(3, name="logits"),
+        ],
+        name=name,
+    )
+
+
+def test_d3_each_model_runs_once_a_step():
+    (x, y), student, teacher = data(32), counted(8, "student"), counted(16, "teacher")
+    terms = [Term(KullbackLeibler()), Term(Hint(), "features", "features", "auto"), Term(Hint(), "logits", "logits")]
+    fitted(compiled(Distiller(student, teacher, terms)), x, y)
+    assert student.get_layer("counter").counted() == (4, 0)
+    assert teacher.get_layer("counter").counted() == (0, 4)
+
+
+def with_state(name="student"):
+    inputs = keras.Input((8,))
+    x = keras.layers.BatchNormalization(name="normalized")(keras.layers.Dense(8, name="features")(inputs))
+    x = keras.layers.Dropout(0.5, seed=3, name="dropped")(x)
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x), name=name)
+
+
+def test_d4_normalisation_moves_once_a_step():
+    (x, y), student, teacher = data(), with_state(), mlp(16, name="teacher")
+    alone = keras.models.clone_model(student)
+    alone.set_weights(weights_of(student))
+    terms = [Term(KullbackLeibler()), Term(Hint(), "features", "features", "auto")]
+    fitted(compiled(Distiller(student, teacher, terms), still()), x, y)
+    alone.compile(still(), crossentropy())
+    fitted(alone, x, y)
+    for name in ("moving_mean", "moving_variance"):
+        ours, plain = (getattr(model.get_layer("normalized"), name).numpy() for model in (student, alone))
+        np.testing.assert_allclose(ours, plain, rtol=1e-6)
+        assert np.abs(ours).max() > 0
+
+
+def test_d4_features_and_logits_are_of_one_pass():
+    student, x = with_state(), features(16, 8)
+    activations = Taps(student, ["dropped", "output"])(x, training=True)
+    assert (activations["dropped"].numpy() == 0).any()
+    np.testing.assert_array_equal(student.get_layer("logits")(activations["dropped"]), activations["output"])
+
+
+def test_d5_evaluate_changes_nothing():
+    (x, y), student, teacher = data(), with_state(), with_state("teacher")
+    terms = [Term(KullbackLeibler()), Term(Hint(), "dropped", "dropped")]
+    distiller = compiled(Distiller(student, teacher, terms))
+    before = weights_of(student), weights_of(teacher)
+    first, second = (distiller.evaluate(x, y, verbose=0, return_dict=True) for _ in range(2))
+    assert first == second
+    assert_same_weights(before[0] + before[1], weights_of(student) + weights_of(teacher), rtol=0, atol=0)
+
+
+def test_d6_sample_weights_reach_every_loss():
+    (x, y), teacher = data(8), mlp(16, name="teacher")
+    weight = np.arange(8, dtype="float32")
+    distiller = compiled(
+        Distiller(mlp(), teacher, [Term(KullbackLeibler(2.0)), Term(Hint(), "logits", "logits")]), still()
+    )
+    logged = fitted(distiller, x, y, sample_weight=weight)
+    student, taught = distiller.predict(x, verbose=0), teacher.predict(x, verbose=0)
+    kl, hint = softened_kl(student, taught, 2.0), ((student - taught) ** 2).mean(axis=-1)
+    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], np.mean(kl * weight), rtol=1e-5)
+    np.testing.assert_allclose(logged["hint_loss"][0], np.mean(hint * weight), rtol=1e-5)
+
+
+def test_d6_with_weights_of_zero_nothing_is_learnt():
+    (x, y), student = data(), mlp()
+    distiller = compiled(Distiller(student, mlp(16, name="teacher"), [Term(KullbackLeibler())]))
+    before = weights_of(student)
+    assert fitted(distiller, x, y, sample_weight=np.zeros(24))["loss"] == [0.0]
+    assert_same_weights(before, weights_of(student), rtol=0, atol=0)
+
+
+def test_d6_class_weights_are_sample_weights():
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    weight = {0: 0.5, 1: 2.0, 2: 3.0}
+    results = []
+    for options in ({"class_weight": weight}, {"sample_weight": np.vectorize(weight.get)(y)}):
+        keras.utils.set_random_seed(0)
+        results.append(fitted(compiled(Distiller(mlp(), teacher, [Term(KullbackLeibler())])), x, y, **options))
+    assert results[0] == results[1]
+    assert results[0]["kullback_leibler_loss"][0] != results[0]["supervised_loss"][0]
+
+
+def test_d7_regularisers_and_added_losses_count():
+    class Added(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(0.25 * keras.ops.mean(inputs**2))
+            return inputs
+
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(8, kernel_regularizer=keras.regularizers.L2(0.1), name="regular")(inputs)
+    student = keras.Model(inputs, keras.layers.Dense(3)(Added()(x)), name="student")
+    (x, y), kernel = data(8), student.get_layer("regular").kernel.numpy()
+    hidden = x @ kernel
+    distiller = Distiller(
+        student, mlp(16, name="teacher"), [Term(KullbackLeibler(), weight=2.0)], supervised_weight=0.5
+    )
+    logged = fitted(compiled(distiller, still()), x, y)
+    extra = 0.1 * (kernel**2).sum() + 0.25 * (hidden**2).mean()
+    parts = 0.5 * logged["supervised_loss"][0] + 2.0 * logged["kullback_leibler_loss"][0]
+    np.testing.assert_allclose(logged["loss"][0], parts + extra, rtol=1e-5)
+    compiled(distiller, keras.optimizers.SGD(0.5))
+    fitted(distiller, x, y, epochs=60)
+    assert np.linalg.norm(student.get_layer("regular").kernel) < 0.3 * np.linalg.norm(kernel)
+
+
+@pytest.mark.parametrize("width", [16, 1])
+def test_d8_a_mismatch_is_refused_before_training(width):
+    with pytest.raises(ValueError, match=r"student 'features' of shape \(None, 8\).*teacher 'features'.*head='auto'"):
+        Distiller(mlp(8), mlp(width, name="teacher"), [Term(Hint(), "features", "features")])
+
+
+def cnn(channels, stride, name):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(channels, 3, stride, padding="same", name="map"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ],
+        name=name,
+    )
+
+
+def test_d8_heads_bridge_width_and_resolution():
+    student, teacher = cnn(4, 2, "student"), cnn(6, 1, "teacher")
+    distiller = compiled(Distiller(student, teacher, [Term(Hint(), "map", "map", head="auto")]))
+    assert distiller.heads[0].trainable_variables
+    before = weights_of(distiller.heads[0])
+    history = fitted(distiller, features(24, 8, 8, 1), data()[1], epochs=3)
+    assert history["hint_loss"][-1] < history["hint_loss"][0]
+    assert any((one != other).any() for one, other in zip(before, weights_of(distiller.heads[0])))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, width, name):
+        super().__init__(name=name)
+        self.backbone = keras.Sequential([keras.layers.Dense(width, name="hidden")], name="backbone")
+        self.top = keras.layers.Dense(3, name="top")
+
+    def call(self, inputs):
+        return self.top(self.backbone(inputs))
+
+
+def nested(width, name):
+    inputs = keras.Input((8,))
+    inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(width, name="hidden")], name="backbone")
+    return keras.Model(inputs, keras.layers.Dense(3)(inner(inputs)), name=name)
+
+
+def lazy(width, name):
+    return keras.Sequential(
+        [keras.Sequential([keras.layers.Dense(width, name="hidden")], name="backbone"), keras.layers.Dense(3)],
+        name=name,
+    )
+
+
+@pytest.mark.parametrize("make", [Subclassed, nested, lazy])
+def test_d9_any_kind_of_model_is_tapped(make):
+    x, y = data()
+    terms = [Term(Hint(), "hidden", "backbone/hidden"), Term(Hint(), "backbone", "hidden")]
+    distiller = compiled(Distiller(make(4, "student"), make(4, "teacher"), terms, inputs=x[:1]))
+    history = fitted(distiller, x, y, epochs=2)
+    assert history["hint_loss"] == history["hint_2_loss"]
+    assert history["hint_loss"][1] < history["hint_loss"][0]
+
+
+def test_d10_a_named_layer_is_the_one_compared():
+    (x, y), student, teacher = data(), mlp(3), mlp(16, name="teacher")
+    logged = fitted(compiled(Distiller(student, teacher, [Term(Hint(), student="features")]), still()), x, y)
+    hidden = Taps(student, ["features"])(x, training=False)["features"].numpy()
+    reference = ((hidden - teacher.predict(x, verbose=0)) ** 2).mean()
+    np.testing.assert_allclose(logged["hint_loss"][0], reference, rtol=1e-5)
+
+
+def two_outputs(name, kind):
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(8, activation="relu")(inputs)
+    first, second = keras.layers.Dense(3, name="topic")(x), keras.layers.Dense(2, name="tone")(x)
+    return keras.Model(inputs, {"topic": first, "tone": second} if kind == "dict" else [first, second], name=name)
+
+
+@pytest.mark.parametrize("kind", ["dict", "list"])
+def test_d11_models_of_several_outputs_train(kind):
+    (x, topic), tone = data(), np.arange(24) % 2
+    terms = [Term(KullbackLeibler(), "output[tone]", "output[tone]", weight=0.5)]
+    student, teacher = two_outputs("student", kind), two_outputs("teacher", kind)
+    losses = {"topic": crossentropy(), "tone": crossentropy()}
+    labels = {"topic": topic, "tone": tone}
+    if kind == "list":
+        losses, labels = list(losses.values()), list(labels.values())
+    distiller = compiled(Distiller(student, teacher, terms), loss=losses, metrics=[["accuracy"], ["accuracy"]])
+    history = fitted(distiller, x, labels, epochs=3)
+    assert history["loss"][-1] < history["loss"][0]
+    assert {"topic_loss", "tone_loss", "topic_accuracy", "tone_accuracy", "kullback_leibler_loss"} <= set(history)
+    np.testing.assert_allclose(
+        history["supervised_loss"], np.add(history["topic_loss"], history["tone_loss"]), rtol=1e-5
+    )
+
+
+def test_d12_no_file_holds_the_teacher(tmp_path):
+    student, teacher = mlp(), mlp(4000, name="giant")
+    distiller = compiled(Distiller(student, teacher, [Term(KullbackLeibler())]))
+    fitted(distiller, *data(), callbacks=[keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))])
+    distiller.save(tmp_path / "distiller.keras")
+    distiller.save_weights(tmp_path / "distiller.weights.h5")
+    student.save(tmp_path / "student.keras")
+    distiller.export(tmp_path / "exported", verbose=False)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 5
+    assert sum(path.stat().st_size for path in files) < 4 * teacher.count_params()
+    for path in files:
+        content = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = b"".join(archive.read(name) for name in archive.namelist())
+        assert b"giant" not in content, path
+
+
+def test_d13_a_reloaded_distiller_goes_on_bit_for_bit(tmp_path):
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    terms = [
+        Term(KullbackLeibler(Linear(8.0, 1.0, 12)), weight=Linear(1.0, 0.2, 10)),
+        Term(Hint(), "features", "features", head="auto"),
+    ]
+    distiller = compiled(Distiller(with_state(), teacher, terms), keras.optimizers.Adam(0.01), metrics=["accuracy"])
+    fitted(distiller, x, y, epochs=2)
+    distiller.save(tmp_path / "distiller.keras")
+    unbroken = fitted(distiller, x, y, epochs=2)
+    resumed = load_distiller(tmp_path / "distiller.keras", teacher)
+    assert resumed.optimizer.iterations.numpy() == 6
+    assert fitted(resumed, x, y, epochs=2) == unbroken
+    assert_same_weights(weights_of(distiller), weights_of(resumed), rtol=0, atol=0)
+
+
+def test_d14_a_hyperparameter_search_finds_and_keeps_only_students(tmp_path):
+    import keras_tuner
+
+    (x, y), teacher = data(), mlp(4000, name="teacher")
+
+    def build(hp):
+        temperature = hp.Float("temperature", 1.0, 8.0)
+        return compiled(Distiller(mlp(), teacher, [Term(KullbackLeibler(temperature))]), metrics=["accuracy"])
+
+    tuner = keras_tuner.RandomSearch(
+        build, keras_tuner.Objective("val_loss", "min"), max_trials=2, seed=0, directory=tmp_path, project_name="search"
+    )
+    tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+    best = tuner.get_best_models(1)[0]
+    score = tuner.oracle.get_best_trials(1)[0].score
+    np.testing.assert_allclose(best.evaluate(x, y, verbose=0, return_dict=True)["loss"], score, rtol=1e-5)
+    checkpoints = list(tmp_path.rglob("*.h5"))
+    assert len(checkpoints) == 2
+    assert max(os.path.getsize(path) for path in checkpoints) < 60_000
+
+
+def test_d15_activations_written_once_serve_every_epoch():
+    (x, y), teacher = data(), counted(16, "teacher")
+    logits = teacher.predict(x, batch_size=8, verbose=0)
+    histories = []
+    for taught_by, inputs in (
+        (CachedTeacher({"output": logits}), with_activations(x, {"output": logits})),
+        (teacher, x),
+    ):
+        keras.utils.set_random_seed(0)
+        before = teacher.get_layer("counter").counted()[1]
+        distiller = compiled(Distiller(mlp(), taught_by, [Term(KullbackLeibler())]))
+        histories.append(fitted(distiller, inputs, y, epochs=10, shuffle=True))
+        passes = teacher.get_layer("counter").counted()[1] - before
+        assert passes == (0 if inputs is not x else 30)
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_d16_a_wide_gap_of_logits_is_neither_clipped_nor_lost(dtype):
+    logits = tf.constant([[0.0, -40.0, 0.0]], dtype)
+    teacher = tf.constant([[-80.0, 0.0, -80.0]], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        (loss,) = KullbackLeibler(1.0).compare(tf.cast(logits, "float32"), tf.cast(teacher, "float32"), Batch(None))
+    np.testing.assert_allclose(loss, 40 + np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(tf.cast(tape.gradient(loss, logits), "float32"), [[0.5, -1.0, 0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "policies", [("mixed_float16", "float32"), ("float32", "mixed_bfloat16"), ("mixed_bfloat16",) * 2]
+)
+def test_d17_student_and_teacher_may_differ_in_precision(policies):
+    models = []
+    for policy, name in zip(policies, ("student", "teacher")):
+        keras.config.set_dtype_policy(policy)
+        models.append(mlp(8 if name == "student" else 16, name=name))
+    keras.config.set_dtype_policy("float32")
+    terms = [Term(KullbackLeibler()), Term(Hint(), "features", "features", head="auto")]
+    distiller = compiled(Distiller(*models, terms), keras.optimizers.SGD(0.05))
+    history = fitted(distiller, *data(), epochs=4)
+    assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
+    scaled = type(distiller.optimizer).__name__ == "LossScaleOptimizer"
+    assert scaled == (policies[0] == "mixed_float16")
+
+
+@pytest.fixture(scope="module")
+def replicas():
+    # One strategy for the whole module: a second one would break the collectives of the first.
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()])
+def test_d18_two_replicas_make_the_update_of_one(replicas, loss):
+    (x, y), results = data(), []
+    for strategy in (tf.distribute.get_strategy(), replicas):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            student, teacher = mlp(kernel_regularizer=keras.regularizers.L2(0.01)), mlp(16, name="teacher")
+            student.add(keras.layers.Softmax())
+            terms = [Term(KullbackLeibler(), "logits"), Term(Hint(), "features", "features", head="auto")]
+            distiller = compiled(Distiller(student, teacher, terms, 0.5), loss=loss, metrics=["accuracy"])
+        results.append((fitted(distiller, x, y, epochs=3), weights_of(student)))
+    (one, weights), (two, other) = results
+    assert_same_weights(weights, other)
+    assert set(one) == set(two) and "accuracy" in one
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-5, err_msg=name)
+
+
+def tokens(width, name):
+    return keras.Sequential(
+        [
+            keras.Input((5,), dtype="int32"),
+            keras.layers.Embedding(20, width, mask_zero=True),
+            keras.layers.Dense(width, name="features"),
+            keras.layers.Dense(4, name="logits"),
+        ],
+        name=name,
+    )
+
+
+PADDED = np.array([[3, 4, 5, 6, 7], [8, 9, 0, 0, 0], [1, 2, 3, 0, 0]])
+
+
+def test_d19_padded_tokens_count_in_no_term():
+    student, teacher = tokens(6, "student"), tokens(6, "teacher")
+    terms = [Term(KullbackLeibler(2.0)), Term(Hint(), "features", "features")]
+    distiller = compiled(Distiller(student, teacher, terms), still())
+    logged = fitted(distiller, PADDED, np.zeros((3, 5), int))
+    outputs = [Taps(model, ["features", "logits"])(PADDED, training=False) for model in (student, teacher)]
+    real = PADDED != 0
+    hint = ((outputs[0]["features"].numpy() - outputs[1]["features"].numpy()) ** 2).mean(axis=-1)
+    kl = softened_kl(outputs[0]["logits"], outputs[1]["logits"], 2.0)
+    for name, values in (("kullback_leibler_loss", kl), ("hint_loss", hint)):
+        reference = np.mean([row[seen].mean() for row, seen in zip(values, real)])
+        np.testing.assert_allclose(logged[name][0], reference, rtol=1e-5)
+
+
+def test_d19_what_the_teacher_says_at_padding_changes_nothing():
+    student, teacher = tokens(6, "student"), tokens(6, "teacher")
+    distiller = compiled(
+        Distiller(student, teacher, [Term(KullbackLeibler()), Term(Hint(), "features", "features")]), still()
+    )
+    before = fitted(distiller, PADDED, np.zeros((3, 5), int))
+    embeddings = teacher.layers[0].embeddings
+    embeddings.assign(tf.tensor_scatter_nd_update(embeddings, [[0]], [[100.0] * 6]))
+    assert fitted(distiller, PADDED, np.zeros((3, 5), int)) == before
+
+
+def test_d20_every_term_is_logged_and_the_sum_adds_up():
+    (x, y), teacher = data(21), mlp(16, name="teacher")
+    terms = [Term(KullbackLeibler(), weight=0.7), Term(Hint(), "logits", "logits", weight=0.2, name="like")]
+    student = mlp()
+    distiller = compiled(Distiller(student, teacher, terms, supervised_weight=0.3), still())
+    logged = {name: values[0] for name, values in fitted(distiller, x, y).items()}
+    assert set(logged) == {"loss", "supervised_loss", "kullback_leibler_loss", "like_loss"}
+    parts = 0.3 * logged["supervised_loss"] + 0.7 * logged["kullback_leibler_loss"] + 0.2 * logged["like_loss"]
+    np.testing.assert_allclose(logged["loss"], parts, rtol=1e-6)
+    # 21 examples in batches of 8: the last one of 5 must not count as much as the others.
+    kl = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 4.0).mean()
+    np.testing.assert_allclose(logged["kullback_leibler_loss"], kl, rtol=1e-5)
+
+
+def test_d21_without_labels_the_teacher_alone_teaches():
+    x, _ = data()
+    distiller = compiled(Distiller(mlp(), mlp(16, name="teacher"), [Term(KullbackLeibler())]), metrics=["accuracy"])
+    history = fitted(distiller, x, epochs=3)
+    assert history["supervised_loss"] == [0.0] * 3
+    assert history["kullback_leibler_loss"][-1] < history["kullback_leibler_loss"][0]
+    assert "accuracy" not in history
+    assert distiller.evaluate(x, verbose=0, return_dict=True)["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "metrics", [["accuracy"], "accuracy", {"logits": ["accuracy"]}, [keras.metrics.CategoricalAccuracy()]]
+)
+def test_d21_without_a_loss_metrics_of_every_form_are_kept(metrics):
+    x, y = data()
+    distiller = Distiller(mlp(), mlp(16, name="teacher"), [Term(KullbackLeibler())])
+    if metrics == "accuracy":
+        # As for any model of Keras, which refuses it in words of its own.
+        with pytest.raises(ValueError, match="list, tuple, or dict"):
+            distiller.compile("sgd", metrics=metrics)
+        return
+    distiller.compile("sgd", metrics=metrics)
+    one_hot = isinstance(metrics, list) and not isinstance(metrics[0], str)
+    history = fitted(distiller, x, keras.utils.to_categorical(y, 3) if one_hot else y)
+    assert "supervised_loss" not in history
+    accuracy = np.mean(distiller.predict(x, verbose=0).argmax(axis=-1) == y)
+    name = next(name for name in history if "accuracy" in name)
+    assert distiller.evaluate(x, keras.utils.to_categorical(y, 3) if one_hot else y, verbose=0, return_dict=True)[
+        name
+    ] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("labels", ["numbers", "column", "one_hot"])
+def test_d21_unlabelled_examples_may_stand_among_labelled_ones(labels):
+    (x, y), seen = data(16), np.arange(16) % 4 != 0
+    marked = {
+        "numbers": np.where(seen, y, -1),
+        "column": np.where(seen, y, -1)[:, None],
+        "one_hot": np.where(seen[:, None], np.eye(3)[y], np.nan),
+    }[labels]
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True) if labels == "one_hot" else crossentropy()
+    student, teacher = mlp(), mlp(16, name="teacher")
+    distiller = compiled(
+        Distiller(student, teacher, [Term(KullbackLeibler())]),
+        still(),
+        loss,
+        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
+    )
+    logged = {name: values[0] for name, values in fitted(distiller, x, marked, batch_size=16).items()}
+    logits = student.predict(x, verbose=0)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(logged["supervised_loss"], -log_p[np.arange(16), y][seen].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logged["accuracy"], np.mean((logits.argmax(axis=-1) == y)[seen]), rtol=1e-6)
+    assert logged["accuracy"] == logged["weighted_accuracy"]
+    kl = softened_kl(logits, teacher.predict(x, verbose=0), 4.0).mean()
+    np.testing.assert_allclose(logged["kullback_leibler_loss"], kl, rtol=1e-5)
+
+
+def test_d22_schedules_take_effect_within_an_epoch():
+    (x, y), student, teacher = data(), mlp(), mlp(16, name="teacher")
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 2.0, 8.0])
+    distiller = compiled(
+        Distiller(student, teacher, [Term(KullbackLeibler(schedule), weight=Linear(0.0, 1.0, 2))]), still()
+    )
+    logits = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
+    logged = fitted(distiller, x, y)
+    temperatures, weights = np.repeat([1.0, 2.0, 8.0], 8)[:, None], np.repeat([0.0, 0.5, 1.0], 8)
+    kl = np.array([softened_kl(s[None], t[None], T)[0] for s, t, T in zip(*logits, temperatures)])
+    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], kl.mean(), rtol=1e-5)
+    rest = logged["loss"][0] - logged["supervised_loss"][0]
+    np.testing.assert_allclose(rest, (kl * weights).mean(), rtol=1e-4)
+
+
+def test_d23_the_teacher_is_left_as_it_was():
+    (x, y), student, teacher = data(), with_state(), with_state("teacher")
+    teacher.layers[1].trainable = False
+    before, flags = weights_of(teacher), [layer.trainable for layer in teacher.layers]
+    attributes = [sorted(vars(layer)) for layer in teacher.layers]
+    fitted(compiled(Distiller(student, teacher, [Term(Hint(), "features", "features")])), x, y, epochs=2)
+    assert teacher.trainable and [layer.trainable for layer in teacher.layers] == flags
+    assert [sorted(vars(layer)) for layer in teacher.layers] == attributes
+    assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
+
+
+def test_d23_a_student_that_is_the_teacher_or_shares_its_weights_is_refused():
+    student, shared = mlp(), keras.layers.Dense(8, name="shared")
+    with pytest.raises(ValueError, match="same model, 'student'"):
+        Distiller(student, student, [Term(KullbackLeibler())])
+    models = []
+    for name in ("student", "teacher"):
+        inputs = keras.Input((8,))
+        models.append(keras.Model(inputs, keras.layers.Dense(3)(shared(inputs)), name=name))
+    with pytest.raises(ValueError, match="'student' shares the weights.*kernel"):
+        Distiller(*models, [Term(KullbackLeibler())])
+
+
+BAD_NUMBERS = [float("nan"), float("inf"), 0, -1.0, True, "4", None]
+
+
+@pytest.mark.parametrize("number", BAD_NUMBERS)
+def test_d24_numbers_are_checked(number):
+    with pytest.raises(ValueError, match="temperature"):
+        KullbackLeibler(number)
+    with pytest.raises(ValueError, match="weight"):
+        Term(KullbackLeibler(), weight=number)
+    if number != 0:
+        with pytest.raises(ValueError, match="supervised_weight"):
+            Distiller(mlp(), mlp(name="teacher"), [Term(KullbackLeibler())], supervised_weight=number)
+
+
+def test_d24_numbers_of_numpy_are_numbers():
+    assert KullbackLeibler(np.float32(3.0)).temperature == 3.0
+    assert Term(KullbackLeibler(), weight=np.int64(2)).weight == 2.0
+
+
+@pytest.mark.parametrize("terms", [[], None, KullbackLeibler(), [KullbackLeibler()], Term(KullbackLeibler())])
+def test_d24_terms_are_checked(terms):
+    with pytest.raises(ValueError, match="terms"):
+        Distiller(mlp(), mlp(name="teacher"), terms)
+
+
+def test_d24_a_teacher_with_nan_is_refused():
+    teacher = mlp(name="teacher")
+    teacher.get_layer("logits").kernel.assign(np.full((8, 3), np.nan))
+    with pytest.raises(ValueError, match="logits/kernel.*NaN"):
+        Distiller(mlp(), teacher, [Term(KullbackLeibler())])
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_d24_probabilities_are_not_taken_for_logits(side):
+    class Probable(Subclassed):
+        def call(self, inputs):
+            return keras.ops.softmax(super().call(inputs))
+
+    for ended in (
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")], name=side),
+        keras.Sequential([keras.Input((8,)), keras.layers.Dense(3), keras.layers.Softmax(dtype="float32")], name=side),
+        Probable(4, name=side),
+    ):
+        models = (ended, mlp(name="teacher")) if side == "student" else (mlp(), ended)
+        with pytest.raises(ValueError, match=f"{side} 'output' ends in a softmax"):
+            Distiller(*models, [Term(KullbackLeibler())], inputs=data()[0])
+
+
+def test_d25_a_function_is_a_teacher():
+    (x, y), first, second = data(), mlp(name="first"), mlp(name="second")
+    student = mlp()
+    distiller = Distiller(student, lambda inputs: (first(inputs) + second(inputs)) / 2, [Term(KullbackLeibler(1.0))])
+    logged = fitted(compiled(distiller, still()), x, y)
+    mean = (first.predict(x, verbose=0) + second.predict(x, verbose=0)) / 2
+    reference = softened_kl(student.predict(x, verbose=0), mean, 1.0).mean()
+    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], reference, rtol=1e-5)
+
+
+def test_d25_a_saved_model_is_a_teacher(tmp_path):
+    (x, y), student, teacher = data(), mlp(), mlp(16, name="teacher")
+    teacher.export(tmp_path / "teacher", verbose=False)
+    layer = keras.layers.TFSMLayer(str(tmp_path / "teacher"), call_endpoint="serve")
+    logged = fitted(compiled(Distiller(student, layer, [Term(KullbackLeibler(1.0))]), still()), x, y)
+    reference = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 1.0).mean()
+    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], reference, rtol=1e-5)
+
+
+def test_d25_a_teacher_may_see_other_inputs():
+    (x, y), student = data(), mlp()
+    teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")], name="teacher")
+    seen = ModelTeacher(teacher, inputs=lambda inputs: inputs[:, :4])
+    logged = fitted(compiled(Distiller(student, seen, [Term(KullbackLeibler(1.0), teacher="logits")]), still()), x, y)
+    reference = softened_kl(student.predict(x, verbose=0), teacher.predict(x[:, :4], verbose=0), 1.0).mean()
+    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], reference, rtol=1e-5)
+
+
+def test_d25_other_classes_are_refused_with_a_way_out():
+    teacher = mlp(16, classes=5, name="teacher")
+    with pytest.raises(ValueError, match="3 student classes with 5 teacher classes.*a function as the teacher"):
+        Distiller(mlp(), teacher, [Term(KullbackLeibler())])
+    Distiller(mlp(), lambda inputs: keras.ops.take(teacher(inputs), [0, 2, 4], axis=-1), [Term(KullbackLeibler())])
+
+
+def test_d25_further_outputs_of_the_teacher_are_no_obstacle():
+    student = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)], name="student")
+    teacher = two_outputs("teacher", "dict")
+    with pytest.raises(ValueError, match=r"structure with the entries \['topic', 'tone'\].*'output\[topic\]'"):
+        Distiller(student, teacher, [Term(KullbackLeibler())])
+    fitted(compiled(Distiller(student, teacher, [Term(KullbackLeibler(), teacher="output[topic]")])), *data())
+
+
+def test_d25_a_list_is_refused_with_a_way_out():
+    with pytest.raises(ValueError, match="write a function that averages them"):
+        Distiller(mlp(), [mlp(name="first"), mlp(name="second")], [Term(KullbackLeibler())])
