@@ -1,7 +1,6 @@
 """The user's own losses and metrics, on the labelled part of a batch."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from keras_distill.batch import labelled
@@ -31,9 +30,9 @@ class Supervision:
         return [*self._plain.own_metrics, *self._weighted.own_metrics]
 
     def results(self):
-        """`{name: value}` of the metrics; a weighted one whose plain twin is there too is called "weighted_<name>"."""
+        """`{name: value}` of the metrics, under the names that Keras gives them."""
         plain, weighted = self._plain.own_results(), self._weighted.own_results()
-        return plain | {f"weighted_{name}" if name in plain else name: value for name, value in weighted.items()}
+        return plain | {self._weighted_name(name) if name in plain else name: value for name, value in weighted.items()}
 
     def loss(self, labels, outputs, sample_weight=None):
         """The supervised loss, without regularisers; None if there is nothing to learn from.
@@ -58,9 +57,14 @@ class Supervision:
         present = self._map(_present, labels, outputs)
         labels = keras.tree.map_structure(_filled, labels, present)
         present = keras.tree.map_structure(lambda p: ops.cast(p, "float32"), present)
-        # As for a model of Keras' own, padded positions are left out of `weighted_metrics` only: no mask here.
-        self._plain.compute_metrics(None, labels, keras.tree.map_structure(tf.identity, outputs), present)
+        self._plain.compute_metrics(None, labels, outputs, present)
         self._weighted.compute_metrics(None, labels, outputs, _times(sample_weight, present))
+
+    def _weighted_name(self, name):
+        for output in self._plain.output_names or ():
+            if name.startswith(f"{output}_"):
+                return f"{output}_weighted_{name.removeprefix(f'{output}_')}"
+        return f"weighted_{name}"
 
     def _map(self, function, labels, outputs):
         """`function(label, output)` in the structure of the labels."""

@@ -78,6 +78,12 @@ class Taps:
 
     def _select(self, name, calls):
         path, call, item = self._taps[name]
+        graph = tf.compat.v1.get_default_graph()
+        if any(tf.is_symbolic_tensor(tensor) and tensor.graph is not graph for tensor in keras.tree.flatten(calls)):
+            raise ValueError(
+                f"'{path}' runs inside a loop of '{self.model.name}', as a cell of a recurrent layer does: its "
+                "activation exists only there. Tap the layer around it."
+            )
         if call is None and len(calls) > 1:
             raise ValueError(
                 f"'{self.model.name}' calls '{path}' {len(calls)} times in a pass. "
@@ -90,12 +96,6 @@ class Taps:
         activation = calls[call or 0]
         if item is not None:
             activation = self._entry(name, activation, item)
-        for tensor in keras.tree.flatten(activation):
-            if tf.is_symbolic_tensor(tensor) and tensor.graph is not tf.compat.v1.get_default_graph():
-                raise ValueError(
-                    f"'{path}' runs inside a loop of '{self.model.name}', as a cell of a recurrent layer does: its "
-                    "activation exists only there. Tap the layer around it."
-                )
         return activation
 
     def _entry(self, name, activation, item):

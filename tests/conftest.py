@@ -16,7 +16,8 @@ tf.get_logger().setLevel("ERROR")
 
 @pytest.fixture(autouse=True)
 def clean():
-    """Each test starts from the same seed and in float32."""
+    """Each test starts from the same seed, in float32, and with automatic names from the first on."""
+    keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")

@@ -1,0 +1,15 @@
+"""The report of a distillation run: its numbers as JSON and as a page of HTML."""
+
+try:
+    from keras_distill.report.page import write_page
+    from keras_distill.report.results import Example, ModelResult, Results, Run
+    from keras_distill.report.table import Row
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.split(".")[0] not in {"jinja2", "matplotlib", "PIL"}:
+        raise
+    raise ImportError(
+        f"keras_distill.report needs {error.name}, which is not installed. "
+        'Install it with: pip install "keras-distill[recipes]"'
+    ) from error
+
+__all__ = ["Example", "ModelResult", "Results", "Row", "Run", "write_page"]

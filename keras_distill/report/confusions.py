@@ -1,0 +1,128 @@
+"""Which classes the models take for which."""
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
+
+from keras_distill.report.canvas import figure, picture, shorten
+from keras_distill.report.table import UNKNOWN, count
+
+# Blue for fewer errors and vermilion for more, as in the palette.
+CHANGE = LinearSegmentedColormap.from_list("change", ["#0072B2", "#FFFFFF", "#D55E00"])
+# With more classes than this the names, or the numbers, would overlap.
+MOST_NAMES = 26
+MOST_NUMBERS = 10
+# Rows of the list of confusions.
+PAIRS = 8
+
+
+def errors_per_run(model):
+    """The model's confusion per run with an empty diagonal, float64 `[classes, classes]`; None if not recorded."""
+    counts = model.confusion()
+    if counts is None:
+        return None
+    errors = counts / len(model.runs)
+    np.fill_diagonal(errors, 0)
+    return errors
+
+
+def matrices(results):
+    """A `Picture` of each model's errors, all to one scale, and of what distillation changed."""
+    errors = _all_errors(results)
+    most = max((matrix.max() for matrix in errors.values()), default=0) or 1
+    pictures = [
+        _matrix(results, matrix, shorten(name, 44), "YlOrBr", PowerNorm(0.5, 0, most), f"Errors of {name}.")
+        for name, matrix in errors.items()
+    ]
+    for model in results.models:
+        alone = results.baseline(model)
+        if alone is not None and model.name in errors and alone.name in errors:
+            change = errors[model.name] - errors[alone.name]
+            bound = np.abs(change).max() or 1
+            title = f"{shorten(model.name, 24)} minus {shorten(alone.name, 24)}"
+            said = f"Errors of {model.name} minus errors of {alone.name}. Blue: fewer after distillation; red: more."
+            pictures.append(_matrix(results, change, title, CHANGE, Normalize(-bound, bound), said))
+    return pictures
+
+
+def frequent(results):
+    """The most frequent confusions, as headings and rows of text: true class, predicted class, errors per model."""
+    errors = _all_errors(results)
+    if not errors:
+        return (), []
+    total = sum(errors.values())
+    order = np.argsort(-total, axis=None, kind="stable")[:PAIRS]
+    pairs = [np.unravel_index(index, total.shape) for index in order]
+    rows = [
+        (results.classes[true], results.classes[guess], *(count(matrix[true, guess]) for matrix in errors.values()))
+        for true, guess in pairs
+        if total[true, guess] > 0
+    ]
+    return ("true class", "taken for", *errors), rows
+
+
+def _all_errors(results):
+    found = {model.name: errors_per_run(model) for model in results.models}
+    return {name: errors for name, errors in found.items() if errors is not None}
+
+
+def _matrix(results, values, title, colormap, norm, said):
+    size = len(results.classes)
+    with figure(4.3 if size > MOST_NUMBERS else 3.9) as drawn:
+        axes = drawn.subplots()
+        np.fill_diagonal(shown := values.copy(), np.nan)
+        axes.set_facecolor("#E4E4E4")
+        image = axes.imshow(shown, cmap=colormap, norm=norm)
+        if size <= MOST_NUMBERS:
+            _write_numbers(axes, image, values)
+        else:
+            bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+            bar.outline.set_visible(False)
+        _name_classes(axes, results.classes)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        drawn.suptitle(title, fontweight="bold", fontsize=9)
+        return picture(drawn, f"{said} {_extremes(results, values)}")
+
+
+def _write_numbers(axes, image, values):
+    for true, guess in np.argwhere(values):
+        red, green, blue, _ = image.cmap(image.norm(values[true, guess]))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        axes.text(
+            guess,
+            true,
+            _number(values[true, guess]),
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color="white" if dark else "black",
+            # Inside the matrix anyway; measuring each of them makes the layout slow.
+            in_layout=False,
+        )
+
+
+def _name_classes(axes, classes):
+    step = -(-len(classes) // MOST_NAMES)
+    shown = range(0, len(classes), step)
+    names = [shorten(classes[index], 11) for index in shown]
+    size = 8 if len(classes) <= 16 else 6.5
+    axes.set_xticks(shown, names, fontsize=size, rotation=90 if max(map(len, names)) > 2 else 0)
+    axes.set_yticks(shown, names, fontsize=size)
+    axes.tick_params(length=0)
+
+
+def _number(value):
+    """At most three characters and a sign: a cell is small."""
+    # Adding 0 turns -0 into 0.
+    return f"{value:.0f}" if abs(value) >= 9.95 else f"{round(value, 1) + 0.0:g}"
+
+
+def _extremes(results, values):
+    order = np.argsort(-np.abs(values), axis=None, kind="stable")[:3]
+    pairs = [np.unravel_index(index, values.shape) for index in order]
+    told = [
+        f"{results.classes[true]} taken for {results.classes[guess]}: {_number(values[true, guess])}"
+        for true, guess in pairs
+        if values[true, guess]
+    ]
+    return f"Largest, per run: {'; '.join(told) or UNKNOWN}."

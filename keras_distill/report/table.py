@@ -1,0 +1,83 @@
+"""The table of a report: one row of numbers per model."""
+
+from typing import NamedTuple
+
+HEADINGS = ("model", "accuracy", "errors", "parameters", "ms per example", "gap recovered")
+UNKNOWN = "–"
+
+
+class Row(NamedTuple):
+    """One model's numbers.
+
+    Attributes:
+        name: The model's.
+        accuracy: Mean over its runs, 0 to 1.
+        spread: Sample standard deviation of the accuracy over its runs; None for one run.
+        errors: Mean number of wrong test examples.
+        parameters: Number of weights.
+        ms_per_example: Milliseconds; None if not measured.
+        recovered: (distilled - alone) / (teacher - alone), of accuracies; None where the teacher is no better.
+    """
+
+    name: str
+    accuracy: float
+    spread: float | None
+    errors: float
+    parameters: int
+    ms_per_example: float | None
+    recovered: float | None
+
+    def cells(self):
+        """The numbers as people read them, in the order of `HEADINGS`."""
+        return (
+            self.name,
+            percent_with_spread(self.accuracy, self.spread),
+            count(self.errors),
+            f"{self.parameters:,}",
+            UNKNOWN if self.ms_per_example is None else f"{self.ms_per_example:.3g}",
+            UNKNOWN if self.recovered is None else f"{100 * self.recovered:.0f} %".replace("-", "−"),
+        )
+
+
+def rows(results):
+    """A `Row` per model of the `Results`, in their order."""
+    return [
+        Row(
+            model.name,
+            model.mean("accuracy"),
+            model.spread("accuracy"),
+            model.mean("errors"),
+            model.parameters,
+            model.ms_per_example,
+            _recovered(model, results.baseline(model), results.teacher()),
+        )
+        for model in results.models
+    ]
+
+
+def text(rows):
+    """The rows aligned in columns: names to the left, numbers to the right."""
+    lines = [HEADINGS, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+def percent_with_spread(fraction, spread):
+    """`98.52 ± 0.12 %`, without the spread where there is none."""
+    return f"{100 * fraction:.2f} %" if spread is None else f"{100 * fraction:.2f} ± {100 * spread:.2f} %"
+
+
+def count(value):
+    """A count or a mean of counts: decimals only where there are any, and only below 100."""
+    return f"{value:,.0f}" if float(value).is_integer() or value >= 100 else f"{value:.1f}"
+
+
+def _recovered(model, alone, teacher):
+    if alone is None or teacher is None:
+        return None
+    gap = teacher.mean("accuracy") - alone.mean("accuracy")
+    # Means of equal accuracies differ by rounding; a gap of that size is none.
+    return (model.mean("accuracy") - alone.mean("accuracy")) / gap if gap > 1e-9 else None

@@ -1,0 +1,80 @@
+"""Results of runs that never happened, made up to look like real ones."""
+
+import numpy as np
+
+from keras_distill.report import Example, ModelResult, Results, Run
+
+FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+def run(seed, accuracy, classes=10, epochs=12, terms=(), tests=10_000):
+    """A run that reaches `accuracy`; `terms` are the names of its losses beside the total."""
+    generator = np.random.default_rng([seed, round(1e6 * accuracy), classes])
+    accuracy = min(accuracy, 1.0)
+    errors = round((1 - accuracy) * tests)
+    wrong = generator.dirichlet(np.full(classes * (classes - 1), 0.15))
+    confusion = np.full((classes, classes), 0)
+    confusion[~np.eye(classes, dtype=bool)] = generator.multinomial(errors, wrong)
+    np.fill_diagonal(confusion, tests // classes - confusion.sum(axis=1))
+    learned = 1 - np.exp(-np.arange(1, epochs + 1) / 2.5)
+    noise = generator.normal(0, 0.002, (2 + 2 * len(terms), epochs))
+    history = {}
+    if epochs:
+        history["accuracy"] = (accuracy + 0.005) * (0.7 + 0.3 * learned) + noise[0]
+        history["val_accuracy"] = accuracy * (0.75 + 0.25 * learned) + noise[1]
+        for index, name in enumerate(("loss", *terms)):
+            history[name] = (2.0 / 4**index) * (1.3 - learned + np.abs(noise[index]))
+        history["val_loss"] = 2.0 * (1.4 - learned + np.abs(noise[-1]))
+    history = {name: values.tolist() for name, values in history.items()}
+    return Run(seed, accuracy, errors, history, confusion.tolist())
+
+
+def examples(count, classes, shape, names):
+    generator = np.random.default_rng(classes)
+    rows, columns = np.mgrid[: shape[0], : shape[1]] / shape[0]
+    made = []
+    for index in range(count):
+        blob = 255 * np.exp(-12 * ((rows - 0.5) ** 2 + (columns - 0.35 - 0.1 * index) ** 2))
+        image = np.broadcast_to(blob.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape).astype("uint8")
+        logits = generator.normal(0, 4, classes)
+        label = int(np.argmax(logits))
+        logits[label] += 6
+        made.append(
+            Example(
+                image,
+                label,
+                {name: (logits + generator.normal(0, 1.5 * i, classes)).tolist() for i, name in enumerate(names)},
+            )
+        )
+    return made
+
+
+def results(classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, alone=0.957, distilled=0.972, **changed):
+    """A teacher trained earlier (one run, no history), a student alone and the student distilled."""
+    names = ["teacher", "student alone", "student distilled"]
+    size = len(classes)
+    wobble = np.random.default_rng(7).normal(0, 0.0012, (2, seeds))
+    terms = ("supervised_loss", "kullback_leibler_loss", "attention_transfer_loss")
+    fields = {
+        "title": "Fashion-MNIST: hint and attention",
+        "description": "A network of 1.2 million weights teaches one of 30 thousand what clothes look like.",
+        "settings": {"temperature": 20.0, "alpha": 0.1, "epochs": 12, "optimizer": "adam", "workdir": "runs/hint"},
+        "classes": list(classes),
+        "temperature": 20.0,
+        "command": "python -m recipes.fashion_mnist_hint --seeds=5 --temperature=20 --workdir=runs/hint",
+        "seconds": 1234.5,
+        "seeds": list(range(seeds)),
+        "models": [
+            ModelResult(names[0], "teacher", 1_200_000, [run(0, teacher, size, epochs=0)], 0.1234),
+            ModelResult(names[1], "alone", 31_415, [run(s, alone + wobble[0, s], size) for s in range(seeds)], 0.0123),
+            ModelResult(
+                names[2],
+                "distilled",
+                31_415,
+                [run(s, distilled + wobble[1, s], size, terms=terms) for s in range(seeds)],
+                0.0123,
+            ),
+        ],
+        "examples": examples(shown, size, shape, names),
+    }
+    return Results(**{**fields, **changed})

@@ -1,0 +1,133 @@
+"""Results: the file, what may be in it, and what may not."""
+
+import datetime
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from report import samples
+
+from keras_distill.report import Example, ModelResult, Results, Run
+
+
+def saved(results, folder):
+    path = folder / "made" / "results.json"
+    results.save(path)
+    return path
+
+
+def strict(path):
+    """The JSON, refusing the NaN and Infinity that Python's parser takes and others do not."""
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (20, 31, 3)])
+def test_comes_back_exactly(tmp_path, shape):
+    results = samples.results(shape=shape)
+    back = Results.load(saved(results, tmp_path))
+    assert back.models == results.models
+    for field in ("title", "settings", "classes", "temperature", "command", "seconds", "seeds", "date", "machine"):
+        assert getattr(back, field) == getattr(results, field)
+    assert back.versions == results.versions
+    for ours, theirs in zip(results.examples, back.examples, strict=True):
+        assert theirs.image.dtype == np.uint8
+        np.testing.assert_array_equal(theirs.image, ours.image)
+        assert (theirs.label, theirs.logits) == (ours.label, ours.logits)
+
+
+def test_a_second_copy_is_the_same_file(tmp_path):
+    first = saved(samples.results(), tmp_path / "first")
+    second = saved(Results.load(first), tmp_path / "second")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_diverged_run_is_still_json(tmp_path):
+    results = samples.results(settings={"clip": math.inf})
+    results.models[1].runs[0].history["loss"] = [1.0, math.nan, -math.inf]
+    path = saved(results, tmp_path)
+    strict(path)
+    back = Results.load(path)
+    loss = back.models[1].runs[0].history["loss"]
+    assert loss[0] == 1.0 and math.isnan(loss[1]) and loss[2] == -math.inf
+    assert back.settings == {"clip": math.inf}
+
+
+def test_numpy_in_and_plain_numbers_out(tmp_path):
+    results = samples.results(settings={"alpha": np.float32(0.5), "layers": (1, 2), "folder": tmp_path})
+    results.models[1].runs[0].confusion = np.eye(10, dtype="int64")
+    results.models[1].runs[0].accuracy = np.float32(0.25)
+    fields = strict(saved(results, tmp_path))
+    assert fields["settings"] == {"alpha": 0.5, "layers": [1, 2], "folder": str(tmp_path)}
+    assert fields["models"][1]["runs"][0]["accuracy"] == 0.25
+    assert fields["models"][1]["runs"][0]["confusion"] == np.eye(10).tolist()
+
+
+def test_the_file_is_made_to_be_read(tmp_path):
+    description = 'In 2 lines: [\n 1, 2\n] and "[\\n 3\\n]".'
+    path = saved(samples.results(description=description), tmp_path)
+    assert Results.load(path).description == description
+    text = path.read_text(encoding="utf-8")
+    row = samples.results().models[0].runs[0].confusion[0]
+    assert f"{row}," in text
+
+
+def test_says_what_it_ran_on():
+    results = samples.results()
+    assert results.versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert results.versions["keras"].startswith("3.")
+    assert results.machine["cores"] >= 1 and results.machine["processor"]
+    made = datetime.datetime.fromisoformat(results.date)
+    assert abs(datetime.datetime.now().astimezone() - made) < datetime.timedelta(minutes=1)
+
+
+def test_confusion_is_the_sum_over_the_runs():
+    runs = [Run(0, 0.5, 2, {}, [[1, 1], [1, 1]]), Run(1, 0.75, 1, {}, [[2, 0], [1, 1]])]
+    np.testing.assert_array_equal(ModelResult("m", "alone", 1, runs).confusion(), [[3, 1], [2, 2]])
+    assert ModelResult("m", "alone", 1, [*runs, Run(2, 0.5, 2)]).confusion() is None
+
+
+def one(name, role, baseline=None, confusion=None):
+    return ModelResult(name, role, 1, [Run(0, 0.5, 5, {}, confusion)], baseline=baseline)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([one("a", "alone"), one("a", "distilled")], "name of its own"),
+        ([one("a", "teacher"), one("b", "teacher")], "at most one teacher"),
+        ([one("a", "student")], "role of 'a' must be one of"),
+        ([ModelResult("a", "alone", 1, [])], "'a' has no runs"),
+        ([one("a", "alone"), one("b", "distilled", "c")], "'b' has the baseline 'c'.*'a'"),
+        ([one("a", "alone"), one("b", "alone"), one("c", "distilled")], "Give 'c' a baseline"),
+        ([one("a", "alone", confusion=[[1]])], r"confusion of 'a', seed 0, must have the shape \(10, 10\)"),
+    ],
+)
+def test_refuses_models_that_do_not_fit(models, message):
+    with pytest.raises(ValueError, match=message):
+        samples.results(models=models, examples=[])
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (Example(np.zeros((4, 4)), 0, {}), "must be uint8"),
+        (Example(np.zeros((4, 4, 1), "uint8"), 0, {}), r"Received: uint8, \(4, 4, 1\)"),
+        (Example(np.zeros((4, 4), "uint8"), 10, {}), "label 10, but there are 10 classes"),
+        (Example(np.zeros((4, 4), "uint8"), 0, {"techer": [0.0] * 10}), "'techer'.*'teacher'"),
+        (Example(np.zeros((4, 4), "uint8"), 0, {"teacher": [0.0] * 9}), r"shape \(9,\)"),
+    ],
+)
+def test_refuses_examples_that_do_not_fit(example, message):
+    with pytest.raises(ValueError, match=message):
+        samples.results(examples=[example])
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_says_what_to_install(monkeypatch, missing):
+    for name in [name for name in sys.modules if name.startswith("keras_distill.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf'{missing}.*pip install "keras-distill\[recipes\]"'):
+        import keras_distill.report  # noqa: F401

@@ -1,0 +1,63 @@
+"""The table: numbers worked by hand."""
+
+import pytest
+from report import samples
+
+from keras_distill.report import ModelResult, Run
+
+
+def model(name, role, accuracies, baseline=None, parameters=1000, ms=None):
+    runs = [Run(seed, accuracy, round(1000 * (1 - accuracy))) for seed, accuracy in enumerate(accuracies)]
+    return ModelResult(name, role, parameters, runs, ms, baseline)
+
+
+def table(*models):
+    return samples.results(models=list(models), examples=[]).table()
+
+
+def test_known_values():
+    teacher, alone, distilled = table(
+        model("teacher", "teacher", [0.98], parameters=1_200_000, ms=0.12345),
+        model("alone", "alone", [0.90, 0.94]),
+        model("distilled", "distilled", [0.94, 0.95, 0.96]),
+    )
+    # Sample standard deviation of 0.90 and 0.94: sqrt(2 * 0.02^2 / 1).
+    assert alone.accuracy == pytest.approx(0.92) and alone.spread == pytest.approx(0.02 * 2**0.5)
+    assert distilled.spread == pytest.approx(0.01) and distilled.errors == 50
+    assert teacher.spread is None and teacher.errors == 20
+    assert distilled.recovered == pytest.approx((0.95 - 0.92) / (0.98 - 0.92))
+    assert teacher.recovered is None and alone.recovered is None
+    assert teacher.cells() == ("teacher", "98.00 %", "20", "1,200,000", "0.123", "–")
+    assert alone.cells() == ("alone", "92.00 ± 2.83 %", "80", "1,000", "–", "–")
+    assert distilled.cells() == ("distilled", "95.00 ± 1.00 %", "50", "1,000", "–", "50 %")
+
+
+def test_a_student_is_compared_with_its_own_baseline():
+    models = [model("t", "teacher", [0.9]), model("wide", "alone", [0.8]), model("thin", "alone", [0.5])]
+    rows = table(*models, model("d", "distilled", [0.6], "thin"), model("e", "distilled", [0.7], "wide"))
+    assert rows[3].recovered == pytest.approx(0.25)
+    assert rows[4].recovered == pytest.approx(-1)
+    assert rows[4].cells()[-1] == "−100 %"
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [model("t", "teacher", [0.7]), model("a", "alone", [0.8]), model("d", "distilled", [0.9])],
+        # The mean of three times 0.97 comes out above 0.97.
+        [model("t", "teacher", [0.97] * 3), model("a", "alone", [0.97]), model("d", "distilled", [0.9])],
+        [model("a", "alone", [0.8]), model("d", "distilled", [0.9])],
+        [model("t", "teacher", [0.9]), model("d", "distilled", [0.9])],
+    ],
+)
+def test_no_gap_to_recover(models):
+    row = table(*models)[-1]
+    assert row.recovered is None and row.cells()[-1] == "–"
+
+
+def test_text_is_aligned():
+    lines = samples.results().text().splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert lines[0].split() == "model accuracy errors parameters ms per example gap recovered".split()
+    assert all(line[:19].strip() in {"model", "teacher", "student alone", "student distilled"} for line in lines)
+    assert lines[1].endswith(" –") and lines[3].endswith(" %")

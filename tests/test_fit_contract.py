@@ -1,0 +1,274 @@
+"""`fit`, `evaluate` and `predict` of a distiller are those of the student itself.
+
+With terms that weigh next to nothing a distiller must make the updates, and log the numbers, of plain training.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import assert_same_weights, compiled, crossentropy, data, features, fitted, mlp, weights_of
+
+from keras_distill import Distiller, Term
+from keras_distill.losses import Hint, KullbackLeibler, RelationalKD
+
+
+def negligible(student):
+    """A distiller whose teacher has no say."""
+    teacher = keras.models.clone_model(student)
+    outputs = [f"output[{name}]" for name in ("topic", "tone")] if len(student.outputs) > 1 else ["output"]
+    terms = [Term(Hint(), output, output, weight=1e-20) for output in outputs]
+    return Distiller(student, teacher, terms)
+
+
+def compare(make, fit_arguments, compile_options=lambda: {}, **fit_options):
+    """Trains the student plainly and through a distiller; weights and logs must agree."""
+    results = []
+    for wrap in (lambda student: student, negligible):
+        keras.utils.set_random_seed(0)
+        student = make()
+        model = wrap(student)
+        keras.utils.set_random_seed(1)
+        model.compile(**({"optimizer": keras.optimizers.SGD(0.1), "loss": crossentropy()} | compile_options()))
+        history = fitted(model, *fit_arguments(), epochs=2, **fit_options)
+        results.append((history, weights_of(student), model.predict(features(5, *student.input_shape[1:]), verbose=0)))
+    (plain, weights, predicted), (ours, other, other_predicted) = results
+    assert_same_weights(weights, other, rtol=2e-5, atol=1e-6)
+    keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), predicted, other_predicted)
+    assert set(plain) <= set(ours)
+    for name in plain:
+        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def dataset():
+    return (tf.data.Dataset.from_tensor_slices(data()).batch(8),)
+
+
+def generator():
+    x, y = data()
+    return ((x[i : i + 8], y[i : i + 8]) for _ in range(2) for i in (0, 8, 16))
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        x, y = data()
+        return x[8 * index : 8 * index + 8], y[8 * index : 8 * index + 8], np.arange(8.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, options",
+    [
+        (data, {}),
+        (data, {"shuffle": True}),
+        (dataset, {"batch_size": None}),
+        (lambda: (generator(),), {"batch_size": None, "steps_per_epoch": 3}),
+        (lambda: (Sequence(),), {"batch_size": None}),
+    ],
+    ids=["arrays", "shuffled", "tf.data", "generator", "PyDataset"],
+)
+def test_every_source_of_data(arguments, options):
+    compare(mlp, arguments, lambda: {"metrics": ["accuracy"]}, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_weight": np.arange(24.0)},
+        {"class_weight": {0: 0.2, 1: 3.0, 2: 1.0}},
+        {"validation_data": (*data(), np.arange(24.0))},
+        {"validation_split": 0.25, "validation_freq": 2},
+        {"batch_size": 7},
+    ],
+    ids=["sample_weight", "class_weight", "validation_data", "validation_split", "ragged"],
+)
+def test_every_option_of_fit(options):
+    compare(mlp, data, lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda: {"steps_per_execution": 2},
+        lambda: {"run_eagerly": True},
+        lambda: {"jit_compile": True},
+        lambda: {"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)},
+        lambda: {"optimizer": keras.optimizers.AdamW(0.01, clipnorm=0.1, use_ema=True)},
+        lambda: {"loss": "sparse_categorical_crossentropy"},
+        lambda: {"loss_weights": 0.5},
+    ],
+    ids=["steps_per_execution", "run_eagerly", "jit_compile", "accumulation", "AdamW", "string", "loss_weights"],
+)
+@pytest.mark.filterwarnings("ignore:The loss 'sparse_categorical_crossentropy'")
+def test_every_option_of_compile(options):
+    compare(mlp, data, options)
+
+
+def function_metric(y_true, y_pred):
+    return keras.ops.mean(y_pred, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        ["accuracy"],
+        ["acc", "sparse_categorical_crossentropy"],
+        {"student": ["accuracy"]},
+        [["accuracy"]],
+        [function_metric],
+        [keras.metrics.SparseTopKCategoricalAccuracy(2)],
+    ],
+    ids=["string", "strings", "dict", "nested", "function", "object"],
+)
+def test_every_form_of_metrics(metrics):
+    compare(mlp, data, lambda: {"metrics": keras.tree.map_structure(_fresh, metrics)})
+
+
+def _fresh(metric):
+    return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+
+
+def everything():
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1", activation="relu")(inputs)
+    x = keras.layers.Dropout(0.5, seed=2)(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(3)(x), name="student")
+
+
+def test_regularisers_normalisation_and_dropout():
+    compare(everything, data, validation_data=data())
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    compare(mlp, data)
+
+
+def token_model():
+    return keras.Sequential(
+        [keras.Input((5,), dtype="int32"), keras.layers.Embedding(20, 6, mask_zero=True), keras.layers.Dense(4)],
+        name="student",
+    )
+
+
+def token_data():
+    tokens = np.random.default_rng(0).integers(1, 20, (24, 5))
+    tokens[::3, 3:] = 0
+    return tokens, np.random.default_rng(1).integers(0, 4, (24, 5))
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(120.0).reshape(24, 5) % 3])
+def test_padded_tokens(weights):
+    compare(
+        token_model,
+        token_data,
+        lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]},
+        sample_weight=weights,
+    )
+
+
+def two_outputs(kind):
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(8)(inputs)
+    outputs = {"topic": keras.layers.Dense(3, name="topic")(hidden), "tone": keras.layers.Dense(1, name="tone")(hidden)}
+    return keras.Model(inputs, outputs if kind == "dict" else list(outputs.values()), name="student")
+
+
+@pytest.mark.parametrize("weights", [None, {"topic": np.arange(24.0), "tone": np.ones(24)}], ids=["plain", "weighted"])
+def test_several_outputs(weights):
+    x, topic = data()
+    labels = {"topic": topic, "tone": features(24, 1, seed=3)}
+    compare(
+        lambda: two_outputs("dict"),
+        lambda: (x, labels),
+        lambda: {
+            "loss": {"topic": crossentropy(), "tone": "mse"},
+            "loss_weights": {"topic": 0.5, "tone": 2.0},
+            "metrics": {"topic": ["accuracy"], "tone": ["mae"]},
+            "weighted_metrics": {"topic": ["accuracy"]},
+        },
+        sample_weight=weights,
+    )
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_regression(loss):
+    compare(
+        lambda: mlp(classes=1), lambda: (data()[0], features(24, 1, seed=4)), lambda: {"loss": loss, "metrics": ["mae"]}
+    )
+
+
+def test_labels_of_minus_one_that_are_no_class_numbers_are_labels():
+    compare(lambda: mlp(classes=1), lambda: (data()[0], np.where(data()[1] > 1, 1, -1)), lambda: {"loss": "hinge"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jit_compile": True},
+        {"steps_per_execution": 2},
+        {"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)},
+        {"run_eagerly": True},
+    ],
+    ids=["jit_compile", "steps_per_execution", "accumulation", "run_eagerly"],
+)
+def test_terms_work_under_every_option_of_compile(options):
+    results = []
+    for chosen in ({"optimizer": keras.optimizers.SGD(0.1)}, options):
+        keras.utils.set_random_seed(0)
+        terms = [
+            Term(KullbackLeibler()),
+            Term(Hint(), "features", "features", "auto"),
+            Term(RelationalKD(), "features", "features"),
+        ]
+        distiller = compiled(Distiller(mlp(), mlp(16, name="teacher"), terms), **chosen)
+        if "optimizer" in options and chosen is not options:
+            # Two batches of 8 accumulated are one of 16, for losses that compare no example with another.
+            continue
+        results.append(fitted(distiller, *data(32), epochs=2))
+    for name in results[0]:
+        np.testing.assert_allclose(results[0][name], results[-1][name], rtol=1e-4, err_msg=name)
+    assert results[-1]["loss"][1] < results[-1]["loss"][0]
+
+
+def test_accumulated_batches_are_one_batch():
+    results = []
+    for steps, batch_size in ((2, 8), (None, 16)):
+        keras.utils.set_random_seed(0)
+        terms = [Term(KullbackLeibler()), Term(Hint(), "features", "features", "auto")]
+        student = mlp()
+        optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=steps)
+        fitted(
+            compiled(Distiller(student, mlp(16, name="teacher"), terms), optimizer), *data(32), batch_size=batch_size
+        )
+        results.append(weights_of(student))
+    assert_same_weights(*results)
+
+
+def test_callbacks_act_on_the_distiller(tmp_path):
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    distiller = compiled(Distiller(mlp(), teacher, [Term(KullbackLeibler())]), metrics=["accuracy"])
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=1, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(
+            "val_kullback_leibler_loss", mode="min", factor=0.5, min_delta=100, patience=0
+        ),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TensorBoard(tmp_path / "board"),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    history = fitted(distiller, x, y, epochs=9, validation_data=(x, y), callbacks=callbacks)
+    assert len(history["loss"]) == 2
+    assert distiller.optimizer.learning_rate.numpy() == pytest.approx(0.05)
+    assert "kullback_leibler_loss" in (tmp_path / "log.csv").read_text()
+    assert list((tmp_path / "board").rglob("events*"))
+
+
+def test_single_batches():
+    (x, y), distiller = data(8), compiled(Distiller(mlp(), mlp(16, name="teacher"), [Term(KullbackLeibler())]))
+    first = distiller.train_on_batch(x, y, return_dict=True)
+    assert distiller.test_on_batch(x, y, return_dict=True)["loss"] < first["loss"]
+    assert distiller.predict_on_batch(x).shape == (8, 3)

@@ -1,0 +1,98 @@
+"""Imports point one way, and importing the package is cheap and silent."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "keras_distill"
+
+# Of two modules the one that stands further down may import the other; those on one line do not import each other.
+LEVELS = [
+    {"batch", "taps", "schedules", "masking", "specs"},
+    {"losses", "heads", "teachers"},
+    {"supervision", "term"},
+    {"validation"},
+    {"distiller"},
+    {"saving"},
+    {"report"},
+]
+# Within a folder a file imports these two of its siblings at most.
+SHARED = {"base", "ops"}
+CATALOGUES = {"losses", "heads", "teachers"}
+
+
+def level(module):
+    return next(number for number, modules in enumerate(LEVELS) if module in modules)
+
+
+def imports(path):
+    """The modules of the package that a file imports, as tuples of names below `keras_distill`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "keras_distill":
+            parts = tuple(node.module.split(".")[1:])
+            yield from [parts] if parts else [(alias.name,) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (tuple(a.name.split(".")[1:]) for a in node.names if a.name.split(".")[0] == "keras_distill")
+
+
+FILES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts
+    for imported in imports(path):
+        assert imported, f"{path} imports the whole package"
+        if imported[0] == own[0]:
+            if own[0] in CATALOGUES:
+                assert imported[1] in SHARED, f"{path} imports its sibling {imported[1]}"
+        else:
+            assert level(imported[0]) < level(own[0]), f"{path} imports {'.'.join(imported)} from above or beside"
+
+
+def test_every_module_has_a_level():
+    modules = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
+    assert modules == set().union(*LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_lies_deeper_than_a_folder(path):
+    assert len(path.relative_to(PACKAGE).parts) <= 2
+
+
+@pytest.mark.parametrize("folder", sorted(CATALOGUES))
+def test_every_file_of_a_folder_is_listed(folder):
+    listed = {imported[1] for imported in imports(PACKAGE / folder / "__init__.py") if len(imported) > 1}
+    assert {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__", "ops"} <= listed
+
+
+def test_importing_is_silent_and_loads_nothing_optional():
+    code = """
+import sys, keras
+before = set(sys.modules)
+import keras_distill
+loaded = {name.split(".")[0] for name in set(sys.modules) - before}
+heavy = loaded & {"tfx", "apache_beam", "keras_tuner", "matplotlib", "jinja2", "sklearn", "tensorflow_datasets", "tensorboard"}
+assert not heavy, heavy
+assert "keras_distill.report" not in sys.modules
+"""
+    environment = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "", "HOME": "/nonexistent"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+
+
+def test_importing_adds_little_to_importing_keras():
+    code = """
+import time, keras, tensorflow
+start = time.process_time()
+import keras_distill
+print(time.process_time() - start)
+"""
+    environment = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "", "HOME": "/nonexistent"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert float(run.stdout) < 0.3
