@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from keras_distill import Distiller
+from keras_distill import OUTPUT, Distiller
 from keras_distill.report import Example, ModelResult, Results, Run, write_page
+from keras_distill.teachers import CachedTeacher, with_activations
 
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=0.0)
 ALPHA = flags.DEFINE_float(
@@ -93,15 +94,17 @@ def compare(title, description, data, teacher, students):
     shown = _doubtful(teacher, data)
     logits = {"teacher": _logits(teacher, data, shown)}
     for student in students:
+        taught_by, lessons = _lessons(teacher, student.terms(), data)
         pairs = {f"{student.name} alone": [], f"{student.name} distilled": []}
         for seed in seeds:
             for name, runs in pairs.items():
                 keras.utils.set_random_seed(seed)
                 model = student.model()
                 alone = name.endswith("alone")
-                trained = model if alone else Distiller(model, teacher, student.terms(), ALPHA.value)
+                trained = model if alone else Distiller(model, taught_by, student.terms(), ALPHA.value)
                 where = f"{name}, seed {seed}" if len(seeds) > 1 else name
-                runs.append(_fit(trained, data, _epochs(EPOCHS), where, seed))
+                history = _fit(trained, data if alone else lessons, _epochs(EPOCHS), where)
+                runs.append(_judge(model, data, seed, history))
                 if seed == seeds[0]:
                     logits[name] = _logits(model, data, shown)
                     if not alone and student is students[0]:
@@ -168,28 +171,42 @@ def _teacher(make, data, workdir):
         return keras.saving.load_model(model_path), Run(**stored["run"])
     keras.utils.set_random_seed(0)
     model = make()
-    trained = _fit(model, data, _epochs(TEACHER_EPOCHS), "teacher", seed=0)
+    history = _fit(model, data, _epochs(TEACHER_EPOCHS), "teacher")
+    trained = _judge(model, data, 0, history)
     _save(model, model_path)
     run_path.write_text(json.dumps({"settings": trained_with, "run": vars(trained)}))
     return model, trained
 
 
-def _fit(model, data, epochs, title, seed):
-    """Trains a model or a `Distiller` and returns its `Run`."""
-    steps = epochs * -(-len(data.train[0]) // BATCH_SIZE.value)
+def _lessons(teacher, terms, data):
+    """The teacher for a `Distiller`, and the data to fit it on.
+
+    No recipe changes its pictures from epoch to epoch for a student. So if only the teacher's logits are asked for, it
+    says them once, before the first epoch; maps of features would not fit into memory.
+    """
+    if any(term.teacher != OUTPUT for term in terms):
+        return teacher, data
+    parts = []
+    for images, labels in (data.train, data.test):
+        activations = {OUTPUT: teacher.predict(images, batch_size=BATCH_SIZE.value, verbose=0)}
+        parts.append((with_activations(images, activations), labels))
+    return CachedTeacher(activations), data._replace(train=parts[0], test=parts[1])
+
+
+def _fit(model, data, epochs, title):
+    """Trains a model or a `Distiller` and returns its history."""
+    steps = epochs * -(-len(data.train[1]) // BATCH_SIZE.value)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE.value, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    history = model.fit(
-        *data.train,
-        batch_size=BATCH_SIZE.value,
-        epochs=epochs,
-        validation_data=data.test,
-        verbose=0,
-        callbacks=[EpochBar(title)],
-    ).history
+    options = {"batch_size": BATCH_SIZE.value, "epochs": epochs, "validation_data": data.test, "verbose": 0}
+    return model.fit(*data.train, **options, callbacks=[EpochBar(title)]).history
+
+
+def _judge(model, data, seed, history):
+    """The `Run` of a trained model."""
     images, labels = data.test
     guesses = np.argmax(model.predict(images, batch_size=BATCH_SIZE.value, verbose=0), axis=-1)
     confusion = np.zeros((len(data.classes),) * 2, int)

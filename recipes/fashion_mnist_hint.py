@@ -1,0 +1,56 @@
+"""Fashion-MNIST: a wide convolutional network teaches a narrow one by softened logits, hint and attention transfer.
+
+The hint compares the last feature maps through a trained head, attention transfer the maps before, where the two
+networks look.
+
+Run:    python -m recipes.fashion_mnist_hint --originals=FOLDER
+References:
+    Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550
+    Zagoruyko and Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928
+"""
+
+import keras
+from absl import flags
+
+from keras_distill import Term
+from keras_distill.losses import AttentionTransfer, Hint, KullbackLeibler
+from recipes import common, data
+
+HINT = flags.DEFINE_float("hint", 0.5, "Weight of the hint term.", lower_bound=1e-6)
+ATTENTION = flags.DEFINE_float("attention", 50.0, "Weight of the attention term.", lower_bound=1e-6)
+
+common.defaults(temperature=4.0, alpha=0.1, epochs=15, teacher_epochs=20, seeds=3)
+
+
+def cnn(width, name, dropout=0.0):
+    layers = [keras.Input((28, 28, 1))]
+    for index, (factor, stride) in enumerate([(1, 2), (2, 2), (4, 1)]):
+        layers += [
+            keras.layers.Conv2D(factor * width, 3, stride, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(name=f"block_{index}"),
+        ]
+    top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dropout(dropout), keras.layers.Dense(10)]
+    return keras.Sequential(layers + top, name=name)
+
+
+def terms():
+    return [
+        Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value),
+        Term(Hint(), "block_2", "block_2", head="auto", weight=HINT.value),
+        Term(AttentionTransfer(), "block_1", "block_1", weight=ATTENTION.value),
+    ]
+
+
+def recipe():
+    common.compare(
+        "Fashion-MNIST: softened logits, hint and attention transfer",
+        "A convolutional network of 32 to 128 channels teaches one of 4 to 16 channels what it sees in pictures of clothes.",
+        data.fashion_mnist(),
+        lambda: cnn(32, "teacher", dropout=0.3),
+        [common.Student("student", lambda: cnn(4, "student"), terms, common.TEMPERATURE.value)],
+    )
+
+
+if __name__ == "__main__":
+    common.run(recipe)
