@@ -18,8 +18,9 @@ from absl import app, flags
 from keras_distill import OUTPUT, Distiller
 from keras_distill.report import Example, ModelResult, Results, Run, write_page
 from keras_distill.teachers import CachedTeacher, with_activations
+from recipes import data as data_sets
 
-TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=0.0)
+TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
     "alpha", 0.1, "Weight of the labels; the softened logits get 1 - alpha.", lower_bound=0.0, upper_bound=0.999
 )
@@ -60,7 +61,10 @@ def defaults(**values):
 
 
 def run(recipe):
-    """Parses the flags and calls `recipe()`."""
+    """Parses the flags and calls `recipe()`; `--help` lists all of the recipes' flags."""
+    for module in (__name__, data_sets.__name__):
+        for flag in flags.FLAGS.get_key_flags_for_module(module):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def main(argv):
         if len(argv) > 1:

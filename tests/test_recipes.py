@@ -1,0 +1,137 @@
+"""The recipes as a user starts them: in a process of their own, on data as TensorFlow Datasets keeps them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "common", "data")
+)
+MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
+
+
+def run(recipe, *flags, check=True):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", f"recipes.{recipe}", *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A folder in which MNIST and Fashion-MNIST seem prepared, from noise, in TFDS' own format on disk."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for name in MEANS:
+        info = tfds.builder(name, data_dir=folder).info
+        splits = {}
+        for split, count in (("train", 300), ("test", 40)):
+            random = np.random.default_rng(count)
+            examples = [
+                {"image": random.integers(0, 255, (28, 28, 1), "uint8"), "label": int(label)}
+                for label in random.integers(0, 10, count)
+            ]
+            splits[split] = examples
+        _write(folder / name / str(info.version), info, splits)
+    return folder
+
+
+def _write(folder, info, splits):
+    class Noise(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = info.version
+        name = info.name
+
+        def _info(self):
+            return self.dataset_info_from_configs(features=info.features, supervised_keys=("image", "label"))
+
+        def _split_generators(self, manager):
+            return {split: enumerate(examples) for split, examples in splits.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Noise(data_dir=folder.parent.parent).download_and_prepare()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_runs(recipe, tmp_path, data_dir):
+    done = run(recipe, "--smoke", f"--workdir={tmp_path}", f"--data_dir={data_dir}")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert len(results["models"]) >= 3
+    for model in results["models"]:
+        assert model["name"] in done.stdout
+        assert len(model["runs"]) == 1
+    student = keras.saving.load_model(tmp_path / "student.keras")
+    assert student.count_params() == results["models"][1]["parameters"]
+    page = (tmp_path / "report.html").read_text()
+    assert results["title"] in page and "<img" in page
+
+
+def test_the_teacher_is_reused(tmp_path):
+    first, second = (run("digits", "--smoke", f"--workdir={tmp_path}") for _ in range(2))
+    assert "trained earlier" not in first.stdout and "trained earlier" in second.stdout
+
+
+def test_a_teacher_of_other_settings_is_not_taken_for_it(tmp_path):
+    run("digits", "--smoke", f"--workdir={tmp_path}")
+    before = (tmp_path / "teacher.keras").read_bytes()
+    done = run("digits", f"--workdir={tmp_path}", check=False)
+    assert done.returncode != 0
+    assert "was trained with" in done.stderr and "Choose another --workdir" in done.stderr
+    assert (tmp_path / "teacher.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--temperature=-1", "--alpha=1.5", "--epochs=0", "--seeds=0", "--unknown=1", "stray"])
+def test_bad_flags_are_refused_before_anything_is_done(flag, tmp_path):
+    done = run("digits", "--smoke", f"--workdir={tmp_path / 'new'}", flag, check=False)
+    assert done.returncode != 0
+    assert flag.strip("-").split("=")[0] in done.stderr + done.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_teaches():
+    done = run("digits", "--help", check=False)
+    for word in ("python -m recipes.digits", "--temperature", "--workdir", "Temperature of the softened logits"):
+        assert word in done.stdout
+
+
+ORIGINALS = os.environ.get("KERAS_DISTILL_ORIGINALS")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS names no folder of original files")
+def test_original_files_become_the_right_pictures(tmp_path):
+    code = """
+import sys
+from absl import flags
+from recipes import data
+name, folder, originals = sys.argv[1:]
+flags.FLAGS(["test", f"--data_dir={folder}", f"--originals={originals}"])
+images, labels = getattr(data, name)().train
+print(len(images), images.mean(), sorted(set(labels.tolist())))
+"""
+    # Both in one folder, where TFDS would mix them up if it were let to.
+    for name, mean in MEANS.items():
+        command = [sys.executable, "-c", code, name, str(tmp_path), str(pathlib.Path(ORIGINALS) / name)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        count, measured, labels = out.strip().splitlines()[-1].split(maxsplit=2)
+        assert int(count) == 60_000 and labels == str(list(range(10)))
+        assert float(measured) == pytest.approx(mean, abs=5e-5)
+
+
+@pytest.mark.slow
+def test_the_distilled_student_beats_the_student_alone(tmp_path):
+    run("digits", f"--workdir={tmp_path}")
+    models = {model["role"]: model["runs"] for model in json.loads((tmp_path / "results.json").read_text())["models"]}
+    accuracy = {role: np.mean([run["accuracy"] for run in runs]) for role, runs in models.items()}
+    assert len(models["distilled"]) >= 5
+    assert accuracy["teacher"] > accuracy["distilled"] > accuracy["alone"]
