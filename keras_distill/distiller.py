@@ -91,7 +91,7 @@ class Distiller(keras.Model):
         teacher = self.teacher.activations(batch)
         with tf.GradientTape() as tape:
             student = self._taps(batch.inputs, training=True)
-            losses = self._measure(batch, student, teacher)
+            losses = self._measure(batch, student, teacher, training=True)
             # Keras sums the replicas' gradients.
             scaled = self.optimizer.scale_loss(losses["loss"] / _replicas())
         variables = self.trainable_variables
@@ -102,7 +102,7 @@ class Distiller(keras.Model):
     def test_step(self, data):
         batch = unpack(data, self.optimizer.iterations)
         student = self._taps(batch.inputs, training=False)
-        losses = self._measure(batch, student, self.teacher.activations(batch))
+        losses = self._measure(batch, student, self.teacher.activations(batch), training=False)
         return self._logs(batch, student[OUTPUT], losses)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -164,15 +164,15 @@ class Distiller(keras.Model):
         for index, state in enumerate(self._random_states()):
             state.assign(store[f"random_state_{index}"])
 
-    def _measure(self, batch, student, teacher):
+    def _measure(self, batch, student, teacher, training):
         """Every loss by the name of its tracker: this replica's means, before any weight; `loss` is their sum."""
-        supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight)
+        supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight, training)
         supervised = 0.0 if supervised is None else ops.cast(supervised, "float32") * _replicas()
         total = value_at(self.supervised_weight, batch.step) * supervised
         losses = {"supervised_loss": supervised}
         examples = ops.cast(batch_size(batch.inputs), "float32")
         for term in self.terms:
-            values = term.compare(student[term.student], teacher[term.teacher], batch)
+            values = term.compare(student[term.student], teacher[term.teacher], batch, training)
             losses[f"{term.name}_loss"] = mean = ops.sum(values) / examples
             total += value_at(term.weight, batch.step) * mean
         return {"loss": total + sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses), **losses}

@@ -37,8 +37,8 @@ def keras_masks(student, teacher):
         teacher: Likewise.
 
     Returns:
-        Two booleans of shape `[batch, positions...]`, each None if nothing is left out. They differ where the models have
-        positions of their own.
+        Two booleans of shape `[batch, positions...]`, each None if nothing is left out. They differ where the models
+        have positions of their own.
     """
     masks = [_own_mask(tensor) for tensor in (student, teacher)]
     present = [mask for mask in masks if mask is not None]

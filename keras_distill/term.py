@@ -34,9 +34,9 @@ class Term:
         student: Where the student is tapped, as `Taps` reads it. Defaults to its output.
         teacher: Where the teacher is tapped. Defaults to its output.
         head: Maps the student's activation to the teacher's space: a `Head`, any Keras layer, or "auto" for a
-            `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Defaults to none.
+            `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Default none.
         weight: What the loss is multiplied with: a positive number or a schedule. Defaults to 1.
-        name: What the logs call it, with "_loss" behind. Defaults to the loss's name, "hint" or, for the next, "hint_2".
+        name: What the logs call it, with "_loss" behind. Defaults to the name of the loss: "hint", then "hint_2".
 
     Raises:
         ValueError: For an argument that is none of the above.
@@ -89,13 +89,14 @@ class Term:
             loss.build(shape, teacher.shape)
         return dataclasses.replace(self, loss=loss, head=head)
 
-    def compare(self, student, teacher, batch):
+    def compare(self, student, teacher, batch, training=False):
         """The unweighted loss of each example, times the example's sample weight.
 
         Args:
             student: The student's activation, shape `[batch, ...]`, any float type.
             teacher: The teacher's.
             batch: The `Batch`.
+            training: Whether the head runs as in training.
 
         Returns:
             float32, shape `[batch]`. A padded position, by either model's Keras mask, counts nowhere.
@@ -107,7 +108,7 @@ class Term:
         weights = weights_of_tap(batch.sample_weight, self.student)
         of_position, of_example = split_weights(weights, student_mask, len(student.shape))
         student, teacher = ops.cast(student, "float32"), ops.stop_gradient(ops.cast(teacher, "float32"))
-        student = student if self.head is None else ops.cast(self.head(student), "float32")
+        student = student if self.head is None else ops.cast(self.head(student, training=training), "float32")
         batch = batch._replace(labels=labels, position_weight=of_position)
         student, teacher = without_padding(student, student_mask), without_padding(teacher, teacher_mask)
         values = self.loss.compare(student, teacher, batch)

@@ -71,14 +71,14 @@ def check_models(student, teacher):
 
 
 def warn_of_wrong_link(loss, output):
-    """Warns of a cross-entropy that takes the student's logits for probabilities, as Keras' do unless told otherwise."""
+    """Warns of a cross-entropy that takes logits for probabilities, as Keras' do unless told otherwise."""
     name = loss if isinstance(loss, str) else type(loss).__name__
     by_name = loss in ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
     if not (by_name or isinstance(loss, _CROSSENTROPIES) and not loss.from_logits):
         return
     if isinstance(output, Spec) and not output.probabilities:
         warnings.warn(
-            f"The loss '{name}' takes the student's output for probabilities, but it does not end in a softmax or sigmoid. "
+            f"The loss '{name}' takes the student's output for probabilities, but it ends in no softmax or sigmoid. "
             "If it gives logits, pass the loss as an object with from_logits=True.",
             stacklevel=3,
         )

@@ -76,8 +76,8 @@ def _tfds(name, split):
     import tensorflow_datasets as tfds
 
     folder = pathlib.Path(DATA_DIR.value or tfds.core.constants.DATA_DIR).expanduser()
-    # TFDS names what it extracts after the original file, and MNIST and Fashion-MNIST have files of the same names: in a
-    # common folder the second data set would silently be made of the first one's pictures.
+    # TFDS names what it extracts after the original file, and MNIST and Fashion-MNIST have files of the same names: in
+    # a common folder the second data set would silently be made of the first one's pictures.
     where = tfds.download.DownloadConfig(manual_dir=ORIGINALS.value, extract_dir=str(folder / "extracted" / name))
     images, labels = tfds.as_numpy(
         tfds.load(

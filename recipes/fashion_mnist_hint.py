@@ -45,7 +45,7 @@ def terms():
 def recipe():
     common.compare(
         "Fashion-MNIST: softened logits, hint and attention transfer",
-        "A convolutional network of 32 to 128 channels teaches one of 4 to 16 channels what it sees in pictures of clothes.",
+        "A convolutional network of 32 to 128 channels teaches one of 4 to 16 channels to tell pictures of clothes.",
         data.fashion_mnist(),
         lambda: cnn(32, "teacher", dropout=0.3),
         [common.Student("student", lambda: cnn(4, "student"), terms, common.TEMPERATURE.value)],

@@ -1,6 +1,6 @@
 """MNIST as in the paper that named distillation: 784-1200-1200-10 teaches 784-800-800-10 and 784-30-30-10.
 
-The teacher has dropout, weights of bounded norm and pictures shifted by up to 2 pixels; the students have none of these.
+The teacher has dropout, weights of bounded norm and pictures shifted by up to 2 pixels; the students have none.
 
 Run:    python -m recipes.mnist_hinton --originals=FOLDER
 Expect: see README
@@ -54,7 +54,7 @@ def recipe():
     large, small = common.TEMPERATURE.value, SMALL_TEMPERATURE.value
     common.compare(
         "MNIST: softened logits, as in the paper that named distillation",
-        "A network of 2 x 1200 units teaches one of 2 x 800 and one of 2 x 30 units what it knows of handwritten digits.",
+        "A network of 2 x 1200 units teaches one of 2 x 800 and one of 2 x 30 units about handwritten digits.",
         data.mnist(),
         teacher,
         [

@@ -76,7 +76,7 @@ import sys, keras
 before = set(sys.modules)
 import keras_distill
 loaded = {name.split(".")[0] for name in set(sys.modules) - before}
-heavy = loaded & {"tfx", "apache_beam", "keras_tuner", "matplotlib", "jinja2", "sklearn", "tensorflow_datasets", "tensorboard"}
+heavy = loaded & {"tfx", "apache_beam", "keras_tuner", "matplotlib", "jinja2", "sklearn", "tensorflow_datasets"}
 assert not heavy, heavy
 assert "keras_distill.report" not in sys.modules
 """

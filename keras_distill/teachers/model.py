@@ -9,8 +9,8 @@ from keras_distill.teachers.base import Teacher
 class ModelTeacher(Teacher):
     """A trained model, or any function of the inputs, as the teacher.
 
-    It runs in inference mode, outside the gradient tape, once a step; its weights, statistics and `trainable` flags stay
-    as they are. A `Distiller` that is given a model makes this of it.
+    It runs in inference mode, outside the gradient tape, once a step; its weights, statistics and `trainable` flags
+    stay as they are. A `Distiller` that is given a model makes this of it.
 
     ```python
     ModelTeacher(teacher, inputs=lambda images: keras.ops.image.resize(images, (224, 224)))
