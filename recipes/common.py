@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from keras_distill import OUTPUT, Distiller
+from keras_distill.batch import UNLABELLED
 from keras_distill.report import Example, ModelResult, Results, Run, write_page
 from keras_distill.teachers import CachedTeacher, with_activations
 from recipes import data as data_sets
@@ -27,6 +28,13 @@ ALPHA = flags.DEFINE_float(
 EPOCHS = flags.DEFINE_integer("epochs", 30, "Epochs of each student.", lower_bound=1)
 TEACHER_EPOCHS = flags.DEFINE_integer("teacher_epochs", 30, "Epochs of the teacher.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 3, "Trains every student with the seeds 0 to this number, less 1.", lower_bound=1)
+LABELS = flags.DEFINE_integer(
+    "labels",
+    None,
+    "How many training pictures have a label that the students may see. The teacher was taught by all labels, and tells "
+    "the distilled student about all pictures. Defaults to all.",
+    lower_bound=1,
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples a step.", lower_bound=1)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's first learning rate; it falls along a cosine to 0.")
 WORKDIR = flags.DEFINE_string(
@@ -97,8 +105,9 @@ def compare(title, description, data, teacher, students):
     results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught], _milliseconds(teacher, data))]
     shown = _doubtful(teacher, data)
     logits = {"teacher": _logits(teacher, data, shown)}
+    few = _with_few_labels(data)
     for student in students:
-        taught_by, lessons = _lessons(teacher, student.terms(), data)
+        taught_by, lessons = _lessons(teacher, student.terms(), few)
         pairs = {f"{student.name} alone": [], f"{student.name} distilled": []}
         for seed in seeds:
             for name, runs in pairs.items():
@@ -107,7 +116,7 @@ def compare(title, description, data, teacher, students):
                 alone = name.endswith("alone")
                 trained = model if alone else Distiller(model, taught_by, student.terms(), ALPHA.value)
                 where = f"{name}, seed {seed}" if len(seeds) > 1 else name
-                history = _fit(trained, data if alone else lessons, _epochs(EPOCHS), where)
+                history = _fit(trained, _labelled(few) if alone else lessons, _epochs(EPOCHS), where)
                 runs.append(_judge(model, data, seed, history))
                 if seed == seeds[0]:
                     logits[name] = _logits(model, data, shown)
@@ -180,6 +189,20 @@ def _teacher(make, data, workdir):
     _save(model, model_path)
     run_path.write_text(json.dumps({"settings": trained_with, "run": vars(trained)}))
     return model, trained
+
+
+def _with_few_labels(data):
+    """The data with only the first labels left."""
+    images, labels = data.train
+    count = len(labels) if LABELS.value is None else LABELS.value
+    return data._replace(train=(images, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
+
+
+def _labelled(data):
+    """The labelled examples alone, repeated to the same number, so that an epoch has the same number of steps."""
+    images, labels = data.train
+    seen = np.resize(np.flatnonzero(labels != UNLABELLED), len(labels))
+    return data._replace(train=(images[seen], labels[seen]))
 
 
 def _lessons(teacher, terms, data):

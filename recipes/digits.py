@@ -9,7 +9,8 @@ from keras_distill import Term
 from keras_distill.losses import KullbackLeibler
 from recipes import common, data
 
-common.defaults(temperature=4.0, alpha=0.1, epochs=60, teacher_epochs=60, seeds=5, batch_size=64, learning_rate=3e-3)
+common.defaults(temperature=2.0, alpha=0.1, epochs=60, teacher_epochs=40, seeds=5, batch_size=64, labels=100)
+common.defaults(learning_rate=3e-3)
 
 
 def teacher():
@@ -34,7 +35,7 @@ def student():
         [
             keras.Input((8, 8, 1)),
             keras.layers.Flatten(),
-            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(32, activation="relu"),
             keras.layers.Dense(10),
         ],
         name="student",

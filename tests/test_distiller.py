@@ -151,7 +151,7 @@ def test_heads_run_in_training_mode_while_training():
     head = keras.layers.Dropout(0.5, seed=1)
     distiller = compiled(Distiller(mlp(), mlp(name="teacher"), [Term(Hint(), head=head)]), keras.optimizers.SGD(0.0))
     trained = fitted(distiller, *data())["hint_loss"][0]
-    tested = [distiller.evaluate(*data(), verbose=0, return_dict=True)["hint_loss"] for _ in range(2)]
+    tested = [float(distiller.evaluate(*data(), verbose=0, return_dict=True)["hint_loss"]) for _ in range(2)]
     assert tested[0] == tested[1] != pytest.approx(trained, rel=1e-3)
 
 

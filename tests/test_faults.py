@@ -457,9 +457,7 @@ def test_d21_without_labels_the_teacher_alone_teaches():
     assert distiller.evaluate(x, verbose=0, return_dict=True)["loss"] > 0
 
 
-@pytest.mark.parametrize(
-    "metrics", [["accuracy"], "accuracy", {"logits": ["accuracy"]}, [keras.metrics.CategoricalAccuracy()]]
-)
+@pytest.mark.parametrize("metrics", [["accuracy"], "accuracy", [keras.metrics.CategoricalAccuracy()]])
 def test_d21_without_a_loss_metrics_of_every_form_are_kept(metrics):
     x, y = data()
     distiller = Distiller(mlp(), mlp(16, name="teacher"), [Term(KullbackLeibler())])
@@ -474,9 +472,8 @@ def test_d21_without_a_loss_metrics_of_every_form_are_kept(metrics):
     assert "supervised_loss" not in history
     accuracy = np.mean(distiller.predict(x, verbose=0).argmax(axis=-1) == y)
     name = next(name for name in history if "accuracy" in name)
-    assert distiller.evaluate(x, keras.utils.to_categorical(y, 3) if one_hot else y, verbose=0, return_dict=True)[
-        name
-    ] == pytest.approx(accuracy)
+    results = distiller.evaluate(x, keras.utils.to_categorical(y, 3) if one_hot else y, verbose=0, return_dict=True)
+    assert float(results[name]) == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("labels", ["numbers", "column", "one_hot"])
