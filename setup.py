@@ -12,8 +12,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["keras_distill", "keras_distill.*", "recipes", "recipes.*"]),
-    package_data={"keras_distill.report": ["*.jinja", "*.css"]},
+    packages=find_packages(include=["keras_distill", "keras_distill.*"]),
+    package_data={"keras_distill.report": ["*.jinja"]},
     install_requires=[
         "absl-py",
         "keras>=3.12",

@@ -31,7 +31,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "Trains every student with the seeds 0 
 LABELS = flags.DEFINE_integer(
     "labels",
     None,
-    "How many training pictures have a label that the students may see. The teacher was taught by all labels, and tells "
+    "How many training pictures have a label that the students may see. The teacher knows all labels, and tells "
     "the distilled student about all pictures. Defaults to all.",
     lower_bound=1,
 )

@@ -1,6 +1,13 @@
-"""Handwritten digits, offline: a convolutional network teaches a tiny dense one.
+"""Handwritten digits, offline: a convolutional network teaches a tiny dense one that saw few labels.
+
+The teacher learnt from 1,297 labelled digits of 8x8 pixels. The student sees the labels of 100 of them: alone it can
+learn from no others, while the teacher tells it about every picture.
 
 Run:    python -m recipes.digits
+Expect: accuracy on 500 test digits, mean and sample standard deviation over 5 seeds: teacher 99.60 % (one seed),
+        student alone 90.36 +- 1.28 %, student distilled 97.56 +- 0.17 %.
+        With all labels (--labels=1297) there is nothing to gain: 97.88 +- 0.46 % alone, 97.60 +- 0.37 % distilled.
+Time:   2 minutes on 2 cores of an AMD EPYC, shared with other work
 """
 
 import keras
@@ -48,8 +55,9 @@ def terms():
 
 def recipe():
     common.compare(
-        "Handwritten digits: softened logits",
-        "A convolutional network teaches a dense network of 16 hidden units what it knows of 8x8 pixel digits.",
+        "Handwritten digits: few labels and a teacher",
+        "A convolutional network, taught by 1,297 labelled digits, teaches a dense network of 32 hidden units. "
+        f"The student sees {common.LABELS.value} labels; the teacher tells it about every picture.",
         data.digits(),
         teacher,
         [common.Student("student", student, terms, common.TEMPERATURE.value)],

@@ -7,10 +7,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, compiled, crossentropy, data, features, fitted, mlp, weights_of
+from helpers import (
+    assert_same_weights,
+    compiled,
+    crossentropy,
+    data,
+    features,
+    fitted,
+    mlp,
+    softened_kl,
+    softmax,
+    weights_of,
+)
 
 from keras_distill import Distiller, Term
 from keras_distill.losses import Hint, KullbackLeibler, RelationalKD
+from keras_distill.teachers import CachedTeacher, with_activations
 
 
 def negligible(student):
@@ -270,3 +282,48 @@ def test_single_batches():
     first = distiller.train_on_batch(x, y, return_dict=True)
     assert distiller.test_on_batch(x, y, return_dict=True)["loss"] < first["loss"]
     assert distiller.predict_on_batch(x).shape == (8, 3)
+
+
+def test_training_without_labels_and_validation_with_them():
+    (x, y), distiller = data(), Distiller(mlp(), mlp(16, name="teacher"), [Term(KullbackLeibler())])
+    history = fitted(compiled(distiller, metrics=["accuracy"]), x, epochs=3, validation_data=(x, y))
+    assert "accuracy" not in history and len(history["val_accuracy"]) == 3
+    assert history["supervised_loss"] == [0.0] * 3 and min(history["val_supervised_loss"]) > 0
+
+
+def test_inputs_with_activations_serve_predict_and_evaluate():
+    (x, y), logits = data(), features(24, 3, seed=5)
+    distiller = compiled(Distiller(mlp(), CachedTeacher({"output": logits}), [Term(KullbackLeibler())]))
+    joined = with_activations(x, {"output": logits})
+    np.testing.assert_allclose(distiller.predict(joined, verbose=0), distiller.predict(x, verbose=0), rtol=1e-6)
+    reference = softened_kl(distiller.predict(x, verbose=0), logits, 4.0).mean()
+    logged = distiller.evaluate(joined, y, verbose=0, return_dict=True)
+    np.testing.assert_allclose(logged["kullback_leibler_loss"], reference, rtol=1e-5)
+    batches = tf.data.Dataset.from_tensor_slices((joined, y)).shuffle(24, seed=1).batch(8)
+    again = distiller.evaluate(batches, verbose=0, return_dict=True)
+    np.testing.assert_allclose(again["kullback_leibler_loss"], reference, rtol=1e-5)
+
+
+def test_weights_and_class_weights_with_missing_labels():
+    (x, y), weight = data(), {0: 0.5, 1: 2.0, 2: 3.0}
+    seen = np.arange(24) % 3 > 0
+    student = mlp()
+    distiller = compiled(
+        Distiller(student, mlp(16, name="teacher"), [Term(KullbackLeibler())]), keras.optimizers.SGD(0.0)
+    )
+    logged = fitted(distiller, x, np.where(seen, y, -1), batch_size=24, class_weight=weight)
+    log_p = np.log(softmax(student.predict(x, verbose=0)))[np.arange(24), y]
+    weights = np.vectorize(weight.get)(y)
+    np.testing.assert_allclose(logged["supervised_loss"], -(weights * log_p)[seen].sum() / seen.sum(), rtol=1e-5)
+
+
+def test_missing_labels_among_tokens():
+    tokens, labels = token_data()
+    seen = np.random.default_rng(3).random(labels.shape) < 0.5
+    student = token_model()
+    distiller = compiled(negligible(student), keras.optimizers.SGD(0.0), metrics=["accuracy"])
+    logged = fitted(distiller, tokens, np.where(seen, labels, -1), batch_size=24)
+    logits, counted = student.predict(tokens, verbose=0), seen & (tokens != 0)
+    log_p = np.take_along_axis(np.log(softmax(logits)), labels[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(logged["supervised_loss"], -log_p[counted].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logged["accuracy"], (logits.argmax(axis=-1) == labels)[counted].mean(), rtol=1e-5)
