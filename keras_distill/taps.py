@@ -59,7 +59,8 @@ class Taps:
             self._layers = self._find(inputs)
         with _recording(self._layers.values()) as calls:
             outputs = self.model(inputs, training=training)
-        missing = [path for path, layer in self._layers.items() if not calls[id(layer)]]
+        self._check_namesake(outputs, calls)
+        missing = [path for path, layer in self._layers.items() if path != OUTPUT and not calls[id(layer)]]
         if missing:
             raise ValueError(
                 f"'{self.model.name}' ran without calling the tapped layers {missing}. "
@@ -71,10 +72,24 @@ class Taps:
         }
 
     def _find(self, inputs):
-        paths = {path for path, _, _ in self._taps.values() if path != OUTPUT}
-        if paths and not self.model.built:
+        paths = {path for path, _, _ in self._taps.values()}
+        if not isinstance(self.model, keras.layers.Layer):
+            return {}
+        if not self.model.built:
             self.model(inputs)
-        return {path: find_layer(self.model, path) for path in paths}
+        layers = {path: find_layer(self.model, path) for path in paths - {OUTPUT}}
+        namesakes = {path: layer for path, layer in _walk(self.model) if path == OUTPUT and path in paths}
+        return layers | namesakes
+
+    def _check_namesake(self, outputs, calls):
+        """Refuses a layer that is called "output", but whose activation is not the model's."""
+        if OUTPUT in self._layers:
+            own = {id(tensor) for tensor in keras.tree.flatten(outputs)}
+            if not own & {id(tensor) for tensor in keras.tree.flatten(calls[id(self._layers[OUTPUT])])}:
+                raise ValueError(
+                    f"The tap '{OUTPUT}' means what '{self.model.name}' returns, but its layer of that name returns "
+                    "something else. Rename the layer."
+                )
 
     def _select(self, name, calls):
         path, call, item = self._taps[name]

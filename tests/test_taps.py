@@ -191,3 +191,14 @@ def test_keras_masks_stay_attached():
     )
     activation = Taps(model, ["dense"])(np.array([[1, 2, 0]]), training=False)["dense"]
     np.testing.assert_array_equal(activation._keras_mask, [[True, True, False]])
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_layer_called_output_must_be_the_output(policy):
+    keras.config.set_dtype_policy(policy)
+    x, last = features(4, 8), keras.layers.Dense(3, name="output")
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), last], name="student")
+    np.testing.assert_array_equal(Taps(model, ["output"])(x, training=False)["output"], model(x))
+    model.add(keras.layers.Softmax())
+    with pytest.raises(ValueError, match="its layer of that name returns something else. Rename the layer"):
+        Taps(model, ["output"])(x, training=False)
