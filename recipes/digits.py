@@ -57,7 +57,7 @@ def recipe():
     common.compare(
         "Handwritten digits: few labels and a teacher",
         "A convolutional network, taught by 1,297 labelled digits, teaches a dense network of 32 hidden units. "
-        f"The student sees {common.LABELS.value} labels; the teacher tells it about every picture.",
+        f"The student sees {common.LABELS.value or 'all'} labels; the teacher tells it about every picture.",
         data.digits(),
         teacher,
         [common.Student("student", student, terms, common.TEMPERATURE.value)],
