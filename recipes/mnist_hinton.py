@@ -3,7 +3,17 @@
 The teacher has dropout, weights of bounded norm and pictures shifted by up to 2 pixels; the students have none.
 
 Run:    python -m recipes.mnist_hinton --originals=FOLDER
-Expect: see README
+Expect: errors on the 10,000 test digits; accuracy as mean and sample standard deviation over 3 seeds, the teacher's of one:
+
+            teacher                91    99.09 %                 in the paper  67
+            800 units alone       144    98.56 +- 0.04 %                      146
+            800 units distilled   108    98.92 +- 0.02 %                       74
+            30 units alone        320    96.80 +- 0.20 %
+            30 units distilled    301    96.99 +- 0.05 %
+
+        The distilled network of 800 units comes 68 % of the way to its teacher, one of 30 units (T=3) hardly any.
+        The teacher is trained for 40 epochs, less than the paper's, and is worse for it.
+Time:   40 minutes on 2 cores of an AMD EPYC, shared with other work, and 13 for the teacher
 Reference:
     Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
 """
