@@ -6,19 +6,30 @@ reference's, which is computed from the shapes. Where the reference adds the tea
 that no student can change, so does the adapter.
 """
 
+import itertools
+
 import keras
 from keras import ops
 
 from keras_distill.batch import Batch
+from keras_distill.heads.ops import resize
 from keras_distill.losses import Dist, KullbackLeibler, LogitStandardization, RelationalKD
 from keras_distill.losses.attention_transfer import attention_transfer
+from keras_distill.losses.channel_wise import channel_wise
+from keras_distill.losses.correlation_congruence import correlation_congruence
+from keras_distill.losses.cosine import cosine
 from keras_distill.losses.decoupled_kd import decoupled_kd
+from keras_distill.losses.flow_of_solution import flow_of_solution
 from keras_distill.losses.hint import hint
+from keras_distill.losses.inter_channel import inter_channel
 from keras_distill.losses.jensen_shannon import jensen_shannon
 from keras_distill.losses.kullback_leibler import kullback_leibler
 from keras_distill.losses.logit_mse import logit_mse
 from keras_distill.losses.multi_level import batch_level, class_level
-from keras_distill.losses.ops import pool
+from keras_distill.losses.neuron_selectivity import neuron_selectivity
+from keras_distill.losses.ops import maps_as_rows, pool
+from keras_distill.losses.pearson import pearson
+from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
 from keras_distill.losses.reverse_kl import reverse_kl
 from keras_distill.losses.similarity_preserving import similarity_preserving
 from keras_distill.losses.soft_binary import soft_binary
@@ -331,3 +342,95 @@ def _(inputs, settings):
 def _(inputs, settings):
     loss = RelationalKD(settings["w_distance"], settings["w_angle"])
     return ops.mean(loss.compare(inputs["student"], inputs["teacher"], Batch(None)))
+
+
+@adapter("cckd")
+def _(inputs, settings):
+    kernel = (settings["gamma"], settings["max_p"]) if settings["kernel"] == "gaussian" else (None, 1)
+    values = correlation_congruence(inputs["student"], inputs["teacher"], *kernel)
+    # Not squared: the root of the sum over all pairs, over the batch size squared.
+    return ops.sqrt(ops.mean(values)) / values.shape[0]
+
+
+@adapter("pkt")
+def _(inputs, settings):
+    values = probabilistic_transfer(inputs["student"], inputs["teacher"])
+    return ops.mean(values) / values.shape[0]
+
+
+@adapter("nst")
+def _(inputs, settings):
+    return ops.mean(neuron_selectivity(*pooled(inputs["student"], inputs["teacher"])))
+
+
+@adapter("ickd")
+def _(inputs, settings):
+    values = inter_channel(inputs["student"], inputs["teacher"])
+    # Over the channels once, and over the batch size once more.
+    return ops.mean(values) * inputs["student"].shape[-1] / values.shape[0]
+
+
+@adapter("cwd")
+def _(inputs, settings):
+    return ops.mean(channel_wise(inputs["student"], inputs["teacher"], settings["tau"]))
+
+
+@adapter("pkd_pearson")
+def _(inputs, settings):
+    student, teacher = inputs["student"], inputs["teacher"]
+    if student.shape[1] != teacher.shape[1]:
+        if settings["resize_student"]:
+            student = resize(student, teacher.shape[1:3])
+        else:
+            teacher = resize(teacher, student.shape[1:3])
+    return ops.mean(pearson(student, teacher))
+
+
+@adapter("fsp")
+def _(inputs, settings):
+    layers = sum(name.startswith("student_") for name in inputs)
+    total = 0.0
+    for i in range(layers - 1):
+        pairs = (pooled(inputs[f"{side}_{i}"], inputs[f"{side}_{i + 1}"]) for side in ("student", "teacher"))
+        total += ops.mean(flow_of_solution(*itertools.chain(*pairs)))
+    return total
+
+
+@adapter("tb_gram")
+def _(inputs, settings):
+    return ops.mean(flow_of_solution(*_two_layers(inputs), position_weight=inputs.get("mask")))
+
+
+@adapter("tb_mmd")
+def _(inputs, settings):
+    layers, (_, length, _) = _two_layers(inputs), inputs["student_0"].shape
+    valid = ops.cast(inputs.get("mask", ops.ones(layers[0].shape[:2])), "float32")
+    # With tokens and features changing places; the mean is over the pairs of valid tokens.
+    values = flow_of_solution(*(ops.swapaxes(x * valid[..., None], 1, 2) for x in layers))
+    return ops.sum(values) * length**2 / ops.sum(ops.square(ops.sum(valid, axis=1)))
+
+
+def _two_layers(inputs):
+    return [inputs[f"{side}_{i}"] for side in ("student", "teacher") for i in (0, 1)]
+
+
+@adapter("pairwise_affinity")
+def _(inputs, settings):
+    maps = []
+    for features in (inputs["student"], inputs["teacher"]):
+        length = ops.norm(features, axis=-1, keepdims=True) + 1e-8
+        pixels = maps_as_rows(features / ops.stop_gradient(length))
+        # With pixels and channels changing places, where a mean over channels is to become their cosine.
+        maps += 2 * [pixels * pixels.shape[1] ** 0.5]
+    return ops.mean(flow_of_solution(*maps))
+
+
+@adapter("distilbert_cos")
+def _(inputs, settings):
+    return mean_over(cosine(inputs["student"], inputs["teacher"]), inputs["mask"])
+
+
+@adapter("tb_cos")
+def _(inputs, settings):
+    values = cosine(inputs["student"], inputs["teacher"])
+    return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)

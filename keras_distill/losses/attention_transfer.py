@@ -6,8 +6,8 @@ import numbers
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import check_positions, equally_large, float32, unit
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.ops import can_be_equally_large, check_positions, equally_large, float32, unit
 from keras_distill.masking import mean_over_positions
 
 
@@ -63,9 +63,7 @@ class AttentionTransfer(DistillationLoss):
         self.power = power
 
     def comparable(self, student_shape, teacher_shape):
-        if len(student_shape) == len(teacher_shape) > 3:
-            return True
-        return alike(student_shape[1:-1], teacher_shape[1:-1])
+        return can_be_equally_large(student_shape, teacher_shape)
 
     def build(self, student_shape, teacher_shape):
         check_positions("AttentionTransfer", student_shape, teacher_shape)

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill.batch import UNLABELLED
+from keras_distill.losses.base import alike
 from keras_distill.masking import with_rank
 
 
@@ -146,6 +147,13 @@ def equally_large(student, teacher):
         if None not in lengths:
             student, teacher = (pool(features, axis, min(lengths)) for features in (student, teacher))
     return student, teacher
+
+
+def can_be_equally_large(student_shape, teacher_shape):
+    """Whether positions can be averaged down to a common size: those of maps; sequences must be equally long."""
+    if len(student_shape) == len(teacher_shape) > 3:
+        return True
+    return alike(student_shape[1:-1], teacher_shape[1:-1])
 
 
 def pool(features, axis, bins):
