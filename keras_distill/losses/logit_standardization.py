@@ -1,9 +1,10 @@
 """Logit standardization: any loss of logits, freed from their mean and spread."""
 
 import keras
+from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import centred, check_classes, float32, relative_entropy, unit
+from keras_distill.losses.ops import centred, check_classes, float32, relative_entropy, unit_deviation
 from keras_distill.masking import mean_over_positions
 
 _TEMPERATURE = 2.0
@@ -13,7 +14,7 @@ def logit_standardization(logits):
     """Logits with mean 0 and standard deviation 1 over the classes.
 
     ```
-    z = (logits - mean(logits)) / std(logits)
+    z = (logits - mean(logits)) / (std(logits) + 1e-7)
     ```
 
     The student then need not reach the range of the teacher's logits, only their relations. `std` divides by
@@ -29,7 +30,8 @@ def logit_standardization(logits):
         Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
     """
     (logits,) = float32(logits)
-    return (logits.shape[-1] - 1) ** 0.5 * unit(centred(logits, axis=-1))
+    logits = centred(logits, axis=-1)
+    return unit_deviation(logits, ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1), 1e-7)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

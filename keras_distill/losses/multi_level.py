@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import check_classes, float32, relative_entropy, rows
+from keras_distill.losses.ops import check_classes, difference, float32, relative_entropy, rows, softened
 from keras_distill.masking import mean_over_positions
 from keras_distill.schedules import positive
 
@@ -60,12 +60,11 @@ def batch_level(student, teacher, temperature, position_weight=None):
     Returns:
         Unitless, shape `[batch, positions...]`; its mean is the paper's loss.
     """
-    shape = ops.shape(student)[:-1]
-    student, weight = _predictions(student, temperature, position_weight)
-    teacher, _ = _predictions(teacher, temperature, position_weight)
-    square = ops.square(ops.matmul(teacher, ops.transpose(teacher)) - ops.matmul(student, ops.transpose(student)))
+    gaps, sums, weight = _gaps_and_sums(student, teacher, temperature, position_weight)
+    # A row of gaps sums to 0, so that what all classes have in common may go before it drowns the rest.
+    square = ops.square(_symmetric(ops.matmul(gaps, ops.transpose(sums - 2.0 / student.shape[-1]))))
     square = square if weight is None else square * ops.transpose(weight)
-    return ops.reshape(ops.sum(square, axis=-1), shape)
+    return ops.reshape(ops.sum(square, axis=-1), ops.shape(student)[:-1])
 
 
 def class_level(student, teacher, temperature, position_weight=None):
@@ -87,19 +86,24 @@ def class_level(student, teacher, temperature, position_weight=None):
     Returns:
         Unitless, shape `[batch, positions...]`; its mean is the paper's loss.
     """
-    shape = ops.shape(student)[:-1]
-    student, teacher = (_products_of_classes(x, temperature, position_weight) for x in (student, teacher))
-    return ops.broadcast_to(ops.mean(ops.sum(ops.square(teacher - student), axis=-1)), shape)
+    gaps, sums, weight = _gaps_and_sums(student, teacher, temperature, position_weight)
+    gaps = gaps if weight is None else gaps * weight
+    square = ops.square(_symmetric(ops.matmul(ops.transpose(gaps), sums)))
+    return ops.broadcast_to(ops.mean(ops.sum(square, axis=-1)), ops.shape(student)[:-1])
 
 
-def _predictions(logits, temperature, position_weight):
-    return rows(ops.softmax(logits / temperature, axis=-1), position_weight)
+def _gaps_and_sums(student, teacher, temperature, position_weight):
+    """Differences and sums of the predictions: `P P^T - Q Q^T` is the symmetric part of `(P - Q) (P + Q)^T`.
+
+    The products themselves are nearly equal at a high temperature, and their difference has no digit left.
+    """
+    q, p, ratio = softened(*float32(student, teacher), temperature)
+    gaps, weight = rows(difference(q, p, ratio), position_weight)
+    return gaps, rows(p + q)[0], weight
 
 
-def _products_of_classes(logits, temperature, position_weight):
-    predictions, weight = _predictions(logits, temperature, position_weight)
-    weighted = predictions if weight is None else predictions * weight
-    return ops.matmul(ops.transpose(weighted), predictions)
+def _symmetric(matrix):
+    return (matrix + ops.transpose(matrix)) / 2.0
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -149,6 +149,14 @@ def equally_large(student, teacher):
     return student, teacher
 
 
+def unit_deviation(features, variance, epsilon):
+    """Centred features over their standard deviation plus epsilon; constant ones stay 0 and pass no gradient."""
+    # sqrt has no gradient at 0, and 1/epsilon would be an enormous one.
+    varies = variance > 0
+    scale = ops.sqrt(ops.where(varies, variance, 1.0)) + epsilon
+    return ops.where(varies, features / scale, 0.0)
+
+
 def can_be_equally_large(student_shape, teacher_shape):
     """Whether positions can be averaged down to a common size: those of maps; sequences must be equally long."""
     if len(student_shape) == len(teacher_shape) > 3:
@@ -212,6 +220,12 @@ def softened(student, teacher, temperature=1.0):
     q, p = ops.exp(student / temperature - student_mass), ops.exp(teacher / temperature - teacher_mass)
     # log p - log q from the logits themselves: what rounding is left is the same for every class.
     return q, p, (teacher - student) / temperature - (teacher_mass - student_mass)
+
+
+def difference(q, p, ratio):
+    """`p - q`, of what `softened` returns, with all its digits where the two are nearly alike."""
+    near = ops.abs(ratio) < 0.5
+    return ops.where(near, q * ops.expm1(ops.where(near, ratio, 0.0)), p - q)
 
 
 def divergence(p, q, ratio):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import centred, float32, rows
+from keras_distill.losses.ops import centred, float32, rows, unit_deviation
 from keras_distill.masking import mean_over_positions
 
 _EPSILON = 1e-6
@@ -44,10 +44,7 @@ def _standardized(features, position_weight):
     weight = ops.ones_like(features[:, :1]) if weight is None else weight
     freedom = ops.maximum(ops.sum(weight) - 1.0, 0.0)
     variance = ops.divide_no_nan(ops.sum(weight * ops.square(features), axis=0), freedom)
-    # A constant channel stays 0, without gradient: sqrt has none there, and 1/epsilon would be an enormous one.
-    varies = variance > 0
-    scale = ops.sqrt(ops.where(varies, variance, 1.0)) + _EPSILON
-    return ops.where(varies, features / scale, 0.0)
+    return unit_deviation(features, variance, _EPSILON)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import check_classes, float32, softened
+from keras_distill.losses.ops import check_classes, difference, float32, softened
 from keras_distill.masking import mean_over_positions
 from keras_distill.schedules import positive, value_at
 
@@ -31,8 +31,8 @@ def total_variation(student, teacher, temperature=1.0):
     Reference:
         Wen et al., ACL 2023, https://arxiv.org/abs/2307.15190
     """
-    student, teacher, _ = softened(*float32(student, teacher), temperature)
-    return temperature / 2.0 * ops.sum(ops.abs(teacher - student), axis=-1)
+    gaps = difference(*softened(*float32(student, teacher), temperature))
+    return temperature / 2.0 * ops.sum(ops.abs(gaps), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
