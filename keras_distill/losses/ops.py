@@ -24,21 +24,23 @@ def squared_distances(features):
     return ops.sum(ops.square(difference), axis=-1)
 
 
-def one_hot_labels(labels, classes):
+def one_hot_labels(labels, logits):
     """Labels as rows of zeros with a single one, and all zeros where there is no label.
 
     Args:
-        labels: Class numbers of shape `[batch]` or `[batch, 1]`, or rows of shape `[batch, classes]`.
-        classes: Their number.
+        labels: Class numbers of shape `[batch, positions...]` or `[batch, positions..., 1]`, or rows of the shape of
+            the logits.
+        logits: Shape `[batch, positions..., classes]`; only their shape is looked at.
 
     Returns:
-        float32, shape `[batch, classes]`.
+        float32, of the shape of the logits.
     """
+    classes = logits.shape[-1]
     # Neither mark of a missing label, -1 and NaN, is 0 or more.
-    if len(labels.shape) == 2 and labels.shape[-1] == classes:
+    if len(labels.shape) == len(logits.shape) and labels.shape[-1] == classes:
         present = ops.all(labels >= 0, axis=-1, keepdims=True)
         return ops.where(present, ops.cast(labels, "float32"), 0.0)
-    labels = ops.reshape(labels, (-1,))
+    labels = ops.reshape(labels, ops.shape(logits)[:-1])
     return ops.one_hot(ops.where(labels >= 0, ops.cast(labels, "int32"), UNLABELLED), classes)
 
 
