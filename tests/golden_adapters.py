@@ -49,6 +49,8 @@ NOT_COVERED = {
     "pad_l2": "needs a second output of the student, a variance for each number; VID learns one for each channel",
     "skd_direction": "too new: the authors' code and the one reimplementation differ",
     "srd": "the log of a sum over the batch: no loss for one example",
+    "tb_attention_ce": "drops scores after the softmax, so that the teacher's probabilities no longer sum to 1",
+    "tb_attention_ce_mean": "as tb_attention_ce",
 }
 
 
@@ -331,6 +333,14 @@ def _(inputs, settings):
     values = attention_transfer(inputs["student"], inputs["teacher"], 2)
     # The norm in place of the mean of squares.
     return ops.mean(ops.sqrt(ops.sum(ops.reshape(values, (values.shape[0], -1)), axis=-1)))
+
+
+@adapter("ft_repdistiller")
+def _(inputs, settings):
+    # The difference of attention maps to another power than 2.
+    values = attention_transfer(*pooled(inputs["student"], inputs["teacher"]), settings["p1"])
+    differ = values > 0
+    return ops.mean(ops.where(differ, ops.power(ops.where(differ, values, 1.0), settings["p2"] / 2), 0.0))
 
 
 @adapter("sp")

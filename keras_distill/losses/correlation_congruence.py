@@ -19,8 +19,8 @@ def correlation_congruence(student, teacher, gamma=0.4, order=2):
     ```
 
     The kernel is the Taylor series of a Gaussian `exp(-gamma |f_i - f_j|^2)` between embeddings of length 1. This is
-    the paper's loss; of the published implementations one has its kernel but takes the norm in place of its square,
-    another has no kernel and multiplies differences of neighbours.
+    the paper's loss; torchdistill has its kernels but takes the norm in place of its square, and RepDistiller has no
+    kernel but products of differences between neighbours.
 
     Args:
         student: Embeddings of length 1, shape `[batch, dim]`.

@@ -16,9 +16,9 @@ def flow_of_solution(student_first, student_second, teacher_first, teacher_secon
     G[c, d] = 1/positions * sum_i f_1[i, c] * f_2[i, d]
     ```
 
-    The two layers of a network may differ in size: the larger is averaged down to the smaller, as in the most used
-    implementation, whose reduction this is too; the paper has the sum over `c` and `d`. The networks may differ in
-    size, not in channels.
+    The two layers of a network may differ in size: the larger is averaged down to the smaller. This and the mean over
+    `c` and `d`, where the paper has a sum, follow RepDistiller; torchdistill takes the larger's maxima, and norms. The
+    networks may differ in size, not in channels.
 
     Args:
         student_first: Features, shape `[batch, positions..., channels_1]`.

@@ -16,9 +16,8 @@ def multi_level(student, teacher, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), positi
     loss = mean over T of [T^2 * KL(p_t || p_s) + batch_level + class_level]
     ```
 
-    The paper leaves the examples, and the classes, of which the teacher is less sure than of most in the batch out of
-    some parts. The authors' code only scales these parts by the share that is left, and sums over the temperatures;
-    nothing is left out here.
+    The authors' code adds the temperatures up. It also means to keep, in some parts, only the half of the examples and
+    classes of which the teacher is least sure, but masks averages, which merely scales them; neither is done here.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.

@@ -60,7 +60,7 @@ def selected(logits, classes, temperature=1.0, tail=True):
     columns = ops.cast(ops.reshape(classes, (-1,)), "int32")
     row = ops.arange(ops.shape(columns)[0], dtype="int32") // k
     flat = ops.reshape(logits, (-1, count))
-    taken = ops.scatter(ops.stack([row, columns], axis=-1), ops.ones_like(columns), ops.shape(flat))
+    taken = ops.scatter(ops.stack([row, columns], axis=-1), ops.ones_like(columns, dtype="float32"), ops.shape(flat))
     outside = ops.reshape(ops.where(taken > 0, -1e30, flat), ops.shape(logits))
     bucket = temperature * ops.logsumexp(outside / temperature, axis=-1, keepdims=True)
     return ops.concatenate([inside, bucket], axis=-1)
