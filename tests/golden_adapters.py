@@ -7,6 +7,7 @@ that no student can change, so does the adapter.
 """
 
 import itertools
+import math
 
 import keras
 from keras import ops
@@ -273,8 +274,12 @@ def _(inputs, settings):
 @adapter("tail_topk_kl")
 def _(inputs, settings):
     tail = settings["add_tail"]
-    student = selected(inputs["student"], inputs["teacher_ids"], tail=tail)
-    teacher = _with_tail(inputs["teacher_values"]) if tail else inputs["teacher_values"]
+    student, teacher = selected(inputs["student"], inputs["teacher_ids"], tail=tail), inputs["teacher_values"]
+    if tail:
+        # The reference keeps both buckets from becoming smaller than this.
+        least = ops.logsumexp(student, axis=-1, keepdims=True) + math.log(1e-7)
+        student = ops.concatenate([student[..., :-1], ops.maximum(student[..., -1:], least)], axis=-1)
+        teacher = _with_tail(teacher)
     return mean_over(kullback_leibler(student, teacher, 1.0), inputs["mask"])
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import check_classes, difference, float32, relative_entropy, rows, softened
+from keras_distill.losses.ops import check_classes, difference, divergence, float32, rows, softened
 from keras_distill.masking import mean_over_positions
 from keras_distill.schedules import positive
 
@@ -34,9 +34,9 @@ def multi_level(student, teacher, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), positi
     student, teacher = float32(student, teacher)
     values = 0.0
     for temperature in temperatures:
-        values = values + temperature**2 * relative_entropy(student, teacher, temperature)
-        values = values + batch_level(student, teacher, temperature, position_weight)
-        values = values + class_level(student, teacher, temperature, position_weight)
+        q, p, ratio = softened(student, teacher, temperature)
+        values = values + temperature**2 * divergence(p, q, ratio)
+        values = values + _batch_level(q, p, ratio, position_weight) + _class_level(q, p, ratio, position_weight)
     return values / len(temperatures)
 
 
@@ -59,11 +59,15 @@ def batch_level(student, teacher, temperature, position_weight=None):
     Returns:
         Unitless, shape `[batch, positions...]`; its mean is the paper's loss.
     """
-    gaps, sums, weight = _gaps_and_sums(student, teacher, temperature, position_weight)
+    return _batch_level(*softened(*float32(student, teacher), temperature), position_weight)
+
+
+def _batch_level(q, p, ratio, position_weight):
+    gaps, sums, weight = _gaps_and_sums(q, p, ratio, position_weight)
     # A row of gaps sums to 0, so that what all classes have in common may go before it drowns the rest.
-    square = ops.square(_symmetric(ops.matmul(gaps, ops.transpose(sums - 2.0 / student.shape[-1]))))
+    square = ops.square(_symmetric(ops.matmul(gaps, ops.transpose(sums - 2.0 / q.shape[-1]))))
     square = square if weight is None else square * ops.transpose(weight)
-    return ops.reshape(ops.sum(square, axis=-1), ops.shape(student)[:-1])
+    return ops.reshape(ops.sum(square, axis=-1), ops.shape(q)[:-1])
 
 
 def class_level(student, teacher, temperature, position_weight=None):
@@ -85,18 +89,21 @@ def class_level(student, teacher, temperature, position_weight=None):
     Returns:
         Unitless, shape `[batch, positions...]`; its mean is the paper's loss.
     """
-    gaps, sums, weight = _gaps_and_sums(student, teacher, temperature, position_weight)
+    return _class_level(*softened(*float32(student, teacher), temperature), position_weight)
+
+
+def _class_level(q, p, ratio, position_weight):
+    gaps, sums, weight = _gaps_and_sums(q, p, ratio, position_weight)
     gaps = gaps if weight is None else gaps * weight
     square = ops.square(_symmetric(ops.matmul(ops.transpose(gaps), sums)))
-    return ops.broadcast_to(ops.mean(ops.sum(square, axis=-1)), ops.shape(student)[:-1])
+    return ops.broadcast_to(ops.mean(ops.sum(square, axis=-1)), ops.shape(q)[:-1])
 
 
-def _gaps_and_sums(student, teacher, temperature, position_weight):
+def _gaps_and_sums(q, p, ratio, position_weight):
     """Differences and sums of the predictions: `P P^T - Q Q^T` is the symmetric part of `(P - Q) (P + Q)^T`.
 
     The products themselves are nearly equal at a high temperature, and their difference has no digit left.
     """
-    q, p, ratio = softened(*float32(student, teacher), temperature)
     gaps, weight = rows(difference(q, p, ratio), position_weight)
     return gaps, rows(p + q)[0], weight
 
