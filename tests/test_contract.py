@@ -17,8 +17,9 @@ BATCH = 6
 SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
 # Only maps have a size that a head may change; one axis grows here and the other shrinks.
 TEACHER_SHAPES = {**SHAPES, 4: (BATCH, 2, 6, 5)}
-LABELS = np.array([0, 4, 2, 2, 1, 3])
 NOT_LEAVES = {"__init__", "base", "ops"}
+# Settings that no schedule can stand for: the formula changes at their ends.
+FIXED = {("JensenShannon", "beta")}
 
 
 def leaves(folder, base):
@@ -58,8 +59,14 @@ def pair(rank):
     return features(*SHAPES[rank]), features(*SHAPES[rank], seed=1)
 
 
+def labels_of(student):
+    """A class number for each example, or each of its positions."""
+    axes = np.indices(student.shape[:-1])
+    return sum((2 + axis) * index for axis, index in enumerate(axes)) % student.shape[-1]
+
+
 def compare(loss, student, teacher, labels=None, **batch):
-    labels = LABELS[: len(student)] if labels is None else labels
+    labels = labels_of(student) if labels is None else labels
     return loss.compare(student, teacher, Batch(None, labels, **batch))
 
 
@@ -130,7 +137,10 @@ def test_gradients_stay_finite(cls, rank, case):
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-@every_loss
+# Compiling takes seconds, and tokens take the way of maps where a loss knows both.
+@pytest.mark.parametrize(
+    ("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[1] != 3 or not accepts(p.values[0], 4)]
+)
 def test_xla_and_an_unknown_batch_size_change_nothing(cls, rank):
     student, teacher = pair(rank)
     loss = cls()
@@ -143,12 +153,13 @@ def test_xla_and_an_unknown_batch_size_change_nothing(cls, rank):
             mean = tf.reduce_mean(values)
         return values, tape.gradient(mean, student)
 
-    compiled = tf.function(step, jit_compile=True)(tf.constant(student), tf.constant(teacher), tf.constant(LABELS))
     spec = tf.TensorSpec((None, *SHAPES[rank][1:]))
-    traced = tf.function(step, input_signature=[spec, spec, tf.TensorSpec((None,), tf.int64)])
-    for value, gradient in (compiled, traced(student, teacher, LABELS)):
-        np.testing.assert_allclose(value, eager[0], rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(gradient, eager[1], rtol=1e-4, atol=1e-6)
+    compiled = tf.function(
+        step, jit_compile=True, input_signature=[spec, spec, tf.TensorSpec(spec.shape[:-1], tf.int64)]
+    )
+    value, gradient = compiled(student, teacher, labels_of(student))
+    np.testing.assert_allclose(value, eager[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(gradient, eager[1], rtol=1e-4, atol=1e-6)
 
 
 @every_loss
@@ -156,7 +167,7 @@ def test_the_order_of_the_batch_is_the_order_of_the_result(cls, rank):
     student, teacher = pair(rank)
     order = np.array([3, 0, 5, 1, 4, 2])
     np.testing.assert_allclose(
-        compare(cls(), student[order], teacher[order], labels=LABELS[order]),
+        compare(cls(), student[order], teacher[order], labels=labels_of(student)[order]),
         np.asarray(compare(cls(), student, teacher))[order],
         rtol=1e-5,
     )
@@ -180,7 +191,8 @@ def unlike_the_defaults(cls):
 
 
 def schedulable(cls):
-    return [key for key, value in unlike_the_defaults(cls).items() if type(value) is float]
+    settings = unlike_the_defaults(cls)
+    return [key for key, value in settings.items() if type(value) is float and (cls.__name__, key) not in FIXED]
 
 
 @every_loss

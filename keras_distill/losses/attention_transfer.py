@@ -4,11 +4,10 @@ import math
 import numbers
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import float32, unit
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.ops import can_be_equally_large, check_positions, equally_large, float32, unit
 from keras_distill.masking import mean_over_positions
 
 
@@ -36,7 +35,7 @@ def attention_transfer(student, teacher, power=2):
     Reference:
         Zagoruyko and Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928
     """
-    student, teacher = _equally_large(*float32(student, teacher))
+    student, teacher = equally_large(*float32(student, teacher))
     return ops.square(_attention(student, power) - _attention(teacher, power))
 
 
@@ -44,27 +43,6 @@ def _attention(features, power):
     maps = ops.mean(ops.power(ops.abs(features), power), axis=-1)
     flat = ops.reshape(maps, (ops.shape(maps)[0], -1))
     return ops.reshape(unit(flat), ops.shape(maps))
-
-
-def _equally_large(student, teacher):
-    for axis in range(1, len(student.shape) - 1):
-        lengths = student.shape[axis], teacher.shape[axis]
-        if None not in lengths:
-            student, teacher = (_pool(features, axis, min(lengths)) for features in (student, teacher))
-    return student, teacher
-
-
-def _pool(features, axis, bins):
-    """Adaptive average pooling of one axis: bin i averages positions floor(i*n/bins) to ceil((i+1)*n/bins)."""
-    length = features.shape[axis]
-    if length == bins:
-        return features
-    # A product with a constant matrix, since XLA has no adaptive pooling and bins may overlap.
-    matrix = np.zeros((length, bins), "float32")
-    for i in range(bins):
-        start, stop = i * length // bins, -(-(i + 1) * length // bins)
-        matrix[start:stop, i] = 1 / (stop - start)
-    return ops.moveaxis(ops.tensordot(features, matrix, axes=[[axis], [0]]), -1, axis)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -85,16 +63,10 @@ class AttentionTransfer(DistillationLoss):
         self.power = power
 
     def comparable(self, student_shape, teacher_shape):
-        if len(student_shape) == len(teacher_shape) > 3:
-            return True
-        return alike(student_shape[1:-1], teacher_shape[1:-1])
+        return can_be_equally_large(student_shape, teacher_shape)
 
     def build(self, student_shape, teacher_shape):
-        if len(student_shape) < 3:
-            raise ValueError(
-                "AttentionTransfer compares activations of rank 3 or more: it needs positions. "
-                f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
-            )
+        check_positions("AttentionTransfer", student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         return mean_over_positions(attention_transfer(student, teacher, self.power), batch.position_weight)

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32, one_hot_labels, relative_entropy
+from keras_distill.losses.ops import check_classes, float32, one_hot_labels, relative_entropy
+from keras_distill.masking import mean_over_positions
 from keras_distill.schedules import positive, value_at
 
 
@@ -20,24 +21,23 @@ def decoupled_kd(student, teacher, labels, alpha=1.0, beta=8.0, temperature=4.0)
     the other classes. The authors ramp this loss up over the first epochs; use a schedule as the term's weight.
 
     Args:
-        student: Logits, shape `[batch, classes]`.
-        teacher: Logits, shape `[batch, classes]`.
-        labels: Class numbers, shape `[batch]` or `[batch, 1]`, or one-hot rows `[batch, classes]`, of which the
-            largest entry names the target.
+        student: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, the same shape.
+        labels: Class numbers, shape `[batch, positions...]` or `[batch, positions..., 1]`, or one-hot rows of the shape
+            of the logits, of which the largest entry names the target.
         alpha: Weight of the first part.
         beta: Weight of the second part.
         temperature: Above 0.
 
     Returns:
-        Nats, shape `[batch]`; 0 for an example without label.
+        Nats, shape `[batch, positions...]`; 0 where there is no label.
 
     Reference:
         Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679
     """
     student, teacher = float32(student, teacher)
-    classes = student.shape[-1]
-    labels = one_hot_labels(labels, classes)
-    target = ops.one_hot(ops.argmax(labels, axis=-1), classes, dtype="bool")
+    labels = one_hot_labels(labels, student)
+    target = ops.one_hot(ops.argmax(labels, axis=-1), student.shape[-1], dtype="bool")
 
     binary = relative_entropy(*(_target_or_not(logits, target, temperature) for logits in (student, teacher)))
     others = relative_entropy(*(_others(logits, target) for logits in (student, teacher)), temperature)
@@ -58,7 +58,7 @@ def _target_or_not(logits, target, temperature):
 
 @keras.saving.register_keras_serializable("keras_distill")
 class DecoupledKD(DistillationLoss):
-    """`decoupled_kd` as a loss for a `Term`.
+    """`decoupled_kd` as a loss for a `Term`; with positions (tokens, pixels), their mean.
 
     Args:
         alpha: Weight of the target class, a number or a schedule, default 1.
@@ -66,7 +66,6 @@ class DecoupledKD(DistillationLoss):
         temperature: A number or a schedule, default 4.
     """
 
-    rank = 2
     logits = True
     needs_labels = True
 
@@ -79,15 +78,12 @@ class DecoupledKD(DistillationLoss):
             raise ValueError("`alpha` and `beta` are both 0: nothing is left of DecoupledKD.")
 
     def build(self, student_shape, teacher_shape):
-        if student_shape[-1] == 1:
-            raise ValueError(
-                "DecoupledKD compares two classes or more: a target and another. "
-                f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
-            )
+        check_classes("DecoupledKD", student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         alpha, beta, temperature = (value_at(v, batch.step) for v in (self.alpha, self.beta, self.temperature))
-        return decoupled_kd(student, teacher, batch.labels, alpha, beta, temperature)
+        values = decoupled_kd(student, teacher, batch.labels, alpha, beta, temperature)
+        return mean_over_positions(values, batch.position_weight)
 
     def get_config(self):
         config = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}

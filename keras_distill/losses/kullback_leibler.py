@@ -3,7 +3,7 @@
 import keras
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32, relative_entropy
+from keras_distill.losses.ops import check_classes, float32, relative_entropy
 from keras_distill.masking import mean_over_positions
 from keras_distill.schedules import positive, value_at
 
@@ -48,11 +48,7 @@ class KullbackLeibler(DistillationLoss):
         self.temperature = positive(temperature, "temperature")
 
     def build(self, student_shape, teacher_shape):
-        if len(student_shape) < 2 or student_shape[-1] == 1:
-            raise ValueError(
-                "KullbackLeibler compares two classes or more; over a single one the softmax is always 1. "
-                f"Use a binary loss. Received: student shape {student_shape}, teacher shape {teacher_shape}."
-            )
+        check_classes("KullbackLeibler", student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         values = kullback_leibler(student, teacher, value_at(self.temperature, batch.step))

@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 from keras import ops
 
 from keras_distill.batch import UNLABELLED
+from keras_distill.losses.base import alike
+from keras_distill.masking import with_rank
 
 
 def squared_distances(features):
@@ -21,21 +24,23 @@ def squared_distances(features):
     return ops.sum(ops.square(difference), axis=-1)
 
 
-def one_hot_labels(labels, classes):
+def one_hot_labels(labels, logits):
     """Labels as rows of zeros with a single one, and all zeros where there is no label.
 
     Args:
-        labels: Class numbers of shape `[batch]` or `[batch, 1]`, or rows of shape `[batch, classes]`.
-        classes: Their number.
+        labels: Class numbers of shape `[batch, positions...]` or `[batch, positions..., 1]`, or rows of the shape of
+            the logits.
+        logits: Shape `[batch, positions..., classes]`; only their shape is looked at.
 
     Returns:
-        float32, shape `[batch, classes]`.
+        float32, of the shape of the logits.
     """
+    classes = logits.shape[-1]
     # Neither mark of a missing label, -1 and NaN, is 0 or more.
-    if len(labels.shape) == 2 and labels.shape[-1] == classes:
+    if len(labels.shape) == len(logits.shape) and labels.shape[-1] == classes:
         present = ops.all(labels >= 0, axis=-1, keepdims=True)
         return ops.where(present, ops.cast(labels, "float32"), 0.0)
-    labels = ops.reshape(labels, (-1,))
+    labels = ops.reshape(labels, ops.shape(logits)[:-1])
     return ops.one_hot(ops.where(labels >= 0, ops.cast(labels, "int32"), UNLABELLED), classes)
 
 
@@ -62,6 +67,124 @@ def unit(vectors):
     return ops.where(zero, 0.0, vectors * ops.rsqrt(ops.where(zero, 1.0, square)))
 
 
+def check_classes(loss, student_shape, teacher_shape):
+    """Refuses logits of a single class."""
+    if len(student_shape) < 2 or student_shape[-1] == 1:
+        raise ValueError(
+            f"{loss} compares two classes or more; over a single one the softmax is always 1. Use a SoftBinary. "
+            f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
+        )
+
+
+def check_positions(loss, student_shape, teacher_shape):
+    """Refuses activations without positions."""
+    if len(student_shape) < 3:
+        raise ValueError(
+            f"{loss} compares activations of rank 3 or more: it needs positions. "
+            f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
+        )
+
+
+def rows(features, position_weight=None):
+    """All positions of all examples as the rows of one matrix.
+
+    Args:
+        features: Shape `[batch, positions..., channels]`.
+        position_weight: As in a `Batch`.
+
+    Returns:
+        `(features, weight)` of shapes `[rows, channels]` and `[rows, 1]`; the weight is None if none was given.
+    """
+    shape = ops.shape(features)
+    if position_weight is not None:
+        weight = with_rank(ops.cast(position_weight, "float32"), len(shape) - 1)
+        position_weight = ops.reshape(ops.broadcast_to(weight, shape[:-1]), (-1, 1))
+    return ops.reshape(features, (-1, shape[-1])), position_weight
+
+
+def one_minus_cosine(student, teacher):
+    """1 less the cosine of the angle between two vectors: exactly 0 where they agree, 1 where either is zero.
+
+    Args:
+        student: float32, shape `[..., dim]`.
+        teacher: float32, shape `[..., dim]`.
+
+    Returns:
+        Shape `[...]`.
+    """
+    student, teacher = unit(student), unit(teacher)
+    # Half the squared distance of the ends is the same number, and keeps its digits where the angle is small.
+    distance = ops.sum(ops.square(student - teacher), axis=-1) / 2.0
+    zeros = sum(ops.cast(ops.all(vectors == 0, axis=-1), "float32") for vectors in (student, teacher))
+    return distance + zeros / 2.0
+
+
+def centred(features, axis, weight=None):
+    """The features less their mean along an axis, and 0 where their weight is 0.
+
+    Args:
+        features: float32.
+        axis: An integer.
+        weight: Of a shape that broadcasts; None counts all alike.
+    """
+    # Equal numbers must become exactly 0: what rounding leaves of them would be scaled up by those who divide by a
+    # standard deviation. Hence a shift that rounds nothing first.
+    features = features - ops.stop_gradient(ops.max(features, axis=axis, keepdims=True))
+    if weight is None:
+        return features - ops.mean(features, axis=axis, keepdims=True)
+    weight = ops.broadcast_to(weight, ops.shape(features))
+    total, count = (ops.sum(x, axis=axis, keepdims=True) for x in (weight * features, weight))
+    return ops.where(weight > 0, features - ops.divide_no_nan(total, count), 0.0)
+
+
+def equally_large(student, teacher):
+    """Features whose positions are averaged down, axis by axis, to the smaller of two sizes.
+
+    Args:
+        student: Shape `[batch, positions..., channels]`.
+        teacher: Of the same rank. Axes of unknown length are left alone.
+    """
+    for axis in range(1, len(student.shape) - 1):
+        lengths = student.shape[axis], teacher.shape[axis]
+        if None not in lengths:
+            student, teacher = (pool(features, axis, min(lengths)) for features in (student, teacher))
+    return student, teacher
+
+
+def unit_deviation(features, variance, epsilon):
+    """Centred features over their standard deviation plus epsilon; constant ones stay 0 and pass no gradient."""
+    # sqrt has no gradient at 0, and 1/epsilon would be an enormous one.
+    varies = variance > 0
+    scale = ops.sqrt(ops.where(varies, variance, 1.0)) + epsilon
+    return ops.where(varies, features / scale, 0.0)
+
+
+def can_be_equally_large(student_shape, teacher_shape):
+    """Whether positions can be averaged down to a common size: those of maps; sequences must be equally long."""
+    if len(student_shape) == len(teacher_shape) > 3:
+        return True
+    return alike(student_shape[1:-1], teacher_shape[1:-1])
+
+
+def pool(features, axis, bins):
+    """Adaptive average pooling of one axis: bin i averages positions floor(i*n/bins) to ceil((i+1)*n/bins)."""
+    length = features.shape[axis]
+    if length == bins:
+        return features
+    # A product with a constant matrix, since XLA has no adaptive pooling and bins may overlap.
+    matrix = np.zeros((length, bins), "float32")
+    for i in range(bins):
+        start, stop = i * length // bins, -(-(i + 1) * length // bins)
+        matrix[start:stop, i] = 1 / (stop - start)
+    return ops.moveaxis(ops.tensordot(features, matrix, axes=[[axis], [0]]), -1, axis)
+
+
+def maps_as_rows(features):
+    """The activations of each channel: `[batch, channels, positions]` of `[batch, positions..., channels]`."""
+    shape = ops.shape(features)
+    return ops.swapaxes(ops.reshape(features, (shape[0], -1, shape[-1])), 1, 2)
+
+
 def relative_entropy(student, teacher, temperature=1.0):
     """Kullback-Leibler divergence of two softened distributions, `KL(teacher || student)`.
 
@@ -76,6 +199,21 @@ def relative_entropy(student, teacher, temperature=1.0):
     Returns:
         Nats, shape `[...]`.
     """
+    student, teacher, ratio = softened(student, teacher, temperature)
+    return divergence(teacher, student, ratio)
+
+
+def softened(student, teacher, temperature=1.0):
+    """Two softened distributions and the log of their ratio.
+
+    Args:
+        student: Logits, float32, shape `[..., classes]`.
+        teacher: Logits, float32, shape `[..., classes]`.
+        temperature: Divides the logits.
+
+    Returns:
+        `(q, p, log p - log q)`, with `q` of the student and `p` of the teacher, each of shape `[..., classes]`.
+    """
     # Softmax does not see a shift; without it, logits of 1e4 over a low temperature would swamp their own differences.
     student, teacher = (x - ops.stop_gradient(ops.max(x, axis=-1, keepdims=True)) for x in (student, teacher))
     student_mass, teacher_mass = (
@@ -83,8 +221,17 @@ def relative_entropy(student, teacher, temperature=1.0):
     )
     q, p = ops.exp(student / temperature - student_mass), ops.exp(teacher / temperature - teacher_mass)
     # log p - log q from the logits themselves: what rounding is left is the same for every class.
-    ratio = (teacher - student) / temperature - (teacher_mass - student_mass)
+    return q, p, (teacher - student) / temperature - (teacher_mass - student_mass)
 
+
+def difference(q, p, ratio):
+    """`p - q`, of what `softened` returns, with all its digits where the two are nearly alike."""
+    near = ops.abs(ratio) < 0.5
+    return ops.where(near, q * ops.expm1(ops.where(near, ratio, 0.0)), p - q)
+
+
+def divergence(p, q, ratio):
+    """`KL(p || q)` in nats, from two distributions and `ratio = log p - log q`, over the last axis."""
     # sum p * ratio = sum (p * ratio + q - p), as p and q each sum to 1. Now no term is negative, and an error common
     # to all ratios enters squared. A term is p * (exp(-ratio) - 1 + ratio), which cancels near 0; its series does not.
     near = ops.abs(ratio) < 0.5

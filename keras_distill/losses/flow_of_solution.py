@@ -1,0 +1,83 @@
+"""Flow of the solution procedure (FSP): what happens between two layers."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses.base import DistillationLoss, alike
+from keras_distill.losses.ops import check_positions, equally_large, float32
+from keras_distill.masking import with_rank
+
+
+def flow_of_solution(student_first, student_second, teacher_first, teacher_second, position_weight=None):
+    """Squared difference of the products between the channels of one layer and those of another.
+
+    ```
+    loss = 1/(channels_1 * channels_2) * sum_cd (G_s[c, d] - G_t[c, d])^2
+    G[c, d] = 1/positions * sum_i f_1[i, c] * f_2[i, d]
+    ```
+
+    The two layers of a network may differ in size: the larger is averaged down to the smaller. This and the mean over
+    `c` and `d`, where the paper has a sum, follow RepDistiller; torchdistill takes the larger's maxima, and norms. The
+    networks may differ in size, not in channels.
+
+    Args:
+        student_first: Features, shape `[batch, positions..., channels_1]`.
+        student_second: Features of a later layer, `[batch, positions..., channels_2]`.
+        teacher_first: Features with `channels_1` channels.
+        teacher_second: Features with `channels_2` channels.
+        position_weight: As in a `Batch`; it counts in each network whose first layer has the student's positions.
+
+    Returns:
+        The fourth power of the features' unit, shape `[batch]`.
+
+    Reference:
+        Yim et al., CVPR 2017, "A Gift from Knowledge Distillation"
+    """
+    same = alike(student_first.shape[1:-1], teacher_first.shape[1:-1])
+    student = _flow(student_first, student_second, position_weight)
+    teacher = _flow(teacher_first, teacher_second, position_weight if same else None)
+    return ops.mean(ops.square(student - teacher), axis=(1, 2))
+
+
+def _flow(first, second, position_weight):
+    first, second = float32(first, second)
+    weight = ops.ones_like(first[..., :1])
+    if position_weight is not None:
+        weight = weight * with_rank(ops.cast(position_weight, "float32"), len(first.shape))
+    weight, _ = equally_large(weight, second)
+    first, second = equally_large(first, second)
+    first, second, weight = (_flat(features) for features in (first * weight, second, weight))
+    return ops.divide_no_nan(ops.matmul(ops.swapaxes(first, 1, 2), second), ops.sum(weight, axis=1, keepdims=True))
+
+
+def _flat(features):
+    shape = ops.shape(features)
+    return ops.reshape(features, (shape[0], -1, shape[-1]))
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class FlowOfSolution(DistillationLoss):
+    """`flow_of_solution` as a loss for a `Term`. Unlike numbers of channels need a head.
+
+    Compares pairs of activations, `(first, second)`. A single activation is paired with itself: then it is the layer's
+    own Gram matrix that the student imitates.
+    """
+
+    def comparable(self, student_shape, teacher_shape):
+        pairs = zip(_pair_of_shapes(student_shape), _pair_of_shapes(teacher_shape))
+        return all(alike(student[-1:], teacher[-1:]) for student, teacher in pairs)
+
+    def build(self, student_shape, teacher_shape):
+        for shapes in zip(_pair_of_shapes(student_shape), _pair_of_shapes(teacher_shape)):
+            check_positions("FlowOfSolution", *shapes)
+
+    def compare(self, student, teacher, batch):
+        return flow_of_solution(*_pair(student), *_pair(teacher), batch.position_weight)
+
+
+def _pair(activation):
+    return activation if isinstance(activation, (tuple, list)) else (activation, activation)
+
+
+def _pair_of_shapes(shape):
+    return shape if isinstance(shape[0], (tuple, list)) else (shape, shape)

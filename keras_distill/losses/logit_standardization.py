@@ -1,0 +1,68 @@
+"""Logit standardization: any loss of logits, freed from their mean and spread."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.ops import centred, check_classes, float32, relative_entropy, unit_deviation
+from keras_distill.masking import mean_over_positions
+
+_TEMPERATURE = 2.0
+
+
+def logit_standardization(logits):
+    """Logits with mean 0 and standard deviation 1 over the classes.
+
+    ```
+    z = (logits - mean(logits)) / (std(logits) + 1e-7)
+    ```
+
+    The student then need not reach the range of the teacher's logits, only their relations. `std` divides by
+    `classes - 1`, as the authors' code does. Equal logits stay 0.
+
+    Args:
+        logits: Shape `[batch, positions..., classes]`.
+
+    Returns:
+        Unitless, the same shape.
+
+    Reference:
+        Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
+    """
+    (logits,) = float32(logits)
+    logits = centred(logits, axis=-1)
+    return unit_deviation(logits, ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1), 1e-7)
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class LogitStandardization(DistillationLoss):
+    """Another loss, of standardized logits: `LogitStandardization(DecoupledKD())`.
+
+    Args:
+        loss: Any loss of logits. Defaults to the paper's, which is that of `KullbackLeibler(temperature=2.0)`.
+    """
+
+    logits = True
+
+    def __init__(self, loss=None, **kwargs):
+        super().__init__(**kwargs)
+        if loss is not None and not (isinstance(loss, DistillationLoss) and loss.logits):
+            raise ValueError(f"LogitStandardization takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
+        self.loss = loss
+        if loss is not None:
+            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+
+    def build(self, student_shape, teacher_shape):
+        check_classes("LogitStandardization", student_shape, teacher_shape)
+        if self.loss is not None:
+            self.loss.build(student_shape, teacher_shape)
+
+    def compare(self, student, teacher, batch):
+        student, teacher = logit_standardization(student), logit_standardization(teacher)
+        if self.loss is not None:
+            return self.loss.compare(student, teacher, batch)
+        values = _TEMPERATURE**2 * relative_entropy(student, teacher, _TEMPERATURE)
+        return mean_over_positions(values, batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "loss": self.loss}

@@ -1,0 +1,60 @@
+"""Reverse Kullback-Leibler divergence: the student avoids what the teacher finds improbable."""
+
+import keras
+
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.ops import check_classes, float32, relative_entropy
+from keras_distill.masking import mean_over_positions
+from keras_distill.schedules import positive, value_at
+
+
+def reverse_kl(student, teacher, temperature=1.0):
+    """Divergence of the teacher's softened class probabilities from the student's.
+
+    ```
+    loss = T^2 * sum_c p_s[c] * (log p_s[c] - log p_t[c])
+    p = softmax(logits / T)
+    ```
+
+    A small student covers some of the teacher's modes well rather than all of them badly. The papers take a temperature
+    of 1; published code for language models leaves `T^2` out at others.
+
+    Args:
+        student: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, the same shape.
+        temperature: Above 0.
+
+    Returns:
+        Nats, shape `[batch, positions...]`.
+
+    Reference:
+        Gu et al., ICLR 2024, https://arxiv.org/abs/2306.08543; Agarwal et al., ICLR 2024,
+        https://arxiv.org/abs/2306.13649
+    """
+    student, teacher = float32(student, teacher)
+    return temperature**2 * relative_entropy(teacher, student, temperature)
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class ReverseKL(DistillationLoss):
+    """`reverse_kl` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+
+    Args:
+        temperature: A number or a schedule, default 1.
+    """
+
+    logits = True
+
+    def __init__(self, temperature=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = positive(temperature, "temperature")
+
+    def build(self, student_shape, teacher_shape):
+        check_classes("ReverseKL", student_shape, teacher_shape)
+
+    def compare(self, student, teacher, batch):
+        values = reverse_kl(student, teacher, value_at(self.temperature, batch.step))
+        return mean_over_positions(values, batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}

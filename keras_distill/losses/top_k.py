@@ -1,0 +1,99 @@
+"""Distillation from the teacher's most probable classes, all others being one."""
+
+import keras
+from keras import ops
+
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.ops import check_classes, float32, relative_entropy
+from keras_distill.masking import mean_over_positions
+from keras_distill.schedules import positive, value_at
+
+
+def top_k(student, teacher, k=10, temperature=1.0, tail=True):
+    """Divergence over the teacher's `k` most probable classes and a bucket for the rest.
+
+    ```
+    loss = T^2 * sum_b p_t[b] * (log p_t[b] - log p_s[b]),  b = the k classes and the bucket
+    p[bucket] = sum of softmax(logits / T) over the other classes
+    ```
+
+    What a teacher says of the thousands of words that it all but excludes is mostly noise. Without the bucket both
+    distributions are scaled to sum 1 over the `k` classes, and nothing keeps the student from putting mass elsewhere.
+
+    Args:
+        student: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, the same shape.
+        k: How many classes; all of them if there are fewer.
+        temperature: Above 0.
+        tail: Whether there is a bucket.
+
+    Returns:
+        Nats, shape `[batch, positions...]`.
+
+    Reference:
+        No paper; trainers of language models have it with the bucket (Hugging Face's TRL) and without (NVIDIA's Model
+        Optimizer).
+    """
+    student, teacher = float32(student, teacher)
+    _, classes = ops.top_k(teacher, min(k, teacher.shape[-1]))
+    student, teacher = (selected(logits, classes, temperature, tail) for logits in (student, teacher))
+    return temperature**2 * relative_entropy(student, teacher, temperature)
+
+
+def selected(logits, classes, temperature=1.0, tail=True):
+    """The logits of some classes and, last, one for all the others together.
+
+    Args:
+        logits: float32, shape `[batch, positions..., all classes]`.
+        classes: Class numbers, shape `[batch, positions..., k]`, none of them twice.
+        temperature: At which the last logit has the probability of the others.
+        tail: Whether there is a last one.
+
+    Returns:
+        Shape `[batch, positions..., k + 1]`, or `k` without the last.
+    """
+    inside = ops.take_along_axis(logits, classes, axis=-1)
+    if not tail:
+        return inside
+    # Summed, and not 1 less the others' sum: that leaves no digit where the k classes are nearly all there is.
+    count, k = logits.shape[-1], classes.shape[-1]
+    columns = ops.cast(ops.reshape(classes, (-1,)), "int32")
+    row = ops.arange(ops.shape(columns)[0], dtype="int32") // k
+    flat = ops.reshape(logits, (-1, count))
+    taken = ops.scatter(ops.stack([row, columns], axis=-1), ops.ones_like(columns, dtype="float32"), ops.shape(flat))
+    outside = ops.reshape(ops.where(taken > 0, -1e30, flat), ops.shape(logits))
+    bucket = temperature * ops.logsumexp(outside / temperature, axis=-1, keepdims=True)
+    return ops.concatenate([inside, bucket], axis=-1)
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class TopK(DistillationLoss):
+    """`top_k` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+
+    Args:
+        k: How many classes, default 10.
+        temperature: A number or a schedule, default 1.
+        tail: Whether the other classes count as one, default True.
+    """
+
+    logits = True
+
+    def __init__(self, k=10, temperature=1.0, tail=True, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"`k` must be an integer, 1 or more. Received: {k!r}")
+        if k == 1 and not tail:
+            raise ValueError("`k` is 1 and there is no `tail`: a single class has probability 1 in both networks.")
+        self.k = k
+        self.temperature = positive(temperature, "temperature")
+        self.tail = tail
+
+    def build(self, student_shape, teacher_shape):
+        check_classes("TopK", student_shape, teacher_shape)
+
+    def compare(self, student, teacher, batch):
+        values = top_k(student, teacher, self.k, value_at(self.temperature, batch.step), self.tail)
+        return mean_over_positions(values, batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k, "temperature": self.temperature, "tail": self.tail}

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from helpers import central_differences, features, softmax, value_and_gradient
+
+from keras_distill.batch import Batch
+from keras_distill.losses import Dist
+from keras_distill.losses.dist import dist
+
+
+def reference(student, teacher, beta, gamma, temperature):
+    """One less the correlations of rows and of columns, by NumPy's own function, times T^2."""
+    s, t = softmax(student, temperature), softmax(teacher, temperature)
+    inter = np.mean([1 - np.corrcoef(s[i], t[i])[0, 1] for i in range(len(s))])
+    intra = np.mean([1 - np.corrcoef(s[:, c], t[:, c])[0, 1] for c in range(s.shape[1])])
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+@pytest.mark.parametrize(("beta", "gamma"), [(1.0, 1.0), (2.0, 0.0), (0.0, 0.5)])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_matches_the_paper(temperature, beta, gamma):
+    student, teacher = features(5, 4), features(5, 4, seed=1)
+    settings = beta, gamma, temperature
+    value, gradient = value_and_gradient(lambda s: dist(s, teacher, *settings), student)
+    np.testing.assert_allclose(value, reference(student, teacher, *settings), rtol=1e-5)
+    slope = central_differences(lambda s: reference(s, teacher, *settings), student)
+    np.testing.assert_allclose(gradient, slope, atol=2e-6 * temperature**2)
+
+
+def test_known_value():
+    # Two examples, whose classes the student ranks as the teacher does in the first and the other way in the second.
+    student, teacher = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[3.0, 0.0], [0.0, 2.0]])
+    np.testing.assert_allclose(dist(student, teacher, beta=1.0, gamma=0.0), [0.0, 2.0], atol=1e-6)
+    # To the student the two examples are alike: its classes correlate with nothing.
+    np.testing.assert_allclose(dist(student, teacher, beta=0.0, gamma=1.0), [1.0, 1.0], atol=1e-6)
+
+
+def test_ignores_how_confident_the_teacher_is():
+    # Probabilities that are a mixture of the student's with the uniform ones.
+    student = features(4, 5)
+    teacher = np.log(0.3 * softmax(student) + 0.7 / 5)
+    np.testing.assert_allclose(dist(student, teacher), np.zeros(4), atol=1e-6)
+
+
+def test_positions_are_examples():
+    student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
+    weight = np.array([[1, 1, 0], [1, 0, 0]], "float32")
+    kept = [x[weight > 0] for x in (student, teacher)]
+    each = np.asarray(dist(*kept))
+    loss = Dist().compare(student, teacher, Batch(None, position_weight=weight))
+    np.testing.assert_allclose(loss, [each[:2].mean(), each[2]], rtol=1e-5)
+
+
+def test_a_batch_of_one_learns_from_its_classes_alone():
+    student, teacher = features(1, 5), features(1, 5, seed=1)
+    _, gradient = value_and_gradient(lambda s: dist(s, teacher, beta=0.0), student)
+    np.testing.assert_allclose(gradient, 0, atol=1e-7)
+    np.testing.assert_allclose(dist(student, teacher), dist(student, teacher, gamma=0.0) + 1.0, rtol=1e-5)
+
+
+def test_refuses_settings_that_mean_nothing():
+    with pytest.raises(ValueError, match="both 0"):
+        Dist(0, 0)

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from helpers import central_differences, features, softmax, value_and_gradient
+
+from keras_distill.losses.total_variation import total_variation
+
+
+def reference(student, teacher, temperature):
+    """Half the L1 distance, as the paper has it, times T."""
+    return temperature * np.abs(softmax(teacher, temperature) - softmax(student, temperature)).sum(axis=-1) / 2
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6)])
+def test_matches_the_paper(shape, temperature):
+    student, teacher = features(*shape, scale=2), features(*shape, seed=1, scale=2)
+    value, gradient = value_and_gradient(lambda s: total_variation(s, teacher, temperature), student)
+    np.testing.assert_allclose(value, reference(student, teacher, temperature).mean(), rtol=1e-5)
+    slope = central_differences(lambda s: reference(s, teacher, temperature).mean(), student)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+
+
+def test_known_value():
+    # 1/2 to the first class, 1/4 to the others, against 1/3 to each.
+    student = np.log(np.array([[2.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(total_variation(student, np.zeros((1, 3))), [1 / 6], rtol=1e-6)
+
+
+def test_is_1_for_networks_that_agree_on_nothing():
+    student = np.array([[50.0, 0.0, 0.0]])
+    np.testing.assert_allclose(total_variation(student, student[:, ::-1]), [1.0], rtol=1e-6)
+
+
+def test_the_gradient_hardly_depends_on_a_high_temperature():
+    student, teacher = features(4, 6), features(4, 6, seed=1)
+    low, high = (
+        value_and_gradient(lambda s, t=temperature: total_variation(s, teacher, t), student)[1]
+        for temperature in (100.0, 1000.0)
+    )
+    np.testing.assert_allclose(low, high, atol=0.02 * np.abs(high).max())
