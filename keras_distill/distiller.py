@@ -8,7 +8,7 @@ from keras_distill.batch import Batch, batch_size, split, unpack
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, trace
 from keras_distill.supervision import Supervision
-from keras_distill.taps import OUTPUT, Taps
+from keras_distill.taps import OUTPUT, Taps, names_of, pick
 from keras_distill.teachers import ModelTeacher, Teacher
 from keras_distill.validation import check_models, named, warn_of_wrong_link
 
@@ -55,8 +55,9 @@ class Distiller(keras.Model):
         self.supervised_weight = positive(supervised_weight, "supervised_weight", zero=True)
         self.student = student
         self.teacher = teacher
-        self._taps = Taps(student, dict.fromkeys([OUTPUT, *(term.student for term in terms)]))
-        teacher.connect(list(dict.fromkeys(term.teacher for term in terms)))
+        tapped = [name for term in terms for name in names_of(term.student)]
+        self._taps = Taps(student, dict.fromkeys([OUTPUT, *tapped]))
+        teacher.connect(list(dict.fromkeys(name for term in terms for name in names_of(term.teacher))))
         inputs = input_specs(inputs, student, *teacher.models)
         self._traced = Traced(
             inputs,
@@ -65,8 +66,8 @@ class Distiller(keras.Model):
         )
         # Once more: a model that was not built had no weights to share before it was traced.
         check_models(student, teacher)
-        specs = [(self._traced.student[term.student], self._traced.teacher[term.teacher]) for term in terms]
-        self.terms = tuple(term.build(*pair) for term, pair in zip(terms, specs))
+        students, teachers = self._traced.student, self._traced.teacher
+        self.terms = tuple(term.build(pick(students, term.student), pick(teachers, term.teacher)) for term in terms)
         self.heads = [term.head for term in self.terms if term.head is not None]
         self.term_losses = [term.loss for term in self.terms]
         names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]
@@ -126,10 +127,12 @@ class Distiller(keras.Model):
         super().summary(*args, print_fn=print_fn, **kwargs)
         for term in self.terms:
             head = "no head" if term.head is None else type(term.head).__name__
+            student, teacher = (
+                ", ".join(f"'{name}' {specs[name].shape}" for name in names_of(taps))
+                for specs, taps in ((self._traced.student, term.student), (self._traced.teacher, term.teacher))
+            )
             (print_fn or print)(
-                f"Term '{term.name}' ({type(term.loss).__name__}): student '{term.student}' "
-                f"{self._traced.student[term.student].shape} -> {head} -> "
-                f"teacher '{term.teacher}' {self._traced.teacher[term.teacher].shape}"
+                f"Term '{term.name}' ({type(term.loss).__name__}): student {student} -> {head} -> teacher {teacher}"
             )
 
     def export(self, *args, **kwargs):
@@ -172,7 +175,7 @@ class Distiller(keras.Model):
         losses = {"supervised_loss": supervised}
         examples = ops.cast(batch_size(batch.inputs), "float32")
         for term in self.terms:
-            values = term.compare(student[term.student], teacher[term.teacher], batch, training)
+            values = term.compare(pick(student, term.student), pick(teacher, term.teacher), batch, training)
             losses[f"{term.name}_loss"] = mean = ops.sum(values) / examples
             total += value_at(term.weight, batch.step) * mean
         return {"loss": total + sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses), **losses}

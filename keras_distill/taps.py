@@ -128,6 +128,16 @@ class Taps:
         return entries[item]
 
 
+def names_of(tap):
+    """The taps of one side of a comparison, which may be one or a tuple of several."""
+    return (tap,) if isinstance(tap, str) else tap
+
+
+def pick(activations, tap):
+    """The entry of a tap among `{tap: activation}`, or the tuple of entries of a tuple of taps."""
+    return activations[tap] if isinstance(tap, str) else tuple(activations[name] for name in tap)
+
+
 def find_layer(model, name):
     """The layer at a path, or at an unambiguous ending of one.
 

@@ -10,7 +10,7 @@ from keras_distill.losses import DistillationLoss
 from keras_distill.masking import entry_of_tap, keras_masks, split_weights, weights_of_tap, without_padding
 from keras_distill.schedules import Schedule, positive
 from keras_distill.specs import Spec
-from keras_distill.taps import OUTPUT
+from keras_distill.taps import OUTPUT, names_of
 
 AUTO = "auto"
 
@@ -24,6 +24,7 @@ class Term:
     Term(KullbackLeibler(temperature=4.0))                                    # the logits
     Term(Hint(), "block_3", "block_6", head="auto", weight=0.1)               # two layers, through a trained head
     Term(KullbackLeibler(), "output[topic]", "output[topic]", name="topic")   # one of several outputs
+    Term(FlowOfSolution(), ("block_1", "block_2"), ("block_2", "block_4"))    # a loss of several layers at once
     ```
 
     A term is a description: several distillers may be made from the same terms, and each makes heads and losses of
@@ -31,8 +32,9 @@ class Term:
 
     Args:
         loss: A `DistillationLoss`.
-        student: Where the student is tapped, as `Taps` reads it. Defaults to its output.
-        teacher: Where the teacher is tapped. Defaults to its output.
+        student: Where the student is tapped, as `Taps` reads it; a tuple for a loss that takes several activations.
+            Defaults to its output.
+        teacher: Where the teacher is tapped, likewise.
         head: Maps the student's activation to the teacher's space: a `Head`, any Keras layer, or "auto" for a
             `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Default none.
         weight: What the loss is multiplied with: a positive number or a schedule. Defaults to 1.
@@ -43,8 +45,8 @@ class Term:
     """
 
     loss: DistillationLoss
-    student: str = OUTPUT
-    teacher: str = OUTPUT
+    student: str | tuple = OUTPUT
+    teacher: str | tuple = OUTPUT
     head: keras.layers.Layer | str | None = None
     weight: float | Schedule = 1.0
     name: str | None = None
@@ -57,6 +59,12 @@ class Term:
             )
         if not (self.head is None or self.head == AUTO or isinstance(self.head, keras.layers.Layer)):
             raise ValueError(f"A Term's `head` must be a keras layer, '{AUTO}' or None. Received: {self.head!r}")
+        for side in ("student", "teacher"):
+            # A saved tuple comes back as a list.
+            taps = getattr(self, side)
+            object.__setattr__(self, side, tuple(taps) if isinstance(taps, list) else taps)
+            if isinstance(taps, (tuple, list)) and not self.loss.takes_several:
+                raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
         if not (self.name is None or isinstance(self.name, str) and self.name):
             raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
         object.__setattr__(self, "weight", positive(self.weight, f"weight of {type(self.loss).__name__}"))
@@ -65,8 +73,8 @@ class Term:
         """The term with its head chosen and all weights created.
 
         Args:
-            student: `Spec` of the student's activation.
-            teacher: `Spec` of the teacher's.
+            student: `Spec` of the student's activation, or a tuple of several.
+            teacher: Likewise.
 
         Returns:
             A new `Term`.
@@ -74,19 +82,21 @@ class Term:
         Raises:
             ValueError: If the loss cannot compare the two; the error names term, taps and shapes.
         """
-        self._check_tensors(student, teacher)
         loss = _own(self.loss)
         self._check_activations(loss, student, teacher)
-        head = self._automatic_head(loss, student, teacher) if self.head == AUTO else _own(self.head)
-        shape = student.shape
+        student_shape = shape = _shape(student)
+        teacher_shape = _shape(teacher)
+        head = self._automatic_head(loss, student_shape, teacher_shape) if self.head == AUTO else _own(self.head)
         if head is not None:
+            if isinstance(self.student, tuple):
+                raise ValueError(f"A head maps one activation. Term '{self.name}' taps several: {self.student}.")
             if not head.built:
-                head.build(*((student.shape, teacher.shape) if isinstance(head, Head) else (student.shape,)))
-            shape = tuple(head.compute_output_spec(keras.KerasTensor(student.shape, "float32")).shape)
-        if not loss.comparable(shape, teacher.shape):
-            raise ValueError(self._mismatch(loss, head, shape, student, teacher))
+                head.build(*((student_shape, teacher_shape) if isinstance(head, Head) else (student_shape,)))
+            shape = tuple(head.compute_output_spec(keras.KerasTensor(student_shape, "float32")).shape)
+        if not loss.comparable(shape, teacher_shape):
+            raise ValueError(self._mismatch(loss, head, shape, student_shape, teacher_shape))
         if not loss.built:
-            loss.build(shape, teacher.shape)
+            loss.build(shape, teacher_shape)
         return dataclasses.replace(self, loss=loss, head=head)
 
     def compare(self, student, teacher, batch, training=False):
@@ -101,17 +111,21 @@ class Term:
         Returns:
             float32, shape `[batch]`. A padded position, by either model's Keras mask, counts nowhere.
         """
-        labels = entry_of_tap(batch.labels, self.student)
+        first = names_of(self.student)[0]
+        labels = entry_of_tap(batch.labels, first)
         if self.loss.needs_labels and labels is None:
-            raise ValueError(f"Term '{self.name}' needs labels, but none came with the batch for '{self.student}'.")
-        student_mask, teacher_mask = keras_masks(student, teacher)
-        weights = weights_of_tap(batch.sample_weight, self.student)
-        of_position, of_example = split_weights(weights, student_mask, len(student.shape))
-        student, teacher = ops.cast(student, "float32"), ops.stop_gradient(ops.cast(teacher, "float32"))
+            raise ValueError(f"Term '{self.name}' needs labels, but none came with the batch for '{first}'.")
+        main = _first(student)
+        student_mask, teacher_mask = keras_masks(main, _first(teacher))
+        of_position, of_example = split_weights(
+            weights_of_tap(batch.sample_weight, first), student_mask, len(main.shape)
+        )
+        student = keras.tree.map_structure(lambda x: ops.cast(x, "float32"), student)
+        teacher = keras.tree.map_structure(lambda x: ops.stop_gradient(ops.cast(x, "float32")), teacher)
         student = student if self.head is None else ops.cast(self.head(student, training=training), "float32")
-        batch = batch._replace(labels=labels, position_weight=of_position)
-        student, teacher = without_padding(student, student_mask), without_padding(teacher, teacher_mask)
-        values = self.loss.compare(student, teacher, batch)
+        student = keras.tree.map_structure(lambda x: without_padding(x, student_mask), student)
+        teacher = keras.tree.map_structure(lambda x: without_padding(x, teacher_mask), teacher)
+        values = self.loss.compare(student, teacher, batch._replace(labels=labels, position_weight=of_position))
         return values if of_example is None else values * of_example
 
     def get_config(self):
@@ -121,47 +135,42 @@ class Term:
     def from_config(cls, config):
         return cls(**{key: keras.saving.deserialize_keras_object(value) for key, value in config.items()})
 
-    def _check_tensors(self, student, teacher):
-        for side, tap, spec in (("student", self.student, student), ("teacher", self.teacher, teacher)):
+    def _check_activations(self, loss, students, teachers):
+        tapped = [("student", *pair) for pair in zip(names_of(self.student), _each(students))]
+        tapped += [("teacher", *pair) for pair in zip(names_of(self.teacher), _each(teachers))]
+        for side, tap, spec in tapped:
             if not isinstance(spec, Spec):
                 keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
                 raise ValueError(
                     f"Term '{self.name}' taps {side} '{tap}', which is a structure with the entries {keys}. "
                     f"Choose one: '{tap}[{keys[0]}]'."
                 )
-
-    def _check_activations(self, loss, student, teacher):
-        sides = (("student", self.student, student), ("teacher", self.teacher, teacher))
-        if loss.rank is not None and (len(student.shape), len(teacher.shape)) != (loss.rank, loss.rank):
-            raise ValueError(
-                f"{type(loss).__name__} compares activations of rank {loss.rank}. "
-                f"Received: student '{self.student}' of shape {student.shape}, "
-                f"teacher '{self.teacher}' of shape {teacher.shape}."
-            )
-        for side, tap, spec in sides:
             if loss.logits and spec.probabilities:
                 raise ValueError(
                     f"Term '{self.name}' compares logits, but {side} '{tap}' ends in a {spec.source.lower()}. "
                     "Tap the layer before it, or give that layer no activation."
                 )
+        if loss.rank is not None and any(len(spec.shape) != loss.rank for _, _, spec in tapped):
+            received = ", ".join(f"{side} '{tap}' of shape {spec.shape}" for side, tap, spec in tapped)
+            raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")
 
     def _automatic_head(self, loss, student, teacher):
-        if loss.logits or loss.comparable(student.shape, teacher.shape):
+        if loss.logits or loss.comparable(student, teacher):
             return None
-        ranks = {len(student.shape), len(teacher.shape)}
+        ranks = {len(student), len(teacher)}
         head = Projection() if ranks in ({2}, {3}) else Convolution() if ranks == {4} else None
-        if head is None:
+        if head is None or isinstance(self.student, tuple):
             raise ValueError(
-                f"Term '{self.name}' finds no obvious head from student '{self.student}' of shape {student.shape} to "
-                f"teacher '{self.teacher}' of shape {teacher.shape}. Pass one as `head=`, or tap other layers."
+                f"Term '{self.name}' finds no obvious head from student '{self.student}' of shape {student} to "
+                f"teacher '{self.teacher}' of shape {teacher}. Pass one as `head=`, or tap other layers."
             )
         return head
 
     def _mismatch(self, loss, head, shape, student, teacher):
         if loss.logits:
             return (
-                f"Term '{self.name}' compares {shape[-1]} student classes with {teacher.shape[-1]} teacher classes: "
-                f"student '{self.student}' has shape {student.shape}, teacher '{self.teacher}' has {teacher.shape}. "
+                f"Term '{self.name}' compares {shape[-1]} student classes with {teacher[-1]} teacher classes: "
+                f"student '{self.student}' has shape {student}, teacher '{self.teacher}' has {teacher}. "
                 "Give both the same classes in the same order, say with a function as the teacher that picks classes."
             )
         through = "" if head is None else f", {shape} behind head '{head.name}',"
@@ -169,9 +178,21 @@ class Term:
             "Choose another head." if head is not None else f"Give it a head, such as head='{AUTO}', or tap others."
         )
         return (
-            f"Term '{self.name}' cannot compare student '{self.student}' of shape {student.shape}{through} with "
-            f"teacher '{self.teacher}' of shape {teacher.shape}. {advice}"
+            f"Term '{self.name}' cannot compare student '{self.student}' of shape {student}{through} with "
+            f"teacher '{self.teacher}' of shape {teacher}. {advice}"
         )
+
+
+def _each(specs):
+    return specs if type(specs) is tuple else (specs,)
+
+
+def _first(activations):
+    return activations[0] if isinstance(activations, tuple) else activations
+
+
+def _shape(specs):
+    return specs.shape if isinstance(specs, Spec) else tuple(spec.shape for spec in specs)
 
 
 def _own(layer):
@@ -180,4 +201,4 @@ def _own(layer):
 
 
 def _written(value):
-    return value if isinstance(value, (str, float, type(None))) else keras.saving.serialize_keras_object(value)
+    return value if isinstance(value, (str, float, tuple, type(None))) else keras.saving.serialize_keras_object(value)

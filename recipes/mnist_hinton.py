@@ -3,7 +3,7 @@
 The teacher has dropout, weights of bounded norm and pictures shifted by up to 2 pixels; the students have none.
 
 Run:    python -m recipes.mnist_hinton --originals=FOLDER
-Expect: errors on the 10,000 test digits; accuracy as mean and sample standard deviation over 3 seeds, the teacher's of one:
+Expect: errors on the 10,000 test digits; accuracy, mean and sample standard deviation over 3 seeds (teacher: one):
 
             teacher                91    99.09 %                 in the paper  67
             800 units alone       144    98.56 +- 0.04 %                      146

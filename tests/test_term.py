@@ -45,10 +45,10 @@ def test_the_automatic_head_is_the_obvious_one(loss, student, teacher, head):
     "term, student, teacher, message",
     [
         (
-            Term(DecoupledKD(), name="t"),
+            Term(RelationalKD(), name="t"),
             (4, 3),
             (4, 3),
-            r"DecoupledKD compares activations of rank 2. Received: student 'output' of shape \(None, 4, 3\)",
+            r"RelationalKD compares activations of rank 2. Received: student 'output' of shape \(None, 4, 3\)",
         ),
         (Term(Hint(), "a", "b", head="auto", name="t"), (4, 3), (3,), "finds no obvious head from student 'a'"),
         (
@@ -141,3 +141,44 @@ def test_the_teacher_gets_no_gradient():
         loss = term.compare(student, teacher, Batch(None))
     gradients = tape.gradient(loss, [student, teacher])
     assert gradients[1] is None and np.abs(gradients[0]).max() > 0
+
+
+def maps(name):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, padding="same", name="early"),
+            keras.layers.Conv2D(6, 3, strides=2, padding="same", name="late"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ],
+        name=name,
+    )
+
+
+def test_a_loss_of_several_activations(tmp_path):
+    from helpers import compiled, data, fitted
+
+    from keras_distill import load_distiller
+    from keras_distill.losses import FlowOfSolution
+    from keras_distill.losses.flow_of_solution import flow_of_solution
+    from keras_distill.taps import Taps
+
+    student, teacher, x = maps("student"), maps("teacher"), features(24, 8, 8, 1)
+    pair = ("early", "late")
+    distiller = compiled(Distiller(student, teacher, [Term(FlowOfSolution(), pair, pair)]), keras.optimizers.SGD(0.0))
+    logged = fitted(distiller, x, data()[1])["flow_of_solution_loss"]
+    tapped = [Taps(model, pair)(x, training=False) for model in (student, teacher)]
+    reference = flow_of_solution(*(activations[name] for activations in tapped for name in pair))
+    np.testing.assert_allclose(logged, [np.mean(reference)], rtol=1e-5)
+    distiller.save(tmp_path / "d.keras")
+    assert load_distiller(tmp_path / "d.keras", teacher).terms[0].student == pair
+    with pytest.raises(ValueError, match="A head maps one activation"):
+        Distiller(student, teacher, [Term(FlowOfSolution(), pair, pair, head=Projection())])
+    with pytest.raises(ValueError, match=r"cannot compare student '\('late', 'early'\)'"):
+        Distiller(student, teacher, [Term(FlowOfSolution(), ("late", "early"), pair)])
+
+
+def test_several_taps_for_a_loss_of_one():
+    with pytest.raises(ValueError, match=r"Hint compares one activation. Received: student=\('a', 'b'\)"):
+        Term(Hint(), ("a", "b"), "a")

@@ -13,11 +13,13 @@ class DistillationLoss(keras.layers.Layer):
         rank: The rank that both activations must have, the batch axis included; None for any.
         logits: Whether the activations must be logits; the output of a softmax is then refused.
         needs_labels: Whether `compare` reads `batch.labels`.
+        takes_several: Whether a side may be a tuple of activations; shapes are then tuples of shapes too.
     """
 
     rank = None
     logits = False
     needs_labels = False
+    takes_several = False
 
     def __init__(self, **kwargs):
         # float32 whatever the global policy: softened probabilities and distances lose their meaning in half precision.

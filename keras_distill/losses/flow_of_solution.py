@@ -63,6 +63,8 @@ class FlowOfSolution(DistillationLoss):
     own Gram matrix that the student imitates.
     """
 
+    takes_several = True
+
     def comparable(self, student_shape, teacher_shape):
         pairs = zip(_pair_of_shapes(student_shape), _pair_of_shapes(teacher_shape))
         return all(alike(student[-1:], teacher[-1:]) for student, teacher in pairs)
