@@ -32,7 +32,8 @@ class Distiller(keras.Model):
     step, the teacher in inference mode and outside the gradient tape. Terms are means over the examples of a batch, of
     each example's loss times its sample weight, in float32. Labels may be missing, altogether or from some examples
     (`keras_distill.batch.labelled`), and so may the loss: the terms then teach alone. The logs hold `loss`,
-    `supervised_loss`, `<name>_loss` of each term before its weight, and the metrics given to `compile`.
+    `supervised_loss`, `<name>_loss` of each term before its weight, and the metrics given to `compile`. A callback that
+    monitors one of these losses, other than `loss`, wants `mode="min"`.
 
     Args:
         student: A `keras.Model`, of which the trained weights remain; compiled or not.
