@@ -23,7 +23,7 @@ setup(
         "tensorflow-datasets",
         "importlib_resources",  # TensorFlow Datasets imports it and does not say so.
     ],
-    extras_require={"recipes": RECIPES, "test": [*RECIPES, "pytest", "ruff"]},
+    extras_require={"recipes": RECIPES, "test": [*RECIPES, "pytest", "pytest-xdist", "ruff"]},
     classifiers=[
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
