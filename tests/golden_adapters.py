@@ -14,13 +14,16 @@ from keras import ops
 
 from keras_distill.batch import Batch
 from keras_distill.heads.ops import resize
-from keras_distill.losses import Dist, KullbackLeibler, LogitStandardization, RelationalKD
+from keras_distill.losses import AttentionRelation, Dist, KullbackLeibler, LogitStandardization, RelationalKD
+from keras_distill.losses.attention_relation import attention_relation
+from keras_distill.losses.attention_scores import attention_scores
 from keras_distill.losses.attention_transfer import attention_transfer
 from keras_distill.losses.channel_wise import channel_wise
 from keras_distill.losses.correlation_congruence import correlation_congruence
 from keras_distill.losses.cosine import cosine
 from keras_distill.losses.decoupled_kd import decoupled_kd
 from keras_distill.losses.flow_of_solution import flow_of_solution
+from keras_distill.losses.hidden_state import hidden_state
 from keras_distill.losses.hint import hint
 from keras_distill.losses.inter_channel import inter_channel
 from keras_distill.losses.jensen_shannon import jensen_shannon
@@ -29,6 +32,7 @@ from keras_distill.losses.logit_mse import logit_mse
 from keras_distill.losses.multi_level import batch_level, class_level
 from keras_distill.losses.neuron_selectivity import neuron_selectivity
 from keras_distill.losses.ops import maps_as_rows, pool
+from keras_distill.losses.patient import patient
 from keras_distill.losses.pearson import pearson
 from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
 from keras_distill.losses.reverse_kl import reverse_kl
@@ -449,3 +453,67 @@ def _(inputs, settings):
 def _(inputs, settings):
     values = cosine(inputs["student"], inputs["teacher"])
     return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)
+
+
+# --- Transformers
+
+
+@adapter("tb_hidden_mse")
+def _(inputs, settings):
+    values = hidden_state(inputs["student"], inputs["teacher"])
+    return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)
+
+
+@adapter("tb_attention_mse")
+def _(inputs, settings):
+    return _scores(inputs["student"], inputs["teacher"], inputs.get("mask"))
+
+
+@adapter("tb_attention_mse_sum")
+def _(inputs, settings):
+    student, teacher = (ops.sum(inputs[side], axis=1, keepdims=True) for side in ("student", "teacher"))
+    return _scores(student, teacher, inputs.get("mask"))
+
+
+def _scores(student, teacher, mask):
+    if mask is None:
+        # The reference takes negative scores for padded ones.
+        return ops.mean(attention_scores(*(ops.where(x <= -1e-3, 0.0, x) for x in (student, teacher))))
+    pairs = ops.square(ops.sum(ops.cast(mask, "float32"), axis=1))
+    return ops.sum(attention_scores(student, teacher, mask) * pairs) / ops.sum(pairs)
+
+
+@adapter("tinybert")
+def _(inputs, settings):
+    layers, teacher_layers = (
+        sum(name.startswith(f"{side}_att_") for name in inputs) for side in ("student", "teacher")
+    )
+    every = teacher_layers // layers
+    total = 0.0
+    for i in range(layers):
+        scores = inputs[f"student_att_{i}"], inputs[f"teacher_att_{(i + 1) * every - 1}"]
+        total += ops.mean(attention_scores(*(ops.where(x <= -100.0, 0.0, x) for x in scores)))
+    for i in range(layers + 1):
+        total += ops.mean(hidden_state(inputs[f"student_rep_{i}"], inputs[f"teacher_rep_{i * every}"]))
+    return total
+
+
+@adapter("minilm_attention")
+def _(inputs, settings):
+    return ops.mean(attention_relation(inputs["student"], inputs["teacher"], inputs["mask"]))
+
+
+@adapter("minilm")
+def _(inputs, settings):
+    batch = Batch(None, position_weight=inputs["mask"])
+    total = 0.0
+    for parts in (("query", "key"), ("value", "value")):
+        # The reference has heads before tokens.
+        sides = (tuple(ops.swapaxes(inputs[f"{side}_{x}"], 1, 2) for x in parts) for side in ("student", "teacher"))
+        total += ops.mean(AttentionRelation().compare(*sides, batch))
+    return total
+
+
+@adapter("tb_pkd")
+def _(inputs, settings):
+    return ops.mean(patient(inputs["student"], inputs["teacher"]))

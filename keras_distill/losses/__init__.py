@@ -1,5 +1,7 @@
 """Losses that compare a student's activation with a teacher's."""
 
+from keras_distill.losses.attention_relation import AttentionRelation
+from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.channel_wise import ChannelWise
@@ -8,6 +10,7 @@ from keras_distill.losses.cosine import Cosine
 from keras_distill.losses.decoupled_kd import DecoupledKD
 from keras_distill.losses.dist import Dist
 from keras_distill.losses.flow_of_solution import FlowOfSolution
+from keras_distill.losses.hidden_state import HiddenState
 from keras_distill.losses.hint import Hint
 from keras_distill.losses.inter_channel import InterChannel
 from keras_distill.losses.jensen_shannon import JensenShannon
@@ -16,6 +19,7 @@ from keras_distill.losses.logit_mse import LogitMSE
 from keras_distill.losses.logit_standardization import LogitStandardization
 from keras_distill.losses.multi_level import MultiLevel
 from keras_distill.losses.neuron_selectivity import NeuronSelectivity
+from keras_distill.losses.patient import Patient
 from keras_distill.losses.pearson import Pearson
 from keras_distill.losses.probabilistic_transfer import ProbabilisticTransfer
 from keras_distill.losses.relational_kd import RelationalKD
