@@ -21,6 +21,7 @@ from keras_distill.losses.attention_relation import attention_relation
 from keras_distill.losses.attention_scores import attention_scores
 from keras_distill.losses.attention_transfer import attention_transfer
 from keras_distill.losses.channel_wise import channel_wise
+from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
 from keras_distill.losses.correlation_congruence import correlation_congruence
 from keras_distill.losses.cosine import cosine
 from keras_distill.losses.decoupled_kd import decoupled_kd
@@ -37,7 +38,7 @@ from keras_distill.losses.margin_relu import margin_relu, negative_mean
 from keras_distill.losses.masked_generative import masked_generative
 from keras_distill.losses.multi_level import batch_level, class_level
 from keras_distill.losses.neuron_selectivity import neuron_selectivity
-from keras_distill.losses.ops import maps_as_rows, pool
+from keras_distill.losses.ops import maps_as_rows, pool, unit
 from keras_distill.losses.patient import patient
 from keras_distill.losses.pearson import pearson
 from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
@@ -549,6 +550,22 @@ def _convolved(maps, inputs, name):
 
 def _masked_generative(student, teacher, alpha):
     return alpha * ops.sum(masked_generative(student, teacher)) / student.shape[0]
+
+
+@adapter("crd")
+def _(inputs, settings):
+    total, (examples, _) = 0.0, inputs["memory_student"].shape
+    for anchor, other in (("student", "teacher"), ("teacher", "student")):
+        embedding = unit(ops.matmul(inputs[anchor], inputs[f"dense_{anchor}"]) + inputs[f"bias_{anchor}"])
+        # Contrasted with what a memory of all examples holds of the other network.
+        contrasts = ops.take(inputs[f"memory_{other}"], inputs["contrast_index"], axis=0)
+        scores = ops.einsum("bd,bkd->bk", embedding, contrasts) / settings["temperature"]
+        # The code's prior in the denominators is larger than K/N by 1e-7.
+        noise = scores.shape[1] - 1
+        prior = noise + 1e-7 * examples
+        values = contrastive_representation(scores, log_mean_exp(scores), prior)
+        total += ops.mean(values) + noise * math.log(prior / noise)
+    return total
 
 
 # --- Transformers

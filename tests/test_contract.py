@@ -26,8 +26,8 @@ FIXED = {
     ("MarginReLU", "gamma"),
     ("VariationalInformation", "variance"),
 }
-# A hinge loss asks for more than the teacher's own values; the other predicts the teacher by weights of its own.
-NOT_ZERO_AT_THE_TEACHER = {"ActivationBoundary", "VariationalInformation"}
+# A hinge loss asks for more than the teacher's own values; the others see the teacher through weights of their own.
+NOT_ZERO_AT_THE_TEACHER = {"ActivationBoundary", "ContrastiveRepresentation", "VariationalInformation"}
 # Its grid lies on the map as it is padded.
 GRID = {"HierarchicalContext"}
 
