@@ -89,3 +89,21 @@ def test_tapped_sub_layers_of_an_attention():
     distiller = compiled(Distiller(student, teacher, terms), keras.optimizers.Adam(0.01))
     history = distiller.fit(x, y, epochs=15, verbose=0).history
     assert all(history[f"{term.name}_loss"][-1] < history[f"{term.name}_loss"][0] for term in terms)
+
+
+def test_tokens_that_a_model_masks_might_as_well_not_be_there():
+    def masked(heads, name):
+        inputs = keras.Input((None, 3))
+        tokens = keras.layers.Masking()(inputs)
+        attended = keras.layers.MultiHeadAttention(heads, 6, name="attention")(tokens, tokens)
+        return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(attended)), name=name)
+
+    x, y = features(8, 4, 3), np.arange(8) % 3
+    x[:, 3] = 0
+    query_key = ("attention/query", "attention/key")
+    term = Term(AttentionRelation(heads=3), query_key, query_key, name="relation")
+    distiller = compiled(Distiller(masked(1, "student"), masked(2, "teacher"), [term]))
+    # Without a bias the layers would make nothing of padding.
+    distiller.student.set_weights([weight + 0.1 for weight in distiller.student.get_weights()])
+    padded, short = (distiller.evaluate(z, y, verbose=0, return_dict=True) for z in (x, x[:, :3]))
+    np.testing.assert_allclose(padded["relation_loss"], short["relation_loss"], rtol=1e-5)
