@@ -40,6 +40,7 @@ class Taps:
         self.model = model
         self._taps = {name: _parse(name) for name in names}
         self._layers = None
+        self._attentions = []
 
     def __call__(self, inputs, training):
         """Runs the model.
@@ -57,7 +58,7 @@ class Taps:
         """
         if self._layers is None:
             self._layers = self._find(inputs)
-        with _recording(self._layers.values()) as calls:
+        with _recording(self._layers.values(), self._attentions) as calls:
             outputs = self.model(inputs, training=training)
         self._check_namesake(outputs, calls)
         missing = [path for path, layer in self._layers.items() if path != OUTPUT and not calls[id(layer)]]
@@ -78,6 +79,12 @@ class Taps:
         if not self.model.built:
             self.model(inputs)
         layers = {path: find_layer(self.model, path) for path in paths - {OUTPUT}}
+        tapped = {id(layer) for layer in layers.values()}
+        self._attentions = [
+            layer
+            for _, layer in _walk(self.model)
+            if isinstance(layer, keras.layers.MultiHeadAttention) and tapped & {id(x) for _, x in _walk(layer)}
+        ]
         namesakes = {path: layer for path, layer in _walk(self.model) if path == OUTPUT and path in paths}
         return layers | namesakes
 
@@ -184,12 +191,13 @@ def _walk(layer, prefix=""):
 
 
 class _Pass(threading.local):
-    """What the tapped layers returned, `{id(layer): [of each call]}`, in this thread's pass.
+    """What the tapped layers returned, `{id(layer): [of each call]}`, in this thread's pass, and masks for them.
 
     Of each thread, since `MirroredStrategy` runs its replicas in threads and changes between them in mid-pass.
     """
 
     calls = {}
+    masks = {}
 
 
 _pass = _Pass()
@@ -198,9 +206,10 @@ _watchers = {}
 
 
 @contextlib.contextmanager
-def _recording(layers):
-    layers = {id(layer): layer for layer in layers}.values()
-    outer, _pass.calls = _pass.calls, {id(layer): [] for layer in layers}
+def _recording(tapped, attentions):
+    layers = {id(layer): layer for layer in (*tapped, *attentions)}.values()
+    outer = _pass.calls, _pass.masks
+    _pass.calls, _pass.masks = {id(layer): [] for layer in tapped}, {}
     with _lock:
         for layer in layers:
             _watch(layer)
@@ -210,7 +219,7 @@ def _recording(layers):
         with _lock:
             for layer in layers:
                 _unwatch(layer)
-        _pass.calls = outer
+        _pass.calls, _pass.masks = outer
 
 
 def _watch(layer):
@@ -222,9 +231,11 @@ def _watch(layer):
 
     @functools.wraps(call)
     def noted(*args, **kwargs):
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            _pass.masks.update(_masks_of_parts(layer, kwargs))
         outputs = call(*args, **kwargs)
         if id(layer) in _pass.calls:
-            _pass.calls[id(layer)].append(outputs)
+            _pass.calls[id(layer)].append(_with_mask(outputs, _pass.masks.get(id(layer))))
         return outputs
 
     # Past the layer's own `__setattr__`, which would track it.
@@ -236,3 +247,19 @@ def _unwatch(layer):
     if not _watchers[id(layer)]:
         del _watchers[id(layer)]
         object.__delattr__(layer, "call")
+
+
+def _masks_of_parts(attention, arguments):
+    """Masks for the sub-layers of an attention, which takes them off its inputs before it calls these."""
+    query, key, value = (arguments.get(f"{name}_mask") for name in ("query", "key", "value"))
+    masks = {"query": query, "key": value if key is None else key, "value": value}
+    return {id(part): masks[part.name] for _, part in _walk(attention) if part.name in masks}
+
+
+def _with_mask(outputs, mask):
+    """The outputs; a copy if they get a mask, which the model itself must not see."""
+    if mask is None:
+        return outputs
+    outputs = tf.identity(outputs)
+    outputs._keras_mask = mask
+    return outputs

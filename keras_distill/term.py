@@ -106,7 +106,7 @@ class Term:
             student: The student's activation, shape `[batch, ...]`, any float type.
             teacher: The teacher's.
             batch: The `Batch`.
-            training: Whether the head runs as in training.
+            training: Whether the head runs, and the loss moves its state, as in training.
 
         Returns:
             float32, shape `[batch]`. A padded position, by either model's Keras mask, counts nowhere.
@@ -125,7 +125,10 @@ class Term:
         student = student if self.head is None else ops.cast(self.head(student, training=training), "float32")
         student = keras.tree.map_structure(lambda x: without_padding(x, student_mask), student)
         teacher = keras.tree.map_structure(lambda x: without_padding(x, teacher_mask), teacher)
-        values = self.loss.compare(student, teacher, batch._replace(labels=labels, position_weight=of_position))
+        batch = batch._replace(labels=labels, position_weight=of_position)
+        values = self.loss.compare(student, teacher, batch)
+        if training:
+            self.loss.remember(student, teacher, batch)
         return values if of_example is None else values * of_example
 
     def get_config(self):

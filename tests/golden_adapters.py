@@ -13,22 +13,33 @@ import keras
 from keras import ops
 
 from keras_distill.batch import Batch
+from keras_distill.heads.masking import kept
 from keras_distill.heads.ops import resize
-from keras_distill.losses import Dist, KullbackLeibler, LogitStandardization, RelationalKD
+from keras_distill.losses import AttentionRelation, Dist, KullbackLeibler, LogitStandardization, RelationalKD
+from keras_distill.losses.activation_boundary import activation_boundary
+from keras_distill.losses.attention_relation import attention_relation
+from keras_distill.losses.attention_scores import attention_scores
 from keras_distill.losses.attention_transfer import attention_transfer
 from keras_distill.losses.channel_wise import channel_wise
+from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
 from keras_distill.losses.correlation_congruence import correlation_congruence
 from keras_distill.losses.cosine import cosine
 from keras_distill.losses.decoupled_kd import decoupled_kd
+from keras_distill.losses.factor_transfer import factor_transfer
 from keras_distill.losses.flow_of_solution import flow_of_solution
+from keras_distill.losses.hidden_state import hidden_state
+from keras_distill.losses.hierarchical_context import hierarchical_context
 from keras_distill.losses.hint import hint
 from keras_distill.losses.inter_channel import inter_channel
 from keras_distill.losses.jensen_shannon import jensen_shannon
 from keras_distill.losses.kullback_leibler import kullback_leibler
 from keras_distill.losses.logit_mse import logit_mse
+from keras_distill.losses.margin_relu import margin_relu, negative_mean
+from keras_distill.losses.masked_generative import masked_generative
 from keras_distill.losses.multi_level import batch_level, class_level
 from keras_distill.losses.neuron_selectivity import neuron_selectivity
-from keras_distill.losses.ops import maps_as_rows, pool
+from keras_distill.losses.ops import maps_as_rows, pool, unit
+from keras_distill.losses.patient import patient
 from keras_distill.losses.pearson import pearson
 from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
 from keras_distill.losses.reverse_kl import reverse_kl
@@ -36,6 +47,7 @@ from keras_distill.losses.similarity_preserving import similarity_preserving
 from keras_distill.losses.soft_binary import soft_binary
 from keras_distill.losses.top_k import selected, top_k
 from keras_distill.losses.total_variation import total_variation
+from keras_distill.losses.variational_information import regress, variational_information
 
 IGNORED = -100
 
@@ -449,3 +461,172 @@ def _(inputs, settings):
 def _(inputs, settings):
     values = cosine(inputs["student"], inputs["teacher"])
     return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)
+
+
+@adapter("ab")
+def _(inputs, settings):
+    layers = _layers(inputs)
+    # The sum over all entries, times what the code has for each layer.
+    return sum(
+        2.0 ** (i - len(layers) + 1)
+        * 3e-3
+        * _entries(student)
+        * ops.mean(activation_boundary(student, teacher, margin))
+        for margin in [settings["margin"]]
+        for i, (student, teacher) in enumerate(layers)
+    )
+
+
+@adapter("ofd")
+def _(inputs, settings):
+    layers, total = _layers(inputs), 0.0
+    for i, (student, teacher) in enumerate(layers):
+        for axis in (1, 2):
+            teacher = pool(teacher, axis, student.shape[axis])
+        margin = negative_mean(inputs[f"bn_gamma_{i}"], inputs[f"bn_beta_{i}"])
+        # The sum over all entries.
+        values = _entries(student) * ops.mean(margin_relu(student, teacher, margin))
+        total += 2.0 ** (i - len(layers) + 1) * values
+    return total
+
+
+def _layers(inputs):
+    count = sum(name.startswith("student_") for name in inputs)
+    return [(inputs[f"student_{i}"], inputs[f"teacher_{i}"]) for i in range(count)]
+
+
+def _entries(features):
+    """How many numbers an example has."""
+    return math.prod(features.shape[1:])
+
+
+@adapter("ft")
+def _(inputs, settings):
+    return _factors(inputs, settings["p"], 2)
+
+
+@adapter("kta")
+def _(inputs, settings):
+    # Factor transfer with another norm for the scale.
+    return _factors(inputs, settings["p"], settings["q"])
+
+
+def _factors(inputs, p, q):
+    loss = ops.mean(factor_transfer(inputs["student"], inputs["teacher"], p, q))
+    # At p = 1 a mean in place of the sum.
+    return loss / _entries(inputs["student"]) if p == 1 else loss
+
+
+@adapter("vid")
+def _(inputs, settings):
+    student, teacher = pooled(inputs["student"], inputs["teacher"])
+    mean = regress(student, [inputs[f"kernel_{i}"][0, 0] for i in range(3)])
+    return ops.mean(variational_information(mean, inputs["log_scale"], teacher, settings["eps"]))
+
+
+@adapter("reviewkd_hcl")
+def _(inputs, settings):
+    return sum(ops.mean(hierarchical_context(*layer)) for layer in _layers(inputs))
+
+
+@adapter("mgd_loss")
+def _(inputs, settings):
+    return _masked_generative(inputs["student"], inputs["teacher"], settings["alpha"])
+
+
+@adapter("mgd_full")
+def _(inputs, settings):
+    maps = inputs["student"]
+    if "kernel_align" in inputs:
+        maps = _convolved(maps, inputs, "align")
+    maps = maps * kept(inputs["uniform"], settings["lambda"], settings["mask_on"] == "channel")
+    maps = _convolved(ops.relu(_convolved(maps, inputs, "gen0")), inputs, "gen1")
+    return _masked_generative(maps, inputs["teacher"], settings["alpha"])
+
+
+def _convolved(maps, inputs, name):
+    return ops.conv(maps, inputs[f"kernel_{name}"], padding="same") + inputs[f"bias_{name}"]
+
+
+def _masked_generative(student, teacher, alpha):
+    return alpha * ops.sum(masked_generative(student, teacher)) / student.shape[0]
+
+
+@adapter("crd")
+def _(inputs, settings):
+    total, (examples, _) = 0.0, inputs["memory_student"].shape
+    for anchor, other in (("student", "teacher"), ("teacher", "student")):
+        embedding = unit(ops.matmul(inputs[anchor], inputs[f"dense_{anchor}"]) + inputs[f"bias_{anchor}"])
+        # Contrasted with what a memory of all examples holds of the other network.
+        contrasts = ops.take(inputs[f"memory_{other}"], inputs["contrast_index"], axis=0)
+        scores = ops.einsum("bd,bkd->bk", embedding, contrasts) / settings["temperature"]
+        # The code's prior in the denominators is larger than K/N by 1e-7.
+        noise = scores.shape[1] - 1
+        prior = noise + 1e-7 * examples
+        values = contrastive_representation(scores, log_mean_exp(scores), prior)
+        total += ops.mean(values) + noise * math.log(prior / noise)
+    return total
+
+
+# --- Transformers
+
+
+@adapter("tb_hidden_mse")
+def _(inputs, settings):
+    values = hidden_state(inputs["student"], inputs["teacher"])
+    return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)
+
+
+@adapter("tb_attention_mse")
+def _(inputs, settings):
+    return _scores(inputs["student"], inputs["teacher"], inputs.get("mask"))
+
+
+@adapter("tb_attention_mse_sum")
+def _(inputs, settings):
+    student, teacher = (ops.sum(inputs[side], axis=1, keepdims=True) for side in ("student", "teacher"))
+    return _scores(student, teacher, inputs.get("mask"))
+
+
+def _scores(student, teacher, mask):
+    if mask is None:
+        # The reference takes negative scores for padded ones.
+        return ops.mean(attention_scores(*(ops.where(x <= -1e-3, 0.0, x) for x in (student, teacher))))
+    pairs = ops.square(ops.sum(ops.cast(mask, "float32"), axis=1))
+    return ops.sum(attention_scores(student, teacher, mask) * pairs) / ops.sum(pairs)
+
+
+@adapter("tinybert")
+def _(inputs, settings):
+    layers, teacher_layers = (
+        sum(name.startswith(f"{side}_att_") for name in inputs) for side in ("student", "teacher")
+    )
+    every = teacher_layers // layers
+    total = 0.0
+    for i in range(layers):
+        scores = inputs[f"student_att_{i}"], inputs[f"teacher_att_{(i + 1) * every - 1}"]
+        total += ops.mean(attention_scores(*(ops.where(x <= -100.0, 0.0, x) for x in scores)))
+    for i in range(layers + 1):
+        total += ops.mean(hidden_state(inputs[f"student_rep_{i}"], inputs[f"teacher_rep_{i * every}"]))
+    return total
+
+
+@adapter("minilm_attention")
+def _(inputs, settings):
+    return ops.mean(attention_relation(inputs["student"], inputs["teacher"], inputs["mask"]))
+
+
+@adapter("minilm")
+def _(inputs, settings):
+    batch = Batch(None, position_weight=inputs["mask"])
+    total = 0.0
+    for parts in (("query", "key"), ("value", "value")):
+        # The reference has heads before tokens.
+        sides = (tuple(ops.swapaxes(inputs[f"{side}_{x}"], 1, 2) for x in parts) for side in ("student", "teacher"))
+        total += ops.mean(AttentionRelation().compare(*sides, batch))
+    return total
+
+
+@adapter("tb_pkd")
+def _(inputs, settings):
+    return ops.mean(patient(inputs["student"], inputs["teacher"]))

@@ -19,7 +19,17 @@ SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
 TEACHER_SHAPES = {**SHAPES, 4: (BATCH, 2, 6, 5)}
 NOT_LEAVES = {"__init__", "base", "ops"}
 # Settings that no schedule can stand for: the formula changes at their ends.
-FIXED = {("JensenShannon", "beta")}
+FIXED = {
+    ("JensenShannon", "beta"),
+    # Read before the first step.
+    ("MarginReLU", "beta"),
+    ("MarginReLU", "gamma"),
+    ("VariationalInformation", "variance"),
+}
+# A hinge loss asks for more than the teacher's own values; the others see the teacher through weights of their own.
+NOT_ZERO_AT_THE_TEACHER = {"ActivationBoundary", "ContrastiveRepresentation", "VariationalInformation"}
+# Its grid lies on the map as it is padded.
+GRID = {"HierarchicalContext"}
 
 
 def leaves(folder, base):
@@ -67,6 +77,9 @@ def labels_of(student):
 
 def compare(loss, student, teacher, labels=None, **batch):
     labels = labels_of(student) if labels is None else labels
+    if not loss.built:
+        keras.utils.set_random_seed(0)
+        loss.build(*((None, *x.shape[1:]) for x in (student, teacher)))
     return loss.compare(student, teacher, Batch(None, labels, **batch))
 
 
@@ -103,7 +116,9 @@ def test_one_non_negative_float32_per_example(cls, rank):
     assert np.all(result >= 0) and np.all(np.isfinite(result)) and np.any(result > 0)
 
 
-@every_loss
+@pytest.mark.parametrize(
+    ("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[0].__name__ not in NOT_ZERO_AT_THE_TEACHER]
+)
 def test_nothing_is_left_to_learn_at_the_teacher(cls, rank):
     student, _ = pair(rank)
     value, gradient = value_and_gradient(lambda s: compare(cls(), s, student), student)
@@ -173,7 +188,9 @@ def test_the_order_of_the_batch_is_the_order_of_the_result(cls, rank):
     )
 
 
-@pytest.mark.parametrize(("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[1] > 2])
+@pytest.mark.parametrize(
+    ("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[1] > 2 and p.values[0].__name__ not in GRID]
+)
 def test_padded_positions_might_as_well_not_be_there(cls, rank):
     student, teacher = pair(rank)
     weight = np.array([[1.0, 1.0, 1.0, 0.0]] * BATCH, "float32")

@@ -193,6 +193,21 @@ def test_keras_masks_stay_attached():
     np.testing.assert_array_equal(activation._keras_mask, [[True, True, False]])
 
 
+def test_sub_layers_of_an_attention_have_its_masks():
+    tokens, others = keras.Input((3,), dtype="int32"), keras.Input((2,), dtype="int32")
+    embedding = keras.layers.Embedding(9, 4, mask_zero=True)
+    attended = keras.layers.MultiHeadAttention(2, 4, name="attention")(embedding(tokens), embedding(others))
+    model = keras.Model([tokens, others], attended)
+    inputs = [np.array([[1, 2, 0]]), np.array([[3, 0]])]
+    expected = model(inputs)
+    taps = Taps(model, ["attention/query", "attention/key", "attention/value", "output"])
+    activations = taps(inputs, training=False)
+    np.testing.assert_array_equal(activations["attention/query"]._keras_mask, [[True, True, False]])
+    for name in ("key", "value"):
+        np.testing.assert_array_equal(activations[f"attention/{name}"]._keras_mask, [[True, False]])
+    np.testing.assert_array_equal(activations["output"], expected)
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_a_layer_called_output_must_be_the_output(policy):
     keras.config.set_dtype_policy(policy)

@@ -1,21 +1,31 @@
 """Losses that compare a student's activation with a teacher's."""
 
+from keras_distill.losses.activation_boundary import ActivationBoundary
+from keras_distill.losses.attention_relation import AttentionRelation
+from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.channel_wise import ChannelWise
+from keras_distill.losses.contrastive_representation import ContrastiveRepresentation
 from keras_distill.losses.correlation_congruence import CorrelationCongruence
 from keras_distill.losses.cosine import Cosine
 from keras_distill.losses.decoupled_kd import DecoupledKD
 from keras_distill.losses.dist import Dist
+from keras_distill.losses.factor_transfer import FactorTransfer
 from keras_distill.losses.flow_of_solution import FlowOfSolution
+from keras_distill.losses.hidden_state import HiddenState
+from keras_distill.losses.hierarchical_context import HierarchicalContext
 from keras_distill.losses.hint import Hint
 from keras_distill.losses.inter_channel import InterChannel
 from keras_distill.losses.jensen_shannon import JensenShannon
 from keras_distill.losses.kullback_leibler import KullbackLeibler
 from keras_distill.losses.logit_mse import LogitMSE
 from keras_distill.losses.logit_standardization import LogitStandardization
+from keras_distill.losses.margin_relu import MarginReLU
+from keras_distill.losses.masked_generative import MaskedGenerative
 from keras_distill.losses.multi_level import MultiLevel
 from keras_distill.losses.neuron_selectivity import NeuronSelectivity
+from keras_distill.losses.patient import Patient
 from keras_distill.losses.pearson import Pearson
 from keras_distill.losses.probabilistic_transfer import ProbabilisticTransfer
 from keras_distill.losses.relational_kd import RelationalKD
@@ -24,3 +34,4 @@ from keras_distill.losses.similarity_preserving import SimilarityPreserving
 from keras_distill.losses.soft_binary import SoftBinary
 from keras_distill.losses.top_k import TopK
 from keras_distill.losses.total_variation import TotalVariation
+from keras_distill.losses.variational_information import VariationalInformation

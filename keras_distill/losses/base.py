@@ -45,6 +45,9 @@ class DistillationLoss(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def remember(self, student, teacher, batch):
+        """Moves the loss's own state; called after `compare`, in training only. Most losses have none."""
+
     @classmethod
     def from_config(cls, config):
         # Keras writes a schedule or a loss inside the config, but hands it back as the dictionary it was written as. It

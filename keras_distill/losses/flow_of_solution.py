@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import check_positions, equally_large, float32
+from keras_distill.losses.ops import check_positions, equally_large, float32, pair_of, pair_of_shapes
 from keras_distill.masking import with_rank
 
 
@@ -66,20 +66,12 @@ class FlowOfSolution(DistillationLoss):
     takes_several = True
 
     def comparable(self, student_shape, teacher_shape):
-        pairs = zip(_pair_of_shapes(student_shape), _pair_of_shapes(teacher_shape))
+        pairs = zip(pair_of_shapes(student_shape), pair_of_shapes(teacher_shape))
         return all(alike(student[-1:], teacher[-1:]) for student, teacher in pairs)
 
     def build(self, student_shape, teacher_shape):
-        for shapes in zip(_pair_of_shapes(student_shape), _pair_of_shapes(teacher_shape)):
+        for shapes in zip(pair_of_shapes(student_shape), pair_of_shapes(teacher_shape)):
             check_positions("FlowOfSolution", *shapes)
 
     def compare(self, student, teacher, batch):
-        return flow_of_solution(*_pair(student), *_pair(teacher), batch.position_weight)
-
-
-def _pair(activation):
-    return activation if isinstance(activation, (tuple, list)) else (activation, activation)
-
-
-def _pair_of_shapes(shape):
-    return shape if isinstance(shape[0], (tuple, list)) else (shape, shape)
+        return flow_of_solution(*pair_of(student), *pair_of(teacher), batch.position_weight)

@@ -240,3 +240,28 @@ def divergence(p, q, ratio):
     for order in range(8, 1, -1):
         series = series * x + 1 / math.factorial(order)
     return ops.sum(ops.where(near, p * ops.square(x) * series, p * ratio + q - p), axis=-1)
+
+
+def scaled_products(first, second):
+    """Products between tokens, for each head: attention scores, where the two are queries and keys.
+
+    Args:
+        first: Shape `[batch, tokens, heads, dim]`.
+        second: The same shape.
+
+    Returns:
+        float32, shape `[batch, heads, tokens, tokens]`, over the root of `dim`; the first's tokens come first.
+    """
+    first, second = float32(first, second)
+    first, second = ops.swapaxes(first, 1, 2), ops.transpose(second, (0, 2, 3, 1))
+    return ops.matmul(first / math.sqrt(first.shape[-1]), second)
+
+
+def pair_of(activation):
+    """The two activations of a loss that takes pairs; a single one is paired with itself."""
+    return activation if isinstance(activation, (tuple, list)) else (activation, activation)
+
+
+def pair_of_shapes(shape):
+    """Likewise, of shapes."""
+    return shape if isinstance(shape[0], (tuple, list)) else (shape, shape)

@@ -1,0 +1,97 @@
+"""Variational information distillation (VID): how well the student's features predict the teacher's."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_distill.losses.base import DistillationLoss, alike
+from keras_distill.losses.ops import float32
+from keras_distill.masking import mean_over_positions
+from keras_distill.schedules import positive
+
+LEAST_VARIANCE = 1e-5
+
+
+def variational_information(mean, log_scale, teacher, epsilon=LEAST_VARIANCE):
+    """Negative log-likelihood of the teacher's features under a normal distribution that the student predicts.
+
+    ```
+    loss = 1/channels * sum_c ((t[c] - mu(s)[c])^2 / v[c] + log v[c]) / 2
+    v = softplus(log_scale) + epsilon
+    ```
+
+    May be negative: it is a density's logarithm, less the constant `log(2 pi) / 2`. The paper has the sum over all
+    entries.
+
+    Args:
+        mean: What `regress` makes of the student's features, shape `[batch, positions..., channels]`.
+        log_scale: One number for each channel.
+        teacher: Features, the same shape as `mean`.
+        epsilon: The least variance.
+
+    Returns:
+        Nats, shape `[batch, positions...]`.
+
+    Reference:
+        Ahn et al., CVPR 2019, https://arxiv.org/abs/1904.05835, equations 5 and 6
+    """
+    mean, log_scale, teacher = float32(mean, log_scale, teacher)
+    variance = ops.softplus(log_scale) + epsilon
+    return ops.mean(ops.square(mean - teacher) / variance + ops.log(variance), axis=-1) / 2.0
+
+
+def regress(student, kernels):
+    """The student's features through a network that treats all positions alike, with ReLU between its layers.
+
+    Args:
+        student: Features, shape `[batch, positions..., student channels]`.
+        kernels: Matrices, the first with the student's channels as rows, the last with the teacher's as columns.
+
+    Returns:
+        Shape `[batch, positions..., teacher channels]`.
+    """
+    features = ops.cast(student, "float32")
+    for kernel in kernels[:-1]:
+        features = ops.relu(ops.matmul(features, kernel))
+    return ops.matmul(features, kernels[-1])
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class VariationalInformation(DistillationLoss):
+    """`variational_information` as a loss for a `Term`, averaged over positions. Any two widths; needs no head.
+
+    Has weights of its own, trained with the student: the three layers of `regress` and a variance for each of the
+    teacher's channels.
+
+    Args:
+        variance: Where the variances start, default 5.
+    """
+
+    def __init__(self, variance=5.0, **kwargs):
+        super().__init__(**kwargs)
+        self.variance = positive(variance, "variance")
+        if not isinstance(self.variance, float) or self.variance <= LEAST_VARIANCE:
+            raise ValueError(f"`variance` must be a number above {LEAST_VARIANCE}. Received: {variance!r}")
+
+    def build(self, student_shape, teacher_shape):
+        channels = teacher_shape[-1]
+        self.kernels = [
+            self.add_weight(shape=(width, channels), initializer="he_normal", name=f"kernel_{index}")
+            for index, width in enumerate((student_shape[-1], channels, channels))
+        ]
+        softplus = self.variance - LEAST_VARIANCE
+        start = softplus + math.log(-math.expm1(-softplus))
+        self.log_scale = self.add_weight(
+            shape=(channels,), initializer=keras.initializers.Constant(start), name="log_scale"
+        )
+
+    def comparable(self, student_shape, teacher_shape):
+        return alike(student_shape[1:-1], teacher_shape[1:-1])
+
+    def compare(self, student, teacher, batch):
+        values = variational_information(regress(student, self.kernels), self.log_scale, teacher)
+        return mean_over_positions(values, batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "variance": self.variance}

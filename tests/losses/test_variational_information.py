@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from helpers import central_differences, compiled, data, features, mlp, value_and_gradient
+
+from keras_distill import Distiller, Term
+from keras_distill.batch import Batch
+from keras_distill.losses import VariationalInformation
+from keras_distill.losses.variational_information import variational_information
+
+
+def reference(mean, log_scale, teacher):
+    """Equation 5 of the paper without its constant: log sigma + (t - mu)^2 / (2 sigma^2), as a mean."""
+    sigma = np.sqrt(np.log1p(np.exp(log_scale.astype("float64"))) + 1e-5)
+    return (np.log(sigma) + (teacher - mean) ** 2 / (2 * sigma**2)).mean()
+
+
+def test_matches_the_paper():
+    mean, teacher, scale = features(2, 3, 4, 5), features(2, 3, 4, 5, seed=1), features(5, seed=2)
+    value, gradient = value_and_gradient(lambda m: variational_information(m, scale, teacher), mean)
+    np.testing.assert_allclose(value, reference(mean, scale, teacher), rtol=1e-5)
+    slope = central_differences(lambda m: reference(m, scale, teacher), mean)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+    _, gradient = value_and_gradient(lambda s: variational_information(mean, s, teacher), scale)
+    slope = central_differences(lambda s: reference(mean, s, teacher), scale)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+
+
+def test_known_value():
+    # A variance of e^2 around 1, seen at 1 + 2e: (4 + 2) / 2.
+    scale = np.log(np.expm1(np.e**2))
+    loss = variational_information(np.array([[1.0]]), np.array([scale]), np.array([[1 + 2 * np.e]]), epsilon=0.0)
+    np.testing.assert_allclose(loss, [3.0], rtol=1e-6)
+
+
+def test_is_least_at_the_variance_of_the_error():
+    mean, teacher = features(50, 1), features(50, 1, seed=1)
+    variance = np.square(mean - teacher).mean()
+    at = [np.mean(variational_information(mean, np.log(np.expm1(v * variance))[None], teacher)) for v in (0.9, 1, 1.1)]
+    assert at[1] < at[0] and at[1] < at[2]
+
+
+def test_the_variance_starts_as_told():
+    loss = VariationalInformation(variance=2.0)
+    loss.build((None, 3), (None, 4))
+    for kernel in loss.kernels:
+        kernel.assign(0 * kernel)
+    expected = (9 / 2 + np.log(2)) / 2
+    found = loss.compare(np.ones((2, 3)), np.full((2, 4), 3.0), Batch(None))
+    np.testing.assert_allclose(found, [expected] * 2, rtol=1e-6)
+    with pytest.raises(ValueError, match="`variance` must be a number above 1e-05"):
+        VariationalInformation(variance=1e-6)
+
+
+def test_its_weights_are_trained_and_no_part_of_the_student():
+    x, y = data()
+    student = mlp(4)
+    count = student.count_params()
+    term = Term(VariationalInformation(), "features", "features", name="vid")
+    distiller = compiled(Distiller(student, mlp(16, name="teacher"), [term]))
+    loss = distiller.terms[0].loss
+    before = [weight.numpy() for weight in loss.weights]
+    history = distiller.fit(x, y, epochs=10, verbose=0).history["vid_loss"]
+    assert history[-1] < history[0]
+    assert all(np.any(weight != old) for weight, old in zip(loss.weights, before))
+    assert student.count_params() == count
