@@ -13,7 +13,7 @@ Expect: errors on the 10,000 test digits; accuracy, mean and sample standard dev
 
         The distilled network of 800 units comes 68 % of the way to its teacher, one of 30 units (T=3) hardly any.
         The teacher, trained for 40 epochs, does not reach the paper's, and so neither does its student.
-Time:   40 minutes on 2 cores of an AMD EPYC, shared with other work, and 13 for the teacher
+Time:   40 minutes on 2 cores of an AMD EPYC, shared with other work, and 12 for the teacher
 Reference:
     Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
 """
