@@ -10,7 +10,7 @@ from keras_distill.specs import Traced, input_specs, trace
 from keras_distill.supervision import Supervision
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
 from keras_distill.teachers import ModelTeacher, Teacher
-from keras_distill.validation import check_models, named, warn_of_wrong_link
+from keras_distill.validation import check_masks, check_models, named, warn_of_wrong_link
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -69,6 +69,7 @@ class Distiller(keras.Model):
         check_models(student, teacher)
         students, teachers = self._traced.student, self._traced.teacher
         self.terms = tuple(term.build(pick(students, term.student), pick(teachers, term.teacher)) for term in terms)
+        check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
         self.term_losses = [term.loss for term in self.terms]
         names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]

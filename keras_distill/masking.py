@@ -1,5 +1,7 @@
 """Which positions and examples of an activation count, and how much."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -29,31 +31,43 @@ def with_rank(tensor, rank):
     return ops.reshape(tensor, (*ops.shape(tensor), *[1] * (rank - len(tensor.shape))))
 
 
-def keras_masks(student, teacher):
-    """The Keras masks of two activations: a position is left out of both if either model pads it.
+def masks_of(student, teacher, given=None):
+    """Which positions of two activations count: a position is left out of both if either model pads it.
 
     Args:
-        student: Shape `[batch, positions..., channels]`, as the model returned it.
+        student: Shape `[batch, positions..., channels]`, as the model returned it; its Keras mask is heeded.
         teacher: Likewise.
+        given: A further mask, of shape `[batch, positions...]`, for those activations that it fits.
 
     Returns:
         Two booleans of shape `[batch, positions...]`, each None if nothing is left out. They differ where the models
         have positions of their own.
     """
-    masks = [_own_mask(tensor) for tensor in (student, teacher)]
+    pair = student, teacher
+    masks = [_own_mask(tensor) for tensor in pair]
+    if given is not None:
+        given = ops.cast(given, "bool")
+        masks = [_joint(mask, given) if fits(given, tensor) else mask for mask, tensor in zip(masks, pair)]
     present = [mask for mask in masks if mask is not None]
-    both = [_fits(mask, tensor) for mask in present for tensor in (student, teacher)]
-    if not present or not all(both):
+    if not present or not all(fits(mask, tensor) for mask in present for tensor in pair):
         return tuple(masks)
-    joint = present[0] if len(present) == 1 else ops.logical_and(*present)
+    joint = functools.reduce(_joint, present)
     return joint, joint
 
 
 def without_padding(activation, mask):
     """The activation with 0 at the positions that its mask leaves out."""
-    if mask is None or not _fits(mask, activation):
+    if mask is None or not fits(mask, activation):
         return activation
     return ops.where(with_rank(mask, len(activation.shape)), activation, 0.0)
+
+
+def fits(mask, activation):
+    """Whether the axes of a mask are the first ones of an activation; only shapes are looked at."""
+    positions = activation.shape[1 : len(mask.shape)]
+    return len(mask.shape) < len(activation.shape) and all(
+        m is None or a is None or m == a for m, a in zip(mask.shape[1:], positions)
+    )
 
 
 def entry_of_tap(structure, tap):
@@ -98,11 +112,8 @@ def split_weights(weights, mask, rank):
 
 def _own_mask(tensor):
     mask = getattr(tensor, "_keras_mask", None)
-    return ops.cast(mask, "bool") if mask is not None and _fits(mask, tensor) else None
+    return ops.cast(mask, "bool") if mask is not None and fits(mask, tensor) else None
 
 
-def _fits(mask, activation):
-    positions = activation.shape[1 : len(mask.shape)]
-    return len(mask.shape) < len(activation.shape) and all(
-        m is None or a is None or m == a for m, a in zip(mask.shape[1:], positions)
-    )
+def _joint(first, second):
+    return second if first is None else ops.logical_and(first, second)

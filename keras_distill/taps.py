@@ -82,10 +82,10 @@ class Taps:
         tapped = {id(layer) for layer in layers.values()}
         self._attentions = [
             layer
-            for _, layer in _walk(self.model)
-            if isinstance(layer, keras.layers.MultiHeadAttention) and tapped & {id(x) for _, x in _walk(layer)}
+            for _, layer in walk(self.model)
+            if isinstance(layer, keras.layers.MultiHeadAttention) and tapped & {id(x) for _, x in walk(layer)}
         ]
-        namesakes = {path: layer for path, layer in _walk(self.model) if path == OUTPUT and path in paths}
+        namesakes = {path: layer for path, layer in walk(self.model) if path == OUTPUT and path in paths}
         return layers | namesakes
 
     def _check_namesake(self, outputs, calls):
@@ -155,7 +155,7 @@ def find_layer(model, name):
     Raises:
         ValueError: If there is none (the error names the closest), or several.
     """
-    layers = list(_walk(model))
+    layers = list(walk(model))
     found = [(path, layer) for path, layer in layers if path == name]
     found = found or [(path, layer) for path, layer in layers if path.endswith("/" + name)]
     if len({id(layer) for _, layer in found}) > 1:
@@ -174,20 +174,20 @@ def find_layer(model, name):
     return found[0][1]
 
 
+def walk(layer, prefix=""):
+    """Every sublayer with its path; one that is reached in two ways comes once for each."""
+    for child in layer._flatten_layers(include_self=False, recursive=False):
+        path = prefix + child.name
+        yield path, child
+        yield from walk(child, path + "/")
+
+
 def _parse(name):
     match = _SYNTAX.fullmatch(name) if isinstance(name, str) else None
     if not match:
         raise ValueError(f"A tap is written 'path', 'path@call', 'path[item]' or '{OUTPUT}'. Received: {name!r}")
     path, call, item = match["path"], match["call"], match["item"]
     return path, None if call is None else int(call), None if item is None else item.strip("'\"")
-
-
-def _walk(layer, prefix=""):
-    """Every sublayer with its path; one that is reached in two ways comes once for each."""
-    for child in layer._flatten_layers(include_self=False, recursive=False):
-        path = prefix + child.name
-        yield path, child
-        yield from _walk(child, path + "/")
 
 
 class _Pass(threading.local):
@@ -253,7 +253,7 @@ def _masks_of_parts(attention, arguments):
     """Masks for the sub-layers of an attention, which takes them off its inputs before it calls these."""
     query, key, value = (arguments.get(f"{name}_mask") for name in ("query", "key", "value"))
     masks = {"query": query, "key": value if key is None else key, "value": value}
-    return {id(part): masks[part.name] for _, part in _walk(attention) if part.name in masks}
+    return {id(part): masks[part.name] for _, part in walk(attention) if part.name in masks}
 
 
 def _with_mask(outputs, mask):

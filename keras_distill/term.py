@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_distill.heads import Convolution, Head, Projection
 from keras_distill.losses import DistillationLoss
-from keras_distill.masking import entry_of_tap, keras_masks, split_weights, weights_of_tap, without_padding
+from keras_distill.masking import entry_of_tap, masks_of, split_weights, weights_of_tap, without_padding
 from keras_distill.schedules import Schedule, positive
 from keras_distill.specs import Spec
 from keras_distill.taps import OUTPUT, names_of
@@ -39,6 +39,9 @@ class Term:
             `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Default none.
         weight: What the loss is multiplied with: a positive number or a schedule. Defaults to 1.
         name: What the logs call it, with "_loss" behind. Defaults to the name of the loss: "hint", then "hint_2".
+        mask: Entry of the inputs that is 1 where a token or pixel counts and 0 where it is padded, shape
+            `[batch, positions...]`: for models that take their padding as an input, as KerasHub's `padding_mask`.
+            Defaults to the Keras masks of the activations.
 
     Raises:
         ValueError: For an argument that is none of the above.
@@ -50,6 +53,7 @@ class Term:
     head: keras.layers.Layer | str | None = None
     weight: float | Schedule = 1.0
     name: str | None = None
+    mask: str | None = None
 
     def __post_init__(self):
         if not isinstance(self.loss, DistillationLoss):
@@ -67,6 +71,8 @@ class Term:
                 raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
         if not (self.name is None or isinstance(self.name, str) and self.name):
             raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
+        if not (self.mask is None or isinstance(self.mask, str)):
+            raise ValueError(f"A Term's `mask` must be the name of an input or None. Received: {self.mask!r}")
         object.__setattr__(self, "weight", positive(self.weight, f"weight of {type(self.loss).__name__}"))
 
     def build(self, student, teacher):
@@ -109,14 +115,15 @@ class Term:
             training: Whether the head runs, and the loss moves its state, as in training.
 
         Returns:
-            float32, shape `[batch]`. A padded position, by either model's Keras mask, counts nowhere.
+            float32, shape `[batch]`. A padded position, by `mask` or either model's Keras mask, counts nowhere.
         """
         first = names_of(self.student)[0]
         labels = entry_of_tap(batch.labels, first)
         if self.loss.needs_labels and labels is None:
             raise ValueError(f"Term '{self.name}' needs labels, but none came with the batch for '{first}'.")
         main = _first(student)
-        student_mask, teacher_mask = keras_masks(main, _first(teacher))
+        given = None if self.mask is None else batch.inputs[self.mask]
+        student_mask, teacher_mask = masks_of(main, _first(teacher), given)
         of_position, of_example = split_weights(
             weights_of_tap(batch.sample_weight, first), student_mask, len(main.shape)
         )

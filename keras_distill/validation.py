@@ -8,7 +8,9 @@ import warnings
 import keras
 import tensorflow as tf
 
+from keras_distill.masking import fits
 from keras_distill.specs import Spec
+from keras_distill.taps import names_of
 from keras_distill.term import Term
 
 _CROSSENTROPIES = (
@@ -68,6 +70,31 @@ def check_models(student, teacher):
     broken = [weight.path for weight in teacher.weights if not _finite(weight)]
     if broken:
         raise ValueError(f"The teacher's weights {_some(broken)} hold NaN or infinity. Was it trained and loaded well?")
+
+
+def check_masks(terms, inputs, students):
+    """Refuses a term whose `mask` is no input, or does not fit what the term compares.
+
+    Args:
+        terms: List of `Term`.
+        inputs: Structure of `tf.TensorSpec`.
+        students: `{tap: Spec}`.
+
+    Raises:
+        ValueError: Naming the inputs, or both shapes.
+    """
+    for term in terms:
+        if term.mask is None:
+            continue
+        if not isinstance(inputs, dict) or term.mask not in inputs:
+            there = list(inputs) if isinstance(inputs, dict) else "a single tensor or a list, which have no names"
+            raise ValueError(f"Term '{term.name}' looks for its mask in the input '{term.mask}'. Inputs: {there}.")
+        tap, mask = names_of(term.student)[0], inputs[term.mask]
+        if len(mask.shape) < 2 or not fits(mask, students[tap]):
+            raise ValueError(
+                f"The mask '{term.mask}' of term '{term.name}' has shape {tuple(mask.shape)}, which does not fit "
+                f"student '{tap}' of shape {students[tap].shape}: its axes must be the first ones of that."
+            )
 
 
 def warn_of_wrong_link(loss, output):

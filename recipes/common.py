@@ -1,4 +1,4 @@
-"""What all recipes share: flags, the comparison of a student alone with a student distilled, and its report."""
+"""What all recipes share: flags, the comparison of students alone with students distilled, and its report."""
 
 import contextlib
 import json
@@ -17,9 +17,10 @@ from absl import app, flags
 
 from keras_distill import OUTPUT, Distiller
 from keras_distill.batch import UNLABELLED
-from keras_distill.report import Example, ModelResult, Results, Run, write_page
+from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.teachers import CachedTeacher, with_activations
 from recipes import data as data_sets
+from recipes import judging
 
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
@@ -37,6 +38,9 @@ LABELS = flags.DEFINE_integer(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples a step.", lower_bound=1)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's first learning rate; it falls along a cosine to 0.")
+TEACHER_LEARNING_RATE = flags.DEFINE_float(
+    "teacher_learning_rate", None, "That of the teacher, if it is another.", lower_bound=0.0
+)
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -47,19 +51,34 @@ SMOKE = flags.DEFINE_bool("smoke", False, "One epoch, one seed, few examples: wh
 
 
 class Student(NamedTuple):
-    """One student of a recipe, which is trained alone and distilled, from the same first weights.
+    """One student of a recipe; all that are compared start from the same random numbers.
 
     Attributes:
-        name: Such as "student".
-        model: Makes it, untrained.
-        terms: Makes the terms of its distillation.
-        temperature: Of its logit term, for the report.
+        name: Such as "student distilled".
+        model: Makes it, untrained, given the trained teacher.
+        terms: Makes the terms of its distillation, given the teacher; None if it learns from the labels alone.
+        baseline: Name of the student without terms that it is compared with.
     """
 
     name: str
     model: Callable
-    terms: Callable
-    temperature: float
+    terms: Callable | None = None
+    baseline: str | None = None
+
+
+def alone_and_distilled(name, model, terms):
+    """The same network twice: trained by labels alone, and distilled.
+
+    Args:
+        name: Such as "student".
+        model: Makes it, untrained.
+        terms: Makes the terms of its distillation.
+    """
+    alone, distilled = f"{name} alone", f"{name} distilled"
+    return [
+        Student(alone, lambda teacher: model()),
+        Student(distilled, lambda teacher: model(), lambda teacher: terms(), alone),
+    ]
 
 
 def defaults(**values):
@@ -84,66 +103,65 @@ def run(recipe):
     app.run(main)
 
 
-def compare(title, description, data, teacher, students):
-    """Trains the teacher, then every student alone and distilled, over the seeds; prints and writes what came out.
+def compare(title, description, data, teacher, students, keep="student distilled"):
+    """Trains the teacher, then every student over the seeds; prints and writes what came out.
 
-    The teacher is trained once and reused from the workdir. `student.keras` is the first student, distilled with the
-    first seed. Accuracy is that after the last epoch; no epoch and no seed is chosen by its result.
+    The teacher is trained once and reused from the workdir. Accuracy is that after the last epoch; no epoch and no seed
+    is chosen by its result.
 
     Args:
         title: Of the report.
         description: A sentence for its reader.
         data: A `Data`.
-        teacher: Makes the teacher, untrained.
+        teacher: Makes the teacher, untrained or pretrained.
         students: List of `Student`.
+        keep: Name of the student that is saved as `student.keras`, trained with the first seed.
     """
     started = time.time()
     data = data.head(256) if SMOKE.value else data
     seeds = [0] if SMOKE.value else list(range(SEEDS.value))
     workdir = _workdir()
     teacher, taught = _teacher(teacher, data, workdir)
-    results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught], _milliseconds(teacher, data))]
-    shown = _doubtful(teacher, data)
-    logits = {"teacher": _logits(teacher, data, shown)}
+    runs = {student.name: [] for student in students}
+    models = {"teacher": teacher}
     few = _with_few_labels(data)
     for student in students:
-        taught_by, lessons = _lessons(teacher, student.terms(), few)
-        pairs = {f"{student.name} alone": [], f"{student.name} distilled": []}
+        taught_by, lessons = (None, _labelled(few)) if student.terms is None else _lessons(teacher, student, few)
         for seed in seeds:
-            for name, runs in pairs.items():
-                keras.utils.set_random_seed(seed)
-                model = student.model()
-                alone = name.endswith("alone")
-                trained = model if alone else Distiller(model, taught_by, student.terms(), ALPHA.value)
-                where = f"{name}, seed {seed}" if len(seeds) > 1 else name
-                history = _fit(trained, _labelled(few) if alone else lessons, _epochs(EPOCHS), where)
-                runs.append(_judge(model, data, seed, history))
-                if seed == seeds[0]:
-                    logits[name] = _logits(model, data, shown)
-                    if not alone and student is students[0]:
-                        _save(model, workdir / "student.keras")
-        for (name, runs), role in zip(pairs.items(), ("alone", "distilled")):
-            baseline = None if role == "alone" else f"{student.name} alone"
-            parameters, milliseconds = model.count_params(), _milliseconds(model, data)
-            results.append(ModelResult(name, role, parameters, runs, milliseconds, baseline))
+            keras.utils.set_random_seed(seed)
+            model = student.model(teacher)
+            trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), ALPHA.value)
+            where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
+            history = _fit(trained, lessons, _epochs(EPOCHS), LEARNING_RATE.value, where)
+            runs[student.name].append(_judge(model, data, seed, history))
+            if seed == seeds[0]:
+                models[student.name] = model
+    _save(models[keep], workdir / "student.keras")
+    print("measuring how long one prediction takes")
+    milliseconds = judging.milliseconds(models, data)
+    results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught], milliseconds["teacher"])]
+    for student in students:
+        results.append(
+            ModelResult(
+                student.name,
+                "alone" if student.terms is None else "distilled",
+                models[student.name].count_params(),
+                runs[student.name],
+                milliseconds[student.name],
+                student.baseline,
+            )
+        )
     outcome = Results(
         title=title,
         description=description,
         settings=_settings(),
         classes=list(data.classes),
-        temperature=students[0].temperature,
+        temperature=TEMPERATURE.value,
         command=_command(),
         seconds=time.time() - started,
         seeds=seeds,
         models=results,
-        examples=[
-            Example(
-                image=np.uint8(np.squeeze(data.test[0][index], -1) * 255),
-                label=int(data.test[1][index]),
-                logits={name: rows[position] for name, rows in logits.items()},
-            )
-            for position, index in enumerate(shown)
-        ],
+        examples=judging.doubtful(models, data),
     )
     outcome.save(workdir / "results.json")
     write_page(outcome, workdir / "report.html")
@@ -171,7 +189,7 @@ def _teacher(make, data, workdir):
     model_path, run_path = workdir / "teacher.keras", workdir / "teacher.json"
     trained_with = {
         name: flags.FLAGS[name].value
-        for name in ("teacher_epochs", "batch_size", "learning_rate", "smoke", "evaluate_on")
+        for name in ("teacher_epochs", "batch_size", "learning_rate", "teacher_learning_rate", "smoke", "evaluate_on")
     }
     if model_path.exists() and run_path.exists():
         stored = json.loads(run_path.read_text())
@@ -184,7 +202,8 @@ def _teacher(make, data, workdir):
         return keras.saving.load_model(model_path), Run(**stored["run"])
     keras.utils.set_random_seed(0)
     model = make()
-    history = _fit(model, data, _epochs(TEACHER_EPOCHS), "teacher")
+    rate = TEACHER_LEARNING_RATE.value or LEARNING_RATE.value
+    history = _fit(model, data, _epochs(TEACHER_EPOCHS), rate, "teacher")
     trained = _judge(model, data, 0, history)
     _save(model, model_path)
     run_path.write_text(json.dumps({"settings": trained_with, "run": vars(trained)}))
@@ -193,38 +212,37 @@ def _teacher(make, data, workdir):
 
 def _with_few_labels(data):
     """The data with only the first labels left."""
-    images, labels = data.train
+    inputs, labels = data.train
     count = len(labels) if LABELS.value is None else LABELS.value
-    return data._replace(train=(images, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
+    return data._replace(train=(inputs, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
 
 
 def _labelled(data):
     """The labelled examples alone, repeated to the same number, so that an epoch has the same number of steps."""
-    images, labels = data.train
-    seen = np.resize(np.flatnonzero(labels != UNLABELLED), len(labels))
-    return data._replace(train=(images[seen], labels[seen]))
+    labels = data.train[1]
+    return data._replace(train=data_sets.rows(data.train, np.resize(np.flatnonzero(labels != UNLABELLED), len(labels))))
 
 
-def _lessons(teacher, terms, data):
+def _lessons(teacher, student, data):
     """The teacher for a `Distiller`, and the data to fit it on.
 
-    No recipe changes its pictures from epoch to epoch for a student. So if only the teacher's logits are asked for, it
-    says them once, before the first epoch; maps of features would not fit into memory.
+    No recipe changes its examples from epoch to epoch for a student. So if only the teacher's logits are asked for, it
+    says them once, before the first epoch; the activations of inner layers would not fit into memory.
     """
-    if any(term.teacher != OUTPUT for term in terms):
+    if any(term.teacher != OUTPUT for term in student.terms(teacher)):
         return teacher, data
     parts = []
-    for images, labels in (data.train, data.test):
-        activations = {OUTPUT: teacher.predict(images, batch_size=BATCH_SIZE.value, verbose=0)}
-        parts.append((with_activations(images, activations), labels))
+    for inputs, labels in (data.train, data.test):
+        activations = {OUTPUT: teacher.predict(inputs, batch_size=BATCH_SIZE.value, verbose=0)}
+        parts.append((with_activations(inputs, activations), labels))
     return CachedTeacher(activations), data._replace(train=parts[0], test=parts[1])
 
 
-def _fit(model, data, epochs, title):
+def _fit(model, data, epochs, learning_rate, title):
     """Trains a model or a `Distiller` and returns its history."""
     steps = epochs * -(-len(data.train[1]) // BATCH_SIZE.value)
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE.value, steps)),
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -234,44 +252,12 @@ def _fit(model, data, epochs, title):
 
 def _judge(model, data, seed, history):
     """The `Run` of a trained model."""
-    images, labels = data.test
-    guesses = np.argmax(model.predict(images, batch_size=BATCH_SIZE.value, verbose=0), axis=-1)
+    inputs, labels = data.test
+    guesses = np.argmax(model.predict(inputs, batch_size=BATCH_SIZE.value, verbose=0), axis=-1)
     confusion = np.zeros((len(data.classes),) * 2, int)
     np.add.at(confusion, (labels, guesses), 1)
     errors = int(np.sum(guesses != labels))
     return Run(seed, 1 - errors / len(labels), errors, history, confusion.tolist())
-
-
-def _doubtful(teacher, data):
-    """Up to six test examples, of different classes, that the teacher gets right with the least confidence."""
-    images, labels = data.test
-    probabilities = keras.ops.softmax(teacher.predict(images, batch_size=BATCH_SIZE.value, verbose=0)).numpy()
-    order = np.argsort(probabilities.max(axis=-1))
-    right = [index for index in order if probabilities[index].argmax() == labels[index]]
-    return [index for index, first in _firsts(right, labels) if first][:6]
-
-
-def _firsts(indices, labels):
-    seen = set()
-    for index in indices:
-        yield index, labels[index] not in seen
-        seen.add(labels[index])
-
-
-def _logits(model, data, indices):
-    return model.predict(data.test[0][indices], verbose=0) if indices else []
-
-
-def _milliseconds(model, data, batch=128, repeats=30):
-    """Median time of one prediction, in batches of 128, per example."""
-    images = tf.constant(np.resize(data.test[0], (batch, *data.test[0].shape[1:])))
-    predict = tf.function(lambda x: model(x, training=False))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        predict(images).numpy()
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times)) / batch
 
 
 def _epochs(flag):

@@ -60,7 +60,7 @@ def recipe():
         f"The student sees {common.LABELS.value or 'all'} labels; the teacher tells it about every picture.",
         data.digits(),
         teacher,
-        [common.Student("student", student, terms, common.TEMPERATURE.value)],
+        common.alone_and_distilled("student", student, terms),
     )
 
 

@@ -53,7 +53,7 @@ def recipe():
         f"The student sees {common.LABELS.value or 'all'} labels; the teacher tells it about every picture.",
         data.fashion_mnist(),
         lambda: cnn(32, "teacher", dropout=0.3),
-        [common.Student("student", lambda: cnn(8, "student"), terms, common.TEMPERATURE.value)],
+        common.alone_and_distilled("student", lambda: cnn(8, "student"), terms),
     )
 
 

@@ -61,16 +61,16 @@ def terms(temperature):
 
 
 def recipe():
-    large, small = common.TEMPERATURE.value, SMALL_TEMPERATURE.value
     common.compare(
         "MNIST: softened logits, as in the paper that named distillation",
         "A network of 2 x 1200 units teaches one of 2 x 800 and one of 2 x 30 units about handwritten digits.",
         data.mnist(),
         teacher,
         [
-            common.Student("800 units", lambda: student(800), lambda: terms(large), large),
-            common.Student("30 units", lambda: student(30), lambda: terms(small), small),
+            *common.alone_and_distilled("800 units", lambda: student(800), lambda: terms(common.TEMPERATURE.value)),
+            *common.alone_and_distilled("30 units", lambda: student(30), lambda: terms(SMALL_TEMPERATURE.value)),
         ],
+        keep="800 units distilled",
     )
 
 

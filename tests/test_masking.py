@@ -1,8 +1,12 @@
+import dataclasses
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import features
 
+from keras_distill import Distiller
 from keras_distill.batch import Batch
 from keras_distill.losses import Hint, SimilarityPreserving
 from keras_distill.masking import entry_of_tap, mean_over_positions
@@ -112,3 +116,50 @@ def test_the_mean_over_positions():
     values = np.array([[1.0, 2.0, 6.0], [4.0, 5.0, 9.0]], "float32")
     np.testing.assert_allclose(mean_over_positions(values), [3.0, 6.0])
     np.testing.assert_allclose(mean_over_positions(values, np.array([[1, 1, 0], [0, 0, 0]])), [1.5, 0.0])
+
+
+def reader(name, layers=1):
+    """A model that takes its padding as an input, as KerasHub's do, and so attaches no Keras mask."""
+    tokens, padding = keras.Input((3,), dtype="int32", name="tokens"), keras.Input((3,), name="padding")
+    x = keras.layers.Embedding(9, 4, name="embedding")(tokens)
+    for number in range(layers):
+        x = keras.layers.Dense(4, name=f"block_{number}")(x)
+    pooled = keras.layers.GlobalAveragePooling1D()(x, mask=padding)
+    inputs = {"tokens": tokens, "padding": padding}
+    return keras.Model(inputs, keras.layers.Dense(2, name="logits")(pooled), name=name)
+
+
+@pytest.mark.parametrize("mask", [None, "padding"])
+def test_a_mask_among_the_inputs_leaves_padding_out(mask):
+    student, teacher = reader("student"), reader("teacher")
+    inputs = {"tokens": np.array([[1, 2, 3], [4, 0, 0], [5, 6, 0]]), "padding": MASK.astype("float32")}
+    distiller = Distiller(student, teacher, [Term(Hint(), "block_0", "block_0", mask=mask)])
+    distiller.compile("sgd")
+    logs = distiller.evaluate(inputs, return_dict=True, verbose=0)
+    tokens = [
+        keras.Model(m.input, m.get_layer("block_0").output).predict(inputs, verbose=0) for m in (student, teacher)
+    ]
+    counts = MASK if mask else np.ones_like(MASK)
+    expected = np.mean([((s - t)[m] ** 2).mean() for s, t, m in zip(*tokens, counts)])
+    np.testing.assert_allclose(logs["hint_loss"], expected, rtol=1e-5)
+
+
+def test_a_mask_among_the_inputs_and_a_keras_mask_join():
+    student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
+    given = np.array([[0, 1, 1], [1, 1, 1], [1, 1, 1]])
+    built = dataclasses.replace(term(Hint(), student, teacher), mask="padding")
+    values = built.compare(masked(student, MASK), tf.constant(teacher), Batch({"padding": given}))
+    expected = [((s - t)[m & g.astype(bool)] ** 2).mean() for s, t, m, g in zip(student, teacher, MASK, given)]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tap", "mask", "said"),
+    [
+        ("block_0", "padded", r"looks for its mask in the input 'padded'. Inputs: \['tokens', 'padding'\]"),
+        ("logits", "padding", r"mask 'padding' of term 'hint' has shape \(None, 3\), .* student 'logits' of shape"),
+    ],
+)
+def test_a_mask_that_is_not_there_or_does_not_fit_is_refused(tap, mask, said):
+    with pytest.raises(ValueError, match=said):
+        Distiller(reader("student"), reader("teacher"), [Term(Hint(), tap, tap, mask=mask)])

@@ -1,0 +1,65 @@
+"""What the report of a recipe shows of its trained models beside their accuracy: time, and examples in doubt."""
+
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.report import Example
+from recipes.data import rows
+
+MOST_EXAMPLES = 6
+
+
+def milliseconds(models, data, batch=128, repeats=30):
+    """Median time of one prediction, in batches, per example: `{name: milliseconds}`.
+
+    The models take turns, so that what else the machine does slows all of them alike.
+
+    Args:
+        models: `{name: keras.Model}`.
+        data: A `Data`, of which test examples are taken.
+        batch: Examples of one prediction.
+        repeats: Predictions of each model.
+    """
+    count = len(data.test[1])
+    inputs = keras.tree.map_structure(tf.constant, rows(data.test[0], np.resize(np.arange(count), batch)))
+    functions = {name: tf.function(lambda x, model=model: model(x, training=False)) for name, model in models.items()}
+    times = {name: [] for name in models}
+    for repeat in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(inputs).numpy()
+            # The first call makes the graph.
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(taken)) / batch for name, taken in times.items()}
+
+
+def doubtful(models, data):
+    """`Example`s of what all models say of test pictures that the teacher gets right with the least confidence.
+
+    Args:
+        models: `{name: keras.Model}`, one of them called "teacher".
+        data: A `Data`.
+
+    Returns:
+        Up to six, each of another class; none if the inputs are no pictures.
+    """
+    images, labels = data.test
+    if not isinstance(images, np.ndarray):
+        return []
+    probabilities = keras.ops.softmax(models["teacher"].predict(images, verbose=0)).numpy()
+    order = np.argsort(probabilities.max(axis=-1))
+    right = [index for index in order if probabilities[index].argmax() == labels[index]]
+    shown = list({labels[index]: index for index in reversed(right)}.values())[::-1][:MOST_EXAMPLES]
+    logits = {name: model.predict(images[shown], verbose=0) for name, model in models.items()} if shown else {}
+    return [
+        Example(
+            image=np.uint8(np.squeeze(images[index], -1) * 255),
+            label=int(labels[index]),
+            logits={name: values[position] for name, values in logits.items()},
+        )
+        for position, index in enumerate(shown)
+    ]
