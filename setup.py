@@ -3,6 +3,7 @@
 from setuptools import find_packages, setup
 
 RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
+HUB = ["keras-hub", "safetensors"]
 
 setup(
     name="keras-distill",
@@ -14,6 +15,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
     package_data={"keras_distill.report": ["*.jinja"]},
+    entry_points={"console_scripts": ["keras-distill = keras_distill.cli:main"]},
     install_requires=[
         "absl-py",
         "keras>=3.12",
@@ -23,7 +25,11 @@ setup(
         "tensorflow-datasets",
         "importlib_resources",  # TensorFlow Datasets imports it and does not say so.
     ],
-    extras_require={"recipes": RECIPES, "test": [*RECIPES, "pytest", "pytest-xdist", "ruff"]},
+    extras_require={
+        "recipes": RECIPES,
+        "hub": HUB,
+        "test": [*RECIPES, *HUB, "pytest", "pytest-xdist", "ruff"],
+    },
     classifiers=[
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",

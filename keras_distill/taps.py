@@ -40,7 +40,7 @@ class Taps:
         self.model = model
         self._taps = {name: _parse(name) for name in names}
         self._layers = None
-        self._attentions = []
+        self._attentions = ()
 
     def __call__(self, inputs, training):
         """Runs the model.
@@ -54,19 +54,18 @@ class Taps:
 
         Raises:
             ValueError: If a tap names no layer, or several; if its layer was not called, was called several times and
-                the tap does not say which call is meant, or ran inside a loop, where its activation cannot be kept.
+                the tap does not say which call is meant, or ran where its activation cannot be seen: inside a loop,
+                quantised, or in one operation with others.
         """
         if self._layers is None:
             self._layers = self._find(inputs)
         with _recording(self._layers.values(), self._attentions) as calls:
             outputs = self.model(inputs, training=training)
         self._check_namesake(outputs, calls)
-        missing = [path for path, layer in self._layers.items() if path != OUTPUT and not calls[id(layer)]]
-        if missing:
-            raise ValueError(
-                f"'{self.model.name}' ran without calling the tapped layers {missing}. "
-                "Tap a layer that its `call` goes through."
-            )
+        for path, layer in self._layers.items():
+            reason = path != OUTPUT and _hidden(layer, calls[id(layer)])
+            if reason:
+                raise ValueError(f"'{path}' of '{self.model.name}' {reason}")
         return {
             name: self._select(name, [outputs] if path == OUTPUT else calls[id(self._layers[path])])
             for name, (path, _, _) in self._taps.items()
@@ -79,12 +78,7 @@ class Taps:
         if not self.model.built:
             self.model(inputs)
         layers = {path: find_layer(self.model, path) for path in paths - {OUTPUT}}
-        tapped = {id(layer) for layer in layers.values()}
-        self._attentions = [
-            layer
-            for _, layer in walk(self.model)
-            if isinstance(layer, keras.layers.MultiHeadAttention) and tapped & {id(x) for _, x in walk(layer)}
-        ]
+        self._attentions = _attentions_around(layers.values(), self.model)
         namesakes = {path: layer for path, layer in walk(self.model) if path == OUTPUT and path in paths}
         return layers | namesakes
 
@@ -100,12 +94,6 @@ class Taps:
 
     def _select(self, name, calls):
         path, call, item = self._taps[name]
-        graph = tf.compat.v1.get_default_graph()
-        if any(tf.is_symbolic_tensor(tensor) and tensor.graph is not graph for tensor in keras.tree.flatten(calls)):
-            raise ValueError(
-                f"'{path}' runs inside a loop of '{self.model.name}', as a cell of a recurrent layer does: its "
-                "activation exists only there. Tap the layer around it."
-            )
         if call is None and len(calls) > 1:
             raise ValueError(
                 f"'{self.model.name}' calls '{path}' {len(calls)} times in a pass. "
@@ -133,6 +121,25 @@ class Taps:
         if item not in entries:
             raise ValueError(f"Tap '{name}' finds no entry '{item}' in '{self.model.name}'. There: {list(entries)}.")
         return entries[item]
+
+
+def layer_calls(model, inputs):
+    """Every layer of a model, and what it does in one pass.
+
+    Args:
+        model: A `keras.Model`.
+        inputs: What it is called with.
+
+    Returns:
+        `(outputs, [(path, layer, calls)])`: what the model returns, and for each layer that takes part a list of what
+        each of its calls returned, or why that cannot be seen, as a sentence about the layer.
+    """
+    if not model.built:
+        model(inputs)
+    layers = [(path, layer) for path, layer in walk(model) if not isinstance(layer, keras.layers.InputLayer)]
+    with _recording([layer for _, layer in layers], ()) as calls:
+        outputs = model(inputs, training=False)
+    return outputs, [(path, layer, _hidden(layer, calls[id(layer)]) or calls[id(layer)]) for path, layer in layers]
 
 
 def names_of(tap):
@@ -180,6 +187,35 @@ def walk(layer, prefix=""):
         path = prefix + child.name
         yield path, child
         yield from walk(child, path + "/")
+
+
+def _attentions_around(layers, model):
+    inner = {id(layer) for layer in layers}
+    attentions = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.MultiHeadAttention)]
+    return [attention for attention in attentions if inner & {id(part) for _, part in walk(attention)}]
+
+
+def _hidden(layer, calls):
+    """Why the activations of a layer cannot be seen in a pass in which it made these calls; None if they can."""
+    graph = tf.compat.v1.get_default_graph()
+    if any(tf.is_symbolic_tensor(tensor) and tensor.graph is not graph for tensor in keras.tree.flatten(calls)):
+        return (
+            "runs inside a loop, as a cell of a recurrent layer does: its activation exists only there. "
+            "Tap the layer around it."
+        )
+    if calls:
+        return None
+    if getattr(layer, "quantization_mode", None):
+        return (
+            "is quantised, and Keras runs such layers where they cannot be tapped. Tap the model before `quantize`, "
+            "or the layer around it."
+        )
+    if isinstance(layer, keras.layers.Softmax):
+        return (
+            "is not called: attention without dropout computes its probabilities in one operation with all else. Tap "
+            "its 'query', 'key' and 'value' for an AttentionRelation or AttentionScores."
+        )
+    return "is not called. Tap a layer that the model's `call` goes through."
 
 
 def _parse(name):

@@ -13,13 +13,14 @@ PACKAGE = ROOT / "keras_distill"
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs"},
-    {"mapping"},
+    {"mapping", "inspection"},
     {"losses", "heads", "teachers"},
     {"supervision", "term"},
     {"validation"},
     {"distiller"},
     {"saving"},
     {"report"},
+    {"cli"},
 ]
 # Within a folder a file imports these two of its siblings at most.
 SHARED = {"base", "ops"}

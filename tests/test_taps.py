@@ -92,14 +92,21 @@ def test_a_layer_that_the_pass_does_not_call():
     inputs = keras.Input((5, 8))
     model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs), name="teacher")
     taps = Taps(model, ["attention/softmax"])
-    with pytest.raises(ValueError, match=r"'teacher' ran without calling the tapped layers \['attention/softmax'\]"):
+    with pytest.raises(ValueError, match="'attention/softmax' of 'teacher' is not called: .* for an AttentionRelation"):
         taps(features(3, 5, 8), training=False)
+
+
+def test_a_quantised_layer_is_refused():
+    model = mlp(name="teacher")
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="'features' of 'teacher' is quantised.*before `quantize`"):
+        Taps(model, ["features"])(features(3, 8), training=False)
 
 
 def test_a_cell_inside_a_loop_is_refused():
     model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(3, name="lstm")], name="teacher")
     taps = Taps(model, ["lstm_cell"])
-    with pytest.raises(ValueError, match="'lstm_cell' runs inside a loop of 'teacher'.*Tap the layer around it"):
+    with pytest.raises(ValueError, match="'lstm_cell' of 'teacher' runs inside a loop.*Tap the layer around it"):
         tf.function(lambda x: taps(x, training=False))(features(2, 5, 4))
 
 
