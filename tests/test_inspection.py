@@ -1,9 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import features, mlp
 
 from keras_distill.inspection import tappable
+from keras_distill.specs import trace
 from keras_distill.taps import Taps
 
 
@@ -37,7 +39,7 @@ def test_what_cannot_be_tapped_is_listed_with_the_reason():
     assert "inside a loop" in hidden["backbone/lstm/lstm_cell"]
     for tap in hidden:
         with pytest.raises(ValueError, match=f"'{tap}' of 'network' "):
-            Taps(model, [tap])(features(3, 6, 8), training=False)
+            trace(lambda x, tap=tap: Taps(model, [tap])(x, training=False), tf.TensorSpec((None, 6, 8)))
 
 
 def test_a_dense_network():
