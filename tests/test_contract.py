@@ -12,6 +12,8 @@ from helpers import features, value_and_gradient
 
 from keras_distill import heads, losses
 from keras_distill.batch import Batch
+from keras_distill.specs import Spec
+from keras_distill.term import Term
 
 BATCH = 6
 SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
@@ -198,6 +200,20 @@ def test_padded_positions_might_as_well_not_be_there(cls, rank):
     np.testing.assert_allclose(
         compare(cls(), *padded, position_weight=weight), compare(cls(), student[:, :3], teacher[:, :3]), rtol=1e-5
     )
+
+
+@every_loss
+def test_sample_weights_scale_each_example(cls, rank):
+    student, teacher = pair(rank)
+    weight = np.array([1.0, 0.0, 2.0, 0.5, 3.0, 1.0], "float32")
+    spec = Spec((None, *student.shape[1:]), "float32", "")
+    keras.utils.set_random_seed(0)
+    term = Term(cls(), name="term").build(spec, spec)
+    plain, weighted = (
+        term.compare(student, teacher, Batch(None, labels_of(student), sample_weight))
+        for sample_weight in (None, weight)
+    )
+    np.testing.assert_allclose(weighted, weight * plain, rtol=1e-6)
 
 
 def unlike_the_defaults(cls):
