@@ -7,3 +7,4 @@ from keras_distill.heads.masking import Masking
 from keras_distill.heads.mlp import MLP
 from keras_distill.heads.projection import Projection
 from keras_distill.heads.resize import Resize
+from keras_distill.heads.translator import Translator
