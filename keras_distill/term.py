@@ -1,5 +1,6 @@
 """One comparison of the student with the teacher."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -25,6 +26,7 @@ class Term:
     Term(Hint(), "block_3", "block_6", head="auto", weight=0.1)               # two layers, through a trained head
     Term(KullbackLeibler(), "output[topic]", "output[topic]", name="topic")   # one of several outputs
     Term(FlowOfSolution(), ("block_1", "block_2"), ("block_2", "block_4"))    # a loss of several layers at once
+    Term(HierarchicalContext(), ("block_1", "block_2"), ("block_2", "block_4"), Fusion())      # and a head of several
     ```
 
     A term is a description: several distillers may be made from the same terms, and each makes heads and losses of
@@ -32,8 +34,8 @@ class Term:
 
     Args:
         loss: A `DistillationLoss`.
-        student: Where the student is tapped, as `Taps` reads it; a tuple for a loss that takes several activations.
-            Defaults to its output.
+        student: Where the student is tapped, as `Taps` reads it; a tuple for a loss, or a head, that takes several
+            activations. Defaults to its output.
         teacher: Where the teacher is tapped, likewise.
         head: Maps the student's activation to the teacher's space: a `Head`, any Keras layer, or "auto" for a
             `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Default none.
@@ -67,7 +69,8 @@ class Term:
             # A saved tuple comes back as a list.
             taps = getattr(self, side)
             object.__setattr__(self, side, tuple(taps) if isinstance(taps, list) else taps)
-            if isinstance(taps, (tuple, list)) and not self.loss.takes_several:
+            gathered = side == "student" and _takes_several(self.head)
+            if isinstance(taps, (tuple, list)) and not (self.loss.takes_several or gathered):
                 raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
         if not (self.name is None or isinstance(self.name, str) and self.name):
             raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
@@ -94,15 +97,17 @@ class Term:
         teacher_shape = _shape(teacher)
         head = self._automatic_head(loss, student_shape, teacher_shape) if self.head == AUTO else _own(self.head)
         if head is not None:
-            if isinstance(self.student, tuple):
+            if isinstance(self.student, tuple) and not _takes_several(head):
                 raise ValueError(f"A head maps one activation. Term '{self.name}' taps several: {self.student}.")
             if not head.built:
-                head.build(*((student_shape, teacher_shape) if isinstance(head, Head) else (student_shape,)))
-            shape = tuple(head.compute_output_spec(keras.KerasTensor(student_shape, "float32")).shape)
+                with self._telling_taps():
+                    head.build(*((student_shape, teacher_shape) if isinstance(head, Head) else (student_shape,)))
+            shape = _shape(head.compute_output_spec(_symbolic(student_shape)))
         if not loss.comparable(shape, teacher_shape):
             raise ValueError(self._mismatch(loss, head, shape, student_shape, teacher_shape))
         if not loss.built:
-            loss.build(shape, teacher_shape)
+            with self._telling_taps():
+                loss.build(shape, teacher_shape)
         return dataclasses.replace(self, loss=loss, head=head)
 
     def compare(self, student, teacher, batch, training=False):
@@ -127,9 +132,8 @@ class Term:
         of_position, of_example = split_weights(
             weights_of_tap(batch.sample_weight, first), student_mask, len(main.shape)
         )
-        student = keras.tree.map_structure(lambda x: ops.cast(x, "float32"), student)
-        teacher = keras.tree.map_structure(lambda x: ops.stop_gradient(ops.cast(x, "float32")), teacher)
-        student = student if self.head is None else ops.cast(self.head(student, training=training), "float32")
+        student, teacher = _float32(student), keras.tree.map_structure(ops.stop_gradient, _float32(teacher))
+        student = student if self.head is None else _float32(self.head(student, training=training))
         student = keras.tree.map_structure(lambda x: without_padding(x, student_mask), student)
         teacher = keras.tree.map_structure(lambda x: without_padding(x, teacher_mask), teacher)
         batch = batch._replace(labels=labels, position_weight=of_position)
@@ -176,6 +180,15 @@ class Term:
             )
         return head
 
+    @contextlib.contextmanager
+    def _telling_taps(self):
+        """Puts the user's own names before what a head or a loss says of shapes."""
+        try:
+            yield
+        except ValueError as error:
+            taps = f"student '{self.student}' with teacher '{self.teacher}'"
+            raise ValueError(f"Term '{self.name}' cannot compare {taps}. {error}") from error
+
     def _mismatch(self, loss, head, shape, student, teacher):
         if loss.logits:
             return (
@@ -202,7 +215,21 @@ def _first(activations):
 
 
 def _shape(specs):
-    return specs.shape if isinstance(specs, Spec) else tuple(spec.shape for spec in specs)
+    return tuple(tuple(spec.shape) for spec in specs) if type(specs) in (tuple, list) else tuple(specs.shape)
+
+
+def _symbolic(shape):
+    """Tensors of one shape, or of several, to ask a head what it would make of them."""
+    several = isinstance(shape[0], tuple)
+    return tuple(_symbolic(one) for one in shape) if several else keras.KerasTensor(shape, "float32")
+
+
+def _takes_several(head):
+    return isinstance(head, Head) and head.takes_several
+
+
+def _float32(activations):
+    return keras.tree.map_structure(lambda x: ops.cast(x, "float32"), activations)
 
 
 def _own(layer):

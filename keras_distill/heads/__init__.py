@@ -2,6 +2,9 @@
 
 from keras_distill.heads.base import Head
 from keras_distill.heads.convolution import Convolution
+from keras_distill.heads.fusion import Fusion
 from keras_distill.heads.masking import Masking
+from keras_distill.heads.mlp import MLP
 from keras_distill.heads.projection import Projection
 from keras_distill.heads.resize import Resize
+from keras_distill.heads.translator import Translator

@@ -8,7 +8,13 @@ class Head(keras.layers.Layer):
 
     A leaf implements `build(student_shape, teacher_shape)`, which creates the weights for both shapes (they begin
     with the batch axis), and `call(student)`.
+
+    Attributes:
+        takes_several: Whether it may map a tuple of activations, to one or to a tuple; shapes are then tuples of
+            shapes too.
     """
+
+    takes_several = False
 
     def __init__(self, **kwargs):
         # float32 whatever the global policy: a head exists for the loss behind it, which is computed in float32.

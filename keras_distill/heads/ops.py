@@ -14,11 +14,12 @@ def resize(maps, size):
     return ops.image.resize(maps, size, interpolation="bilinear", data_format="channels_last")
 
 
-def check_maps(head, student_shape, teacher_shape):
-    """Refuses what is not a map with known channels."""
+def check_maps(head, student_shape, teacher_shape, sized=False):
+    """Refuses what is not a map with known channels and, where `sized`, known height and width."""
     shapes = student_shape, teacher_shape
-    if any(len(shape) != 4 or shape[-1] is None for shape in shapes):
+    if any(len(shape) != 4 or None in (shape[1:] if sized else shape[-1:]) for shape in shapes):
         raise ValueError(
-            f"{head} takes maps of shape [batch, height, width, channels] with known channels. "
+            f"{head} takes maps of shape [batch, height, width, channels] with known "
+            f"{'height, width and ' if sized else ''}channels. "
             f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
         )

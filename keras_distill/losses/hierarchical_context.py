@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import DistillationLoss, alike
 from keras_distill.losses.ops import float32, pool
 from keras_distill.masking import mean_over_positions, with_rank
 
@@ -64,16 +64,35 @@ def _mean_of_squares(maps, weight=None):
 
 @keras.saving.register_keras_serializable("keras_distill")
 class HierarchicalContext(DistillationLoss):
-    """`hierarchical_context` as a loss for a `Term`. Maps of unlike shapes need a head."""
+    """`hierarchical_context` as a loss for a `Term`. Maps of unlike shapes need a head.
+
+    A tuple of maps is compared with a tuple of as many, level by level, and the losses are added up, as in the paper. A
+    weight of positions counts at those levels that have the first one's size.
+    """
 
     rank = 4
+    takes_several = True
+
+    def comparable(self, student_shape, teacher_shape):
+        students, teachers = _levels(student_shape), _levels(teacher_shape)
+        return len(students) == len(teachers) and all(alike(s[1:], t[1:]) for s, t in zip(students, teachers))
 
     def build(self, student_shape, teacher_shape):
-        if None in (*student_shape[1:3], *teacher_shape[1:3]):
+        if any(None in shape[1:3] for shape in (*_levels(student_shape), *_levels(teacher_shape))):
             raise ValueError(
                 "HierarchicalContext needs maps of known height and width. "
                 f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
             )
 
     def compare(self, student, teacher, batch):
-        return hierarchical_context(student, teacher, batch.position_weight)
+        if not isinstance(student, tuple):
+            return hierarchical_context(student, teacher, batch.position_weight)
+        size = student[0].shape[1:3]
+        return sum(
+            hierarchical_context(s, t, batch.position_weight if s.shape[1:3] == size else None)
+            for s, t in zip(student, teacher)
+        )
+
+
+def _levels(shape):
+    return shape if isinstance(shape[0], (tuple, list)) else (shape,)

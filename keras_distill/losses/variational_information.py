@@ -46,30 +46,39 @@ def regress(student, kernels):
 
     Args:
         student: Features, shape `[batch, positions..., student channels]`.
-        kernels: Matrices, the first with the student's channels as rows, the last with the teacher's as columns.
+        kernels: Matrices, the first with the student's channels as rows, the last with the teacher's as columns. None
+            leave the features as they are.
 
     Returns:
         Shape `[batch, positions..., teacher channels]`.
     """
     features = ops.cast(student, "float32")
-    for kernel in kernels[:-1]:
-        features = ops.relu(ops.matmul(features, kernel))
-    return ops.matmul(features, kernels[-1])
+    for index, kernel in enumerate(kernels):
+        features = ops.matmul(features if index == 0 else ops.relu(features), kernel)
+    return features
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class VariationalInformation(DistillationLoss):
     """`variational_information` as a loss for a `Term`, averaged over positions. Any two widths; needs no head.
 
-    Has weights of its own, trained with the student: the three layers of `regress` and a variance for each of the
-    teacher's channels.
+    Has weights of its own, trained with the student: the layers of `regress` and a variance for each of the teacher's
+    channels. With `depth=0` it has the variances alone, and what the head gives is the mean:
+
+    ```python
+    Term(VariationalInformation(depth=0), "block_3", "block_6", MLP(depth=3, use_bias=False))
+    ```
 
     Args:
         variance: Where the variances start, default 5.
+        depth: The number of layers of `regress`, default 3 as in the authors' code.
     """
 
-    def __init__(self, variance=5.0, **kwargs):
+    def __init__(self, variance=5.0, depth=3, **kwargs):
         super().__init__(**kwargs)
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+            raise ValueError(f"`depth` must be an integer, 0 or more. Received: {depth!r}")
+        self.depth = depth
         self.variance = positive(variance, "variance")
         if not isinstance(self.variance, float) or self.variance <= LEAST_VARIANCE:
             raise ValueError(f"`variance` must be a number above {LEAST_VARIANCE}. Received: {variance!r}")
@@ -78,7 +87,7 @@ class VariationalInformation(DistillationLoss):
         channels = teacher_shape[-1]
         self.kernels = [
             self.add_weight(shape=(width, channels), initializer="he_normal", name=f"kernel_{index}")
-            for index, width in enumerate((student_shape[-1], channels, channels))
+            for index, width in enumerate([student_shape[-1], *[channels] * (self.depth - 1)][: self.depth])
         ]
         softplus = self.variance - LEAST_VARIANCE
         start = softplus + math.log(-math.expm1(-softplus))
@@ -87,11 +96,12 @@ class VariationalInformation(DistillationLoss):
         )
 
     def comparable(self, student_shape, teacher_shape):
-        return alike(student_shape[1:-1], teacher_shape[1:-1])
+        end = -1 if self.depth else None
+        return alike(student_shape[1:end], teacher_shape[1:end])
 
     def compare(self, student, teacher, batch):
         values = variational_information(regress(student, self.kernels), self.log_scale, teacher)
         return mean_over_positions(values, batch.position_weight)
 
     def get_config(self):
-        return {**super().get_config(), "variance": self.variance}
+        return {**super().get_config(), "variance": self.variance, "depth": self.depth}

@@ -4,3 +4,5 @@ from keras_distill.batch import with_activations, with_index
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.cached import CachedTeacher
 from keras_distill.teachers.model import ModelTeacher
+from keras_distill.teachers.paraphrased import ParaphrasedTeacher
+from keras_distill.teachers.paraphraser import Paraphraser

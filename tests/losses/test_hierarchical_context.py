@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from helpers import central_differences, features, value_and_gradient
 
+from keras_distill.batch import Batch
 from keras_distill.losses import HierarchicalContext
 from keras_distill.losses.hierarchical_context import hierarchical_context
 
@@ -55,3 +56,24 @@ def test_positions_without_weight_count_at_no_size():
 def test_maps_of_unknown_size_are_refused():
     with pytest.raises(ValueError, match="HierarchicalContext needs maps of known height and width"):
         HierarchicalContext().build((None, None, 4, 8), (None, None, 4, 8))
+
+
+def test_levels_are_compared_one_by_one_and_added_up():
+    shapes = (2, 8, 6, 3), (2, 4, 3, 2)
+    student, teacher = (tuple(features(*shape, seed=s) for shape in shapes) for s in (0, 1))
+    loss = HierarchicalContext()
+    loss.build(*[tuple((None, *shape[1:]) for shape in shapes)] * 2)
+    found = loss.compare(student, teacher, Batch(None))
+    np.testing.assert_allclose(np.mean(found), sum(map(reference, student, teacher)), rtol=1e-5)
+    # A weight of the first level's positions leaves the other level alone.
+    weight = np.concatenate([np.ones((2, 4, 6)), np.zeros((2, 4, 6))], axis=1)
+    found = loss.compare(student, teacher, Batch(None, position_weight=weight))
+    first = hierarchical_context(student[0], teacher[0], weight)
+    np.testing.assert_allclose(found, first + hierarchical_context(student[1], teacher[1]), rtol=1e-5)
+
+
+def test_unlike_levels_cannot_be_compared():
+    large, small = (None, 8, 8, 3), (None, 4, 4, 3)
+    comparable = HierarchicalContext().comparable
+    assert comparable((large, small), (large, small))
+    assert not comparable((large, small), (small, large)) and not comparable((large, small), (large,))

@@ -4,6 +4,7 @@ from helpers import central_differences, compiled, data, features, mlp, value_an
 
 from keras_distill import Distiller, Term
 from keras_distill.batch import Batch
+from keras_distill.heads import MLP
 from keras_distill.losses import VariationalInformation
 from keras_distill.losses.variational_information import variational_information
 
@@ -63,3 +64,26 @@ def test_its_weights_are_trained_and_no_part_of_the_student():
     assert history[-1] < history[0]
     assert all(np.any(weight != old) for weight, old in zip(loss.weights, before))
     assert student.count_params() == count
+
+
+def test_a_head_may_give_the_mean():
+    student, teacher = features(2, 4, 3, 3), features(2, 4, 3, 5, seed=1)
+    whole, variances, head = VariationalInformation(), VariationalInformation(depth=0), MLP(depth=3, use_bias=False)
+    whole.build((None, 4, 3, 3), (None, 4, 3, 5))
+    head.build((None, 4, 3, 3), (None, 4, 3, 5))
+    variances.build((None, 4, 3, 5), (None, 4, 3, 5))
+    assert [tuple(weight.shape) for weight in variances.weights] == [(5,)]
+    head.set_weights([kernel.numpy() for kernel in whole.kernels])
+    expected = whole.compare(student, teacher, Batch(None))
+    np.testing.assert_allclose(variances.compare(head(student), teacher, Batch(None)), expected, rtol=1e-5)
+
+
+def test_without_layers_it_needs_the_teachers_width():
+    models = mlp(4), mlp(16, name="teacher")
+    with pytest.raises(ValueError, match=r"cannot compare student 'features' of shape \(None, 4\)"):
+        Distiller(*models, [Term(VariationalInformation(depth=0), "features", "features")])
+    term = Term(VariationalInformation(depth=0), "features", "features", MLP(depth=3), name="vid")
+    history = compiled(Distiller(*models, [term])).fit(*data(), epochs=10, verbose=0).history["vid_loss"]
+    assert history[-1] < history[0]
+    with pytest.raises(ValueError, match="`depth` must be an integer, 0 or more"):
+        VariationalInformation(depth=-1)

@@ -1,0 +1,68 @@
+import keras
+import numpy as np
+import pytest
+from helpers import assert_same_weights, compiled, data, features, fitted, weights_of
+
+from keras_distill import Distiller, Term
+from keras_distill.batch import Batch
+from keras_distill.heads import Translator
+from keras_distill.losses import FactorTransfer, KullbackLeibler
+from keras_distill.teachers import ParaphrasedTeacher, Paraphraser
+
+
+def network(width, name):
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Conv2D(width, 3, padding="same", activation="relu", name="block"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, name="logits"),
+        ],
+        name=name,
+    )
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """Images, a teacher, its maps, and a paraphraser trained on them."""
+    keras.utils.set_random_seed(0)
+    images, teacher = features(64, 6, 6, 1), network(8, "teacher")
+    maps = keras.Model(teacher.inputs, teacher.get_layer("block").output).predict(images, verbose=0)
+    paraphraser = Paraphraser(rate=0.5)
+    paraphraser.compile(keras.optimizers.Adam(0.01), "mae")
+    paraphraser.fit(maps, maps, epochs=60, batch_size=16, verbose=0)
+    return images, teacher, maps, paraphraser
+
+
+def test_the_paraphraser_learns_to_give_back_the_maps(taught):
+    _, _, maps, paraphraser = taught
+    error = np.abs(paraphraser.predict(maps, verbose=0) - maps).mean()
+    # The best that does not look at the map is its median.
+    assert error < 0.3 * np.abs(maps - np.median(maps, axis=(0, 1, 2))).mean()
+
+
+def test_the_students_factors_come_near_the_teachers(taught):
+    images, model, maps, paraphraser = taught
+    teacher = ParaphrasedTeacher(model, "block", paraphraser)
+    terms = [Term(KullbackLeibler()), Term(FactorTransfer(), "block", "factors", Translator())]
+    before = weights_of(model), weights_of(paraphraser)
+    distiller = compiled(Distiller(network(2, "student"), teacher, terms), keras.optimizers.Adam(0.01))
+    losses = fitted(distiller, images, data(64)[1], epochs=20, batch_size=16)["factor_transfer_loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    for weights, part in zip(before, (model, paraphraser), strict=True):
+        assert_same_weights(weights, weights_of(part), rtol=0, atol=0)
+
+
+def test_gives_the_encoders_output_beside_the_models_own(taught):
+    images, model, maps, paraphraser = taught
+    teacher = ParaphrasedTeacher(model, "block", paraphraser)
+    teacher.connect(["output", "factors"])
+    found = teacher.activations(Batch(images))
+    np.testing.assert_allclose(found["output"], model(images), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["factors"], paraphraser.encoder(maps), rtol=1e-4, atol=1e-5)
+    assert found["factors"].shape == (64, 6, 6, 4)
+
+
+def test_an_untrained_paraphraser_is_refused():
+    with pytest.raises(ValueError, match="The paraphraser of tap 'block' has no weights yet.*maps of 'teacher'"):
+        ParaphrasedTeacher(network(4, "teacher"), "block", Paraphraser())
