@@ -4,10 +4,14 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import centred, check_classes, float32, relative_entropy, unit_deviation
-from keras_distill.masking import mean_over_positions
-
-_TEMPERATURE = 2.0
+from keras_distill.losses.ops import (
+    centred,
+    check_classes,
+    check_wrapped,
+    compare_logits,
+    float32,
+    unit_deviation,
+)
 
 
 def logit_standardization(logits):
@@ -46,8 +50,7 @@ class LogitStandardization(DistillationLoss):
 
     def __init__(self, loss=None, **kwargs):
         super().__init__(**kwargs)
-        if loss is not None and not (isinstance(loss, DistillationLoss) and loss.logits):
-            raise ValueError(f"LogitStandardization takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
+        check_wrapped("LogitStandardization", loss)
         self.loss = loss
         if loss is not None:
             self.rank, self.needs_labels = loss.rank, loss.needs_labels
@@ -59,10 +62,7 @@ class LogitStandardization(DistillationLoss):
 
     def compare(self, student, teacher, batch):
         student, teacher = logit_standardization(student), logit_standardization(teacher)
-        if self.loss is not None:
-            return self.loss.compare(student, teacher, batch)
-        values = _TEMPERATURE**2 * relative_entropy(student, teacher, _TEMPERATURE)
-        return mean_over_positions(values, batch.position_weight)
+        return compare_logits(self.loss, student, teacher, batch, temperature=2.0)
 
     def get_config(self):
         return {**super().get_config(), "loss": self.loss}
