@@ -10,6 +10,7 @@ from keras_distill.losses.confidence_temperature import ConfidenceTemperature
 from keras_distill.losses.contrastive_representation import ContrastiveRepresentation
 from keras_distill.losses.correlation_congruence import CorrelationCongruence
 from keras_distill.losses.cosine import Cosine
+from keras_distill.losses.curriculum_temperature import CurriculumTemperature
 from keras_distill.losses.decoupled_kd import DecoupledKD
 from keras_distill.losses.dist import Dist
 from keras_distill.losses.factor_transfer import FactorTransfer
