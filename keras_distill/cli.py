@@ -59,6 +59,8 @@ def _add_inspect(commands):
 
 def _inspect(options):
     try:
+        # A command, unlike `python -m`, does not find the modules of the folder it is started in.
+        sys.path.insert(0, "")
         for module in options.modules:
             importlib.import_module(module)
         model = keras.saving.load_model(options.model, compile=False)
