@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import around_one, check_classes, check_wrapped, compare_logits, float32
+from keras_distill.losses.ops import around_one, build_wrapped, check_wrapped, compare_logits, float32
 from keras_distill.schedules import positive, value_at
 
 
@@ -61,9 +61,7 @@ class ConfidenceTemperature(DistillationLoss):
         self.beta = positive(beta, "beta")
 
     def build(self, student_shape, teacher_shape):
-        check_classes("ConfidenceTemperature", student_shape, teacher_shape)
-        if self.loss is not None:
-            self.loss.build(student_shape, teacher_shape)
+        build_wrapped("ConfidenceTemperature", self.loss, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)
@@ -72,4 +70,4 @@ class ConfidenceTemperature(DistillationLoss):
         return compare_logits(self.loss, student / multiple, teacher / multiple, batch, temperature=4.0)
 
     def get_config(self):
-        return {**super().get_config(), "loss": self.loss, "beta": self.beta}
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), "beta": self.beta}

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import check_classes, check_wrapped, compare_logits, float32
+from keras_distill.losses.ops import build_wrapped, check_wrapped, compare_logits, float32
 from keras_distill.masking import mean_over_positions, with_rank
 from keras_distill.schedules import positive, value_at
 
@@ -78,9 +78,7 @@ class CurriculumTemperature(DistillationLoss):
         self.instance = instance
 
     def build(self, student_shape, teacher_shape):
-        check_classes("CurriculumTemperature", student_shape, teacher_shape)
-        if self.loss is not None:
-            self.loss.build(student_shape, teacher_shape)
+        build_wrapped("CurriculumTemperature", self.loss, student_shape, teacher_shape)
         self.bias = self.add_weight(shape=(1,), initializer="ones", name="bias")
         if self.instance:
             inputs = student_shape[-1] + teacher_shape[-1]
@@ -107,5 +105,5 @@ class CurriculumTemperature(DistillationLoss):
         return mean_over_positions(scores, batch.position_weight)
 
     def get_config(self):
-        settings = {key: getattr(self, key) for key in ("loss", "low", "high", "reversal", "instance")}
-        return {**super().get_config(), **settings}
+        settings = {key: getattr(self, key) for key in ("low", "high", "reversal", "instance")}
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), **settings}

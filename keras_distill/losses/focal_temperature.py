@@ -6,7 +6,7 @@ from keras import ops
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.ops import (
     around_one,
-    check_classes,
+    build_wrapped,
     check_wrapped,
     compare_logits,
     float32,
@@ -70,9 +70,7 @@ class FocalTemperature(DistillationLoss):
         self.gamma = positive(gamma, "gamma")
 
     def build(self, student_shape, teacher_shape):
-        check_classes("FocalTemperature", student_shape, teacher_shape)
-        if self.loss is not None:
-            self.loss.build(student_shape, teacher_shape)
+        build_wrapped("FocalTemperature", self.loss, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)
@@ -81,4 +79,9 @@ class FocalTemperature(DistillationLoss):
         return compare_logits(self.loss, student / multiple, teacher / multiple, batch, temperature=4.0)
 
     def get_config(self):
-        return {**super().get_config(), "loss": self.loss, "beta": self.beta, "gamma": self.gamma}
+        return {
+            **super().get_config(),
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "beta": self.beta,
+            "gamma": self.gamma,
+        }

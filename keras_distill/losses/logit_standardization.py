@@ -5,8 +5,8 @@ from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.ops import (
+    build_wrapped,
     centred,
-    check_classes,
     check_wrapped,
     compare_logits,
     float32,
@@ -56,13 +56,11 @@ class LogitStandardization(DistillationLoss):
             self.rank, self.needs_labels = loss.rank, loss.needs_labels
 
     def build(self, student_shape, teacher_shape):
-        check_classes("LogitStandardization", student_shape, teacher_shape)
-        if self.loss is not None:
-            self.loss.build(student_shape, teacher_shape)
+        build_wrapped("LogitStandardization", self.loss, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = logit_standardization(student), logit_standardization(teacher)
         return compare_logits(self.loss, student, teacher, batch, temperature=2.0)
 
     def get_config(self):
-        return {**super().get_config(), "loss": self.loss}
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}

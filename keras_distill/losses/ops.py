@@ -91,6 +91,14 @@ def check_wrapped(wrapper, loss):
         raise ValueError(f"{wrapper} takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
 
 
+def build_wrapped(wrapper, loss, student_shape, teacher_shape):
+    """Builds a wrapped loss; refuses logits of a single class."""
+    check_classes(wrapper, student_shape, teacher_shape)
+    # One that comes out of a file has its weights already.
+    if loss is not None and not loss.built:
+        loss.build(student_shape, teacher_shape)
+
+
 def compare_logits(loss, student, teacher, batch, temperature):
     """What a wrapped loss says of logits; if None was given, what a KullbackLeibler of that temperature would say."""
     if loss is not None:

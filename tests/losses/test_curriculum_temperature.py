@@ -6,7 +6,7 @@ from helpers import central_differences, compiled, data, features, fitted, mlp, 
 
 from keras_distill import Distiller, Term, load_distiller
 from keras_distill.batch import Batch
-from keras_distill.losses import CurriculumTemperature, DecoupledKD, Hint, KullbackLeibler
+from keras_distill.losses import CurriculumTemperature, DecoupledKD, Hint, KullbackLeibler, LogitStandardization
 from keras_distill.losses.curriculum_temperature import curriculum_temperature
 from keras_distill.schedules import Cosine
 
@@ -131,6 +131,18 @@ def test_a_run_is_continued_with_its_temperature(tmp_path):
     second = load_distiller(tmp_path / "d.keras", teacher)
     assert fitted(second, x, y) == fitted(first, x, y)
     assert isinstance(second.term_losses[0].loss, DecoupledKD)
+
+
+def test_within_another_loss_each_run_has_a_temperature_of_its_own(tmp_path):
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    terms = [Term(LogitStandardization(CurriculumTemperature()))]
+    first, second = (compiled(Distiller(mlp(), teacher, terms)) for _ in range(2))
+    assert first.term_losses[0].loss.bias is not second.term_losses[0].loss.bias
+    fitted(first, x, y)
+    first.save(tmp_path / "d.keras")
+    resumed = load_distiller(tmp_path / "d.keras", teacher)
+    assert len(resumed.term_losses[0].weights) == 1
+    assert fitted(resumed, x, y) == fitted(first, x, y)
 
 
 def test_default_is_distillation_at_the_temperature_alone():
