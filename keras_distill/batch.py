@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 UNLABELLED = -1
-_INPUTS, _CACHED = "keras_distill/inputs", "keras_distill/cached"
+_INPUTS, _CACHED, _INDEX = "keras_distill/inputs", "keras_distill/cached", "keras_distill/index"
 
 
 class Batch(NamedTuple):
@@ -20,6 +20,7 @@ class Batch(NamedTuple):
         step: The optimizer's step, a scalar integer tensor; schedules are evaluated at it.
         position_weight: How much each position of the compared activations counts, float32 of shape
             `[batch, positions...]`, 0 where padded; None where all count alike. Set for each term.
+        index: Which examples of the data set these are, integers of shape `[batch]`, or None.
     """
 
     inputs: Any
@@ -28,18 +29,19 @@ class Batch(NamedTuple):
     cached: Any = None
     step: Any = 0
     position_weight: Any = None
+    index: Any = None
 
 
 def unpack(data, step):
     """The `Batch` of what `fit` hands to `train_step`.
 
     Args:
-        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, where `x` may come `with_activations`.
+        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, where `x` may come `with_activations` and `with_index`.
         step: The optimizer's step.
     """
     inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    inputs, cached = split(inputs)
-    return Batch(inputs, labels, sample_weight, cached, step)
+    inputs, cached, index = split(inputs)
+    return Batch(inputs, labels, sample_weight, cached, step, index=index)
 
 
 def with_activations(inputs, activations):
@@ -52,13 +54,26 @@ def with_activations(inputs, activations):
     Returns:
         A structure that `fit` and `tf.data` shuffle and batch as one.
     """
-    return {_INPUTS: inputs, _CACHED: dict(activations)}
+    return {**_carrying(inputs), _CACHED: dict(activations)}
+
+
+def with_index(inputs, index):
+    """Inputs that carry along which examples they are, for losses that remember examples.
+
+    Args:
+        inputs: What the student is called with; `with_activations` too.
+        index: Integers, one for each example: `np.arange(len(x))`.
+
+    Returns:
+        A structure that `fit` and `tf.data` shuffle and batch as one.
+    """
+    return {**_carrying(inputs), _INDEX: index}
 
 
 def split(inputs):
-    """`(inputs, activations)` of what `with_activations` joined; the second is None for other inputs."""
-    joined = isinstance(inputs, dict) and set(inputs) == {_INPUTS, _CACHED}
-    return (inputs[_INPUTS], inputs[_CACHED]) if joined else (inputs, None)
+    """`(inputs, activations, index)` of what `with_activations` and `with_index` joined; None for what was not."""
+    carrying = _carrying(inputs)
+    return carrying[_INPUTS], carrying.get(_CACHED), carrying.get(_INDEX)
 
 
 def batch_size(structure):
@@ -87,3 +102,7 @@ def labelled(labels, outputs):
     if rank and outputs.shape[-1] != 1 and (rank < len(outputs.shape) or shape[-1] == 1):
         present = ops.logical_and(present, ops.not_equal(labels, ops.cast(UNLABELLED, labels.dtype)))
     return ops.any(present, axis=-1) if 1 < rank == len(outputs.shape) else present
+
+
+def _carrying(inputs):
+    return inputs if isinstance(inputs, dict) and _INPUTS in inputs else {_INPUTS: inputs}

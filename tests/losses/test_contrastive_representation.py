@@ -2,12 +2,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import central_differences, compiled, data, features, mlp, value_and_gradient
+from helpers import central_differences, compiled, data, features, fitted, mlp, value_and_gradient
 
-from keras_distill import Distiller, Term
+from keras_distill import Distiller, Term, load_distiller
 from keras_distill.batch import Batch
 from keras_distill.losses import ContrastiveRepresentation
 from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
+from keras_distill.losses.ops import unit
+from keras_distill.teachers import with_index
 
 
 def reference(scores, log_mean, examples):
@@ -44,19 +46,19 @@ def test_large_scores_stay_finite():
 def test_the_queue_holds_the_latest_embeddings_of_length_1():
     loss = ContrastiveRepresentation(dim=4, size=5)
     loss.build((None, 3), (None, 6))
-    before = [queue.numpy() for queue in loss.queues]
+    before = [queue.numpy() for queue in loss.memories]
     np.testing.assert_allclose(np.linalg.norm(before, axis=-1), 1, rtol=1e-5)
     student, teacher = features(2, 3), features(2, 6, seed=1)
     loss.compare(student, teacher, Batch(None))
-    np.testing.assert_array_equal([queue.numpy() for queue in loss.queues], before)
+    np.testing.assert_array_equal([queue.numpy() for queue in loss.memories], before)
 
     loss.remember(student, teacher, Batch(None))
-    for queue, old, vectors, kernel in zip(loss.queues, before, (student, teacher), loss.kernels):
+    for queue, old, vectors, kernel in zip(loss.memories, before, (student, teacher), loss.kernels):
         embeddings = vectors @ kernel.numpy()
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         np.testing.assert_allclose(queue, [*embeddings, *old[:3]], rtol=1e-5, atol=1e-6)
     loss.remember(features(9, 3), features(9, 6), Batch(None))
-    assert loss.queues[0].shape == (5, 4)
+    assert loss.memories[0].shape == (5, 4)
 
 
 def test_the_means_are_those_of_the_first_batch():
@@ -78,11 +80,11 @@ def test_training_moves_the_queue_and_evaluation_does_not():
     x, y = data()
     model = distiller()
     loss = model.terms[0].loss
-    before = loss.queues[0].numpy()
+    before = loss.memories[0].numpy()
     model.evaluate(x, y, verbose=0)
-    np.testing.assert_array_equal(loss.queues[0], before)
+    np.testing.assert_array_equal(loss.memories[0], before)
     history = model.fit(x, y, batch_size=8, epochs=30, verbose=0).history["crd_loss"]
-    assert np.any(loss.queues[0] != before)
+    assert np.any(loss.memories[0] != before)
     assert history[-1] < history[0]
 
 
@@ -91,13 +93,110 @@ def test_two_replicas_share_a_queue():
     devices = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
     with devices.scope():
         model = distiller()
-    before = model.terms[0].loss.queues[0].numpy()
+    before = model.terms[0].loss.memories[0].numpy()
     history = model.fit(x, y, batch_size=8, epochs=2, verbose=0).history["crd_loss"]
     assert np.all(np.isfinite(history))
-    assert np.any(model.terms[0].loss.queues[0].numpy() != before)
+    assert np.any(model.terms[0].loss.memories[0].numpy() != before)
 
 
-@pytest.mark.parametrize("setting", [{"dim": 0}, {"size": 1.5}])
+@pytest.mark.parametrize("setting", [{"dim": 0}, {"size": 1.5}, {"examples": 0}, {"examples": True}])
 def test_lengths_are_whole_numbers(setting):
-    with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must be an integer, 1 or more"):
+    with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must be an integer, "):
         ContrastiveRepresentation(**setting)
+
+
+def bank(examples=7, **settings):
+    loss = ContrastiveRepresentation(dim=4, size=300, examples=examples, **settings)
+    loss.build((None, 3), (None, 6))
+    return loss
+
+
+def embedded(loss, *vectors):
+    parts = zip(vectors, loss.kernels, loss.biases)
+    found = [x @ kernel.numpy() + bias.numpy() for x, kernel, bias in parts]
+    return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in found]
+
+
+def test_the_bank_moves_as_the_authors_do():
+    loss = bank()
+    student, teacher = features(2, 3), features(2, 6, seed=1)
+    before = [memory.numpy() for memory in loss.memories]
+    for index in ([4, 1], [1, 6]):
+        loss.remember(student, teacher, Batch(None, index=tf.constant(index)))
+        for memory, latest in zip(before, embedded(loss, student, teacher)):
+            # ContrastMemory: half of the old and half of the new, scaled to length 1.
+            moved = 0.5 * memory[index] + 0.5 * latest
+            memory[index] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    for memory, expected in zip(loss.memories, before):
+        np.testing.assert_allclose(memory, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_counterpart_and_the_contrasts_come_from_the_bank():
+    loss, index = bank(), tf.constant([4, 1])
+    student, teacher = features(2, 3), features(2, 6, seed=1)
+    # With every embedding in the bank the same, so are all scores of an anchor but its own.
+    for memory in loss.memories:
+        rows = np.tile([[1.0, 0, 0, 0]], (7, 1))
+        rows[[4, 1]] = [[0, 1, 0, 0], [0, 0, 1, 0]]
+        memory.assign(rows)
+    scores = loss._scores(student, teacher, Batch(None, index=index, step=3))
+    for anchor, found in zip(embedded(loss, student, teacher), scores):
+        np.testing.assert_allclose(found[0, 0], anchor[0, 1] / 0.07, rtol=1e-4)
+        np.testing.assert_allclose(found[1, 0], anchor[1, 2] / 0.07, rtol=1e-4)
+        others = {round(float(value), 2) for value in found[0, 1:]}
+        # Its own row, the second axis, is never among them.
+        assert others == {round(float(value) / 0.07, 2) for value in (anchor[0, 0], anchor[0, 2])}
+
+
+def test_contrasts_change_with_the_step_and_are_the_same_within_it():
+    loss = bank()
+    student, teacher = features(2, 3), features(2, 6, seed=1)
+
+    def compared(step):
+        return loss.compare(student, teacher, Batch(None, index=tf.constant([4, 1]), step=tf.constant(step))).numpy()
+
+    np.testing.assert_array_equal(compared(5), compared(5))
+    assert np.all(compared(5) != compared(6))
+
+
+def remembering(**options):
+    term = Term(ContrastiveRepresentation(dim=4, size=16, examples=24), "features", "features", name="crd")
+    return compiled(Distiller(mlp(4), mlp(16, name="teacher"), [term]), keras.optimizers.Adam(0.01), **options)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_rows_of_the_bank_belong_to_their_examples_when_shuffled(jit_compile):
+    x, y = data()
+    model = remembering(jit_compile=jit_compile)
+    loss = model.terms[0].loss
+    before = loss.memories[1].numpy()
+    seen = with_index(x[:20], np.arange(20))
+    history = model.fit(seen, y[:20], batch_size=5, epochs=30, shuffle=True, verbose=0).history["crd_loss"]
+    assert history[-1] < history[0]
+    np.testing.assert_array_equal(loss.memories[1][20:], before[20:])
+    teacher = keras.Model(model.teacher.model.inputs[0], model.teacher.model.get_layer("features").output)
+    own = unit(teacher(x) @ loss.kernels[1].numpy() + loss.biases[1].numpy()).numpy()
+    # Of all embeddings, its own is the one that a row is closest to.
+    closest = np.argmax(loss.memories[1][:20] @ own[:20].T, axis=1)
+    assert np.mean(closest == np.arange(20)) > 0.9
+
+
+def test_a_bank_goes_on_bit_for_bit(tmp_path):
+    x, y = data()
+    first = remembering()
+    seen = with_index(x, np.arange(24))
+    fitted(first, seen, y)
+    first.save(tmp_path / "d.keras")
+    second = load_distiller(tmp_path / "d.keras", first.teacher)
+    for model in (first, second):
+        fitted(model, seen, y)
+    for one, other in zip(first.weights, second.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_bank_needs_to_know_the_examples():
+    x, y = data()
+    model = remembering()
+    assert np.isfinite(model.evaluate(x, y, verbose=0, return_dict=True)["crd_loss"])
+    with pytest.raises(ValueError, match=r"remembers 24 examples.*`with_index\(x, np.arange\(len\(x\)\)\)` as x"):
+        fitted(model, x, y)
