@@ -10,7 +10,7 @@ from keras_distill.specs import Traced, input_specs, trace
 from keras_distill.supervision import Supervision
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
 from keras_distill.teachers import ModelTeacher, Teacher
-from keras_distill.validation import check_masks, check_models, named, warn_of_wrong_link
+from keras_distill.validation import check_balances, check_masks, check_models, named, warn_of_wrong_link
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -32,8 +32,8 @@ class Distiller(keras.Model):
     step, the teacher in inference mode and outside the gradient tape. Terms are means over the examples of a batch, of
     each example's loss times its sample weight, in float32. Labels may be missing, altogether or from some examples
     (`keras_distill.batch.labelled`), and so may the loss: the terms then teach alone. The logs hold `loss`,
-    `supervised_loss`, `<name>_loss` of each term before its weight, and the metrics given to `compile`. A callback that
-    monitors one of these losses, other than `loss`, wants `mode="min"`.
+    `supervised_loss`, `<name>_loss` of each term before its weight, `<name>_weight` where that is a `Balance`, and the
+    metrics given to `compile`. A callback that monitors one of these losses, other than `loss`, wants `mode="min"`.
 
     Args:
         student: A `keras.Model`, of which the trained weights remain; compiled or not.
@@ -72,13 +72,16 @@ class Distiller(keras.Model):
         check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
         self.term_losses = [term.loss for term in self.terms]
+        self.balances = [term.weight for term in self.terms if term.balanced]
         names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]
+        names += [f"{term.name}_weight" for term in self.terms if term.balanced]
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self._supervision = Supervision()
         self.built = True
 
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
-        """As `keras.Model.compile`. `loss=None` learns from the teacher alone."""
+        """As `keras.Model.compile`. `loss=None` learns from the teacher alone; no term may then have a `Balance`."""
+        check_balances(self.terms, loss)
         warn_of_wrong_link(loss, self._traced.student[OUTPUT])
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
@@ -170,7 +173,9 @@ class Distiller(keras.Model):
             state.assign(store[f"random_state_{index}"])
 
     def _measure(self, batch, student, teacher, training):
-        """Every loss by the name of its tracker: this replica's means, before any weight; `loss` is their sum."""
+        """What the trackers follow, by name: this replica's mean losses before any weight, `loss`, which is their
+        weighted sum, and the weights of balanced terms.
+        """
         supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight, training)
         supervised = 0.0 if supervised is None else ops.cast(supervised, "float32") * _replicas()
         total = value_at(self.supervised_weight, batch.step) * supervised
@@ -179,7 +184,10 @@ class Distiller(keras.Model):
         for term in self.terms:
             values = term.compare(pick(student, term.student), pick(teacher, term.teacher), batch, training)
             losses[f"{term.name}_loss"] = mean = ops.sum(values) / examples
-            total += value_at(term.weight, batch.step) * mean
+            weight = term.weigh(supervised, mean, batch, training)
+            if term.balanced:
+                losses[f"{term.name}_weight"] = weight
+            total += weight * mean
         return {"loss": total + sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses), **losses}
 
     def _logs(self, batch, outputs, losses):

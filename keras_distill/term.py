@@ -6,10 +6,11 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_distill.balance import Balance
 from keras_distill.heads import Convolution, Head, Projection
 from keras_distill.losses import DistillationLoss
 from keras_distill.masking import entry_of_tap, masks_of, split_weights, weights_of_tap, without_padding
-from keras_distill.schedules import Schedule, positive
+from keras_distill.schedules import Schedule, positive, value_at
 from keras_distill.specs import Spec
 from keras_distill.taps import OUTPUT, names_of
 
@@ -29,8 +30,8 @@ class Term:
     Term(HierarchicalContext(), ("block_1", "block_2"), ("block_2", "block_4"), Fusion())      # and a head of several
     ```
 
-    A term is a description: several distillers may be made from the same terms, and each makes heads and losses of
-    its own from them, unless they come with weights already.
+    A term is a description: several distillers may be made from the same terms, and each makes heads, losses and
+    balances of its own from them, unless they come with weights already.
 
     Args:
         loss: A `DistillationLoss`.
@@ -39,7 +40,8 @@ class Term:
         teacher: Where the teacher is tapped, likewise.
         head: Maps the student's activation to the teacher's space: a `Head`, any Keras layer, or "auto" for a
             `Projection` of vectors and tokens and a `Convolution` of maps where the shapes ask for one. Default none.
-        weight: What the loss is multiplied with: a positive number or a schedule. Defaults to 1.
+        weight: What the loss is multiplied with: a positive number, a schedule, or a `Balance`, which keeps it at a
+            ratio to the supervised loss. Defaults to 1.
         name: What the logs call it, with "_loss" behind. Defaults to the name of the loss: "hint", then "hint_2".
         mask: Entry of the inputs that is 1 where a token or pixel counts and 0 where it is padded, shape
             `[batch, positions...]`: for models that take their padding as an input, as KerasHub's `padding_mask`.
@@ -53,7 +55,7 @@ class Term:
     student: str | tuple = OUTPUT
     teacher: str | tuple = OUTPUT
     head: keras.layers.Layer | str | None = None
-    weight: float | Schedule = 1.0
+    weight: float | Schedule | Balance = 1.0
     name: str | None = None
     mask: str | None = None
 
@@ -76,7 +78,13 @@ class Term:
             raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
         if not (self.mask is None or isinstance(self.mask, str)):
             raise ValueError(f"A Term's `mask` must be the name of an input or None. Received: {self.mask!r}")
-        object.__setattr__(self, "weight", positive(self.weight, f"weight of {type(self.loss).__name__}"))
+        if not self.balanced:
+            object.__setattr__(self, "weight", positive(self.weight, f"weight of {type(self.loss).__name__}"))
+
+    @property
+    def balanced(self):
+        """Whether the weight is a `Balance`."""
+        return isinstance(self.weight, Balance)
 
     def build(self, student, teacher):
         """The term with its head chosen and all weights created.
@@ -108,7 +116,10 @@ class Term:
         if not loss.built:
             with self._telling_taps():
                 loss.build(shape, teacher_shape)
-        return dataclasses.replace(self, loss=loss, head=head)
+        weight = _own(self.weight) if self.balanced else self.weight
+        if self.balanced and not weight.built:
+            weight.build()
+        return dataclasses.replace(self, loss=loss, head=head, weight=weight)
 
     def compare(self, student, teacher, batch, training=False):
         """The unweighted loss of each example, times the example's sample weight.
@@ -141,6 +152,30 @@ class Term:
         if training:
             self.loss.remember(student, teacher, batch)
         return values if of_example is None else values * of_example
+
+    def weigh(self, supervised, mean, batch, training=False):
+        """What the term is multiplied with in this step.
+
+        Args:
+            supervised: The supervised loss, a scalar.
+            mean: The term's, before its weight.
+            batch: The `Batch`.
+            training: Whether a `Balance` moves.
+
+        Returns:
+            A float, or a float32 scalar without gradient.
+
+        Raises:
+            ValueError: If a `Balance` is to move without labels.
+        """
+        if not self.balanced:
+            return value_at(self.weight, batch.step)
+        if training and batch.labels is None:
+            raise ValueError(
+                f"Term '{self.name}' is balanced with the supervised loss, but no labels came with the batch. "
+                "Pass labels, or a number as its weight."
+            )
+        return self.weight.weight(supervised, mean, batch.step, training)
 
     def get_config(self):
         return {field.name: _written(getattr(self, field.name)) for field in dataclasses.fields(self)}

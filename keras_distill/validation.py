@@ -97,6 +97,16 @@ def check_masks(terms, inputs, students):
             )
 
 
+def check_balances(terms, loss):
+    """Refuses terms balanced with a supervised loss where there is none."""
+    balanced = [term.name for term in terms if term.balanced]
+    if balanced and loss is None:
+        raise ValueError(
+            f"The weights of the terms {balanced} are balanced with the supervised loss, but `compile` got none. "
+            "Pass `loss=`, or give the terms numbers as weights."
+        )
+
+
 def warn_of_wrong_link(loss, output):
     """Warns of a cross-entropy that takes logits for probabilities, as Keras' do unless told otherwise."""
     name = loss if isinstance(loss, str) else type(loss).__name__

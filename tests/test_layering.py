@@ -14,7 +14,7 @@ PACKAGE = ROOT / "keras_distill"
 LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs"},
     {"mapping", "inspection"},
-    {"losses", "heads", "teachers"},
+    {"losses", "heads", "teachers", "balance"},
     {"supervision", "term"},
     {"validation"},
     {"distiller"},

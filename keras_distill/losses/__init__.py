@@ -6,13 +6,16 @@ from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.channel_wise import ChannelWise
+from keras_distill.losses.confidence_temperature import ConfidenceTemperature
 from keras_distill.losses.contrastive_representation import ContrastiveRepresentation
 from keras_distill.losses.correlation_congruence import CorrelationCongruence
 from keras_distill.losses.cosine import Cosine
+from keras_distill.losses.curriculum_temperature import CurriculumTemperature
 from keras_distill.losses.decoupled_kd import DecoupledKD
 from keras_distill.losses.dist import Dist
 from keras_distill.losses.factor_transfer import FactorTransfer
 from keras_distill.losses.flow_of_solution import FlowOfSolution
+from keras_distill.losses.focal_temperature import FocalTemperature
 from keras_distill.losses.hidden_state import HiddenState
 from keras_distill.losses.hierarchical_context import HierarchicalContext
 from keras_distill.losses.hint import Hint

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_distill.schedules import revived
+
 
 class DistillationLoss(keras.layers.Layer):
     """Compares one student activation with one teacher activation. Abstract.
@@ -50,9 +52,7 @@ class DistillationLoss(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        # Keras writes a schedule or a loss inside the config, but hands it back as the dictionary it was written as. It
-        # does revive the dtype itself, and can write a loss without `get_config` again only if that stays a dictionary.
-        return cls(**{key: value if key == "dtype" else _revive(value) for key, value in config.items()})
+        return cls(**revived(config))
 
 
 def alike(student_shape, teacher_shape):
@@ -60,8 +60,3 @@ def alike(student_shape, teacher_shape):
     return len(student_shape) == len(teacher_shape) and all(
         s is None or t is None or s == t for s, t in zip(student_shape, teacher_shape)
     )
-
-
-def _revive(value):
-    nested = isinstance(value, dict) and "class_name" in value
-    return keras.saving.deserialize_keras_object(value) if nested else value

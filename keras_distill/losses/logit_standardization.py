@@ -4,10 +4,14 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import centred, check_classes, float32, relative_entropy, unit_deviation
-from keras_distill.masking import mean_over_positions
-
-_TEMPERATURE = 2.0
+from keras_distill.losses.ops import (
+    build_wrapped,
+    centred,
+    check_wrapped,
+    compare_logits,
+    float32,
+    unit_deviation,
+)
 
 
 def logit_standardization(logits):
@@ -46,23 +50,17 @@ class LogitStandardization(DistillationLoss):
 
     def __init__(self, loss=None, **kwargs):
         super().__init__(**kwargs)
-        if loss is not None and not (isinstance(loss, DistillationLoss) and loss.logits):
-            raise ValueError(f"LogitStandardization takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
+        check_wrapped("LogitStandardization", loss)
         self.loss = loss
         if loss is not None:
             self.rank, self.needs_labels = loss.rank, loss.needs_labels
 
     def build(self, student_shape, teacher_shape):
-        check_classes("LogitStandardization", student_shape, teacher_shape)
-        if self.loss is not None:
-            self.loss.build(student_shape, teacher_shape)
+        build_wrapped("LogitStandardization", self.loss, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = logit_standardization(student), logit_standardization(teacher)
-        if self.loss is not None:
-            return self.loss.compare(student, teacher, batch)
-        values = _TEMPERATURE**2 * relative_entropy(student, teacher, _TEMPERATURE)
-        return mean_over_positions(values, batch.position_weight)
+        return compare_logits(self.loss, student, teacher, batch, temperature=2.0)
 
     def get_config(self):
-        return {**super().get_config(), "loss": self.loss}
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}

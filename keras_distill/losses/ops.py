@@ -6,8 +6,8 @@ import numpy as np
 from keras import ops
 
 from keras_distill.batch import UNLABELLED
-from keras_distill.losses.base import alike
-from keras_distill.masking import with_rank
+from keras_distill.losses.base import DistillationLoss, alike
+from keras_distill.masking import mean_over_positions, with_rank
 
 
 def squared_distances(features):
@@ -83,6 +83,50 @@ def check_positions(loss, student_shape, teacher_shape):
             f"{loss} compares activations of rank 3 or more: it needs positions. "
             f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
         )
+
+
+def check_wrapped(wrapper, loss):
+    """Refuses to wrap what is no loss of logits; None stands for a divergence, see `compare_logits`."""
+    if loss is not None and not (isinstance(loss, DistillationLoss) and loss.logits):
+        raise ValueError(f"{wrapper} takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
+
+
+def build_wrapped(wrapper, loss, student_shape, teacher_shape):
+    """Builds a wrapped loss; refuses logits of a single class."""
+    check_classes(wrapper, student_shape, teacher_shape)
+    # One that comes out of a file has its weights already.
+    if loss is not None and not loss.built:
+        loss.build(student_shape, teacher_shape)
+
+
+def compare_logits(loss, student, teacher, batch, temperature):
+    """What a wrapped loss says of logits; if None was given, what a KullbackLeibler of that temperature would say."""
+    if loss is not None:
+        return loss.compare(student, teacher, batch)
+    values = temperature**2 * relative_entropy(student, teacher, temperature)
+    return mean_over_positions(values, batch.position_weight)
+
+
+def around_one(difficulty, beta, position_weight=None):
+    """Temperatures that are low where a difficulty is above its mean, as multiples of a loss's own.
+
+    ```
+    t = max(1 + beta * (mean(d) - d), 1/10)
+    ```
+
+    Args:
+        difficulty: Shape `[batch, positions...]`; its mean is over the whole batch, padded positions left out.
+        beta: 0 or more.
+        position_weight: As in a `Batch`.
+
+    Returns:
+        The same shape, without gradient.
+    """
+    weight = ops.ones_like(difficulty) if position_weight is None else position_weight
+    weight = ops.broadcast_to(with_rank(weight, len(difficulty.shape)), ops.shape(difficulty))
+    mean = ops.divide_no_nan(ops.sum(weight * difficulty), ops.sum(weight))
+    # A temperature near 0 makes a single example's gradient outweigh the batch, one below 0 turns it round.
+    return ops.stop_gradient(ops.maximum(1.0 + beta * (mean - difficulty), 0.1))
 
 
 def rows(features, position_weight=None):

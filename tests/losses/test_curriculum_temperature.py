@@ -1,0 +1,165 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import central_differences, compiled, data, features, fitted, mlp, softened_kl, value_and_gradient
+
+from keras_distill import Distiller, Term, load_distiller
+from keras_distill.batch import Batch
+from keras_distill.losses import CurriculumTemperature, DecoupledKD, Hint, KullbackLeibler, LogitStandardization
+from keras_distill.losses.curriculum_temperature import curriculum_temperature
+from keras_distill.schedules import Cosine
+
+
+def at(score, low=1.0, high=21.0):
+    """The authors' temperature: 1 + 20 * sigmoid, from a parameter that starts at 1."""
+    return low + (high - low) / (1 + np.exp(-np.asarray(score, "float64")))
+
+
+def built(*shape, **settings):
+    keras.utils.set_random_seed(0)
+    loss = CurriculumTemperature(**settings)
+    loss.build(shape, shape)
+    return loss
+
+
+def with_a_network():
+    """A loss with a temperature for each example, and no weight of its network at 0."""
+    loss = built(None, 6, instance=True)
+    for seed, weight in enumerate(loss.trainable_weights):
+        weight.assign(features(*weight.shape, seed=seed, scale=0.3))
+    return loss
+
+
+def temperatures_of_the_network(weights, student, teacher):
+    """One hidden layer with ReLU over both logits, one temperature for each row."""
+    bias, hidden_kernel, hidden_bias, kernel = (np.asarray(weight, "float64") for weight in weights)
+    hidden = np.maximum(np.concatenate([student, teacher], axis=-1) @ hidden_kernel + hidden_bias, 0)
+    return at((hidden @ kernel + bias)[..., 0])
+
+
+def test_the_student_is_distilled_at_the_temperature_of_the_moment():
+    student, teacher, loss = features(5, 6, scale=3), features(5, 6, seed=1, scale=3), built(None, 6)
+    for score in (1.0, -2.0):
+        loss.bias.assign([score])
+        value, gradient = value_and_gradient(lambda s: loss.compare(s, teacher, Batch(None)), student)
+
+        def expected(student, score=score):
+            return softened_kl(student, teacher, at(score)).mean()
+
+        np.testing.assert_allclose(value, expected(student), rtol=1e-5)
+        np.testing.assert_allclose(gradient, central_differences(expected, student), atol=1e-6)
+
+
+@pytest.mark.parametrize("reversal", [1.0, 0.3, 0.0])
+def test_the_temperature_climbs_where_the_student_descends(reversal):
+    student, teacher = features(5, 6, scale=3), features(5, 6, seed=1, scale=3)
+    loss = built(None, 6, reversal=reversal)
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(loss.compare(student, teacher, Batch(None)))
+    slope = central_differences(lambda score: softened_kl(student, teacher, at(score[0])).mean(), [1.0])
+    assert abs(slope) > 0.01
+    np.testing.assert_allclose(tape.gradient(value, loss.trainable_weights)[0], -reversal * slope, rtol=1e-4)
+
+
+def test_each_example_may_have_a_temperature_of_its_own():
+    student, teacher, loss = features(5, 6), features(5, 6, seed=1), with_a_network()
+    temperatures = temperatures_of_the_network(loss.trainable_weights, student, teacher)
+    assert np.ptp(temperatures) > 1
+
+    def expected(student):
+        # The temperatures hand no gradient back to the student.
+        divergence = softened_kl(student / temperatures[:, None], teacher / temperatures[:, None], 1.0)
+        return (temperatures**2 * divergence).mean()
+
+    value, gradient = value_and_gradient(lambda s: loss.compare(s, teacher, Batch(None)), student)
+    np.testing.assert_allclose(value, expected(student), rtol=1e-4)
+    np.testing.assert_allclose(gradient, central_differences(expected, student), atol=1e-6)
+
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean(loss.compare(student, teacher, Batch(None)))
+    gradients = tape.gradient(value, loss.trainable_weights)
+    for index, gradient in enumerate(gradients):
+
+        def of_weight(values, index=index):
+            weights = [*loss.trainable_weights[:index], values, *loss.trainable_weights[index + 1 :]]
+            temperatures = temperatures_of_the_network(weights, student, teacher)[:, None]
+            return (temperatures[:, 0] ** 2 * softened_kl(student / temperatures, teacher / temperatures, 1.0)).mean()
+
+        slope = central_differences(of_weight, loss.trainable_weights[index])
+        np.testing.assert_allclose(gradient, -slope, atol=1e-4 * np.abs(slope).max())
+
+
+def test_a_network_starts_where_a_single_temperature_does():
+    student, teacher = features(2, 3, 6), features(2, 3, 6, seed=1)
+    one, own = (built(None, 3, 6, instance=instance) for instance in (False, True))
+    np.testing.assert_allclose(
+        own.compare(student, teacher, Batch(None)), one.compare(student, teacher, Batch(None)), rtol=1e-6
+    )
+
+
+def test_known_values():
+    # sigmoid(0) is a half, sigmoid(log 3) three quarters.
+    np.testing.assert_allclose(curriculum_temperature([0.0, np.log(3.0)]), [11.0, 16.0], rtol=1e-6)
+    np.testing.assert_allclose(curriculum_temperature([0.0], 2.0, 6.0), [4.0], rtol=1e-6)
+
+
+def test_in_training_the_temperature_moves_to_where_the_loss_is_larger():
+    x, student, teacher = data(8)[0], mlp(), mlp(16, name="teacher")
+    # The reversal is 0 in the first step.
+    loss = CurriculumTemperature(low=0.5, high=3.0, reversal=Cosine(0.0, 1.0, 2))
+    distiller = compiled(Distiller(student, teacher, [Term(loss)]), keras.optimizers.SGD(1.0))
+    logits = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
+    student.trainable = False
+    distiller.compile(keras.optimizers.SGD(1.0))
+    (bias,) = distiller.trainable_variables
+    scores = []
+    for _ in range(3):
+        fitted(distiller, x)
+        scores.append(float(bias.numpy()[0]))
+    assert scores[0] == 1.0
+    losses = [softened_kl(*logits, at(score, 0.5, 3.0)).mean() for score in scores]
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_a_run_is_continued_with_its_temperature(tmp_path):
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    loss = CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=Cosine(0.0, 1.0, 4), instance=True)
+    first = compiled(Distiller(mlp(), teacher, [Term(loss)]), keras.optimizers.Adam(0.01))
+    fitted(first, x, y)
+    first.save(tmp_path / "d.keras")
+    second = load_distiller(tmp_path / "d.keras", teacher)
+    assert fitted(second, x, y) == fitted(first, x, y)
+    assert isinstance(second.term_losses[0].loss, DecoupledKD)
+
+
+def test_within_another_loss_each_run_has_a_temperature_of_its_own(tmp_path):
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    terms = [Term(LogitStandardization(CurriculumTemperature()))]
+    first, second = (compiled(Distiller(mlp(), teacher, terms)) for _ in range(2))
+    assert first.term_losses[0].loss.bias is not second.term_losses[0].loss.bias
+    fitted(first, x, y)
+    first.save(tmp_path / "d.keras")
+    resumed = load_distiller(tmp_path / "d.keras", teacher)
+    assert len(resumed.term_losses[0].weights) == 1
+    assert fitted(resumed, x, y) == fitted(first, x, y)
+
+
+def test_default_is_distillation_at_the_temperature_alone():
+    student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
+    batch = Batch(None, position_weight=np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], "float32"))
+    default, named = built(None, 3, 5), built(None, 3, 5, loss=KullbackLeibler(1.0))
+    np.testing.assert_allclose(default.compare(student, teacher, batch), named.compare(student, teacher, batch))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"loss": Hint()}, "CurriculumTemperature takes a loss of logits"),
+        ({"low": 4.0, "high": 2.0}, "`high` must be above `low`. Received: low=4.0, high=2.0"),
+        ({"reversal": -1.0}, "`reversal` must be a finite number 0 or more, or a schedule"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CurriculumTemperature(**settings)
