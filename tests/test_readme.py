@@ -45,11 +45,14 @@ def test_every_row_of_the_comparison_is_a_test():
 
 
 @pytest.mark.parametrize("folder", ["losses", "heads"])
-def test_every_public_name_of_a_catalogue_is_mentioned(folder):
+def test_every_entry_of_a_catalogue_has_a_row_with_its_test(folder):
     catalogue = getattr(keras_distill, folder)
-    public = {name for name, value in vars(catalogue).items() if isinstance(value, type)}
-    missing = public - {"DistillationLoss", "Head"} - set(re.findall(r"`(\w+)(?:\([^`]*\))?`", README))
-    assert not missing
+    public = {name: value for name, value in vars(catalogue).items() if isinstance(value, type)}
+    rows = dict(re.findall(rf"^\| `(\w+)\(.* \| \[test\]\((tests/{folder}/\w+\.py)\) \|$", README, re.MULTILINE))
+    assert set(rows) == set(public) - {"DistillationLoss", "Head"}
+    for name, path in rows.items():
+        assert (ROOT / path).exists()
+        assert pathlib.Path(path).name == f"test_{public[name].__module__.rsplit('.', 1)[1]}.py"
 
 
 def test_continuous_integration_runs_the_test_command():
