@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import around_one, build_wrapped, check_wrapped, compare_logits, float32
+from keras_distill.losses.ops import around_one, build_wrapped, compare_logits, float32, wrap
 from keras_distill.schedules import positive, value_at
 
 
@@ -54,14 +54,11 @@ class ConfidenceTemperature(DistillationLoss):
 
     def __init__(self, loss=None, beta=0.25, **kwargs):
         super().__init__(**kwargs)
-        check_wrapped("ConfidenceTemperature", loss)
-        self.loss = loss
-        if loss is not None:
-            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+        wrap(self, loss)
         self.beta = positive(beta, "beta")
 
     def build(self, student_shape, teacher_shape):
-        build_wrapped("ConfidenceTemperature", self.loss, student_shape, teacher_shape)
+        build_wrapped(self, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import build_wrapped, check_wrapped, compare_logits, float32
+from keras_distill.losses.ops import build_wrapped, compare_logits, float32, wrap
 from keras_distill.masking import mean_over_positions, with_rank
 from keras_distill.schedules import positive, value_at
 
@@ -66,10 +66,7 @@ class CurriculumTemperature(DistillationLoss):
 
     def __init__(self, loss=None, low=1.0, high=21.0, reversal=1.0, instance=False, **kwargs):
         super().__init__(**kwargs)
-        check_wrapped("CurriculumTemperature", loss)
-        self.loss = loss
-        if loss is not None:
-            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+        wrap(self, loss)
         self.low = positive(low, "low")
         self.high = positive(high, "high")
         if isinstance(self.low, float) and isinstance(self.high, float) and self.high <= self.low:
@@ -78,7 +75,7 @@ class CurriculumTemperature(DistillationLoss):
         self.instance = instance
 
     def build(self, student_shape, teacher_shape):
-        build_wrapped("CurriculumTemperature", self.loss, student_shape, teacher_shape)
+        build_wrapped(self, student_shape, teacher_shape)
         self.bias = self.add_weight(shape=(1,), initializer="ones", name="bias")
         if self.instance:
             inputs = student_shape[-1] + teacher_shape[-1]

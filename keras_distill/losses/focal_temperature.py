@@ -7,10 +7,10 @@ from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.ops import (
     around_one,
     build_wrapped,
-    check_wrapped,
     compare_logits,
     float32,
     one_minus_cosine,
+    wrap,
 )
 from keras_distill.schedules import positive, value_at
 
@@ -62,15 +62,12 @@ class FocalTemperature(DistillationLoss):
 
     def __init__(self, loss=None, beta=0.25, gamma=1.0, **kwargs):
         super().__init__(**kwargs)
-        check_wrapped("FocalTemperature", loss)
-        self.loss = loss
-        if loss is not None:
-            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+        wrap(self, loss)
         self.beta = positive(beta, "beta")
         self.gamma = positive(gamma, "gamma")
 
     def build(self, student_shape, teacher_shape):
-        build_wrapped("FocalTemperature", self.loss, student_shape, teacher_shape)
+        build_wrapped(self, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)

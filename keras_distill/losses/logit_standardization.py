@@ -7,10 +7,10 @@ from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.ops import (
     build_wrapped,
     centred,
-    check_wrapped,
     compare_logits,
     float32,
     unit_deviation,
+    wrap,
 )
 
 
@@ -50,13 +50,10 @@ class LogitStandardization(DistillationLoss):
 
     def __init__(self, loss=None, **kwargs):
         super().__init__(**kwargs)
-        check_wrapped("LogitStandardization", loss)
-        self.loss = loss
-        if loss is not None:
-            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+        wrap(self, loss)
 
     def build(self, student_shape, teacher_shape):
-        build_wrapped("LogitStandardization", self.loss, student_shape, teacher_shape)
+        build_wrapped(self, student_shape, teacher_shape)
 
     def compare(self, student, teacher, batch):
         student, teacher = logit_standardization(student), logit_standardization(teacher)

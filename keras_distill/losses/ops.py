@@ -85,18 +85,22 @@ def check_positions(loss, student_shape, teacher_shape):
         )
 
 
-def check_wrapped(wrapper, loss):
-    """Refuses to wrap what is no loss of logits; None stands for a divergence, see `compare_logits`."""
+def wrap(wrapper, loss):
+    """Puts a loss of logits into another one; None stands for a divergence, see `compare_logits`."""
     if loss is not None and not (isinstance(loss, DistillationLoss) and loss.logits):
-        raise ValueError(f"{wrapper} takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
+        name = type(wrapper).__name__
+        raise ValueError(f"{name} takes a loss of logits, such as DecoupledKD(). Received: {loss!r}")
+    wrapper.loss = loss
+    if loss is not None:
+        wrapper.rank, wrapper.needs_labels = loss.rank, loss.needs_labels
 
 
-def build_wrapped(wrapper, loss, student_shape, teacher_shape):
-    """Builds a wrapped loss; refuses logits of a single class."""
-    check_classes(wrapper, student_shape, teacher_shape)
+def build_wrapped(wrapper, student_shape, teacher_shape):
+    """Builds the loss in a wrapper; refuses logits of a single class."""
+    check_classes(type(wrapper).__name__, student_shape, teacher_shape)
     # One that comes out of a file has its weights already.
-    if loss is not None and not loss.built:
-        loss.build(student_shape, teacher_shape)
+    if wrapper.loss is not None and not wrapper.loss.built:
+        wrapper.loss.build(student_shape, teacher_shape)
 
 
 def compare_logits(loss, student, teacher, batch, temperature):
