@@ -19,7 +19,7 @@ def test_known_values():
     teacher, alone, distilled = table(
         model("teacher", "teacher", [0.98], parameters=1_200_000, ms=0.12345),
         model("alone", "alone", [0.90, 0.94]),
-        model("distilled", "distilled", [0.94, 0.95, 0.96]),
+        model("distilled", "distilled", [0.94, 0.95, 0.96], ms=0.05),
     )
     # Sample standard deviation of 0.90 and 0.94: sqrt(2 * 0.02^2 / 1).
     assert alone.accuracy == pytest.approx(0.92) and alone.spread == pytest.approx(0.02 * 2**0.5)
@@ -27,9 +27,11 @@ def test_known_values():
     assert teacher.spread is None and teacher.errors == 20
     assert distilled.recovered == pytest.approx((0.95 - 0.92) / (0.98 - 0.92))
     assert teacher.recovered is None and alone.recovered is None
-    assert teacher.cells() == ("teacher", "98.00 %", "20", "1,200,000", "0.123", "–")
-    assert alone.cells() == ("alone", "92.00 ± 2.83 %", "80", "1,000", "–", "–")
-    assert distilled.cells() == ("distilled", "95.00 ± 1.00 %", "50", "1,000", "–", "50 %")
+    assert teacher.cells() == ("teacher", "98.00 %", "–", "20", "1,200,000", "0.123", "–", "–")
+    assert alone.cells() == ("alone", "92.00 ± 2.83 %", "93.9 %", "80", "1,000", "–", "–", "–")
+    # 0.95 / 0.98 of the teacher's accuracy, in 0.05 / 0.12345 of its time.
+    shown = ("distilled", "95.00 ± 1.00 %", "96.9 %", "50", "1,000", "0.05", "2.5x", "50 %")
+    assert distilled.cells() == shown
 
 
 def test_a_student_is_compared_with_its_own_baseline():
@@ -55,9 +57,14 @@ def test_no_gap_to_recover(models):
     assert row.recovered is None and row.cells()[-1] == "–"
 
 
+def test_without_a_teacher_nothing_is_kept_and_nothing_faster():
+    row = table(model("a", "alone", [0.8], ms=0.1))[0]
+    assert row.kept is None and row.speedup is None
+
+
 def test_text_is_aligned():
     lines = samples.results().text().splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
-    assert lines[0].split() == "model accuracy errors parameters ms per example gap recovered".split()
+    assert lines[0].split() == "model accuracy kept errors parameters ms per example speed-up gap recovered".split()
     assert all(line[:19].strip() in {"model", "teacher", "student alone", "student distilled"} for line in lines)
     assert lines[1].endswith(" –") and lines[3].endswith(" %")
