@@ -65,7 +65,8 @@ class ContrastiveRepresentation(DistillationLoss):
         dim: Width of the embeddings, default 128.
         size: Length of the queues, or number of contrasts drawn from the bank, default 4096.
         temperature: A number or a schedule, default 0.07.
-        examples: Number of examples, of which `with_index` numbers each from 0; None for queues, the default.
+        examples: Number of examples, of which `with_index` numbers each from 0; None for queues, the default. Another
+            number fails, or makes the loss NaN.
         momentum: How much of an old embedding stays in the bank, 0 to 1, a number or a schedule; default 0.5.
         seed: Of what is drawn, which depends on nothing else but the step; default 0.
     """
@@ -109,7 +110,12 @@ class ContrastiveRepresentation(DistillationLoss):
         scores = self._scores(student, teacher, batch)
         first = ops.stack([log_mean_exp(x) for x in scores])
         constants = ops.where(self.started > 0, self.log_means, first)
-        return sum(contrastive_representation(x, constants[i]) for i, x in enumerate(scores))
+        values = sum(contrastive_representation(x, constants[i]) for i, x in enumerate(scores))
+        if self.examples is None or batch.index is None:
+            return values
+        # XLA takes another example's row for one that is not there.
+        known = ops.logical_and(batch.index >= 0, batch.index < self.examples)
+        return ops.where(known, values, float("nan"))
 
     def remember(self, student, teacher, batch):
         scores = self._scores(student, teacher, batch)

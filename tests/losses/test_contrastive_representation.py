@@ -194,6 +194,17 @@ def test_a_bank_goes_on_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_an_example_that_is_not_there_is_not_taken_for_another():
+    loss, student, teacher = bank(), features(2, 3), features(2, 6, seed=1)
+
+    @tf.function(jit_compile=True)
+    def compared(index):
+        return loss.compare(tf.constant(student), tf.constant(teacher), Batch(None, index=index))
+
+    np.testing.assert_array_equal(np.isnan(compared(tf.constant([7, 6]))), [True, False])
+    np.testing.assert_array_equal(np.isnan(compared(tf.constant([0, -1]))), [False, True])
+
+
 def test_a_bank_needs_to_know_the_examples():
     x, y = data()
     model = remembering()
