@@ -18,6 +18,7 @@ setup(
     entry_points={"console_scripts": ["keras-distill = keras_distill.cli:main"]},
     install_requires=[
         "absl-py",
+        "etils[epath]",
         "keras>=3.12",
         "keras-tuner",
         "tensorboard",  # KerasTuner imports it and does not say so.

@@ -1,0 +1,44 @@
+"""Numbering examples, so that each is found again wherever it goes."""
+
+import tensorflow as tf
+
+from keras_distill.batch import split, with_index
+from keras_distill.cache import fingerprint
+
+_PRINT = "keras_distill/fingerprint"
+
+
+def indexed(dataset):
+    """A data set whose examples carry their number and fingerprint along.
+
+    From here on they may be shuffled, filtered, repeated and augmented: `cached(...).join` still finds what the teacher
+    said of each. A data set that is indexed already stays as it is.
+
+    Args:
+        dataset: A `tf.data.Dataset` of single examples, `x`, `(x, y)` or `(x, y, sample_weight)`, always in the same
+            order; or such a tuple of arrays.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        dataset = tf.data.Dataset.from_tensor_slices(dataset)
+    if _is_indexed(dataset):
+        return dataset
+    return dataset.enumerate().map(_with_number, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def parts(element):
+    """`(inputs, number, fingerprint, rest)` of an element of an indexed data set, or of its batch or spec."""
+    joined, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
+    inputs, _, index = split(joined)
+    return inputs, index, joined[_PRINT], rest
+
+
+def _with_number(number, element):
+    inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
+    joined = {**with_index(inputs, number), _PRINT: fingerprint.of_example(inputs)}
+    return (joined, *rest) if rest else joined
+
+
+def _is_indexed(dataset):
+    spec = dataset.element_spec
+    inputs = spec[0] if isinstance(spec, tuple) else spec
+    return isinstance(inputs, dict) and _PRINT in inputs

@@ -1,0 +1,171 @@
+"""Writing a teacher's activations beside a data set."""
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.batch import Batch
+from keras_distill.cache import fingerprint, shards
+from keras_distill.cache.indexing import indexed, parts
+from keras_distill.specs import trace
+from keras_distill.taps import OUTPUT
+from keras_distill.teachers import as_teacher
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def label(
+    teacher,
+    dataset,
+    directory,
+    taps=(OUTPUT,),
+    dtype="float32",
+    batch_size=128,
+    shard_bytes=2**26,
+    version=None,
+    verbose=1,
+):
+    """Runs a teacher once over a data set and keeps its activations on disk.
+
+    ```python
+    label(teacher, dataset, "cache")
+    stored = cached("cache")
+    distiller = Distiller(student, stored.teacher, [Term(KullbackLeibler())])
+    distiller.fit(stored.join(dataset.shuffle(10_000).batch(128)), epochs=10)
+    ```
+
+    Started again after it was interrupted, it goes on behind the last finished shard, and ends with the same bytes as
+    if it never had been. A finished cache of the same teacher and settings is left alone.
+
+    Args:
+        teacher: As for `Distiller`.
+        dataset: A `tf.data.Dataset` of single examples `x`, `(x, y)` or `(x, y, sample_weight)`, always in the same
+            order; or such a tuple of arrays.
+        directory: Where to, local or in a cloud storage that `etils.epath` knows.
+        taps: What to keep, as `Taps` reads it.
+        dtype: "float32", "float16" or "bfloat16", or one for each tap in a dictionary.
+        batch_size: Examples that the teacher sees at once.
+        shard_bytes: About the size of a shard, which is what an interruption loses at most. Defaults to 64 MiB.
+        version: What tells this teacher from others, where its weights do not: of a function, or of preprocessing.
+        verbose: 1 shows the size before it starts, and a progress bar; 0 is silent.
+
+    Raises:
+        ValueError: If the directory holds the activations of another teacher, data set, taps or dtypes.
+        RuntimeError: If another process is writing there.
+        OSError: As the file system says, such as for a full disk; finished shards stay.
+    """
+    teacher = as_teacher(teacher)
+    teacher.connect(list(taps))
+    dataset = indexed(dataset)
+    dtypes = _dtypes(dtype, taps)
+    inputs = keras.tree.map_structure(
+        lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), parts(dataset.element_spec)[0]
+    )
+    specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, inputs)
+    about = {
+        "format": shards.FORMAT,
+        "teacher": fingerprint.of_weights(teacher.weights),
+        "version": version,
+        "taps": {tap: {"shape": list(specs[tap].shape[1:]), "dtype": dtypes[tap]} for tap in taps},
+    }
+    unknown = [tap for tap in taps if None in about["taps"][tap]["shape"]]
+    if unknown:
+        raise ValueError(
+            f"The taps {unknown} have lengths that are not known before they run: "
+            f"{[tuple(specs[tap].shape) for tap in unknown]}. Give the examples a fixed length."
+        )
+    with shards.writing(directory):
+        manifest = _begun(directory, about, shard_bytes, batch_size)
+        _check_examples(directory, manifest, dataset)
+        if not manifest["complete"]:
+            _go_on(teacher, dataset, directory, manifest, batch_size, verbose)
+
+
+def _begun(directory, about, shard_bytes, batch_size):
+    """The manifest that is there, if it is of the same, or a new one."""
+    manifest = shards.read_manifest(directory)
+    if manifest is None:
+        batches = max(1, shard_bytes // (_row_bytes(about["taps"]) * batch_size))
+        manifest = {**about, "shard_examples": batches * batch_size, "shards": [], "complete": False}
+        shards.write_manifest(directory, manifest)
+    differs = [
+        f"{key} {manifest[key]!r} instead of {value!r}" for key, value in about.items() if manifest[key] != value
+    ]
+    if differs:
+        raise ValueError(
+            f"'{directory}' holds activations of something else: {', '.join(differs)}. Choose another directory."
+        )
+    return manifest
+
+
+def _check_examples(directory, manifest, dataset):
+    """Refuses to go on with, or to take for finished, a cache of other examples."""
+    stored = [shards.open_array(directory, shard, shards.EXAMPLES) for shard in manifest["shards"]]
+    if not stored:
+        return
+    stored = np.concatenate(stored)
+    # One more, to see whether the data set goes on behind a finished cache.
+    seen = dataset.take(len(stored) + manifest["complete"]).batch(1024)
+    seen = np.concatenate([np.zeros(0, "int64"), *(parts(element)[2].numpy() for element in seen)])
+    shorter = min(len(seen), len(stored))
+    differs = np.flatnonzero(seen[:shorter] != stored[:shorter])
+    if len(differs) or len(seen) != len(stored):
+        first = differs[0] if len(differs) else shorter
+        raise ValueError(
+            f"'{directory}' holds activations of other examples: they differ at number {first}. Give the data set in "
+            "the order in which it was labelled, or choose another directory."
+        )
+
+
+def _go_on(teacher, dataset, directory, manifest, batch_size, verbose):
+    """Writes the shards that are not there yet."""
+    done = sum(shard["examples"] for shard in manifest["shards"])
+    count = int(dataset.cardinality())
+    count = count if count > 0 else None
+    if verbose:
+        row = _row_bytes(manifest["taps"])
+        size = f"{count * row / 2**20:,.1f} MiB for {count:,} examples" if count else "how many are not known yet"
+        print(f"labelling into {directory}: {row:,} bytes an example, {size}; {done:,} are there")
+    bar = keras.utils.Progbar(count, unit_name="example", verbose=verbose)
+    bar.update(done)
+    batches = _spoken(teacher, dataset.skip(done).batch(batch_size).prefetch(tf.data.AUTOTUNE), manifest["taps"], bar)
+    while shard := list(itertools.islice(batches, manifest["shard_examples"] // batch_size)):
+        arrays = {name: np.concatenate([batch[name] for batch in shard]) for name in shard[0]}
+        manifest["shards"].append(shards.write_shard(directory, len(manifest["shards"]), arrays))
+        shards.write_manifest(directory, manifest)
+    if not manifest["shards"]:
+        raise ValueError("The data set holds no example.")
+    shards.write_manifest(directory, {**manifest, "complete": True})
+
+
+def _spoken(teacher, batches, taps, bar):
+    """What is stored of each batch, `{name: array}`."""
+
+    @tf.function(reduce_retracing=True)
+    def speak(inputs):
+        found = teacher.activations(Batch(inputs))
+        return {tap: tf.cast(found[tap], about["dtype"]) for tap, about in taps.items()}
+
+    for element in batches:
+        inputs, _, prints, _ = parts(element)
+        yield {tap: _bits(x) for tap, x in speak(inputs).items()} | {shards.EXAMPLES: prints.numpy()}
+        bar.add(len(prints))
+
+
+def _bits(activation):
+    """An activation as NumPy can write it: a bfloat16 as the integer of its bits."""
+    return (tf.bitcast(activation, tf.uint16) if activation.dtype == tf.bfloat16 else activation).numpy()
+
+
+def _row_bytes(taps):
+    return sum(int(np.prod(tap["shape"], dtype=int)) * tf.as_dtype(tap["dtype"]).size for tap in taps.values())
+
+
+def _dtypes(dtype, taps):
+    dtypes = dtype if isinstance(dtype, dict) else dict.fromkeys(taps, dtype)
+    wrong = {tap: dtypes.get(tap) for tap in taps if dtypes.get(tap) not in _DTYPES}
+    if wrong:
+        raise ValueError(f"Activations are kept in one of {_DTYPES}. Received: {wrong}")
+    return dtypes
