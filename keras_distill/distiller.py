@@ -9,7 +9,7 @@ from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, trace
 from keras_distill.supervision import Supervision
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
-from keras_distill.teachers import ModelTeacher, Teacher
+from keras_distill.teachers import as_teacher
 from keras_distill.validation import check_balances, check_masks, check_models, named, warn_of_wrong_link
 
 
@@ -49,7 +49,7 @@ class Distiller(keras.Model):
     """
 
     def __init__(self, student, teacher, terms, supervised_weight=1.0, inputs=None, name=None):
-        teacher = teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
+        teacher = as_teacher(teacher)
         terms = named(terms)
         check_models(student, teacher)
         super().__init__(name=name, dtype=student.dtype_policy)
@@ -164,13 +164,12 @@ class Distiller(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def save_own_variables(self, store):
-        # Keras leaves random states out of its files; without them dropout would not go on where it was.
-        for index, state in enumerate(self._random_states()):
-            store[f"random_state_{index}"] = state
+        for name, variable in self._unlisted().items():
+            store[name] = variable
 
     def load_own_variables(self, store):
-        for index, state in enumerate(self._random_states()):
-            state.assign(store[f"random_state_{index}"])
+        for name, variable in self._unlisted().items():
+            variable.assign(store[name])
 
     def _measure(self, batch, student, teacher, training):
         """What the trackers follow, by name: this replica's mean losses before any weight, `loss`, which is their
@@ -200,9 +199,14 @@ class Distiller(keras.Model):
             tracker for name, tracker in self._trackers.items() if name != "supervised_loss" or self.loss is not None
         ]
 
-    def _random_states(self):
+    def _unlisted(self):
+        """What Keras leaves out of its files, by name: random states, without which dropout would not go on where it
+        was, and the state of a teacher that moves.
+        """
         weights = {id(weight) for weight in self.weights}
-        return [variable for variable in self.variables if id(variable) not in weights]
+        random_states = [variable for variable in self.variables if id(variable) not in weights]
+        parts = {"random_state": random_states, "teacher": self.teacher.state}
+        return {f"{part}_{index}": variable for part, kept in parts.items() for index, variable in enumerate(kept)}
 
 
 def _symbolic(spec):
