@@ -15,15 +15,15 @@ LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs"},
     {"mapping", "inspection"},
     {"losses", "heads", "teachers", "balance"},
-    {"supervision", "term"},
+    {"supervision", "term", "cache"},
     {"validation"},
     {"distiller"},
     {"saving"},
     {"report"},
     {"cli"},
 ]
-# Within a folder a file imports these two of its siblings at most.
-SHARED = {"base", "ops"}
+# Within a folder a file imports these of its siblings at most; teachers are made of models.
+SHARED = {"base", "ops", "model"}
 CATALOGUES = {"losses", "heads", "teachers"}
 
 

@@ -3,6 +3,8 @@
 from keras_distill.batch import with_activations, with_index
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.cached import CachedTeacher
-from keras_distill.teachers.model import ModelTeacher
+from keras_distill.teachers.ema import EMATeacher
+from keras_distill.teachers.ensemble import Ensemble, most_confident
+from keras_distill.teachers.model import ModelTeacher, as_teacher
 from keras_distill.teachers.paraphrased import ParaphrasedTeacher
 from keras_distill.teachers.paraphraser import Paraphraser

@@ -60,6 +60,11 @@ class ModelTeacher(Teacher):
         return self._taps(inputs, training=False)
 
 
+def as_teacher(teacher):
+    """A `Teacher` as it is, and a `ModelTeacher` of anything else."""
+    return teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
+
+
 class _Function:
     """A function under the interface that `Taps` asks of a model."""
 

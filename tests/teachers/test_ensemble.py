@@ -1,0 +1,102 @@
+import keras
+import numpy as np
+import pytest
+from helpers import compiled, data, features, fitted, mlp, softmax, weights_of
+
+from keras_distill import OUTPUT, Distiller, Term
+from keras_distill.batch import Batch
+from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.schedules import Linear
+from keras_distill.teachers import CachedTeacher, Ensemble, most_confident
+
+
+def members(count=3):
+    return [mlp(width, name=f"teacher_{width}") for width in range(4, 4 + count)]
+
+
+def said(ensemble, x, taps=(OUTPUT,), **batch):
+    ensemble.connect(list(taps))
+    return ensemble.activations(Batch(x, **batch))
+
+
+def test_the_mean_of_logits():
+    models, x = members(), features(5, 8)
+    expected = np.mean([model.predict(x, verbose=0) for model in models], axis=0)
+    np.testing.assert_allclose(said(Ensemble(models), x)[OUTPUT], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_shares():
+    models, x = members(), features(5, 8)
+    logits = [model.predict(x, verbose=0) for model in models]
+    expected = (2 * logits[0] + 1 * logits[1] + 0 * logits[2]) / 3
+    np.testing.assert_allclose(said(Ensemble(models, [2, 1, 0]), x)[OUTPUT], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, [3, 1, 0]])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_mean_of_probabilities_at_a_temperature(weights, temperature):
+    models, x = members(), features(5, 8)
+    probabilities = [softmax(model.predict(x, verbose=0), temperature) for model in models]
+    expected = np.average(probabilities, axis=0, weights=weights)
+    logits = said(Ensemble(models, weights, temperature), x)[OUTPUT]
+    np.testing.assert_allclose(softmax(logits, temperature), expected, rtol=1e-5)
+
+
+def test_the_temperature_may_follow_the_step():
+    models, x = members(), features(5, 8)
+    scheduled = said(Ensemble(models, temperature=Linear(2.0, 4.0, 10)), x, step=5)[OUTPUT]
+    np.testing.assert_allclose(scheduled, said(Ensemble(models, temperature=3.0), x)[OUTPUT], rtol=1e-5)
+
+
+def test_each_example_may_choose_its_member():
+    x = np.zeros((2, 3), "float32")
+    certain = {"first": [[9.0, 0, 0], [1, 0, 0]], "second": [[0, 2.0, 0], [0, 5, 0]]}
+    functions = {name: lambda _, logits=logits: np.array(logits, "float32") for name, logits in certain.items()}
+    np.testing.assert_allclose(said(Ensemble(functions, most_confident), x)[OUTPUT], [[9, 0, 0], [0, 5, 0]])
+
+
+def test_layers_of_each_member_can_be_tapped():
+    models, x = members(), features(5, 8)
+    ensemble = Ensemble({"small": models[0], "large": models[2]})
+    found = said(ensemble, x, ("small/features", "large/features", "large/output", OUTPUT))
+    assert found["small/features"].shape == (5, 4) and found["large/features"].shape == (5, 6)
+    np.testing.assert_allclose(found["large/output"], models[2].predict(x, verbose=0), rtol=1e-5)
+
+
+def test_it_teaches_and_stays_as_it_is():
+    models, (x, y) = members(), data()
+    before = [weights_of(model) for model in models]
+    terms = [Term(KullbackLeibler(2.0)), Term(Hint(), "features", "1/features", head="auto")]
+    history = fitted(compiled(Distiller(mlp(), Ensemble(models, temperature=2.0), terms)), x, y, epochs=5)
+    assert history["kullback_leibler_loss"][-1] < history["kullback_leibler_loss"][0]
+    for old, model in zip(before, models):
+        for one, other in zip(old, weights_of(model)):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_member_that_shares_weights_with_the_student_is_refused():
+    student = mlp()
+    twin = keras.Sequential([keras.Input((8,)), *student.layers], name="twin")
+    with pytest.raises(ValueError, match="shares the weights"):
+        Distiller(student, Ensemble([mlp(name="other"), twin]), [Term(KullbackLeibler())])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ensemble(members(1)), r"two members or more. Received: \['0'\]"),
+        (lambda: Ensemble(members(2), [1.0]), r"2 numbers, one for each of \['0', '1'\]. Received: \[1.0\]"),
+        (lambda: Ensemble(members(2), [0, 0]), r"2 numbers"),
+        (lambda: Ensemble(members(2), [1, -1]), "must be a finite number 0 or more"),
+        (lambda: Ensemble(members(2), temperature=0), "`temperature` must be a finite number above 0"),
+        (lambda: Ensemble([mlp(), CachedTeacher({OUTPUT: features(4, 3)})]), r"members \['1'\] do not run"),
+        (
+            lambda: Ensemble(members(2)).connect(["features"]),
+            r"\['0', '1'\], such as '0/block_3'. Rec.*features",
+        ),
+        (lambda: Ensemble(members(2)).connect(["2/features"]), r"Received: \['2/features'\]"),
+    ],
+)
+def test_what_makes_no_ensemble_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
