@@ -120,6 +120,7 @@ def compare(title, description, data, teacher, students, keep="student distilled
     started = time.time()
     data = data.head(256) if SMOKE.value else data
     seeds = [0] if SMOKE.value else list(range(SEEDS.value))
+    _try_out(teacher, students)
     workdir = _workdir()
     teacher, taught = _teacher(teacher, data, workdir)
     runs = {student.name: [] for student in students}
@@ -182,6 +183,17 @@ class EpochBar(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         shown = {"loss": logs["loss"], "accuracy": logs["val_accuracy"]}
         self.bar.update(epoch + 1, list(shown.items()))
+
+
+def _try_out(teacher, students):
+    """Makes everything once, untrained: what does not fit together is told before hours of training."""
+    made = teacher()
+    for student in students:
+        model = student.model(made)
+        if student.terms is not None:
+            Distiller(model, made, student.terms(made), ALPHA.value)
+    # Layers without a name are numbered from the first again.
+    keras.utils.clear_session()
 
 
 def _teacher(make, data, workdir):

@@ -44,6 +44,15 @@ def exact_gelu(x):
     return keras.activations.gelu(x, approximate=False)
 
 
+def hub():
+    """KerasHub, which only this recipe needs."""
+    try:
+        import keras_hub
+    except ModuleNotFoundError as error:
+        raise SystemExit(f'{error.name} is missing: pip install -e ".[recipes,hub]"') from error
+    return keras_hub
+
+
 def preset():
     """The folder of the pretrained model."""
     if PRESET.value:
@@ -67,17 +76,13 @@ def classifier(backbone, name):
 
 
 def teacher():
-    import keras_hub
-
-    return classifier(keras_hub.models.BertBackbone.from_preset(preset()), "teacher")
+    return classifier(hub().models.BertBackbone.from_preset(preset()), "teacher")
 
 
 def student(copied_from=None):
     """A network like the teacher with fewer layers: untrained, or copies of every second one of a teacher's."""
-    import keras_hub
-
-    whole = keras_hub.models.BertBackbone.from_preset(preset(), load_weights=False)
-    backbone = keras_hub.models.BertBackbone.from_config({**whole.get_config(), "num_layers": LAYERS.value})
+    whole = hub().models.BertBackbone.from_preset(preset(), load_weights=False)
+    backbone = hub().models.BertBackbone.from_config({**whole.get_config(), "num_layers": LAYERS.value})
     model = classifier(backbone, "student")
     if copied_from is not None:
         source = dict(pairs(copied_from))
@@ -114,10 +119,8 @@ def _term(loss, ours, theirs, weight, name):
 
 def tokenized(snippets):
     """The snippets as the models take them: `{name: integers of shape [snippets, tokens]}`."""
-    import keras_hub
-
-    tokenizer = keras_hub.models.BertTokenizer.from_preset(preset(), strip_accents=True)
-    prepare = keras_hub.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=LENGTH.value)
+    tokenizer = hub().models.BertTokenizer.from_preset(preset(), strip_accents=True)
+    prepare = hub().models.BertTextClassifierPreprocessor(tokenizer, sequence_length=LENGTH.value)
     return snippets._replace(train=_tokens(prepare, *snippets.train), test=_tokens(prepare, *snippets.test))
 
 

@@ -107,6 +107,15 @@ def test_bad_flags_are_refused_before_anything_is_done(flag, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_what_does_not_fit_is_told_before_the_teacher_is_trained(tmp_path, more_flags):
+    done = run(
+        "minilm_layers", "--smoke", "--layers=4", f"--workdir={tmp_path}", *more_flags["minilm_layers"], check=False
+    )
+    assert done.returncode != 0
+    assert "4 student layers cannot be spread evenly over 6 teacher layers" in done.stderr
+    assert not list(tmp_path.glob("teacher*"))
+
+
 def test_minilm_says_what_is_missing(tmp_path):
     done = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
     assert done.returncode != 0
