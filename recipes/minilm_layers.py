@@ -39,11 +39,6 @@ common.defaults(teacher_learning_rate=5e-5)
 BLOCKS = "transformer_layer_*"
 
 
-@keras.saving.register_keras_serializable("recipes")
-def exact_gelu(x):
-    return keras.activations.gelu(x, approximate=False)
-
-
 def hub():
     """KerasHub, which only this recipe needs."""
     try:
@@ -69,7 +64,7 @@ def classifier(backbone, name):
     """Logits of two classes, from the mean over the tokens that are there."""
     for layer in backbone.transformer_layers:
         # KerasHub has the approximation, in layers made from now on and in those that are there; MiniLM has not.
-        layer.activation = layer._feedforward_intermediate_dense.activation = exact_gelu
+        layer.activation = layer._feedforward_intermediate_dense.activation = keras.activations.gelu
     tokens = backbone.output["sequence_output"]
     pooled = keras.layers.GlobalAveragePooling1D(name="pool")(tokens, mask=backbone.input["padding_mask"])
     return keras.Model(backbone.input, keras.layers.Dense(2, name="logits")(pooled), name=name)
