@@ -1,9 +1,8 @@
 """What all recipes share: flags, the comparison of students alone with students distilled, and its report."""
 
-import contextlib
-import json
-import os
+import functools
 import pathlib
+import re
 import shlex
 import sys
 import time
@@ -17,10 +16,11 @@ from absl import app, flags
 
 from keras_distill import OUTPUT, Distiller
 from keras_distill.batch import UNLABELLED
+from keras_distill.cache import fingerprint
 from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.teachers import CachedTeacher, with_activations
 from recipes import data as data_sets
-from recipes import judging
+from recipes import judging, workdir
 
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
@@ -44,8 +44,8 @@ TEACHER_LEARNING_RATE = flags.DEFINE_float(
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for teacher.keras (reused if it is there), student.keras, results.json and report.html. "
-    "Defaults to runs/<recipe>.",
+    "Folder for teacher.keras, students, results.json and report.html. What was trained there with the same settings "
+    "is not trained again. Defaults to runs/<recipe>.",
 )
 SMOKE = flags.DEFINE_bool("smoke", False, "One epoch, one seed, few examples: whether it runs, not what it yields.")
 
@@ -106,8 +106,8 @@ def run(recipe):
 def compare(title, description, data, teacher, students, keep="student distilled"):
     """Trains the teacher, then every student over the seeds; prints and writes what came out.
 
-    The teacher is trained once and reused from the workdir. Accuracy is that after the last epoch; no epoch and no seed
-    is chosen by its result.
+    Accuracy is that after the last epoch; no epoch and no seed is chosen by its result. What was trained stays in the
+    workdir, and is not trained again with the same settings: a run that was killed goes on with the next student.
 
     Args:
         title: Of the report.
@@ -117,30 +117,32 @@ def compare(title, description, data, teacher, students, keep="student distilled
         students: List of `Student`.
         keep: Name of the student that is saved as `student.keras`, trained with the first seed.
     """
-    started = time.time()
     data = data.head(256) if SMOKE.value else data
     seeds = [0] if SMOKE.value else list(range(SEEDS.value))
     _try_out(teacher, students)
-    workdir = _workdir()
-    teacher, taught = _teacher(teacher, data, workdir)
+    folder = _folder()
+    teacher, taught = _teacher(teacher, data, folder)
+    seconds = taught.seconds
     runs = {student.name: [] for student in students}
     models = {"teacher": teacher}
+    settings = {name: value for name, value in _settings().items() if name not in ("workdir", "seeds")}
+    settings["teacher"] = fingerprint.of_weights(teacher.weights)
     few = _with_few_labels(data)
     for student in students:
         taught_by, lessons = (None, _labelled(few)) if student.terms is None else _lessons(teacher, student, few)
         for seed in seeds:
-            keras.utils.set_random_seed(seed)
-            model = student.model(teacher)
-            trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), ALPHA.value)
             where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
-            history = _fit(trained, lessons, _epochs(EPOCHS), LEARNING_RATE.value, where)
-            runs[student.name].append(_judge(model, data, seed, history))
+            path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
+            train = functools.partial(_student, student, teacher, taught_by, lessons, seed)
+            model, how = _once(path, settings, where, data, seed, train)
+            seconds += how.seconds
+            runs[student.name].append(how.run)
             if seed == seeds[0]:
                 models[student.name] = model
-    _save(models[keep], workdir / "student.keras")
+    workdir.save(models[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
     milliseconds = judging.milliseconds(models, data)
-    results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught], milliseconds["teacher"])]
+    results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught.run], milliseconds["teacher"])]
     for student in students:
         results.append(
             ModelResult(
@@ -159,14 +161,14 @@ def compare(title, description, data, teacher, students, keep="student distilled
         classes=list(data.classes),
         temperature=TEMPERATURE.value,
         command=_command(),
-        seconds=time.time() - started,
+        seconds=seconds,
         seeds=seeds,
         models=results,
         examples=judging.doubtful(models, data),
     )
-    outcome.save(workdir / "results.json")
-    write_page(outcome, workdir / "report.html")
-    print(f"\n{outcome.text()}\n\nWritten to {workdir}: results.json, report.html, student.keras, teacher.keras")
+    outcome.save(folder / "results.json")
+    write_page(outcome, folder / "report.html")
+    print(f"\n{outcome.text()}\n\nWritten to {folder}: results.json, report.html, student.keras, teacher.keras")
 
 
 class EpochBar(keras.callbacks.Callback):
@@ -196,30 +198,45 @@ def _try_out(teacher, students):
     keras.utils.clear_session()
 
 
-def _teacher(make, data, workdir):
-    """The teacher and its `Run`, from the workdir if one was trained there with the same settings."""
-    model_path, run_path = workdir / "teacher.keras", workdir / "teacher.json"
-    trained_with = {
-        name: flags.FLAGS[name].value
-        for name in ("teacher_epochs", "batch_size", "learning_rate", "teacher_learning_rate", "smoke", "evaluate_on")
-    }
-    if model_path.exists() and run_path.exists():
-        stored = json.loads(run_path.read_text())
-        if stored["settings"] != trained_with:
-            raise ValueError(
-                f"{model_path} was trained with {stored['settings']}, not with {trained_with}. "
-                "Choose another --workdir, or delete it."
-            )
-        print(f"teacher: {model_path}, trained earlier")
-        return keras.saving.load_model(model_path), Run(**stored["run"])
-    keras.utils.set_random_seed(0)
-    model = make()
-    rate = TEACHER_LEARNING_RATE.value or LEARNING_RATE.value
-    history = _fit(model, data, _epochs(TEACHER_EPOCHS), rate, "teacher")
-    trained = _judge(model, data, 0, history)
-    _save(model, model_path)
-    run_path.write_text(json.dumps({"settings": trained_with, "run": vars(trained)}))
-    return model, trained
+def _teacher(make, data, folder):
+    """The teacher and how it was trained, perhaps by an earlier run."""
+    names = ("teacher_epochs", "batch_size", "learning_rate", "teacher_learning_rate", "smoke", "evaluate_on")
+    settings = {name: flags.FLAGS[name].value for name in names}
+    path = folder / "teacher.keras"
+    earlier = workdir.kept(path)
+    if earlier is not None and earlier.settings != settings:
+        raise ValueError(
+            f"{path} was trained with {earlier.settings}, not with {settings}. Choose another --workdir, or delete it."
+        )
+
+    def train(title):
+        keras.utils.set_random_seed(0)
+        model = make()
+        rate = TEACHER_LEARNING_RATE.value or LEARNING_RATE.value
+        return model, _fit(model, data, _epochs(TEACHER_EPOCHS), rate, title)
+
+    return _once(path, settings, "teacher", data, 0, train)
+
+
+def _student(student, teacher, taught_by, lessons, seed, title):
+    """A trained student, and its history."""
+    keras.utils.set_random_seed(seed)
+    model = student.model(teacher)
+    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), ALPHA.value)
+    return model, _fit(trained, lessons, _epochs(EPOCHS), LEARNING_RATE.value, title)
+
+
+def _once(path, settings, title, data, seed, train):
+    """A trained model and its `Kept`: what `train(title)` makes, or an earlier run made with the same settings."""
+    earlier = workdir.kept(path)
+    if earlier is not None and earlier.settings == settings:
+        print(f"{title}: {path}, trained earlier")
+        return keras.saving.load_model(path), earlier
+    started = time.time()
+    model, history = train(title)
+    how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)
+    workdir.keep(path, model, how)
+    return model, how
 
 
 def _with_few_labels(data):
@@ -276,20 +293,11 @@ def _epochs(flag):
     return 1 if SMOKE.value else flag.value
 
 
-def _workdir():
+def _folder():
     recipe = pathlib.Path(sys.argv[0]).stem
-    workdir = pathlib.Path(WORKDIR.value or f"runs/{recipe}")
-    workdir.mkdir(parents=True, exist_ok=True)
-    return workdir
-
-
-def _save(model, path):
-    # Under another name first: a run that dies while it writes leaves no broken file behind.
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(unfinished.unlink, missing_ok=True)
-        model.save(unfinished)
-        os.replace(unfinished, path)
+    folder = pathlib.Path(WORKDIR.value or f"runs/{recipe}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _command():

@@ -15,7 +15,9 @@ import tensorflow_datasets as tfds
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
-    path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("__init__", "common", "data", "judging")
+    path.stem
+    for path in (ROOT / "recipes").glob("*.py")
+    if path.stem not in ("__init__", "common", "data", "judging", "workdir")
 )
 MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
 
@@ -85,9 +87,34 @@ def test_a_recipe_runs(recipe, tmp_path, data_dir, more_flags):
     assert results["title"] in page and "<img" in page
 
 
-def test_the_teacher_is_reused(tmp_path):
+def test_what_was_trained_is_not_trained_again(tmp_path):
     first, second = (run("digits", "--smoke", f"--workdir={tmp_path}") for _ in range(2))
-    assert "trained earlier" not in first.stdout and "trained earlier" in second.stdout
+    assert "trained earlier" not in first.stdout and second.stdout.count("trained earlier") == 3
+
+
+def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(tmp_path):
+    run("digits", "--smoke", f"--workdir={tmp_path}")
+    other_settings = run("digits", "--smoke", "--temperature=3", f"--workdir={tmp_path}")
+    assert other_settings.stdout.count("trained earlier") == 1
+    (tmp_path / "teacher.json").unlink()
+    (tmp_path / "teacher.keras").unlink()
+    other_teacher = run("digits", "--smoke", "--temperature=3", "--teacher_epochs=2", f"--workdir={tmp_path}")
+    assert "trained earlier" not in other_teacher.stdout
+
+
+def test_a_killed_run_goes_on_with_the_next_student(tmp_path):
+    unbroken = tmp_path / "unbroken"
+    run("digits", "--smoke", f"--workdir={unbroken}")
+    command = [sys.executable, "-u", "-m", "recipes.digits", "--smoke", f"--workdir={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "student distilled" in line:
+                process.kill()
+    done = run("digits", "--smoke", f"--workdir={tmp_path}")
+    assert done.stdout.count("trained earlier") == 2
+    first, second = (json.loads((folder / "results.json").read_text())["models"] for folder in (unbroken, tmp_path))
+    assert [model["runs"] for model in first] == [model["runs"] for model in second]
 
 
 def test_a_teacher_of_other_settings_is_not_taken_for_it(tmp_path):

@@ -1,0 +1,58 @@
+"""What a recipe keeps: a model that was trained is not trained again by the run that follows a killed one."""
+
+import contextlib
+import json
+import os
+from typing import NamedTuple
+
+from keras_distill.report import Run
+
+
+class Kept(NamedTuple):
+    """How a model that was kept had been trained.
+
+    Attributes:
+        settings: `{name: value}` of all that the trained weights depend on.
+        run: Its `Run`.
+        seconds: How long the training took.
+    """
+
+    settings: dict
+    run: Run
+    seconds: float
+
+
+def kept(path):
+    """The `Kept` of the model at a path that ends in `.keras`; None if no finished one is there."""
+    notes = path.with_suffix(".json")
+    if not (path.exists() and notes.exists()):
+        return None
+    stored = json.loads(notes.read_text())
+    return Kept(stored["settings"], Run(**stored["run"]), stored["seconds"])
+
+
+def keep(path, model, how):
+    """Writes a trained model and, beside it, its `Kept`."""
+    path.parent.mkdir(exist_ok=True)
+    notes = path.with_suffix(".json")
+    # The notes are written last: a model without them is not taken for a finished one.
+    notes.unlink(missing_ok=True)
+    save(model, path)
+    with _replacing(notes) as unfinished:
+        unfinished.write_text(json.dumps({**how._asdict(), "run": vars(how.run)}))
+
+
+def save(model, path):
+    """Writes a model."""
+    with _replacing(path) as unfinished:
+        model.save(unfinished)
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    # Under another name first: a run that dies while it writes leaves no broken file behind.
+    unfinished = path.with_name(f"unfinished_{path.name}")
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(unfinished.unlink, missing_ok=True)
+        yield unfinished
+        os.replace(unfinished, path)
