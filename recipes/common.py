@@ -1,6 +1,8 @@
 """What all recipes share: flags, the comparison of students alone with students distilled, and its report."""
 
 import functools
+import hashlib
+import json
 import pathlib
 import re
 import shlex
@@ -16,9 +18,9 @@ from absl import app, flags
 
 from keras_distill import OUTPUT, Distiller
 from keras_distill.batch import UNLABELLED
-from keras_distill.cache import fingerprint
+from keras_distill.cache import cached, fingerprint, label
 from keras_distill.report import ModelResult, Results, Run, write_page
-from keras_distill.teachers import CachedTeacher, with_activations
+from keras_distill.taps import names_of
 from recipes import data as data_sets
 from recipes import judging, workdir
 
@@ -40,6 +42,12 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples a step.", lower_b
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's first learning rate; it falls along a cosine to 0.")
 TEACHER_LEARNING_RATE = flags.DEFINE_float(
     "teacher_learning_rate", None, "That of the teacher, if it is another.", lower_bound=0.0
+)
+TEACHER = flags.DEFINE_enum(
+    "teacher",
+    "cached",
+    ["cached", "online"],
+    "Whether the teacher runs once, before the first epoch, and what it says is kept in the workdir; or in every step.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -126,10 +134,12 @@ def compare(title, description, data, teacher, students, keep="student distilled
     runs = {student.name: [] for student in students}
     models = {"teacher": teacher}
     settings = {name: value for name, value in _settings().items() if name not in ("workdir", "seeds")}
-    settings["teacher"] = fingerprint.of_weights(teacher.weights)
+    settings["teacher_weights"] = fingerprint.of_weights(teacher.weights)
     few = _with_few_labels(data)
     for student in students:
-        taught_by, lessons = (None, _labelled(few)) if student.terms is None else _lessons(teacher, student, few)
+        taught_by, lessons = None, _labelled(few)
+        if student.terms is not None:
+            taught_by, lessons = _lessons(teacher, student, few, folder)
         for seed in seeds:
             where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
             path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
@@ -252,19 +262,24 @@ def _labelled(data):
     return data._replace(train=data_sets.rows(data.train, np.resize(np.flatnonzero(labels != UNLABELLED), len(labels))))
 
 
-def _lessons(teacher, student, data):
+def _lessons(teacher, student, data, folder):
     """The teacher for a `Distiller`, and the data to fit it on.
 
-    No recipe changes its examples from epoch to epoch for a student. So if only the teacher's logits are asked for, it
-    says them once, before the first epoch; the activations of inner layers would not fit into memory.
+    No recipe changes its examples from epoch to epoch for a student, so the teacher may say all once, before the first.
     """
-    if any(term.teacher != OUTPUT for term in student.terms(teacher)):
+    if TEACHER.value == "online":
         return teacher, data
-    parts = []
-    for inputs, labels in (data.train, data.test):
-        activations = {OUTPUT: teacher.predict(inputs, batch_size=BATCH_SIZE.value, verbose=0)}
-        parts.append((with_activations(inputs, activations), labels))
-    return CachedTeacher(activations), data._replace(train=parts[0], test=parts[1])
+    taps = sorted({tap for term in student.terms(teacher) for tap in names_of(term.teacher)})
+    dtypes = {tap: "float32" if tap == OUTPUT else "float16" for tap in taps}
+    parts = {}
+    for part in ("train", "test"):
+        inputs, labels = getattr(data, part)
+        # A folder for each choice of taps: students of one recipe may want different ones.
+        where = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
+        label(teacher, inputs, where, taps, dtypes, batch_size=BATCH_SIZE.value)
+        stored = cached(where)
+        parts[part] = (stored.load(inputs), labels)
+    return stored.teacher, data._replace(**parts)
 
 
 def _fit(model, data, epochs, learning_rate, title):

@@ -92,6 +92,16 @@ def test_what_was_trained_is_not_trained_again(tmp_path):
     assert "trained earlier" not in first.stdout and second.stdout.count("trained earlier") == 3
 
 
+def test_a_teacher_teaches_the_same_from_its_cache(tmp_path):
+    runs = {}
+    for teacher in ("cached", "online"):
+        run("digits", "--smoke", f"--teacher={teacher}", f"--workdir={tmp_path / teacher}")
+        runs[teacher] = json.loads((tmp_path / teacher / "results.json").read_text())["models"][-1]["runs"][0]
+        assert (tmp_path / teacher / "teacher_cache").exists() == (teacher == "cached")
+    for name, values in runs["online"]["history"].items():
+        np.testing.assert_allclose(runs["cached"]["history"][name], values, rtol=1e-4, err_msg=name)
+
+
 def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(tmp_path):
     run("digits", "--smoke", f"--workdir={tmp_path}")
     other_settings = run("digits", "--smoke", "--temperature=3", f"--workdir={tmp_path}")

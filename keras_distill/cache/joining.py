@@ -1,12 +1,15 @@
 """Reading a teacher's activations back to the examples they belong to."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.batch import with_activations, with_index
+from keras_distill.batch import split, with_activations, with_index
 from keras_distill.cache import fingerprint, shards
 from keras_distill.cache.indexing import indexed, parts
 from keras_distill.teachers import CachedTeacher, as_teacher
+
+_AT_ONCE = 1024
 
 
 def cached(directory, teacher=None):
@@ -74,6 +77,25 @@ class Cached:
         """
         dataset = indexed(dataset)
         return dataset.map(self._joined, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def load(self, inputs):
+        """The examples with the teacher's activations as arrays, for `fit(stored.load(x), y)`, where memory holds all.
+
+        Args:
+            inputs: Structure of arrays: the examples that were labelled, or the first of them, in the same order.
+
+        Returns:
+            What `with_activations` gives.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If an example is not the one that was labelled.
+        """
+        count = len(keras.tree.flatten(inputs)[0])
+        held = {tap: np.empty((count, *spec.shape), spec.dtype.as_numpy_dtype) for tap, spec in self.taps.items()}
+        for start, joined in enumerate(self.join(indexed(inputs).batch(_AT_ONCE))):
+            for tap, activation in split(joined)[1].items():
+                held[tap][start * _AT_ONCE :][: len(activation)] = activation.numpy()
+        return with_activations(inputs, held)
 
     def verify(self):
         """Reads all that is stored, and compares it with the checksums that were taken when it was written.

@@ -51,6 +51,20 @@ def test_the_activations_are_the_teachers(teacher, tmp_path, dtype, tolerance):
     assert stored.taps["features"] == tf.TensorSpec((16,), dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_may_be_loaded_into_memory(teacher, tmp_path, dtype):
+    stored = labelled(teacher, tmp_path, dtype=dtype, shard_bytes=1, batch_size=5)
+    inputs, labels = data()
+    _, activations, _ = split(stored.load(inputs))
+    for tap, layer in ((OUTPUT, teacher.layers[-1]), ("features", teacher.get_layer("features"))):
+        expected = keras.Model(teacher.inputs[0], layer.output)(inputs)
+        np.testing.assert_allclose(activations[tap].astype("float32"), expected, rtol=2e-2, atol=2e-2)
+        assert str(activations[tap].dtype) == dtype
+    compiled(Distiller(mlp(8), stored.teacher, [Term(KullbackLeibler())])).fit(stored.load(inputs), labels, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Example 0 is not the one"):
+        stored.load(inputs[::-1])
+
+
 @pytest.mark.parametrize("batched_first", [False, True])
 def test_examples_may_be_shuffled_filtered_and_repeated(teacher, tmp_path, batched_first):
     stored = labelled(teacher, tmp_path)
