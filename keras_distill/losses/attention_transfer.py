@@ -40,7 +40,9 @@ def attention_transfer(student, teacher, power=2):
 
 
 def _attention(features, power):
-    maps = ops.mean(ops.power(ops.abs(features), power), axis=-1)
+    # A square takes a fraction of the time that a power does, and is what most ask for.
+    powers = ops.square(features) if power == 2 else ops.power(ops.abs(features), power)
+    maps = ops.mean(powers, axis=-1)
     flat = ops.reshape(maps, (ops.shape(maps)[0], -1))
     return ops.reshape(unit(flat), ops.shape(maps))
 

@@ -58,13 +58,19 @@ def unit(vectors):
     Returns:
         The same shape.
     """
+    return _unit(vectors)[0]
+
+
+def _unit(vectors):
+    """Vectors scaled to length 1, and which of them are zero, shape `[..., 1]`."""
     # The direction does not depend on the scale, so the largest entry may be taken as a constant. Dividing by it
     # first keeps the squares of attention maps and Gram matrices from overflowing or vanishing.
     largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=-1, keepdims=True))
     zero = largest < 1e-30
     vectors = vectors / ops.where(zero, 1.0, largest)
     square = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    return ops.where(zero, 0.0, vectors * ops.rsqrt(ops.where(zero, 1.0, square)))
+    # Chosen among numbers of one axis less than the vectors, which takes a pass over these less.
+    return vectors * ops.where(zero, 0.0, ops.rsqrt(ops.where(zero, 1.0, square))), zero
 
 
 def check_classes(loss, student_shape, teacher_shape):
@@ -160,11 +166,11 @@ def one_minus_cosine(student, teacher):
     Returns:
         Shape `[...]`.
     """
-    student, teacher = unit(student), unit(teacher)
+    (student, no_student), (teacher, no_teacher) = _unit(student), _unit(teacher)
     # Half the squared distance of the ends is the same number, and keeps its digits where the angle is small.
     distance = ops.sum(ops.square(student - teacher), axis=-1) / 2.0
-    zeros = sum(ops.cast(ops.all(vectors == 0, axis=-1), "float32") for vectors in (student, teacher))
-    return distance + zeros / 2.0
+    zeros = ops.cast(no_student, "float32") + ops.cast(no_teacher, "float32")
+    return distance + ops.squeeze(zeros, axis=-1) / 2.0
 
 
 def centred(features, axis, weight=None):

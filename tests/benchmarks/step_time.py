@@ -1,0 +1,161 @@
+"""What a step of distillation costs, beside the student's own step and the teacher's forward pass.
+
+```
+python -m tests.benchmarks.step_time
+```
+
+All are `fit`'s own compiled steps on one batch that is in memory, in one process, taking turns. The last line is JSON:
+
+    cached_ratio           a step whose teacher has spoken / the student's own
+    online_ratio           a step with the teacher's logits / (the teacher's forward pass + the student's own step)
+    online_features_ratio  the same with three terms between inner layers
+    speedup_over_keras     10 epochs of `keras.distillation` with a feature term / ours, labelling included
+    expected_speedup       (T + S) * 10 / (T + S * 10) from the teacher's forward pass and the student's own step
+    jit_ratio              the student's own step with XLA / without
+
+Each is the median over the pairs of `tests/benchmarks/pairs.py`, all of which the table shows.
+"""
+
+import json
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from keras_distill import OUTPUT, Distiller, Term
+from keras_distill.batch import with_activations
+from keras_distill.cache import cached, label
+from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.teachers import CachedTeacher
+from tests.benchmarks import timing
+from tests.benchmarks.pairs import PAIRS, examples
+
+ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each step is timed.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 8, "Steps of one timing.", lower_bound=1)
+EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of a whole run.", lower_bound=1)
+EXAMPLES = flags.DEFINE_integer("examples", 4096, "Examples of a whole run.", lower_bound=1)
+LOGITS = [Term(KullbackLeibler(), weight=0.9)]
+
+
+def compiled(model, jit=False):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Without moments the optimizer's share is the least, and the ratios are the strictest.
+    model.compile(keras.optimizers.SGD(1e-3), loss, metrics=["accuracy"], jit_compile=jit)
+    return model
+
+
+def steps(model, data):
+    """A function that makes some steps of `fit` on one batch."""
+    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
+    model.make_train_function()
+
+    def run():
+        for _ in range(STEPS.value):
+            logs = model.train_function(iterator)
+        np.asarray(logs["loss"])
+
+    return run
+
+
+def forward(model, inputs):
+    """A function that calls a model as often."""
+    function = tf.function(lambda x: model(x, training=False))
+    inputs = tf.constant(inputs)
+
+    def run():
+        for _ in range(STEPS.value):
+            outputs = function(inputs)
+        outputs.numpy()
+
+    return run
+
+
+def step_ratios(name, pair):
+    """The ratios of single steps of a pair."""
+    x, y = examples(pair, pair.batch)
+    teacher = pair.teacher()
+    logits = {OUTPUT: teacher(x).numpy()}
+    features = LOGITS + pair.features()
+    times = timing.interleaved(
+        {
+            "teacher": forward(teacher, x),
+            "student": steps(compiled(pair.student()), (x, y)),
+            "xla": steps(compiled(pair.student(), jit=True), (x, y)),
+            "cached": steps(
+                compiled(Distiller(pair.student(), CachedTeacher(logits), LOGITS)), (with_activations(x, logits), y)
+            ),
+            "online": steps(compiled(Distiller(pair.student(), teacher, LOGITS)), (x, y)),
+            "features": steps(compiled(Distiller(pair.student(), teacher, features)), (x, y)),
+        },
+        ROUNDS.value,
+        f"{name}: steps",
+    )
+    both = times["teacher"] + times["student"]
+    t, s = (float(np.median(times[part])) for part in ("teacher", "student"))
+    return {
+        "cached_ratio": timing.ratio(times["cached"], times["student"]),
+        "online_ratio": timing.ratio(times["online"], both),
+        "online_features_ratio": timing.ratio(times["features"], both),
+        "expected_speedup": (t + s) * EPOCHS.value / (t + s * EPOCHS.value),
+        "jit_ratio": timing.ratio(times["xla"], times["student"]),
+        "student_ms": 1000 * s / STEPS.value,
+        "teacher_ms": 1000 * t / STEPS.value,
+    }
+
+
+def keras_run(pair, x, y):
+    """All epochs with `keras.distillation`."""
+    ours, theirs = pair.layers
+    losses = [
+        keras.distillation.LogitsDistillation(),
+        keras.distillation.FeatureDistillation(teacher_layer_name=theirs, student_layer_name=ours),
+    ]
+    model = keras.distillation.Distiller(pair.teacher(), pair.student(), losses)
+    compiled(model).fit(x, y, batch_size=pair.batch, epochs=EPOCHS.value, verbose=0)
+
+
+def our_run(pair, x, y):
+    """The same here: the teacher speaks once, onto the disk, and is read from there in every epoch."""
+    ours, theirs = pair.layers
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    with tempfile.TemporaryDirectory() as folder:
+        dtypes = {OUTPUT: "float32", theirs: "float16"}
+        label(pair.teacher(), dataset, folder, tuple(dtypes), dtypes, batch_size=pair.batch, verbose=0)
+        stored = cached(folder)
+        distiller = compiled(Distiller(pair.student(), stored.teacher, [*LOGITS, Term(Hint(), ours, theirs)]))
+        distiller.fit(stored.load(x), y, batch_size=pair.batch, epochs=EPOCHS.value, verbose=0)
+
+
+def speedup(name, pair):
+    """How much sooner the whole run is over, labelling included."""
+    x, y = examples(pair, EXAMPLES.value)
+    print(f"{name}: {EPOCHS.value} epochs of {EXAMPLES.value:,} examples, keras.distillation and ours, in turn twice")
+    taken = {keras_run: [], our_run: []}
+    for _ in range(2):
+        for run, seconds in taken.items():
+            start = time.perf_counter()
+            run(pair, x, y)
+            seconds.append(time.perf_counter() - start)
+    return sum(taken[keras_run]) / sum(taken[our_run])
+
+
+def main(_):
+    tf.get_logger().setLevel("ERROR")
+    ratios = {}
+    for name, pair in PAIRS.items():
+        keras.utils.set_random_seed(0)
+        ratios[name] = {**step_ratios(name, pair), "speedup_over_keras": speedup(name, pair)}
+        keras.backend.clear_session()
+    columns = list(next(iter(ratios.values())))
+    rows = [[name, *(f"{found[column]:.3f}" for column in columns)] for name, found in ratios.items()]
+    medians = {column: float(np.median([found[column] for found in ratios.values()])) for column in columns}
+    rows.append(["median", *(f"{medians[column]:.3f}" for column in columns)])
+    print("\n" + timing.table([["teacher -> student", *columns], *rows]) + "\n")
+    print(json.dumps({name: round(value, 4) for name, value in medians.items() if not name.endswith("_ms")}))
+
+
+if __name__ == "__main__":
+    app.run(main)
