@@ -45,9 +45,10 @@ from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
 from keras_distill.losses.reverse_kl import reverse_kl
 from keras_distill.losses.similarity_preserving import similarity_preserving
 from keras_distill.losses.soft_binary import soft_binary
-from keras_distill.losses.top_k import selected, top_k
+from keras_distill.losses.top_k import top_k
 from keras_distill.losses.total_variation import total_variation
 from keras_distill.losses.variational_information import regress, variational_information
+from keras_distill.top import selected
 
 IGNORED = -100
 

@@ -3,3 +3,4 @@
 from keras_distill.cache.indexing import indexed
 from keras_distill.cache.joining import Cached, cached
 from keras_distill.cache.labelling import label
+from keras_distill.cache.views import Views

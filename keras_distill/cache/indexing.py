@@ -22,7 +22,7 @@ def indexed(dataset):
         dataset = tf.data.Dataset.from_tensor_slices(dataset)
     if _is_indexed(dataset):
         return dataset
-    return dataset.enumerate().map(_with_number, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.enumerate().map(numbered, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def parts(element):
@@ -32,7 +32,8 @@ def parts(element):
     return inputs, index, joined[_PRINT], rest
 
 
-def _with_number(number, element):
+def numbered(number, element):
+    """An element of an indexed data set, of the single example `element` and its number."""
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     joined = {**with_index(inputs, number), _PRINT: fingerprint.of_example(inputs)}
     return (joined, *rest) if rest else joined

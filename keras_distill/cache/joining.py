@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.batch import split, with_activations, with_index
-from keras_distill.cache import fingerprint, shards
+from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.indexing import indexed, parts
 from keras_distill.teachers import CachedTeacher, as_teacher
 
@@ -45,21 +45,30 @@ class Cached:
     Attributes:
         teacher: What a `Distiller` takes.
         taps: `{tap: tf.TensorSpec}` of one example.
-        examples: How many there are.
+        examples: How many there are, every view counted.
+        views: How many of each example.
     """
 
     def __init__(self, directory, manifest):
         self.directory = directory
         self.examples = sum(shard["examples"] for shard in manifest["shards"])
+        self.views = manifest["views"]
         self.taps = {tap: tf.TensorSpec(about["shape"], about["dtype"]) for tap, about in manifest["taps"].items()}
-        self.teacher = CachedTeacher({tap: tf.TensorSpec((None, *s.shape), s.dtype) for tap, s in self.taps.items()})
+        self._abouts = manifest["taps"]
+        self._fields = {
+            name: spec for tap, about in self._abouts.items() for name, spec in packing.fields(tap, about).items()
+        }
+        self.teacher = CachedTeacher(
+            {tap: packing.unpacked(tap, about) for tap, about in self._abouts.items()},
+            {tap: about["shape"][-1] for tap, about in self._abouts.items() if about["top"] is not None},
+        )
         self._shards = manifest["shards"]
         self._length = manifest["shard_examples"]
         self._arrays = [
             {name: shards.open_array(directory, shard, name) for name in shard["files"]} for shard in manifest["shards"]
         ]
 
-    def join(self, dataset):
+    def join(self, dataset, views=None, seed=None):
         """The data set with the teacher's activations, for `fit`.
 
         Faster behind `batch` than before it: one reading serves all of a batch.
@@ -67,6 +76,9 @@ class Cached:
         Args:
             dataset: That which was labelled, in the same order; or what became of it `indexed`, shuffled, filtered,
                 augmented or batched.
+            views: The `Views` that the data set was labelled with; each example is then one of its views, another in
+                every epoch. The data set must not be batched yet.
+            seed: Which views are drawn; None for others in every run.
 
         Returns:
             A `tf.data.Dataset`.
@@ -76,6 +88,15 @@ class Cached:
                 was labelled.
         """
         dataset = indexed(dataset)
+        count = 1 if views is None else views.count
+        if count != self.views:
+            raise ValueError(
+                f"'{self.directory}' was labelled in {self.views} views of each example. Received: views={views}."
+            )
+        if views is not None:
+            if parts(dataset.element_spec)[1].shape.rank:
+                raise ValueError("Views are made of single examples. Join first, then batch.")
+            dataset = views.one_of(dataset, seed)
         return dataset.map(self._joined, num_parallel_calls=tf.data.AUTOTUNE)
 
     def load(self, inputs):
@@ -91,10 +112,12 @@ class Cached:
             tf.errors.InvalidArgumentError: If an example is not the one that was labelled.
         """
         count = len(keras.tree.flatten(inputs)[0])
-        held = {tap: np.empty((count, *spec.shape), spec.dtype.as_numpy_dtype) for tap, spec in self.taps.items()}
-        for start, joined in enumerate(self.join(indexed(inputs).batch(_AT_ONCE))):
-            for tap, activation in split(joined)[1].items():
-                held[tap][start * _AT_ONCE :][: len(activation)] = activation.numpy()
+        held = keras.tree.map_structure(
+            lambda spec: np.empty((count, *spec.shape[1:]), spec.dtype.as_numpy_dtype), self.teacher.stored
+        )
+        for number, joined in enumerate(self.join(indexed(inputs).batch(_AT_ONCE))):
+            rows = slice(number * _AT_ONCE, (number + 1) * _AT_ONCE)
+            keras.tree.map_structure(lambda to, x, rows=rows: np.copyto(to[rows], x.numpy()), held, split(joined)[1])
         return with_activations(inputs, held)
 
     def verify(self):
@@ -109,14 +132,13 @@ class Cached:
     def _joined(self, *element):
         element = element if len(element) > 1 else element[0]
         inputs, index, prints, rest = parts(element)
-        names = list(self.taps)
-        dtypes = [_stored_dtype(self.taps[name].dtype) for name in names]
+        dtypes = [_stored_dtype(spec.dtype) for spec in self._fields.values()]
         found = tf.numpy_function(self._rows, [index, prints], dtypes, stateful=False)
-        activations = {}
-        for name, activation in zip(names, found):
-            activation.set_shape((*index.shape, *self.taps[name].shape))
-            bits = self.taps[name].dtype == tf.bfloat16
-            activations[name] = tf.bitcast(activation, tf.bfloat16) if bits else activation
+        tensors = {}
+        for (name, spec), tensor in zip(self._fields.items(), found):
+            tensor.set_shape((*index.shape, *spec.shape))
+            tensors[name] = tf.bitcast(tensor, tf.bfloat16) if spec.dtype == tf.bfloat16 else tensor
+        activations = {tap: packing.unpack(tap, tensors, about) for tap, about in self._abouts.items()}
         joined = with_index(with_activations(inputs, activations), index)
         return (joined, *rest) if rest else joined
 
@@ -128,14 +150,14 @@ class Cached:
         if len(strange):
             raise ValueError(f"'{self.directory}' holds {self.examples} examples. Asked for was number {strange[0]}.")
         stored = self._gather(shards.EXAMPLES, flat)
-        wrong = np.flatnonzero(stored != prints.reshape(-1))
+        wrong = np.flatnonzero(stored != prints.reshape(-1).astype(stored.dtype))
         if len(wrong):
             raise ValueError(
                 f"Example {flat[wrong[0]]} is not the one that the teacher was asked about in '{self.directory}'. Was "
                 "the data set shuffled, filtered or changed before it was indexed? Index it first, with "
                 "`indexed(dataset)`, or label it anew."
             )
-        return [self._gather(name, flat).reshape(*index.shape, *self.taps[name].shape) for name in self.taps]
+        return [self._gather(name, flat).reshape(*index.shape, *spec.shape) for name, spec in self._fields.items()]
 
     def _gather(self, name, index):
         if len(self._arrays) == 1:

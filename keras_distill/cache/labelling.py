@@ -7,13 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.batch import Batch
-from keras_distill.cache import fingerprint, shards
+from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.indexing import indexed, parts
 from keras_distill.specs import trace
 from keras_distill.taps import OUTPUT
 from keras_distill.teachers import as_teacher
-
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def label(
@@ -22,6 +20,8 @@ def label(
     directory,
     taps=(OUTPUT,),
     dtype="float32",
+    top_k=None,
+    views=None,
     batch_size=128,
     shard_bytes=2**26,
     version=None,
@@ -46,6 +46,10 @@ def label(
         directory: Where to, local or in a cloud storage that `etils.epath` knows.
         taps: What to keep, as `Taps` reads it.
         dtype: "float32", "float16" or "bfloat16", or one for each tap in a dictionary.
+        top_k: How many classes of the "output" are kept, with their sum for the others, or one number for each tap in a
+            dictionary; None keeps all. At temperature 1 nothing is lost for a `TopK` of that `k`; at others, and for
+            losses of all classes, the others' probability is taken as shared out evenly.
+        views: A `Views`, where the teacher shall see augmented examples, and the student the very same.
         batch_size: Examples that the teacher sees at once.
         shard_bytes: About the size of a shard, which is what an interruption loses at most. Defaults to 64 MiB.
         version: What tells this teacher from others, where its weights do not: of a function, or of preprocessing.
@@ -58,17 +62,21 @@ def label(
     """
     teacher = as_teacher(teacher)
     teacher.connect(list(taps))
-    dataset = indexed(dataset)
+    dataset = indexed(dataset) if views is None else views.all_of(indexed(dataset))
     dtypes = _dtypes(dtype, taps)
     inputs = keras.tree.map_structure(
         lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), parts(dataset.element_spec)[0]
     )
+    tops = top_k if isinstance(top_k, dict) else {OUTPUT: top_k}
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, inputs)
     about = {
         "format": shards.FORMAT,
         "teacher": fingerprint.of_weights(teacher.weights),
         "version": version,
-        "taps": {tap: {"shape": list(specs[tap].shape[1:]), "dtype": dtypes[tap]} for tap in taps},
+        "views": 1 if views is None else views.count,
+        "taps": {
+            tap: {"shape": list(specs[tap].shape[1:]), "dtype": dtypes[tap], "top": tops.get(tap)} for tap in taps
+        },
     }
     unknown = [tap for tap in taps if None in about["taps"][tap]["shape"]]
     if unknown:
@@ -76,6 +84,7 @@ def label(
             f"The taps {unknown} have lengths that are not known before they run: "
             f"{[tuple(specs[tap].shape) for tap in unknown]}. Give the examples a fixed length."
         )
+    _check_tops(tops, about["taps"])
     with shards.writing(directory):
         manifest = _begun(directory, about, shard_bytes, batch_size)
         _check_examples(directory, manifest, dataset)
@@ -87,7 +96,7 @@ def _begun(directory, about, shard_bytes, batch_size):
     """The manifest that is there, if it is of the same, or a new one."""
     manifest = shards.read_manifest(directory)
     if manifest is None:
-        batches = max(1, shard_bytes // (_row_bytes(about["taps"]) * batch_size))
+        batches = max(1, shard_bytes // (packing.row_bytes(about["taps"]) * batch_size))
         manifest = {**about, "shard_examples": batches * batch_size, "shards": [], "complete": False}
         shards.write_manifest(directory, manifest)
     differs = [
@@ -108,7 +117,7 @@ def _check_examples(directory, manifest, dataset):
     stored = np.concatenate(stored)
     # One more, to see whether the data set goes on behind a finished cache.
     seen = dataset.take(len(stored) + manifest["complete"]).batch(1024)
-    seen = np.concatenate([np.zeros(0, "int64"), *(parts(element)[2].numpy() for element in seen)])
+    seen = np.concatenate([np.zeros(0, "int64"), *(parts(element)[2].numpy() for element in seen)]).astype(stored.dtype)
     shorter = min(len(seen), len(stored))
     differs = np.flatnonzero(seen[:shorter] != stored[:shorter])
     if len(differs) or len(seen) != len(stored):
@@ -125,7 +134,7 @@ def _go_on(teacher, dataset, directory, manifest, batch_size, verbose):
     count = int(dataset.cardinality())
     count = count if count > 0 else None
     if verbose:
-        row = _row_bytes(manifest["taps"])
+        row = packing.row_bytes(manifest["taps"])
         size = f"{count * row / 2**20:,.1f} MiB for {count:,} examples" if count else "how many are not known yet"
         print(f"labelling into {directory}: {row:,} bytes an example, {size}; {done:,} are there")
     bar = keras.utils.Progbar(count, unit_name="example", verbose=verbose)
@@ -146,26 +155,31 @@ def _spoken(teacher, batches, taps, bar):
     @tf.function(reduce_retracing=True)
     def speak(inputs):
         found = teacher.activations(Batch(inputs))
-        return {tap: tf.cast(found[tap], about["dtype"]) for tap, about in taps.items()}
+        packed = [packing.pack(tap, found[tap], about) for tap, about in taps.items()]
+        return {name: tensor for arrays in packed for name, tensor in arrays.items()}
 
     for element in batches:
         inputs, _, prints, _ = parts(element)
-        yield {tap: _bits(x) for tap, x in speak(inputs).items()} | {shards.EXAMPLES: prints.numpy()}
+        prints = prints.numpy().astype(packing.print_dtype(taps))
+        yield {name: packing.bits(tensor) for name, tensor in speak(inputs).items()} | {shards.EXAMPLES: prints}
         bar.add(len(prints))
-
-
-def _bits(activation):
-    """An activation as NumPy can write it: a bfloat16 as the integer of its bits."""
-    return (tf.bitcast(activation, tf.uint16) if activation.dtype == tf.bfloat16 else activation).numpy()
-
-
-def _row_bytes(taps):
-    return sum(int(np.prod(tap["shape"], dtype=int)) * tf.as_dtype(tap["dtype"]).size for tap in taps.values())
 
 
 def _dtypes(dtype, taps):
     dtypes = dtype if isinstance(dtype, dict) else dict.fromkeys(taps, dtype)
-    wrong = {tap: dtypes.get(tap) for tap in taps if dtypes.get(tap) not in _DTYPES}
+    wrong = {tap: dtypes.get(tap) for tap in taps if dtypes.get(tap) not in packing.DTYPES}
     if wrong:
-        raise ValueError(f"Activations are kept in one of {_DTYPES}. Received: {wrong}")
+        raise ValueError(f"Activations are kept in one of {packing.DTYPES}. Received: {wrong}")
     return dtypes
+
+
+def _check_tops(tops, taps):
+    for tap, k in tops.items():
+        shape = taps[tap]["shape"] if tap in taps else None
+        if k is None:
+            continue
+        if isinstance(k, bool) or not isinstance(k, int) or not shape or not 1 <= k < shape[-1]:
+            raise ValueError(
+                f"`top_k` keeps 1 class or more, and less than there are, of a tap that is kept. Received: {k!r} for "
+                f"'{tap}', where an example has the shape {shape}."
+            )

@@ -3,7 +3,7 @@
 ```
 DIR/manifest.json                 what the cache is of, and its finished shards with their checksums
 DIR/00000.output.npy              activations of one tap, rows of one shard; memory-mapped when read
-DIR/00000.examples.npy            fingerprints of the examples, int64
+DIR/00000.examples.npy            fingerprints of the examples, integers of one to eight bytes
 ```
 
 A shard is written under another name, flushed to disk, renamed, and only then entered in the manifest: a file that the

@@ -7,6 +7,7 @@ from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.ops import check_classes, float32, relative_entropy
 from keras_distill.masking import mean_over_positions
 from keras_distill.schedules import positive, value_at
+from keras_distill.top import selected
 
 
 def top_k(student, teacher, k=10, temperature=1.0, tail=True):
@@ -38,32 +39,6 @@ def top_k(student, teacher, k=10, temperature=1.0, tail=True):
     _, classes = ops.top_k(teacher, min(k, teacher.shape[-1]))
     student, teacher = (selected(logits, classes, temperature, tail) for logits in (student, teacher))
     return temperature**2 * relative_entropy(student, teacher, temperature)
-
-
-def selected(logits, classes, temperature=1.0, tail=True):
-    """The logits of some classes and, last, one for all the others together.
-
-    Args:
-        logits: float32, shape `[batch, positions..., all classes]`.
-        classes: Class numbers, shape `[batch, positions..., k]`, none of them twice.
-        temperature: At which the last logit has the probability of the others.
-        tail: Whether there is a last one.
-
-    Returns:
-        Shape `[batch, positions..., k + 1]`, or `k` without the last.
-    """
-    inside = ops.take_along_axis(logits, classes, axis=-1)
-    if not tail:
-        return inside
-    # Summed, and not 1 less the others' sum: that leaves no digit where the k classes are nearly all there is.
-    count, k = logits.shape[-1], classes.shape[-1]
-    columns = ops.cast(ops.reshape(classes, (-1,)), "int32")
-    row = ops.arange(ops.shape(columns)[0], dtype="int32") // k
-    flat = ops.reshape(logits, (-1, count))
-    taken = ops.scatter(ops.stack([row, columns], axis=-1), ops.ones_like(columns, dtype="float32"), ops.shape(flat))
-    outside = ops.reshape(ops.where(taken > 0, -1e30, flat), ops.shape(logits))
-    bucket = temperature * ops.logsumexp(outside / temperature, axis=-1, keepdims=True)
-    return ops.concatenate([inside, bucket], axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

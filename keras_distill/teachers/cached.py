@@ -1,8 +1,11 @@
 """A teacher that has already spoken."""
 
+import keras
 import tensorflow as tf
+from keras import ops
 
 from keras_distill.teachers.base import Teacher
+from keras_distill.top import spread
 
 
 class CachedTeacher(Teacher):
@@ -15,11 +18,23 @@ class CachedTeacher(Teacher):
     ```
 
     Args:
-        activations: `{tap: array or spec}` of what will come; only shapes and dtypes are looked at.
+        activations: `{tap: array or spec}` of what will come; only shapes and dtypes are looked at. Logits may come as
+            their most probable classes: a dictionary of `top`, shape `[batch, ..., k + 1]`, their logits and, last, one
+            for the sum of all others, and `classes`, integers of shape `[batch, ..., k]`.
+        counts: `{tap: number of classes}` of those. The others' probability is shared out evenly.
+
+    Raises:
+        ValueError: For a dictionary without its number of classes.
     """
 
-    def __init__(self, activations):
-        self.stored = {tap: tf.TensorSpec((None, *value.shape[1:]), value.dtype) for tap, value in activations.items()}
+    def __init__(self, activations, counts=None):
+        self.stored = keras.tree.map_structure(
+            lambda value: tf.TensorSpec((None, *value.shape[1:]), value.dtype), dict(activations)
+        )
+        self._counts = dict(counts or {})
+        wrong = [tap for tap, stored in self.stored.items() if isinstance(stored, dict) != (tap in self._counts)]
+        if wrong:
+            raise ValueError(f"`counts` must have the number of classes of the taps that come as their top: {wrong}.")
 
     def connect(self, taps):
         missing = [tap for tap in taps if tap not in self.stored]
@@ -32,4 +47,9 @@ class CachedTeacher(Teacher):
             raise ValueError(
                 "The inputs came without the teacher's activations. Pass `with_activations(x, activations)` as x."
             )
-        return {tap: batch.cached[tap] for tap in self._taps}
+        return {tap: self._whole(tap, batch.cached[tap]) for tap in self._taps}
+
+    def _whole(self, tap, stored):
+        if tap not in self._counts:
+            return stored
+        return spread(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])
