@@ -6,16 +6,27 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
-from helpers import mlp
+from helpers import data, mlp
 
+from keras_distill.cache import cached
 from keras_distill.cli import main
+from keras_distill.datasets import open_dataset
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "teacher.keras"
     mlp(name="teacher").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "train.npz"
+    x, y = data()
+    np.savez(path, x=x, y=y)
     return path
 
 
@@ -64,29 +75,81 @@ class Twice(keras.layers.Layer):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["inspect", "nowhere.keras"], "cannot inspect nowhere.keras: "),
+        (["inspect", "nowhere.keras"], "cannot read nowhere.keras: "),
         (["inspect", "{path}", "--match", "stage"], "no tap of .* holds 'stage'"),
-        (["inspect", "{path}", "--import", "no_such_module"], "cannot inspect .*no_such_module"),
+        (["inspect", "{path}", "--import", "no_such_module"], "cannot read .*no_such_module"),
+        (["label", "nowhere.keras", "--dataset=x.npy", "--out={out}"], "cannot read nowhere.keras: "),
+        (["label", "{path}", "--dataset=x.npy", "--out={out}"], "cannot label x.npy: .*No such file"),
+        (["label", "{path}", "--dataset={npz}", "--out={out}", "--tap=featurs"], "No layer called 'featurs'"),
+        (["label", "{path}", "--dataset={npz}", "--out={out}", "--dtype=int8"], "kept in one of .*int8"),
+        (["label", "{path}", "--dataset={npz}", "--out={out}", "--top-k=3"], "`top_k` keeps 1 class or more"),
+        (["check", "{out}"], "cannot use .*: .* holds no cache"),
     ],
 )
-def test_a_job_that_fails_says_why_and_exits_with_1(arguments, said, path, capsys):
-    assert main([argument.format(path=path) for argument in arguments]) == 1
+def test_a_job_that_fails_says_why_and_exits_with_1(arguments, said, path, npz, tmp_path, capsys):
+    assert main([argument.format(path=path, npz=npz, out=tmp_path / "out") for argument in arguments]) == 1
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("keras-distill: ") and len(printed.err.splitlines()) == 1
     assert re.search(said, printed.err)
 
 
-@pytest.mark.parametrize("arguments", [[], ["inspekt", "x"], ["inspect"], ["inspect", "x", "--shape"]])
+WRONG = [
+    [],
+    ["inspekt", "x"],
+    ["inspect"],
+    ["inspect", "x", "--shape"],
+    ["label", "x", "--out=y"],
+    ["label", "x", "--dataset=y", "--out=z", "--scale=big"],
+    ["label", "x", "--dataset=y", "--out=z", "--top-k=few"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 2 and "usage: keras-distill" in capsys.readouterr().err
 
 
-def test_help_teaches(capsys):
+@pytest.mark.parametrize("command", ["inspect", "label", "check"])
+def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as exit:
-        main(["inspect", "--help"])
-    assert exit.value.code == 0 and "keras-distill inspect teacher.keras" in capsys.readouterr().out
+        main([command, "--help"])
+    assert exit.value.code == 0 and f"examples:\n  keras-distill {command} " in capsys.readouterr().out
+
+
+def test_label_keeps_what_check_finds_whole(path, npz, tmp_path, capsys):
+    out = tmp_path / "cache"
+    arguments = ["label", str(path), f"--dataset={npz}", f"--out={out}", "--tap=output", "--tap=features", "--top-k=2"]
+    for _ in range(2):
+        assert main([*arguments, "--dtype=float16"]) == 0
+    assert "labelling into" in capsys.readouterr().out
+    assert main(["check", str(out), "--teacher", str(path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["output", "(3,)", "float16", "top", "2"] and lines[2] == ["features", "(8,)", "float16", "all"]
+    assert lines[3] == ["24", "examples"] and lines[-1] == "All is as it was written.".split()
+    stored = cached(out)
+    assert len(list(stored.join(open_dataset(npz)).batch(24))) == 1
+    file = next(out.glob("*features.npy"))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert main(["check", str(out)]) == 1
+    assert f"{file}' is not what was written" in capsys.readouterr().err
+
+
+def test_a_cache_of_another_teacher_is_found(path, npz, tmp_path, capsys):
+    main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"])
+    mlp(name="other", bias_initializer="ones").save(tmp_path / "other.keras")
+    assert main(["check", str(tmp_path / "cache"), "--teacher", str(tmp_path / "other.keras")]) == 1
+    assert "is of another teacher" in capsys.readouterr().err
+
+
+def test_an_interrupted_label_says_so(path, npz, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_distill.cli.label", interrupted)
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]) == 130
+    assert "keras-distill: interrupted" in capsys.readouterr().err
 
 
 def test_the_command_is_installed(path):

@@ -11,7 +11,7 @@ import bert
 import keras
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+from prepared import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
@@ -35,34 +35,8 @@ def data_dir(tmp_path_factory):
     """A folder in which MNIST and Fashion-MNIST seem prepared, from noise, in TFDS' own format on disk."""
     folder = tmp_path_factory.mktemp("tfds")
     for name in MEANS:
-        info = tfds.builder(name, data_dir=folder).info
-        splits = {}
-        for split, count in (("train", 300), ("test", 40)):
-            random = np.random.default_rng(count)
-            examples = [
-                {"image": random.integers(0, 255, (28, 28, 1), "uint8"), "label": int(label)}
-                for label in random.integers(0, 10, count)
-            ]
-            splits[split] = examples
-        _write(folder / name / str(info.version), info, splits)
+        prepare(folder, name, {"train": 300, "test": 40})
     return folder
-
-
-def _write(folder, info, splits):
-    class Noise(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = info.version
-        name = info.name
-
-        def _info(self):
-            return self.dataset_info_from_configs(features=info.features, supervised_keys=("image", "label"))
-
-        def _split_generators(self, manager):
-            return {split: enumerate(examples) for split, examples in splits.items()}
-
-        def _generate_examples(self):
-            raise NotImplementedError
-
-    Noise(data_dir=folder.parent.parent).download_and_prepare()
 
 
 @pytest.fixture(scope="module")

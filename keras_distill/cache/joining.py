@@ -45,6 +45,7 @@ class Cached:
     Attributes:
         teacher: What a `Distiller` takes.
         taps: `{tap: tf.TensorSpec}` of one example.
+        tops: `{tap: how many classes are kept}`, of those of which not all are.
         examples: How many there are, every view counted.
         views: How many of each example.
     """
@@ -54,13 +55,14 @@ class Cached:
         self.examples = sum(shard["examples"] for shard in manifest["shards"])
         self.views = manifest["views"]
         self.taps = {tap: tf.TensorSpec(about["shape"], about["dtype"]) for tap, about in manifest["taps"].items()}
+        self.tops = {tap: about["top"] for tap, about in manifest["taps"].items() if about["top"] is not None}
         self._abouts = manifest["taps"]
         self._fields = {
             name: spec for tap, about in self._abouts.items() for name, spec in packing.fields(tap, about).items()
         }
         self.teacher = CachedTeacher(
             {tap: packing.unpacked(tap, about) for tap, about in self._abouts.items()},
-            {tap: about["shape"][-1] for tap, about in self._abouts.items() if about["top"] is not None},
+            {tap: self.taps[tap].shape[-1] for tap in self.tops},
         )
         self._shards = manifest["shards"]
         self._length = manifest["shard_examples"]
@@ -120,14 +122,19 @@ class Cached:
             keras.tree.map_structure(lambda to, x, rows=rows: np.copyto(to[rows], x.numpy()), held, split(joined)[1])
         return with_activations(inputs, held)
 
-    def verify(self):
+    def verify(self, verbose=0):
         """Reads all that is stored, and compares it with the checksums that were taken when it was written.
+
+        Args:
+            verbose: 1 shows a progress bar.
 
         Raises:
             ValueError: Naming the file that has changed.
         """
+        bar = keras.utils.Progbar(len(self._shards), unit_name="shard", verbose=verbose)
         for shard in self._shards:
             shards.check_sums(self.directory, shard)
+            bar.add(1)
 
     def _joined(self, *element):
         element = element if len(element) > 1 else element[0]
