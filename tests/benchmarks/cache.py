@@ -1,0 +1,110 @@
+"""What the cache costs: labelling beside the teacher's own `predict`, reading beside the student's step, and bytes.
+
+```
+python -m tests.benchmarks.cache
+```
+
+In one process, taking turns. The last line is JSON:
+
+    labelling_ratio      examples labelled a second / examples of the teacher's `predict`, median over the pairs
+    reading_10           batches read and joined a second / steps of the student, 10 logits; shuffled
+    reading_1000         the same, 1000 logits in float16
+    check_share          of a student's step, what computing and comparing the examples' fingerprints takes
+    bytes_10, bytes_1000, bytes_top_32
+                         bytes on disk / bytes of the information: 10 and 1000 float16 logits, the top 32 of 1000 with
+                         their class numbers and the sum of the others
+"""
+
+import json
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from keras_distill.cache import cached, indexed, label
+from tests.benchmarks import timing
+from tests.benchmarks.pairs import PAIRS, examples
+from tests.benchmarks.step_time import compiled, steps
+
+ROUNDS = flags.DEFINE_integer("cache_rounds", 4, "How often each is timed.", lower_bound=1)
+BATCHES = flags.DEFINE_integer("batches", 192, "Batches that are labelled in one timing.", lower_bound=1)
+READ = 20_000
+STEPS = 8
+
+
+def labelling_ratio(name, pair):
+    """How fast labelling is beside `predict`, both from the same arrays."""
+    x, _ = examples(pair, BATCHES.value * pair.batch)
+    teacher = pair.teacher()
+    dataset = tf.data.Dataset.from_tensor_slices(x)
+
+    def labelled():
+        with tempfile.TemporaryDirectory() as folder:
+            label(teacher, dataset, folder, batch_size=pair.batch, verbose=0)
+
+    functions = {"predict": lambda: teacher.predict(x, batch_size=pair.batch, verbose=0), "label": labelled}
+    times = timing.interleaved(functions, ROUNDS.value, f"{name}: labelling")
+    return timing.ratio(times["predict"], times["label"])
+
+
+def logits_of(classes):
+    """A teacher that costs next to nothing, and its examples."""
+    random = np.random.default_rng(0)
+    teacher = keras.Sequential([keras.Input((16,)), keras.layers.Dense(classes, kernel_initializer="random_normal")])
+    return teacher, random.normal(size=(READ, 16)).astype("float32")
+
+
+def reading(name, pair, classes, dtype):
+    """Batches that are shuffled, joined and read in the time of one step of the student, and the check's share."""
+    teacher, x = logits_of(classes)
+    taken = {}
+    with tempfile.TemporaryDirectory() as folder:
+        label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype=dtype, verbose=0)
+        dataset = indexed(x).shuffle(READ, seed=1).batch(pair.batch)
+        joined = iter(cached(folder).join(dataset).repeat().prefetch(tf.data.AUTOTUNE))
+        plain = iter(tf.data.Dataset.from_tensor_slices(x).shuffle(READ, seed=1).batch(pair.batch).repeat())
+        numbered = iter(dataset.repeat())
+        functions = {
+            "student": steps(compiled(pair.student()), examples(pair, pair.batch)),
+            "joined": lambda: [next(joined) for _ in range(STEPS)],
+            "plain": lambda: [next(plain) for _ in range(STEPS)],
+            "numbered": lambda: [next(numbered) for _ in range(STEPS)],
+        }
+        taken = timing.interleaved(functions, ROUNDS.value, f"{name}: reading {classes} logits")
+    check = float(np.median((taken["numbered"] - taken["plain"]) / taken["student"]))
+    return timing.ratio(taken["student"], taken["joined"]), check
+
+
+def size_ratio(classes, top_k, information):
+    """Bytes on disk as a multiple of those of the information."""
+    teacher, x = logits_of(classes)
+    with tempfile.TemporaryDirectory() as folder:
+        label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype="float16", top_k=top_k, verbose=0)
+        return sum(path.stat().st_size for path in pathlib.Path(folder).iterdir()) / (information * len(x))
+
+
+def main(_):
+    tf.get_logger().setLevel("ERROR")
+    keras.utils.set_random_seed(0)
+    rows, found = [], {"labelling_ratio": [], "reading_10": [], "reading_1000": [], "check_share": []}
+    for name, pair in PAIRS.items():
+        few, check = reading(name, pair, 10, "float32")
+        many, _ = reading(name, pair, 1000, "float16")
+        values = (labelling_ratio(name, pair), few, many, check)
+        for column, value in zip(found, values):
+            found[column].append(value)
+        rows.append([name, *(f"{value:.3f}" for value in values)])
+    medians = {column: float(np.median(values)) for column, values in found.items()}
+    rows.append(["median", *(f"{value:.3f}" for value in medians.values())])
+    print("\n" + timing.table([["teacher -> student", *found], *rows]) + "\n")
+    medians["bytes_10"] = size_ratio(10, None, 10 * 2)
+    medians["bytes_1000"] = size_ratio(1000, None, 1000 * 2)
+    medians["bytes_top_32"] = size_ratio(1000, 32, 33 * 2 + 32 * 2)
+    print(json.dumps({name: round(value, 4) for name, value in medians.items()}))
+
+
+if __name__ == "__main__":
+    app.run(main)
