@@ -88,9 +88,10 @@ PAIRS = {
         _dense_features,
         ("hidden_1", "hidden_2"),
     ),
-    "convolutional 32-64-128 x 2 -> 16-32-64": Pair(
-        lambda: convolutional("teacher", 2, 32, 64, 128),
-        lambda: convolutional("student", 1, 16, 32, 64),
+    # As deep and wide as the networks with which CIFAR's pictures are classified, but for the shortcuts.
+    "convolutional 18 -> 6 layers of 16-32-64": Pair(
+        lambda: convolutional("teacher", 6, 16, 32, 64),
+        lambda: convolutional("student", 2, 16, 32, 64),
         (32, 32, 3),
         64,
         _convolutional_features,
