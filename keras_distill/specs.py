@@ -87,11 +87,20 @@ def trace(function, inputs):
     found = []
 
     def traced(x):
-        found.append(keras.tree.map_structure(_spec, function(x)))
+        found.append(keras.tree.map_structure(spec_of, function(x)))
         return tf.zeros(())
 
     tf.function(traced, autograph=False).get_concrete_function(inputs)
     return found[0]
+
+
+def spec_of(tensor):
+    """The `Spec` of a tensor of a graph that is being traced."""
+    tensor = tf.convert_to_tensor(tensor)
+    operation = tensor.op
+    while operation.type in _TRANSPARENT:
+        operation = operation.inputs[0].op
+    return Spec(tuple(tensor.shape), tensor.dtype.name, operation.type)
 
 
 def _open_batch(leaf):
@@ -101,11 +110,3 @@ def _open_batch(leaf):
             f"called with. Received: {leaf!r}"
         )
     return tf.TensorSpec((None, *leaf.shape[1:]), keras.backend.standardize_dtype(leaf.dtype))
-
-
-def _spec(tensor):
-    tensor = tf.convert_to_tensor(tensor)
-    operation = tensor.op
-    while operation.type in _TRANSPARENT:
-        operation = operation.inputs[0].op
-    return Spec(tuple(tensor.shape), tensor.dtype.name, operation.type)

@@ -229,7 +229,7 @@ class Term:
             return (
                 f"Term '{self.name}' compares {shape[-1]} student classes with {teacher[-1]} teacher classes: "
                 f"student '{self.student}' has shape {student}, teacher '{self.teacher}' has {teacher}. "
-                "Give both the same classes in the same order, say with a function as the teacher that picks classes."
+                "Give both the same classes in the same order, such as by ModelTeacher(teacher, classes=...)."
             )
         through = "" if head is None else f", {shape} behind head '{head.name}',"
         advice = (

@@ -9,12 +9,21 @@ import tensorflow as tf
 _LARGEST = 2**63 - 1
 
 
-def of_weights(weights):
+def of_teacher(teacher):
+    """A digest of a `Teacher`'s weights and of its signature: 32 hexadecimal digits."""
+    return of_weights(teacher.weights, teacher.signature)
+
+
+def of_weights(weights, signature=""):
     """A digest of the values of weights, in their order: 32 hexadecimal digits.
 
     Names do not count, since Keras numbers them anew in every process.
+
+    Args:
+        weights: List of variables.
+        signature: What else counts.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(signature.encode())
     for weight in weights:
         values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
         digest.update(f"{values.dtype}{values.shape}".encode())

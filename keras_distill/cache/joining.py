@@ -30,11 +30,11 @@ def cached(directory, teacher=None):
         state = "no cache" if manifest is None else "a cache that was not finished"
         raise ValueError(f"'{directory}' holds {state}. Run `label(teacher, dataset, '{directory}')`, which continues.")
     if teacher is not None:
-        found = fingerprint.of_weights(as_teacher(teacher).weights)
+        found = fingerprint.of_teacher(as_teacher(teacher))
         if found != manifest["teacher"]:
             raise ValueError(
-                f"'{directory}' is of another teacher than the one given: its weights were {manifest['teacher']}, "
-                f"these are {found}. Label anew, into another directory."
+                f"'{directory}' is of another teacher than the one given: its fingerprint was {manifest['teacher']}, "
+                f"this one's is {found}. Label anew, into another directory."
             )
     return Cached(directory, manifest)
 

@@ -71,7 +71,7 @@ def label(
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, inputs)
     about = {
         "format": shards.FORMAT,
-        "teacher": fingerprint.of_weights(teacher.weights),
+        "teacher": fingerprint.of_teacher(teacher),
         "version": version,
         "views": 1 if views is None else views.count,
         "taps": {

@@ -13,12 +13,15 @@ class Teacher:
         weights: Variables it computes with, which the student must not share.
         models: Models it calls with the batch's inputs as they are; they tell the inputs' shapes if the student cannot.
         stored: `{tap: tf.TensorSpec}` of activations that come with the batch, as `batch.cached`.
+        signature: What it does with the weights' results, in words: with the weights it tells a teacher from others,
+            so that `cached` and `label` do not take one for another. Empty if the weights say all.
     """
 
     state = ()
     weights = ()
     models = ()
     stored = MappingProxyType({})
+    signature = ""
 
     def connect(self, taps):
         """Says, once, before the first batch, which activations will be asked for.

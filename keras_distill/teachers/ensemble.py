@@ -1,11 +1,13 @@
 """Several teachers that speak as one."""
 
+import keras
 from keras import ops
 
 from keras_distill.schedules import positive, value_at
 from keras_distill.taps import OUTPUT
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.model import as_teacher
+from keras_distill.teachers.ops import check_logits
 
 
 class Ensemble(Teacher):
@@ -24,6 +26,7 @@ class Ensemble(Teacher):
 
     The taps "output" and "output[...]" give the mean; "wide/block_3" taps a layer of the member "wide", and
     "wide/output" its own prediction. Members without names are called "0", "1" and so on. Each runs once a step.
+    Members give logits, all of the same classes; `ModelTeacher(member, classes=...)` maps those of one that has others.
 
     Args:
         members: Two or more of what `Distiller` takes as a teacher, in a list or under names in a dictionary.
@@ -34,7 +37,8 @@ class Ensemble(Teacher):
             of the logits.
 
     Raises:
-        ValueError: For less than two members, wrong weights, or a tap that names no member.
+        ValueError: For less than two members, wrong weights, or a tap that names no member; when the distiller is made,
+            for a member that gives probabilities or has other classes.
 
     Reference:
         Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531, section 5; You et al., KDD 2017,
@@ -51,6 +55,13 @@ class Ensemble(Teacher):
             raise ValueError(f"The members {stored} do not run: their activations come with the batch. Average these.")
         self.shares = weights if callable(weights) else _shares(weights, list(members))
         self.temperature = None if temperature is None else positive(temperature, "temperature")
+
+    @property
+    def signature(self):
+        shares = f"{self.shares.__module__}.{self.shares.__qualname__}" if callable(self.shares) else self.shares
+        temperature = keras.saving.serialize_keras_object(self.temperature)
+        members = [member.signature for member in self.members.values()]
+        return f"shares {shares} temperature {temperature} members {members}"
 
     @property
     def weights(self):
@@ -76,7 +87,22 @@ class Ensemble(Teacher):
     def activations(self, batch):
         found = {name: member.activations(batch) for name, member in self.members.items()}
         single = {tap: found[owner][inner] for tap, (owner, inner) in self._single.items()}
+        for tap in self._combined:
+            self._check({name: f[tap] for name, f in found.items()}, tap)
         return {tap: self._mean([f[tap] for f in found.values()], batch) for tap in self._combined} | single
+
+    def _check(self, predictions, tap):
+        nested = [name for name, logits in predictions.items() if keras.tree.is_nested(logits)]
+        if nested:
+            raise ValueError(f"The members {nested} have several outputs. Tap one, such as '{OUTPUT}[0]'.")
+        for name, logits in predictions.items():
+            check_logits(logits, f"Member '{name}' of the Ensemble", f"the mean at '{tap}' is one of logits")
+        shapes = {name: tuple(logits.shape) for name, logits in predictions.items()}
+        if len({shape[-1] for shape in shapes.values()} - {None}) > 1:
+            raise ValueError(
+                f"The members of an Ensemble must have the same classes. Received at '{tap}': {shapes}. Map them with "
+                "ModelTeacher(member, classes=...)."
+            )
 
     def _mean(self, logits, batch):
         logits = ops.stack([ops.cast(z, "float32") for z in logits])

@@ -1,9 +1,11 @@
 """A model as the teacher."""
 
 import keras
+from keras import ops
 
 from keras_distill.taps import OUTPUT, Taps
 from keras_distill.teachers.base import Teacher
+from keras_distill.teachers.ops import class_map, mapped
 
 
 class ModelTeacher(Teacher):
@@ -15,19 +17,34 @@ class ModelTeacher(Teacher):
     ```python
     ModelTeacher(teacher, inputs=lambda images: keras.ops.image.resize(images, (224, 224)))
     ModelTeacher(lambda images: (first(images) + second(images)) / 2)
+    ModelTeacher(teacher, classes=[3, 7, [0, 1, 2]])      # three student classes; the last is any of three of its own
     ```
+
+    With `classes`, the taps "output" and "output[...]" give logits of the student's classes; inner layers stay as they
+    are. What a class is made of adds up in probability:
+
+    ```
+    z[c] = log sum_(k in classes[c]) exp(z_teacher[k])
+    ```
+
+    Teacher classes that are named nowhere drop out, and the softmax of the others adds up to 1 again. Sums are exact at
+    temperature 1. At another temperature they are an approximation: activations are taken before any temperature, and
+    softening a sum is not summing what was softened.
 
     Args:
         model: A `keras.Model`, any Keras layer (`keras.layers.TFSMLayer` for a SavedModel), or a function, which can be
             tapped at "output" alone.
         inputs: A function from the batch's inputs to the teacher's, where they differ: another resolution, other
             preprocessing, some of several inputs. None if both models take the same.
+        classes: For each student class, the number of the teacher's class that it is, or a list of those that it is
+            made of. None if both models have the same classes.
 
     Raises:
-        ValueError: If `model` or `inputs` cannot be called.
+        ValueError: If `model` or `inputs` cannot be called, or `classes` has a class twice or an empty list; when the
+            distiller is made, if the teacher has fewer classes than that, or ends in a softmax.
     """
 
-    def __init__(self, model, inputs=None):
+    def __init__(self, model, inputs=None, classes=None):
         if not callable(model):
             raise ValueError(
                 "A teacher must be a keras.Model, a keras layer or a function of the inputs; to learn from several, "
@@ -37,6 +54,11 @@ class ModelTeacher(Teacher):
             raise ValueError(f"`inputs` must be a function of the batch's inputs. Received: {inputs!r}")
         self.model = model
         self.inputs = inputs
+        self.classes = None if classes is None else class_map(classes)
+
+    @property
+    def signature(self):
+        return "" if self.classes is None else f"classes {self.classes}"
 
     @property
     def weights(self):
@@ -57,7 +79,13 @@ class ModelTeacher(Teacher):
 
     def activations(self, batch):
         inputs = batch.inputs if self.inputs is None else self.inputs(batch.inputs)
-        return self._taps(inputs, training=False)
+        found = self._taps(inputs, training=False)
+        return found if self.classes is None else {tap: self._mapped(tap, value) for tap, value in found.items()}
+
+    def _mapped(self, tap, activation):
+        # Several outputs at once are refused by the term, which says how to choose one.
+        output = tap.partition("[")[0] == OUTPUT and not keras.tree.is_nested(activation)
+        return mapped(ops.convert_to_tensor(activation), self.classes) if output else activation
 
 
 def as_teacher(teacher):

@@ -37,6 +37,10 @@ class ParaphrasedTeacher(Teacher):
         self.paraphraser = paraphraser
 
     @property
+    def signature(self):
+        return f"paraphrased {self.tap}"
+
+    @property
     def weights(self):
         return (*self.model.weights, *self.paraphraser.weights)
 

@@ -189,7 +189,7 @@ def test_a_changed_byte_is_found_by_its_checksum(teacher, tmp_path):
 def test_another_teacher_is_told_from_the_one_that_spoke(teacher, tmp_path):
     labelled(teacher, tmp_path)
     cached(tmp_path, teacher)
-    with pytest.raises(ValueError, match="another teacher than the one given: its weights were"):
+    with pytest.raises(ValueError, match="another teacher than the one given: its fingerprint was"):
         cached(tmp_path, mlp(16, name="teacher"))
 
 

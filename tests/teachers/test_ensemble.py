@@ -5,6 +5,7 @@ from helpers import compiled, data, features, fitted, mlp, softmax, weights_of
 
 from keras_distill import OUTPUT, Distiller, Term
 from keras_distill.batch import Batch
+from keras_distill.cache import cached, label
 from keras_distill.losses import Hint, KullbackLeibler
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher, Ensemble, most_confident
@@ -100,3 +101,30 @@ def test_a_member_that_shares_weights_with_the_student_is_refused():
 def test_what_makes_no_ensemble_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("ending", ["softmax", "sigmoid"])
+def test_a_member_that_gives_probabilities_is_refused(temperature, ending):
+    probable = mlp(name="probable")
+    probable.add(keras.layers.Activation(ending))
+    ensemble = Ensemble({"plain": mlp(name="plain"), "probable": probable}, temperature=temperature)
+    with pytest.raises(ValueError, match=f"Member 'probable' of the Ensemble ends in a {ending}, but the mean at 'out"):
+        Distiller(mlp(), ensemble, [Term(KullbackLeibler())])
+    # Its layers, and what it says before the softmax, are no mean.
+    Distiller(mlp(), ensemble, [Term(KullbackLeibler(), teacher="probable/logits")])
+
+
+def test_members_of_other_classes_are_refused():
+    ensemble = Ensemble([mlp(name="first"), mlp(classes=5, name="second")])
+    with pytest.raises(ValueError, match=r"same classes.*'0': \(None, 3\), '1': \(None, 5\).*classes="):
+        Distiller(mlp(), ensemble, [Term(KullbackLeibler())])
+
+
+def test_an_ensemble_of_other_shares_is_another_teacher(tmp_path):
+    models, x = members(2), data()[0]
+    label(Ensemble(models, [2, 1]), x, tmp_path, verbose=0)
+    cached(tmp_path, Ensemble(models, [4, 2]))
+    for other in (Ensemble(models), Ensemble(models, most_confident), Ensemble(models, [2, 1], temperature=4.0)):
+        with pytest.raises(ValueError, match="of another teacher"):
+            cached(tmp_path, other)

@@ -1,0 +1,194 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import assert_same_weights, compiled, data, features, fitted, mlp, softened_kl, softmax, weights_of
+
+from keras_distill import OUTPUT, Distiller, Term
+from keras_distill.batch import Batch, split
+from keras_distill.cache import cached, label
+from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.teachers import Ensemble, ModelTeacher
+
+GROUPS = [[4, 0], 2, [1, 5, 6]]
+
+
+def wide_teacher(**options):
+    return mlp(16, classes=7, name="teacher", **options)
+
+
+def said(teacher, x, taps=(OUTPUT,)):
+    teacher.connect(list(taps))
+    return teacher.activations(Batch(x))
+
+
+def merged(probabilities, groups):
+    """The probabilities of the student's classes, in float64: sums, then those left scaled to 1."""
+    sums = np.stack([probabilities[..., np.atleast_1d(group)].sum(axis=-1) for group in groups], axis=-1)
+    return sums / sums.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("groups", [GROUPS, [6, 0, 3], [[0, 1, 2], [3, 4, 5, 6]], np.array([1, 2]), range(7)])
+def test_classes_add_up_in_probability(groups):
+    teacher, x = wide_teacher(), features(5, 8, scale=10.0)
+    logits = said(ModelTeacher(teacher, classes=groups), x)[OUTPUT]
+    expected = merged(softmax(teacher.predict(x, verbose=0)), groups)
+    np.testing.assert_allclose(softmax(logits), expected, rtol=2e-5)
+
+
+def test_a_class_that_is_one_of_the_teachers_has_its_logit():
+    teacher, x = wide_teacher(), features(5, 8)
+    logits = said(ModelTeacher(teacher, classes=[6, [0], 3]), x)[OUTPUT]
+    np.testing.assert_array_equal(logits, teacher.predict(x, verbose=0)[:, [6, 0, 3]])
+
+
+def test_sums_are_not_exact_at_another_temperature():
+    logits = np.array([[3.0, 1.0, 0.0]])
+    found = said(ModelTeacher(lambda _: tf.constant(logits), classes=[[0, 1], 2]), logits)[OUTPUT]
+    np.testing.assert_allclose(softmax(found), merged(softmax(logits), [[0, 1], 2]), rtol=1e-6)
+    assert np.abs(softmax(found, 4.0) - merged(softmax(logits, 4.0), [[0, 1], 2])).max() > 0.05
+
+
+def test_inner_layers_are_not_mapped():
+    teacher, x = wide_teacher(), features(5, 8)
+    found = said(ModelTeacher(teacher, classes=GROUPS), x, ("features", "logits", OUTPUT))
+    assert [found[tap].shape for tap in ("features", "logits", OUTPUT)] == [(5, 16), (5, 7), (5, 3)]
+
+
+def test_one_output_of_several_is_mapped():
+    inputs = keras.Input((8,))
+    outputs = {"topic": keras.layers.Dense(7)(inputs), "tone": keras.layers.Dense(9)(inputs)}
+    teacher, x = keras.Model(inputs, outputs, name="teacher"), features(5, 8)
+    found = said(ModelTeacher(teacher, classes=GROUPS), x, ("output[topic]",))["output[topic]"]
+    np.testing.assert_allclose(softmax(found), merged(softmax(teacher(x)["topic"]), GROUPS), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"structure with the entries \['tone', 'topic'\]|\['topic', 'tone'\]"):
+        Distiller(mlp(), ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler())])
+
+
+def test_padded_tokens_are_still_left_out():
+    def model(classes, name):
+        embedding = keras.layers.Embedding(9, 4, mask_zero=name == "teacher")
+        return keras.Sequential([keras.Input((3,), dtype="int32"), embedding, keras.layers.Dense(classes)], name=name)
+
+    x, student, teacher = np.array([[1, 2, 0], [3, 0, 0]]), model(3, "student"), model(7, "teacher")
+    distiller = compiled(Distiller(student, ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler(1.0))]))
+    logged = distiller.evaluate(x, np.zeros((2, 3)), verbose=0, return_dict=True)["kullback_leibler_loss"]
+    taught = np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS))
+    kl = softened_kl(student.predict(x, verbose=0), taught, 1.0)
+    np.testing.assert_allclose(logged, (kl[0, :2].mean() + kl[1, 0]) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_a_teacher_of_other_classes_teaches(options):
+    (x, y), student, teacher = data(), mlp(), wide_teacher()
+    distiller = Distiller(student, ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler(1.0))])
+    kl = softened_kl(student.predict(x, verbose=0), np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS)), 1.0)
+    history = fitted(compiled(distiller, keras.optimizers.SGD(0.0), **options), x, y)
+    np.testing.assert_allclose(history["kullback_leibler_loss"], [kl.mean()], rtol=1e-5)
+
+
+def test_members_of_other_classes_join_an_ensemble():
+    teacher, other, x = wide_teacher(), mlp(name="other"), features(5, 8)
+    found = said(Ensemble([ModelTeacher(teacher, classes=GROUPS), other], temperature=1.0), x)[OUTPUT]
+    probabilities = merged(softmax(teacher.predict(x, verbose=0)), GROUPS), softmax(other.predict(x, verbose=0))
+    np.testing.assert_allclose(softmax(found), np.mean(probabilities, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "`classes` must be a list"),
+        (3, "`classes` must be a list.*Received: 3"),
+        ("012", "`classes` must be a list"),
+        ({0: 1}, "`classes` must be a list"),
+        ([0, [], 1, []], r"no teacher class for the student classes \[1, 3\]"),
+        ([0, 1.0], r"by their numbers, 0 or more. Received: \[1.0\]"),
+        ([0, True], r"Received: \[True\]"),
+        ([0, [1, "cat"]], r"Received: \['cat'\]"),
+        ([0, -1], r"Received: \[-1\]"),
+        ([0, [1, 2], [2, 0]], r"Named more than once: \[0, 2\]"),
+        ([[3, 3]], r"Named more than once: \[3\]"),
+    ],
+)
+def test_what_maps_no_classes_is_refused(classes, message):
+    with pytest.raises(ValueError, match=message):
+        ModelTeacher(mlp(), classes=classes)
+
+
+def test_classes_that_the_teacher_does_not_have_are_refused_before_training():
+    teacher = ModelTeacher(wide_teacher(), classes=[0, [6, 7], 9])
+    with pytest.raises(ValueError, match=r"names the teacher classes \[7, 9\].*shape \(None, 7\) has 7 classes"):
+        Distiller(mlp(), teacher, [Term(KullbackLeibler())])
+
+
+def test_classes_that_the_student_does_not_have_are_refused_before_training():
+    with pytest.raises(ValueError, match="3 student classes with 2 teacher classes.*classes="):
+        Distiller(mlp(), ModelTeacher(wide_teacher(), classes=[0, 1]), [Term(KullbackLeibler())])
+
+
+def test_probabilities_are_not_mapped_as_logits():
+    teacher = wide_teacher()
+    teacher.add(keras.layers.Softmax())
+    with pytest.raises(ValueError, match="The teacher's output ends in a softmax, but `classes` maps logits"):
+        Distiller(mlp(), ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler())])
+
+
+def test_mapped_activations_are_stored_and_known_again(tmp_path):
+    x, teacher = data()[0], wide_teacher()
+    mapped = ModelTeacher(teacher, classes=GROUPS)
+    label(mapped, x, tmp_path, verbose=0)
+    stored = cached(tmp_path, ModelTeacher(teacher, classes=GROUPS))
+    found = split(stored.load(x))[1]
+    np.testing.assert_allclose(found[OUTPUT], said(mapped, x)[OUTPUT], rtol=1e-5, atol=1e-6)
+    for other in (teacher, ModelTeacher(teacher, classes=[[4, 0], [1, 5, 6], 2])):
+        with pytest.raises(ValueError, match="of another teacher"):
+            cached(tmp_path, other)
+        with pytest.raises(ValueError, match="holds activations of something else"):
+            label(other, x, tmp_path, verbose=0)
+
+
+def test_a_saved_model_may_see_another_resolution(tmp_path):
+    def model(size, name):
+        layers = [keras.Input((size, size, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+        return keras.Sequential(layers, name=name)
+
+    images, student, teacher = features(24, 4, 4, 1), model(4, "student"), model(8, "teacher")
+    teacher.export(tmp_path / "teacher", verbose=False)
+    layer = keras.layers.TFSMLayer(str(tmp_path / "teacher"), call_endpoint="serve")
+    taught_by = ModelTeacher(layer, inputs=lambda x: keras.ops.image.resize(x, (8, 8)))
+    distiller = Distiller(student, taught_by, [Term(KullbackLeibler(1.0))])
+    logged = fitted(compiled(distiller, keras.optimizers.SGD(0.0)), images, data()[1])
+    larger = keras.ops.image.resize(images, (8, 8))
+    kl = softened_kl(student.predict(images, verbose=0), teacher.predict(larger, verbose=0), 1.0).mean()
+    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], kl, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_teacher_in_half_precision_teaches_a_student_in_single(dtype):
+    keras.config.set_dtype_policy(dtype)
+    teacher = mlp(16, name="teacher")
+    keras.config.set_dtype_policy("float32")
+    (x, y), student = data(), mlp()
+    terms = [Term(KullbackLeibler(1.0)), Term(Hint(), "features", "features", head="auto")]
+    taught = np.asarray(keras.ops.cast(teacher(x), "float32"))
+    kl = softened_kl(student.predict(x, verbose=0), taught, 1.0).mean()
+    distiller = compiled(Distiller(student, teacher, terms), keras.optimizers.SGD(0.05))
+    assert distiller.evaluate(x, y, verbose=0, return_dict=True)["kullback_leibler_loss"] == pytest.approx(kl, rel=1e-3)
+    history = fitted(distiller, x, y, epochs=4)
+    assert history["loss"][-1] < history["loss"][0]
+    assert {weight.dtype for weight in student.weights} == {"float32"}
+
+
+def test_a_student_may_learn_from_its_own_trained_copy():
+    (x, y), teacher = data(), mlp(name="net")
+    fitted(compiled(teacher), x, y, epochs=3)
+    student = keras.models.clone_model(teacher)
+    student.set_weights(weights_of(teacher))
+    before = weights_of(teacher)
+    distiller = compiled(Distiller(student, teacher, [Term(KullbackLeibler()), Term(Hint(), "features", "features")]))
+    # It starts where its teacher is: no term has anything to say yet.
+    start = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    assert start["kullback_leibler_loss"] == start["hint_loss"] == 0
+    fitted(distiller, x, y, epochs=2)
+    assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
+    assert any((one != other).any() for one, other in zip(before, weights_of(student)))
