@@ -11,6 +11,7 @@ if keras.backend.backend() != "tensorflow":
 from keras_distill import cache, heads, losses, mapping, schedules, teachers
 from keras_distill.balance import Balance
 from keras_distill.distiller import Distiller
+from keras_distill.mutual import MutualDistiller
 from keras_distill.saving import load_distiller
 from keras_distill.taps import OUTPUT
 from keras_distill.term import Term

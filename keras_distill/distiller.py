@@ -5,8 +5,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill.batch import Batch, batch_size, split, unpack
+from keras_distill.loop import Loop, own_mean, penalties, replicas
 from keras_distill.schedules import positive, value_at
-from keras_distill.specs import Traced, input_specs, trace
+from keras_distill.specs import Traced, input_specs, symbolic, trace
 from keras_distill.supervision import Supervision
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
 from keras_distill.teachers import as_teacher
@@ -14,7 +15,7 @@ from keras_distill.validation import check_balances, check_masks, check_models, 
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Distiller(keras.Model):
+class Distiller(Loop):
     """Trains a student on the weighted sum of a supervised loss and terms that compare it with a teacher.
 
     ```
@@ -75,7 +76,7 @@ class Distiller(keras.Model):
         self.balances = [term.weight for term in self.terms if term.balanced]
         names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]
         names += [f"{term.name}_weight" for term in self.terms if term.balanced]
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self._follow(names, of_labels=["supervised_loss"])
         self._supervision = Supervision()
         self.built = True
 
@@ -99,7 +100,7 @@ class Distiller(keras.Model):
             student = self._taps(batch.inputs, training=True)
             losses = self._measure(batch, student, teacher, training=True)
             # Keras sums the replicas' gradients.
-            scaled = self.optimizer.scale_loss(losses["loss"] / _replicas())
+            scaled = self.optimizer.scale_loss(losses["loss"] / replicas())
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
         self.teacher.after_step(self.student)
@@ -151,7 +152,7 @@ class Distiller(keras.Model):
             "student": written(self.student),
             "terms": [written(term) for term in self.terms],
             "supervised_weight": written(self.supervised_weight),
-            "inputs": written(keras.tree.map_structure(_symbolic, self._traced.inputs)),
+            "inputs": written(keras.tree.map_structure(symbolic, self._traced.inputs)),
         }
 
     @classmethod
@@ -160,23 +161,12 @@ class Distiller(keras.Model):
             "A saved Distiller does not hold its teacher: load it with keras_distill.load_distiller(path, teacher=...)."
         )
 
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def save_own_variables(self, store):
-        for name, variable in self._unlisted().items():
-            store[name] = variable
-
-    def load_own_variables(self, store):
-        for name, variable in self._unlisted().items():
-            variable.assign(store[name])
-
     def _measure(self, batch, student, teacher, training):
         """What the trackers follow, by name: this replica's mean losses before any weight, `loss`, which is their
         weighted sum, and the weights of balanced terms.
         """
         supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight, training)
-        supervised = 0.0 if supervised is None else ops.cast(supervised, "float32") * _replicas()
+        supervised = own_mean(supervised)
         total = value_at(self.supervised_weight, batch.step) * supervised
         losses = {"supervised_loss": supervised}
         examples = ops.cast(batch_size(batch.inputs), "float32")
@@ -187,31 +177,12 @@ class Distiller(keras.Model):
             if term.balanced:
                 losses[f"{term.name}_weight"] = weight
             total += weight * mean
-        return {"loss": total + sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses), **losses}
+        return {"loss": total + penalties(self), **losses}
 
     def _logs(self, batch, outputs, losses):
-        for name, value in losses.items():
-            self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
+        self._track(losses, batch)
         return self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
 
-    def _shown(self):
-        return [
-            tracker for name, tracker in self._trackers.items() if name != "supervised_loss" or self.loss is not None
-        ]
-
     def _unlisted(self):
-        """What Keras leaves out of its files, by name: random states, without which dropout would not go on where it
-        was, and the state of a teacher that moves.
-        """
-        weights = {id(weight) for weight in self.weights}
-        random_states = [variable for variable in self.variables if id(variable) not in weights]
-        parts = {"random_state": random_states, "teacher": self.teacher.state}
-        return {f"{part}_{index}": variable for part, kept in parts.items() for index, variable in enumerate(kept)}
-
-
-def _symbolic(spec):
-    return keras.KerasTensor(spec.shape, spec.dtype.name)
-
-
-def _replicas():
-    return tf.distribute.get_strategy().num_replicas_in_sync
+        """The random states, and the state of a teacher that moves."""
+        return super()._unlisted() | {f"teacher_{index}": state for index, state in enumerate(self.teacher.state)}

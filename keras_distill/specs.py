@@ -94,6 +94,11 @@ def trace(function, inputs):
     return found[0]
 
 
+def symbolic(spec):
+    """A `tf.TensorSpec` as Keras writes it into a file."""
+    return keras.KerasTensor(spec.shape, spec.dtype.name)
+
+
 def spec_of(tensor):
     """The `Spec` of a tensor of a graph that is being traced."""
     tensor = tf.convert_to_tensor(tensor)

@@ -24,6 +24,20 @@ class Supervision:
         self._plain = _Compiled(output_names, loss=loss, loss_weights=loss_weights, weighted_metrics=metrics)
         self._weighted = _Compiled(output_names, weighted_metrics=weighted_metrics)
 
+    @classmethod
+    def several(cls, output_names, loss=None, loss_weights=None, metrics=None, weighted_metrics=None):
+        """One for each of several models that learn the same, `{name: Supervision}`, with metrics of their own.
+
+        Args:
+            output_names: `{name: the model's output names or None}`.
+            loss, loss_weights, metrics, weighted_metrics: As given to `compile`.
+        """
+        own = {
+            name: [keras.tree.map_structure(_another, given) for given in (metrics, weighted_metrics)]
+            for name in output_names
+        }
+        return {name: cls(loss, loss_weights, *own[name], outputs) for name, outputs in output_names.items()}
+
     @property
     def metrics(self):
         """Keras metrics, those that have seen data."""
@@ -97,6 +111,11 @@ class _Compiled(keras.Model):
             result = metric.result()
             results.update(result if isinstance(result, dict) else {metric.name: result})
         return results
+
+
+def _another(metric):
+    """A metric like the given one, which keeps what it has seen to itself."""
+    return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
 
 
 def _present(labels, outputs):

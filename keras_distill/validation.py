@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import re
 import warnings
 
@@ -60,16 +61,72 @@ def check_models(student, teacher):
         raise ValueError(
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
         )
-    own = {id(weight) for weight in student.weights}
-    shared = [weight.path for weight in teacher.weights if id(weight) in own]
+    shared = _shared(student, teacher)
     if shared:
         raise ValueError(
             f"'{student.name}' shares the weights {_some(shared)} with its teacher, which must not change while it "
             "teaches. Give the student layers of its own, and copy the values with `set_weights`."
         )
-    broken = [weight.path for weight in teacher.weights if not _finite(weight)]
+    broken = _broken(teacher)
     if broken:
         raise ValueError(f"The teacher's weights {_some(broken)} hold NaN or infinity. Was it trained and loaded well?")
+
+
+def check_peers(peers):
+    """Refuses peers that are not two models or more, each with weights of its own.
+
+    Args:
+        peers: `{name: model}`.
+
+    Raises:
+        ValueError: Naming the peers, and the weights in question.
+    """
+    if len(peers) < 2:
+        raise ValueError(f"Two peers or more teach one another. Received: {list(peers)}.")
+    strange = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}
+    if strange:
+        raise ValueError(f"Each peer must be a keras.Model. Received: {strange!r}")
+    unfit = [name for name in peers if not (isinstance(name, str) and name)]
+    if unfit:
+        raise ValueError(f"Each peer needs a name, under which the logs show it. Received: {unfit}.")
+    for (first, one), (second, other) in itertools.combinations(peers.items(), 2):
+        shared = _shared(one, other)
+        if one is other or shared:
+            what = f"the weights {_some(shared)}" if one is not other else "one model"
+            raise ValueError(
+                f"The peers '{first}' and '{second}' share {what}: they would always agree there. Make each from "
+                "layers of its own."
+            )
+    for name, peer in peers.items():
+        if _broken(peer):
+            raise ValueError(f"The weights {_some(_broken(peer))} of peer '{name}' hold NaN or infinity.")
+
+
+def check_predictions(predictions, tap):
+    """Refuses peers whose predictions are not logits of the same classes.
+
+    Args:
+        predictions: `{peer: Spec}`, or a structure of `Spec` for a model of several outputs.
+        tap: Where they are.
+
+    Raises:
+        ValueError: Naming the peers and shapes.
+    """
+    for name, spec in predictions.items():
+        if not isinstance(spec, Spec):
+            entries = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
+            raise ValueError(
+                f"Peer '{name}' returns a structure with the entries {entries}. Choose one: "
+                f"logits='{tap}[{entries[0]}]'."
+            )
+        if spec.probabilities:
+            raise ValueError(
+                f"Peers compare logits, but '{tap}' of peer '{name}' ends in a {spec.source.lower()}. Say with "
+                "`logits=` which layer comes before it, or give that layer no activation."
+            )
+    shapes = {name: spec.shape for name, spec in predictions.items()}
+    if len({shape[-1:] for shape in shapes.values()}) > 1:
+        raise ValueError(f"Peers must have the same classes in the same order. Received at '{tap}': {shapes}.")
 
 
 def check_masks(terms, inputs, students):
@@ -119,6 +176,15 @@ def warn_of_wrong_link(loss, output):
             "If it gives logits, pass the loss as an object with from_logits=True.",
             stacklevel=3,
         )
+
+
+def _shared(model, other):
+    own = {id(weight) for weight in model.weights}
+    return [weight.path for weight in other.weights if id(weight) in own]
+
+
+def _broken(model):
+    return [weight.path for weight in model.weights if not _finite(weight)]
 
 
 def _finite(weight):

@@ -13,12 +13,12 @@ PACKAGE = ROOT / "keras_distill"
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs", "top", "datasets"},
-    {"mapping", "inspection"},
+    {"mapping", "inspection", "loop"},
     {"losses", "heads", "teachers", "balance"},
     {"supervision", "term", "cache"},
     {"validation"},
     {"distiller"},
-    {"saving"},
+    {"saving", "mutual"},
     {"report"},
     {"cli"},
 ]
