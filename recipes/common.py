@@ -66,12 +66,15 @@ class Student(NamedTuple):
         model: Makes it, untrained, given the trained teacher.
         terms: Makes the terms of its distillation, given the teacher; None if it learns from the labels alone.
         baseline: Name of the student without terms that it is compared with.
+        teacher: Name of the student that teaches it, one further up in the list, as trained from the same seed; `model`
+            and `terms` are then given that one. None for the recipe's teacher.
     """
 
     name: str
     model: Callable
     terms: Callable | None = None
     baseline: str | None = None
+    teacher: str | None = None
 
 
 def alone_and_distilled(name, model, terms):
@@ -134,17 +137,21 @@ def compare(title, description, data, teacher, students, keep="student distilled
     runs = {student.name: [] for student in students}
     models = {"teacher": teacher}
     settings = {name: value for name, value in _settings().items() if name not in ("workdir", "seeds")}
-    settings["teacher_weights"] = fingerprint.of_weights(teacher.weights)
     few = _with_few_labels(data)
+    trained = {}
     for student in students:
         taught_by, lessons = None, _labelled(few)
-        if student.terms is not None:
-            taught_by, lessons = _lessons(teacher, student, few, folder)
         for seed in seeds:
+            by = teacher if student.teacher is None else trained[student.teacher, seed]
+            own = settings | {"teacher_weights": fingerprint.of_weights(by.weights)}
+            if student.terms is not None and (student.teacher is not None or seed == seeds[0]):
+                said = folder if by is teacher else folder / "students" / own["teacher_weights"][:8]
+                taught_by, lessons = _lessons(by, student, few, said)
             where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
             path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
-            train = functools.partial(_student, student, teacher, taught_by, lessons, seed)
-            model, how = _once(path, settings, where, data, seed, train)
+            train = functools.partial(_student, student, by, taught_by, lessons, seed)
+            model, how = _once(path, own, where, data, seed, train)
+            trained[student.name, seed] = model
             seconds += how.seconds
             runs[student.name].append(how.run)
             if seed == seeds[0]:
@@ -199,11 +206,17 @@ class EpochBar(keras.callbacks.Callback):
 
 def _try_out(teacher, students):
     """Makes everything once, untrained: what does not fit together is told before hours of training."""
-    made = teacher()
+    made = {None: teacher()}
     for student in students:
-        model = student.model(made)
+        if student.teacher not in made:
+            before = list(made)[1:]
+            raise ValueError(
+                f"'{student.name}' is taught by '{student.teacher}', but the students before it are {before}."
+            )
+        by = made[student.teacher]
+        made[student.name] = student.model(by)
         if student.terms is not None:
-            Distiller(model, made, student.terms(made), ALPHA.value)
+            Distiller(made[student.name], by, student.terms(by), ALPHA.value)
     # Layers without a name are numbered from the first again.
     keras.utils.clear_session()
 
