@@ -64,7 +64,8 @@ class MutualDistiller(Loop):
     def __init__(
         self, peers, loss=None, weight=1.0, supervised_weight=1.0, logits=OUTPUT, mask=None, inputs=None, name=None
     ):
-        peers = peers if isinstance(peers, dict) else {f"peer_{index}": peer for index, peer in enumerate(peers)}
+        if isinstance(peers, (list, tuple)):
+            peers = {f"peer_{index}": peer for index, peer in enumerate(peers)}
         check_peers(peers)
         super().__init__(name=name, dtype=_policy(peers.values()))
         self.peers = dict(peers)

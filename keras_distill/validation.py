@@ -81,6 +81,8 @@ def check_peers(peers):
     Raises:
         ValueError: Naming the peers, and the weights in question.
     """
+    if not isinstance(peers, dict):
+        raise ValueError(f"`peers` must be a list of models, or a dictionary of them under names. Received: {peers!r}")
     if len(peers) < 2:
         raise ValueError(f"Two peers or more teach one another. Received: {list(peers)}.")
     strange = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}

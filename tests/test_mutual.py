@@ -335,6 +335,7 @@ def broken():
     [
         (lambda: MutualDistiller([mlp()]), r"Two peers or more teach one another. Received: \['peer_0'\]"),
         (lambda: MutualDistiller([]), "Two peers or more"),
+        (lambda: MutualDistiller(mlp()), "must be a list of models, or a dictionary.*Received: <Sequential"),
         (lambda: MutualDistiller({"a": mlp(), "b": lambda x: x}), "Each peer must be a keras.Model. Received: {'b'"),
         (lambda: MutualDistiller({"": mlp(), 3: mlp()}), r"needs a name.*\['', 3\]"),
         (lambda: MutualDistiller([mlp()] * 2), "'peer_0' and 'peer_1' share one model"),

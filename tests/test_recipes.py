@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from prepared import prepare
 
+from keras_distill.cache import fingerprint
+
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
     path.stem
@@ -84,6 +86,20 @@ def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(tmp_p
     (tmp_path / "teacher.keras").unlink()
     other_teacher = run("digits", "--smoke", "--temperature=3", "--teacher_epochs=2", f"--workdir={tmp_path}")
     assert "trained earlier" not in other_teacher.stdout
+
+
+def test_a_student_may_teach_the_next(tmp_path):
+    run("digits_chain", "--smoke", f"--workdir={tmp_path}")
+    taught_by = {
+        path.stem: json.loads(path.read_text())["settings"]["teacher_weights"]
+        for path in (tmp_path / "students").glob("*.json")
+    }
+    for student, teacher in (
+        ("student_by_assistant_0", tmp_path / "students" / "assistant_distilled_0.keras"),
+        ("assistant_distilled_0", tmp_path / "teacher.keras"),
+        ("student_distilled_0", tmp_path / "teacher.keras"),
+    ):
+        assert taught_by[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
 
 
 def test_a_killed_run_goes_on_with_the_next_student(tmp_path):
