@@ -5,6 +5,11 @@ A convolutional network teaches a dense network of 128 hidden units, the assista
 those of `recipes/digits.py`.
 
 Run:    python -m recipes.digits_chain
+Expect: accuracy on 500 test digits, mean and sample standard deviation over 5 seeds: teacher 99.60 % (one seed),
+        student alone 90.36 +- 1.28 %, taught by the teacher 97.56 +- 0.17 %, by the assistant 97.40 +- 0.32 %;
+        assistant alone 90.76 +- 0.43 %, distilled 98.12 +- 0.11 %. The assistant does not help: its student is no
+        better than the one that the teacher teaches itself. Nothing was tuned for it.
+Time:   7 minutes on 2 cores of an Intel Xeon, shared with other work
 """
 
 import keras
