@@ -151,7 +151,8 @@ def compare(title, description, data, teacher, students, keep="student distilled
             path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
             train = functools.partial(_student, student, by, taught_by, lessons, seed)
             model, how = _once(path, own, where, data, seed, train)
-            trained[student.name, seed] = model
+            if any(other.teacher == student.name for other in students):
+                trained[student.name, seed] = model
             seconds += how.seconds
             runs[student.name].append(how.run)
             if seed == seeds[0]:
