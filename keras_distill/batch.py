@@ -76,6 +76,25 @@ def split(inputs):
     return carrying[_INPUTS], carrying.get(_CACHED), carrying.get(_INDEX)
 
 
+def on_inputs(function):
+    """A function of `x` as one of the elements of a data set whose `x` carries activations or an index.
+
+    ```python
+    indexed(dataset).map(on_inputs(augment))
+    ```
+
+    Args:
+        function: From inputs to inputs.
+    """
+
+    def mapped(joined, *rest):
+        carrying = _carrying(joined)
+        joined = {**carrying, _INPUTS: function(carrying[_INPUTS])}
+        return (joined, *rest) if rest else joined
+
+    return mapped
+
+
 def batch_size(structure):
     """Length of the first axis of any tensor in the structure: a scalar int32 tensor."""
     leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]

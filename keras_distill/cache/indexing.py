@@ -1,5 +1,6 @@
 """Numbering examples, so that each is found again wherever it goes."""
 
+import keras
 import tensorflow as tf
 
 from keras_distill.batch import split, with_index
@@ -20,7 +21,7 @@ def indexed(dataset):
     """
     if not isinstance(dataset, tf.data.Dataset):
         dataset = tf.data.Dataset.from_tensor_slices(dataset)
-    if _is_indexed(dataset):
+    if is_indexed(dataset):
         return dataset
     return dataset.enumerate().map(numbered, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -32,6 +33,11 @@ def parts(element):
     return inputs, index, joined[_PRINT], rest
 
 
+def described(inputs):
+    """Shapes and dtypes of an example's inputs, as a manifest has them."""
+    return [[list(spec.shape), spec.dtype.name] for spec in keras.tree.flatten(inputs)]
+
+
 def numbered(number, element):
     """An element of an indexed data set, of the single example `element` and its number."""
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
@@ -39,7 +45,8 @@ def numbered(number, element):
     return (joined, *rest) if rest else joined
 
 
-def _is_indexed(dataset):
+def is_indexed(dataset):
+    """Whether a data set's examples carry their numbers already."""
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple) else spec
     return isinstance(inputs, dict) and _PRINT in inputs

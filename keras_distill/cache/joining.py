@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_distill.batch import split, with_activations, with_index
 from keras_distill.cache import fingerprint, packing, shards
-from keras_distill.cache.indexing import indexed, parts
+from keras_distill.cache.indexing import described, indexed, is_indexed, parts
 from keras_distill.teachers import CachedTeacher, as_teacher
 
 _AT_ONCE = 1024
@@ -64,6 +64,7 @@ class Cached:
             {tap: packing.unpacked(tap, about) for tap, about in self._abouts.items()},
             {tap: self.taps[tap].shape[-1] for tap in self.tops},
         )
+        self._inputs = manifest["inputs"]
         self._shards = manifest["shards"]
         self._length = manifest["shard_examples"]
         self._arrays = [
@@ -76,8 +77,8 @@ class Cached:
         Faster behind `batch` than before it: one reading serves all of a batch.
 
         Args:
-            dataset: That which was labelled, in the same order; or what became of it `indexed`, shuffled, filtered,
-                augmented or batched.
+            dataset: That which was labelled, example by example in the same order; or what became of it `indexed`,
+                shuffled, filtered, augmented and batched.
             views: The `Views` that the data set was labelled with; each example is then one of its views, another in
                 every epoch. The data set must not be batched yet.
             seed: Which views are drawn; None for others in every run.
@@ -89,7 +90,8 @@ class Cached:
             ValueError: Here, or as `tf.errors.InvalidArgumentError` while it is read, if an example is not the one that
                 was labelled.
         """
-        dataset = indexed(dataset)
+        if not is_indexed(dataset):
+            dataset = self._indexed(dataset)
         count = 1 if views is None else views.count
         if count != self.views:
             raise ValueError(
@@ -135,6 +137,16 @@ class Cached:
         for shard in self._shards:
             shards.check_sums(self.directory, shard)
             bar.add(1)
+
+    def _indexed(self, dataset):
+        dataset = indexed(dataset)
+        found = described(parts(dataset.element_spec)[0])
+        if found != self._inputs:
+            raise ValueError(
+                f"The examples of the data set are {found}, but those labelled in '{self.directory}' {self._inputs}. "
+                "Index before the data set is batched or changed: `stored.join(indexed(dataset).batch(128))`."
+            )
+        return dataset
 
     def _joined(self, *element):
         element = element if len(element) > 1 else element[0]

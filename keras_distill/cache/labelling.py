@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_distill.batch import Batch
 from keras_distill.cache import fingerprint, packing, shards
-from keras_distill.cache.indexing import indexed, parts
+from keras_distill.cache.indexing import described, indexed, parts
 from keras_distill.specs import trace
 from keras_distill.taps import OUTPUT
 from keras_distill.teachers import as_teacher
@@ -33,7 +33,7 @@ def label(
     label(teacher, dataset, "cache")
     stored = cached("cache")
     distiller = Distiller(student, stored.teacher, [Term(KullbackLeibler())])
-    distiller.fit(stored.join(dataset.shuffle(10_000).batch(128)), epochs=10)
+    distiller.fit(stored.join(indexed(dataset).shuffle(10_000).batch(128)), epochs=10)
     ```
 
     Started again after it was interrupted, it goes on behind the last finished shard, and ends with the same bytes as
@@ -73,6 +73,7 @@ def label(
         "format": shards.FORMAT,
         "teacher": fingerprint.of_teacher(teacher),
         "version": version,
+        "inputs": described(parts(dataset.element_spec)[0]),
         "views": 1 if views is None else views.count,
         "taps": {
             tap: {"shape": list(specs[tap].shape[1:]), "dtype": dtypes[tap], "top": tops.get(tap)} for tap in taps

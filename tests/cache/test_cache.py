@@ -10,7 +10,7 @@ from helpers import compiled, data, mlp
 
 from keras_distill import OUTPUT, Distiller, Term
 from keras_distill.batch import split
-from keras_distill.cache import cached, indexed, label
+from keras_distill.cache import cached, indexed, label, on_inputs
 from keras_distill.losses import Hint, KullbackLeibler
 
 TAPS = (OUTPUT, "features")
@@ -77,11 +77,7 @@ def test_examples_may_be_shuffled_filtered_and_repeated(teacher, tmp_path, batch
 
 def test_an_augmented_example_keeps_what_was_said_of_the_original(teacher, tmp_path):
     stored = labelled(teacher, tmp_path)
-
-    def flip(joined, y):
-        return {**joined, "keras_distill/inputs": -joined["keras_distill/inputs"]}, y
-
-    for inputs, _ in stored.join(indexed(dataset()).map(flip)).batch(24):
+    for inputs, _ in stored.join(indexed(dataset()).map(on_inputs(lambda x: -x))).batch(24):
         x, activations, _ = split(inputs)
         np.testing.assert_allclose(activations[OUTPUT], teacher(-x), rtol=1e-5, atol=1e-6)
 
@@ -95,6 +91,12 @@ def test_it_teaches_as_the_teacher_itself(teacher, tmp_path):
         histories.append(compiled(Distiller(mlp(), source, terms)).fit(examples.batch(8), epochs=3, verbose=0).history)
     for name, values in histories[0].items():
         np.testing.assert_allclose(histories[1][name], values, rtol=1e-4, err_msg=name)
+
+
+def test_a_data_set_that_was_batched_before_it_was_indexed_is_refused(teacher, tmp_path):
+    stored = labelled(teacher, tmp_path)
+    with pytest.raises(ValueError, match="are \\[\\[\\[None, 8\\], 'float32'\\]\\], but .* Index before"):
+        stored.join(dataset().batch(8))
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
