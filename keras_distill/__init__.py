@@ -14,3 +14,4 @@ from keras_distill.distiller import Distiller
 from keras_distill.saving import load_distiller
 from keras_distill.taps import OUTPUT
 from keras_distill.term import Term
+from keras_distill.vocabulary import HiddenStates

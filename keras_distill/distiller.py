@@ -68,7 +68,9 @@ class Distiller(keras.Model):
         # Once more: a model that was not built had no weights to share before it was traced.
         check_models(student, teacher)
         students, teachers = self._traced.student, self._traced.teacher
-        self.terms = tuple(term.build(pick(students, term.student), pick(teachers, term.teacher)) for term in terms)
+        self.terms = tuple(
+            term.build(pick(students, term.student), pick(teachers, term.teacher), (student, teacher)) for term in terms
+        )
         check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
         self.term_losses = [term.loss for term in self.terms]
