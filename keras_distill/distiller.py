@@ -7,7 +7,7 @@ from keras import ops
 from keras_distill.batch import Batch, batch_size, split, unpack
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, trace
-from keras_distill.supervision import Supervision
+from keras_distill.supervision import Supervision, connect
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
 from keras_distill.teachers import as_teacher
 from keras_distill.validation import check_balances, check_masks, check_models, named, warn_of_wrong_link
@@ -85,6 +85,7 @@ class Distiller(keras.Model):
         """As `keras.Model.compile`. `loss=None` learns from the teacher alone; no term may then have a `Balance`."""
         check_balances(self.terms, loss)
         warn_of_wrong_link(loss, self._traced.student[OUTPUT])
+        connect(loss, self.student, self._traced.student[OUTPUT])
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
         self.optimizer.build(self.trainable_variables)

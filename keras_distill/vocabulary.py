@@ -17,7 +17,7 @@ class HiddenStates(keras.Model):
     ```python
     terms = [Term(Chunked(KullbackLeibler(2.0), "logits", "logits"))]
     distiller = Distiller(HiddenStates(student), HiddenStates(teacher), terms)
-    distiller.compile("adam", ChunkedCrossentropy(student.get_layer("logits")))
+    distiller.compile("adam", ChunkedCrossentropy("logits"))
     distiller.fit(tokens, next_tokens)
     student.save("student.keras")
     ```

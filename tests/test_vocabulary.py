@@ -18,7 +18,7 @@ def test_returns_what_goes_into_the_last_layer():
 def test_masks_and_structures_of_inputs_pass():
     tokens = {"a": keras.Input((None,), dtype="int32", name="a"), "b": keras.Input((None,), dtype="int32", name="b")}
     embedding = keras.layers.Embedding(5, 4, mask_zero=True)
-    x = keras.layers.Add()([embedding(tokens["a"]), keras.layers.Embedding(5, 4)(tokens["b"])])
+    x = keras.layers.Add()([embedding(tokens["a"]), embedding(tokens["b"])])
     model = keras.Model(tokens, keras.layers.Dense(5)(x))
     x = np.array([[1, 2, 0]])
     hidden = HiddenStates(model)({"a": x, "b": x})

@@ -87,7 +87,7 @@ class Chunked(DistillationLoss):
     ```python
     student_body, teacher_body = HiddenStates(student), HiddenStates(teacher)
     distiller = Distiller(student_body, teacher_body, [Term(Chunked(KullbackLeibler(2.0), "logits", "logits"))])
-    distiller.compile("adam", ChunkedCrossentropy(student.get_layer("logits")))
+    distiller.compile("adam", ChunkedCrossentropy("logits"))
     ```
 
     The term taps hidden states, not logits; the layers that make logits of them are the models' own. The student's is
@@ -184,7 +184,8 @@ class ChunkedCrossentropy(keras.losses.Loss):
     and means are those of any Keras loss.
 
     Args:
-        layer: The layer that makes logits of the hidden states, or an `Embedding` for tied weights.
+        layer: The path of the layer of the student that makes logits of the hidden states, for a `Distiller`'s
+            `compile`; or the layer itself, for any model's. A `Dense`, or an `Embedding` for tied weights.
         tokens: How many tokens, all texts counted together, are one chunk. Default 64.
 
     Call arguments:
@@ -195,23 +196,34 @@ class ChunkedCrossentropy(keras.losses.Loss):
         Nats, reduced as `reduction` says.
 
     Raises:
-        ValueError: For something that is no layer or has no weights yet, and for one that does not take the hidden
-            states or ends in a softmax.
+        ValueError: For something that is neither path nor built layer; when it is compiled, for a layer that is not
+            there, does not take the hidden states or ends in a softmax.
     """
 
     def __init__(self, layer, tokens=64, name="chunked_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
-        if not isinstance(layer, keras.layers.Layer) or not layer.built:
+        named, built = isinstance(layer, str), isinstance(layer, keras.layers.Layer) and layer.built
+        if not (named or built):
             raise ValueError(
-                "ChunkedCrossentropy takes the layer that makes the logits, of a model that is built: "
-                f"student.get_layer('logits'). Received: {layer!r}"
+                "ChunkedCrossentropy takes the path of the layer that makes the logits, or the layer itself once it is "
+                f"built. Received: {layer!r}"
             )
+        self.layer = layer if named else layer.name
         self.tokens = _whole(tokens)
-        # Not the layer itself: Keras would write its weights once more.
-        self.vocabulary = Vocabulary(layer)
+        # Inside another object, or Keras would write the layer's weights a second time.
+        self.vocabulary = None if named else Vocabulary(layer)
+
+    def connect(self, student, hidden_shape):
+        """Looks up the layer, and checks that it takes hidden states of this shape."""
+        self.vocabulary = self.vocabulary or Vocabulary(find_layer(student, self.layer))
+        self.vocabulary.shape(hidden_shape)
 
     def call(self, y_true, y_pred):
-        self.vocabulary.shape(y_pred.shape)
+        if self.vocabulary is None:
+            raise ValueError(
+                f"ChunkedCrossentropy has only the name of its layer, '{self.layer}', which a Distiller looks up when "
+                f"it is compiled. For another model pass the layer: model.get_layer('{self.layer}')."
+            )
         trained, fixed = self.vocabulary.weights()
 
         def values(hidden, trained, others):
@@ -226,13 +238,7 @@ class ChunkedCrossentropy(keras.losses.Loss):
         return ops.reshape(result, ops.shape(y_pred)[:-1])
 
     def get_config(self):
-        layer = keras.saving.serialize_keras_object(self.vocabulary.layer)
-        return {**super().get_config(), "layer": layer, "tokens": self.tokens}
-
-    @classmethod
-    def from_config(cls, config):
-        # Within one file Keras writes a layer once, so that this is the student's again.
-        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
+        return {**super().get_config(), "layer": self.layer, "tokens": self.tokens}
 
 
 def _whole(tokens):

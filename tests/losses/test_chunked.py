@@ -207,7 +207,7 @@ def distilled(chunked, fit, **compiled):
     before = weights_of(teacher)
     loss, term = keras.losses.SparseCategoricalCrossentropy(from_logits=True), KullbackLeibler(Linear(4.0, 1.0, 10))
     if chunked:
-        loss, term = ChunkedCrossentropy(student.get_layer("logits"), tokens=4), Chunked(term, "logits", "logits", 4)
+        loss, term = ChunkedCrossentropy("logits", tokens=4), Chunked(term, "logits", "logits", 4)
     wrap = HiddenStates if chunked else (lambda model: model)
     distiller = Distiller(wrap(student), wrap(teacher), [Term(term, weight=0.5)], supervised_weight=0.5)
     distiller.compile(keras.optimizers.SGD(0.5), loss, **compiled)
@@ -350,7 +350,7 @@ def test_a_reloaded_run_goes_on_where_it_was(tmp_path):
         student = language_model()
         terms = [Term(Chunked(KullbackLeibler(2.0), "logits", "logits", tokens=4))]
         distiller = Distiller(HiddenStates(student), teacher, terms)
-        distiller.compile(keras.optimizers.Adam(0.01), ChunkedCrossentropy(student.get_layer("logits"), tokens=4))
+        distiller.compile(keras.optimizers.Adam(0.01), ChunkedCrossentropy("logits", tokens=4))
         return distiller
 
     distiller = made()
@@ -388,9 +388,7 @@ def test_the_students_past_teaches_in_chunks():
 
 
 @pytest.mark.parametrize("loss", [Dist(), MultiLevel(), FocalTemperature(), ConfidenceTemperature(), Chunked()])
-def test_refuses_losses_that_compare_examples(loss):
-    if isinstance(loss, Chunked):
-        pytest.skip("A Chunked in a Chunked is allowed, if useless.")
+def test_refuses_losses_that_are_not_of_each_position(loss):
     with pytest.raises(ValueError, match=f"compares each position on its own.*{type(loss).__name__} needs"):
         Chunked(loss)
 
@@ -404,8 +402,10 @@ def test_refuses_what_no_chunks_can_be_made_of():
         LogitStandardization(Chunked(None, "logits", "logits"))
     with pytest.raises(ValueError, match="`tokens` must be an integer, 1 or more. Received: 0"):
         Chunked(tokens=0)
-    with pytest.raises(ValueError, match="takes the layer that makes the logits.*Received: 'logits'"):
-        ChunkedCrossentropy("logits")
+    with pytest.raises(ValueError, match="takes the path of the layer.*Received: 3"):
+        ChunkedCrossentropy(3)
+    with pytest.raises(ValueError, match="has only the name of its layer, 'logits'.*model.get_layer"):
+        ChunkedCrossentropy("logits")(np.zeros((1, 1)), features(1, 1, 2))
 
 
 def refused(message, student=None, teacher=None, wrap=(HiddenStates, HiddenStates), **options):
@@ -427,6 +427,17 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     refused("A function has no layers, so none called 'logits'", wrap=(HiddenStates, lambda model: lambda x: model(x)))
     refused("11 words, the teacher's 6", teacher_layer=None)
     refused("Layer 'embedding_norm' makes .* not a row of logits", student_layer="embedding_norm", student=_odd())
+    distiller = Distiller(
+        HiddenStates(language_model()),
+        HiddenStates(language_model(6, "teacher")),
+        [Term(Chunked(None, *["logits"] * 2))],
+    )
+    with pytest.raises(ValueError, match="No layer called 'logit' in 'student_hidden_states'"):
+        distiller.compile("sgd", ChunkedCrossentropy("logit"))
+    with pytest.raises(
+        ValueError, match=r"weights of the shapes \[\(5, 11\), \(11,\)\], takes no hidden states of size 4"
+    ):
+        distiller.compile("sgd", ChunkedCrossentropy(dense(5)))
 
 
 def _odd():
