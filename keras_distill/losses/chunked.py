@@ -15,8 +15,8 @@ from keras_distill.vocabulary import Vocabulary
 def in_chunks(function, rows, weights, others, tokens):
     """A function of rows, computed for one chunk of them at a time; its gradient likewise.
 
-    The backward pass computes each chunk once more, since its logits are gone by then. It finds its numbers in the
-    cache, where the plain way goes to main memory, so that the second pass costs about a tenth of the time.
+    The backward pass computes each chunk once more, since its logits are gone by then. What that takes is in part made
+    up for: a chunk's numbers come out of the cache, those of all rows from main memory.
 
     Args:
         function: `function(rows, weights, others)`, of shape `[chunk]`; each row must be computed on its own.
