@@ -15,3 +15,4 @@ from keras_distill.mutual import MutualDistiller
 from keras_distill.saving import load_distiller
 from keras_distill.taps import OUTPUT
 from keras_distill.term import Term
+from keras_distill.vocabulary import HiddenStates

@@ -8,7 +8,7 @@ from keras_distill.batch import Batch, batch_size, split, unpack
 from keras_distill.loop import Loop, own_mean, penalties, replicas
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
-from keras_distill.supervision import Supervision
+from keras_distill.supervision import Supervision, connect
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
 from keras_distill.teachers import as_teacher
 from keras_distill.validation import check_balances, check_masks, check_models, named, warn_of_wrong_link
@@ -69,7 +69,9 @@ class Distiller(Loop):
         # Once more: a model that was not built had no weights to share before it was traced.
         check_models(student, teacher)
         students, teachers = self._traced.student, self._traced.teacher
-        self.terms = tuple(term.build(pick(students, term.student), pick(teachers, term.teacher)) for term in terms)
+        self.terms = tuple(
+            term.build(pick(students, term.student), pick(teachers, term.teacher), (student, teacher)) for term in terms
+        )
         check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
         self.term_losses = [term.loss for term in self.terms]
@@ -84,6 +86,7 @@ class Distiller(Loop):
         """As `keras.Model.compile`. `loss=None` learns from the teacher alone; no term may then have a `Balance`."""
         check_balances(self.terms, loss)
         warn_of_wrong_link(loss, self._traced.student[OUTPUT])
+        connect(loss, self.student, self._traced.student[OUTPUT])
         super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
         self.optimizer.build(self.trainable_variables)

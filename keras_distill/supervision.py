@@ -4,7 +4,27 @@ import keras
 from keras import ops
 
 from keras_distill.batch import labelled
+from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.masking import with_rank
+from keras_distill.specs import Spec
+
+
+def connect(loss, student, output):
+    """Has a loss that reads a layer of the student look it up.
+
+    Args:
+        loss: As given to `compile`.
+        student: A `keras.Model`.
+        output: `Spec` of what it returns, or a structure of several.
+
+    Raises:
+        ValueError: If the layer is not there, or does not take what the student returns.
+    """
+    for part in keras.tree.flatten(loss):
+        if isinstance(part, ChunkedCrossentropy):
+            if not isinstance(output, Spec):
+                raise ValueError(f"ChunkedCrossentropy takes a student of one output. Received: '{student.name}'.")
+            part.connect(student, output.shape)
 
 
 class Supervision:

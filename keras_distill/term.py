@@ -86,12 +86,13 @@ class Term:
         """Whether the weight is a `Balance`."""
         return isinstance(self.weight, Balance)
 
-    def build(self, student, teacher):
+    def build(self, student, teacher, models=None):
         """The term with its head chosen and all weights created.
 
         Args:
             student: `Spec` of the student's activation, or a tuple of several.
             teacher: Likewise.
+            models: The student and the `Teacher` themselves, for losses that read weights of theirs.
 
         Returns:
             A new `Term`.
@@ -100,6 +101,9 @@ class Term:
             ValueError: If the loss cannot compare the two; the error names term, taps and shapes.
         """
         loss = _own(self.loss)
+        if models is not None:
+            with self._telling_taps():
+                loss.connect(*models)
         self._check_activations(loss, student, teacher)
         student_shape = shape = _shape(student)
         teacher_shape = _shape(teacher)

@@ -179,6 +179,18 @@ def test_xla_and_an_unknown_batch_size_change_nothing(cls, rank):
     np.testing.assert_allclose(gradient, eager[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("cls", [cls for cls in LOSSES if cls.logits])
+def test_pointwise_losses_need_one_row_at_a_time(cls):
+    loss, (student, teacher) = cls(), pair(2)
+    together = np.asarray(compare(loss, student, teacher))
+    one_by_one = [
+        float(compare(loss, student[i : i + 1], teacher[i : i + 1], labels=labels_of(student)[i : i + 1])[0])
+        for i in range(BATCH)
+    ]
+    alike = np.allclose(together, one_by_one, rtol=1e-5)
+    assert loss.pointwise == (alike and not loss.weights), f"Set {cls.__name__}.pointwise."
+
+
 @every_loss
 def test_the_order_of_the_batch_is_the_order_of_the_result(cls, rank):
     student, teacher = pair(rank)

@@ -6,6 +6,7 @@ from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.channel_wise import ChannelWise
+from keras_distill.losses.chunked import Chunked, ChunkedCrossentropy
 from keras_distill.losses.confidence_temperature import ConfidenceTemperature
 from keras_distill.losses.contrastive_representation import ContrastiveRepresentation
 from keras_distill.losses.correlation_congruence import CorrelationCongruence

@@ -15,17 +15,27 @@ class DistillationLoss(keras.layers.Layer):
         rank: The rank that both activations must have, the batch axis included; None for any.
         logits: Whether the activations must be logits; the output of a softmax is then refused.
         needs_labels: Whether `compare` reads `batch.labels`.
+        pointwise: Whether a loss of logits compares each position on its own and has no weights.
         takes_several: Whether a side may be a tuple of activations; shapes are then tuples of shapes too.
     """
 
     rank = None
     logits = False
     needs_labels = False
+    pointwise = False
     takes_several = False
 
     def __init__(self, **kwargs):
         # float32 whatever the global policy: softened probabilities and distances lose their meaning in half precision.
         super().__init__(dtype=kwargs.pop("dtype", "float32"), **kwargs)
+
+    def connect(self, student, teacher):
+        """Looks up the layers whose weights it reads; called before `build`. Most losses read activations alone.
+
+        Args:
+            student: The `keras.Model`.
+            teacher: The `Teacher`.
+        """
 
     def build(self, student_shape, teacher_shape):
         """Creates the loss's own weights; the shapes begin with the batch axis. Most losses have none."""

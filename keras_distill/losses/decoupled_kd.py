@@ -67,6 +67,7 @@ class DecoupledKD(DistillationLoss):
     """
 
     logits = True
+    pointwise = True
     needs_labels = True
 
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):

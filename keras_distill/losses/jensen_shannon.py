@@ -64,6 +64,7 @@ class JensenShannon(DistillationLoss):
     """
 
     logits = True
+    pointwise = True
 
     def __init__(self, beta=0.5, temperature=1.0, **kwargs):
         super().__init__(**kwargs)

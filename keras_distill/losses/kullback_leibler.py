@@ -42,6 +42,7 @@ class KullbackLeibler(DistillationLoss):
     """
 
     logits = True
+    pointwise = True
 
     def __init__(self, temperature=4.0, **kwargs):
         super().__init__(**kwargs)

@@ -37,6 +37,7 @@ class LogitMSE(DistillationLoss):
     """`logit_mse` as a loss for a `Term`; with positions (tokens, pixels), their mean."""
 
     logits = True
+    pointwise = True
 
     def compare(self, student, teacher, batch):
         return mean_over_positions(logit_mse(student, teacher), batch.position_weight)

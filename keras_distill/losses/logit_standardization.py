@@ -51,6 +51,7 @@ class LogitStandardization(DistillationLoss):
     def __init__(self, loss=None, **kwargs):
         super().__init__(**kwargs)
         wrap(self, loss)
+        self.pointwise = loss is None or loss.pointwise
 
     def build(self, student_shape, teacher_shape):
         build_wrapped(self, student_shape, teacher_shape)

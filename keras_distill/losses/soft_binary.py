@@ -45,6 +45,7 @@ class SoftBinary(DistillationLoss):
     """
 
     logits = True
+    pointwise = True
 
     def __init__(self, temperature=1.0, **kwargs):
         super().__init__(**kwargs)

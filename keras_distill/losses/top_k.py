@@ -52,6 +52,7 @@ class TopK(DistillationLoss):
     """
 
     logits = True
+    pointwise = True
 
     def __init__(self, k=10, temperature=1.0, tail=True, **kwargs):
         super().__init__(**kwargs)

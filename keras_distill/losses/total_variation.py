@@ -44,6 +44,7 @@ class TotalVariation(DistillationLoss):
     """
 
     logits = True
+    pointwise = True
 
     def __init__(self, temperature=1.0, **kwargs):
         super().__init__(**kwargs)

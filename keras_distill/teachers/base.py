@@ -42,5 +42,15 @@ class Teacher:
         """
         raise NotImplementedError
 
+    def find_layer(self, name):
+        """The layer at a path, for a loss that reads weights of it.
+
+        Raises:
+            ValueError: If the teacher has no such layer.
+        """
+        raise ValueError(
+            f"A {type(self).__name__} has no layers of its own, so none called '{name}'. Tap what it gives as it is."
+        )
+
     def after_step(self, student):
         """Called when the student has made a step; most teachers stay as they are."""

@@ -62,6 +62,9 @@ class EMATeacher(Teacher):
     def connect(self, taps):
         self._copy.connect(taps)
 
+    def find_layer(self, name):
+        return self._copy.find_layer(name)
+
     def activations(self, batch):
         # Here, since the optimizer's counter has moved on by the time of `after_step`.
         self._share = value_at(self.decay, batch.step)

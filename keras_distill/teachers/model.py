@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_distill.taps import OUTPUT, Taps
+from keras_distill.taps import OUTPUT, Taps, find_layer
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.ops import class_map, mapped
 
@@ -76,6 +76,11 @@ class ModelTeacher(Teacher):
         if inner:
             raise ValueError(f"A function has no layers to tap. Received: taps {inner}. Pass the keras.Model itself.")
         self._taps = Taps(_Function(self.model), taps)
+
+    def find_layer(self, name):
+        if not isinstance(self.model, keras.layers.Layer):
+            raise ValueError(f"A function has no layers, so none called '{name}'. Pass the keras.Model itself.")
+        return find_layer(self.model, name)
 
     def activations(self, batch):
         inputs = batch.inputs if self.inputs is None else self.inputs(batch.inputs)

@@ -1,0 +1,122 @@
+"""Time and memory of a loss of 8 x 128 tokens over 32,000 words: in chunks against all at once.
+
+Run:    python -m tests.benchmarks.large_vocabulary [--xla] [--repeats=9] [--tokens=64]
+Prints: a table, and as its last line the two ratios as JSON.
+
+A step is a forward and a backward pass of `KullbackLeibler` from hidden states of size 256, both networks' logits
+included. Times are medians of steps taken in turn in one process. Memory is the peak of a process that makes a single
+step, above what it had before.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import keras
+import tensorflow as tf
+
+from keras_distill.batch import Batch
+from keras_distill.losses import Chunked, KullbackLeibler
+from keras_distill.teachers import ModelTeacher
+
+TEXTS, LENGTH, WORDS, HIDDEN = 8, 128, 32_000, 256
+PATHS = ("plain", "chunked")
+
+
+def model(name):
+    """The last layer of a language model."""
+    layer = keras.layers.Dense(WORDS, kernel_initializer="glorot_normal", name="logits")
+    return keras.Sequential([keras.Input((LENGTH, HIDDEN)), layer], name=name)
+
+
+def compiled_steps(tokens, xla):
+    """`{path: function of no arguments}`, each returning the loss and its gradients."""
+    keras.utils.set_random_seed(0)
+    student, teacher, loss = model("student"), model("teacher"), KullbackLeibler(2.0)
+    chunked = Chunked(loss, "logits", "logits", tokens=tokens)
+    chunked.connect(student, ModelTeacher(teacher))
+    chunked.build(*[(None, LENGTH, HIDDEN)] * 2)
+    values = {
+        "plain": lambda hidden, target: loss.compare(student(hidden), teacher(target), Batch(None)),
+        "chunked": lambda hidden, target: chunked.compare(hidden, target, Batch(None)),
+    }
+    hidden, target = (tf.random.stateless_normal((TEXTS, LENGTH, HIDDEN), (0, seed)) for seed in range(2))
+    weights = [weight.value for weight in student.trainable_weights]
+
+    def step(path):
+        @tf.function(jit_compile=xla)
+        def gradients(hidden, target):
+            with tf.GradientTape() as tape:
+                tape.watch(hidden)
+                mean = tf.reduce_mean(values[path](hidden, target))
+            return mean, tape.gradient(mean, [hidden, *weights])
+
+        traced = gradients.get_concrete_function(hidden, target)
+        return lambda: traced(hidden, target)
+
+    return {path: step(path) for path in PATHS}
+
+
+def times(steps, repeats):
+    """`{path: median seconds}` of steps in turn, after one that warms up; checks that both say the same."""
+    results = {path: [part.numpy() for part in tf.nest.flatten(step())] for path, step in steps.items()}
+    for one, other in zip(results["plain"], results["chunked"], strict=True):
+        assert abs(one - other).max() <= 1e-5 * abs(one).max()
+    del results
+    seconds = {path: [] for path in steps}
+    for _ in range(repeats):
+        for path, step in steps.items():
+            start = time.perf_counter()
+            step()[0].numpy()
+            seconds[path].append(time.perf_counter() - start)
+    return {path: statistics.median(taken) for path, taken in seconds.items()}
+
+
+def peak_of_a_step(step):
+    """Bytes that a step takes at its peak, above those that the process had before."""
+    # Whatever tracing took does not count: the peak starts from here.
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    step()[0].numpy()
+    return _status("VmHWM") - before
+
+
+def _status(key):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def _memory(path, arguments):
+    command = [sys.executable, "-m", "tests.benchmarks.large_vocabulary", *arguments, f"--memory={path}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(run.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9, help="steps of each, to take the median of")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens in a chunk")
+    parser.add_argument("--xla", action="store_true", help="compile with XLA")
+    parser.add_argument("--memory", choices=PATHS, help="measure the memory of this one alone, in this process")
+    options = parser.parse_args()
+    if options.memory:
+        print(peak_of_a_step(compiled_steps(options.tokens, options.xla)[options.memory]))
+        return
+    # Before this process grows: the machine should be as empty for the one as for the other.
+    memory = {path: _memory(path, sys.argv[1:]) for path in PATHS}
+    seconds = times(compiled_steps(options.tokens, options.xla), options.repeats)
+    print(f"{'':8}  {'seconds':>8}  {'peak MB':>8}")
+    for path in PATHS:
+        print(f"{path:8}  {seconds[path]:8.2f}  {memory[path] / 1e6:8.0f}")
+    ratios = {
+        f"{name}_ratio": round(of["chunked"] / of["plain"], 3) for name, of in (("memory", memory), ("time", seconds))
+    }
+    print(json.dumps(ratios))
+
+
+if __name__ == "__main__":
+    main()
