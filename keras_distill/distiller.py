@@ -2,10 +2,9 @@
 
 import keras
 import tensorflow as tf
-from keras import ops
 
-from keras_distill.batch import Batch, batch_size, split, unpack
-from keras_distill.loop import Loop, own_mean, penalties, replicas
+from keras_distill.batch import Batch, split, unpack
+from keras_distill.loop import Loop, mean, own_mean, penalties, share
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
 from keras_distill.supervision import Supervision
@@ -99,8 +98,7 @@ class Distiller(Loop):
         with tf.GradientTape() as tape:
             student = self._taps(batch.inputs, training=True)
             losses = self._measure(batch, student, teacher, training=True)
-            # Keras sums the replicas' gradients.
-            scaled = self.optimizer.scale_loss(losses["loss"] / replicas())
+            scaled = self.optimizer.scale_loss(losses["loss"] * share(batch))
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
         self.teacher.after_step(self.student)
@@ -166,17 +164,16 @@ class Distiller(Loop):
         weighted sum, and the weights of balanced terms.
         """
         supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight, training)
-        supervised = own_mean(supervised)
+        supervised = own_mean(supervised, batch)
         total = value_at(self.supervised_weight, batch.step) * supervised
         losses = {"supervised_loss": supervised}
-        examples = ops.cast(batch_size(batch.inputs), "float32")
         for term in self.terms:
             values = term.compare(pick(student, term.student), pick(teacher, term.teacher), batch, training)
-            losses[f"{term.name}_loss"] = mean = ops.sum(values) / examples
-            weight = term.weigh(supervised, mean, batch, training)
+            losses[f"{term.name}_loss"] = compared = mean(values)
+            weight = term.weigh(supervised, compared, batch, training)
             if term.balanced:
                 losses[f"{term.name}_weight"] = weight
-            total += weight * mean
+            total += weight * compared
         return {"loss": total + penalties(self), **losses}
 
     def _logs(self, batch, outputs, losses):

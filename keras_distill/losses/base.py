@@ -15,12 +15,15 @@ class DistillationLoss(keras.layers.Layer):
         rank: The rank that both activations must have, the batch axis included; None for any.
         logits: Whether the activations must be logits; the output of a softmax is then refused.
         needs_labels: Whether `compare` reads `batch.labels`.
+        relational: Whether the loss of an example depends on the others of the batch; it then sees those of all
+            replicas.
         takes_several: Whether a side may be a tuple of activations; shapes are then tuples of shapes too.
     """
 
     rank = None
     logits = False
     needs_labels = False
+    relational = False
     takes_several = False
 
     def __init__(self, **kwargs):
