@@ -93,6 +93,10 @@ def mean(values):
     return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), "float32")
 
 
-def penalties(model):
-    """The sum of a model's regularisers and added losses, float32."""
-    return sum(ops.sum(ops.cast(loss, "float32")) for loss in model.losses)
+def penalties(layers):
+    """The sum of layers' regularisers and added losses, float32.
+
+    To be asked right after they ran, before the replicas meet: Keras keeps in one list what the layers of all of them
+    add.
+    """
+    return sum((ops.sum(ops.cast(loss, "float32")) for layer in layers for loss in layer.losses), 0.0)

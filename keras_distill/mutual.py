@@ -167,6 +167,7 @@ class MutualDistiller(Loop):
     def _measure(self, batch, found, training):
         """What the trackers follow, by name: this replica's mean losses."""
         weights = [value_at(weight, batch.step) for weight in (self.supervised_weight, self.mutual_weight)]
+        added = {peer: penalties([model]) for peer, model in self.peers.items()}
         total, losses = 0.0, {}
         for peer, terms in self._terms.items():
             outputs, logits = found[peer][OUTPUT], found[peer][self._template.student]
@@ -176,7 +177,7 @@ class MutualDistiller(Loop):
                 for other, term in terms.items()
             ]
             mutual = sum(mean(values) for values in compared) / len(compared)
-            own = weights[0] * supervised + weights[1] * mutual + penalties(self.peers[peer])
+            own = weights[0] * supervised + weights[1] * mutual + added[peer]
             losses |= {f"{peer}_loss": own, f"{peer}_supervised_loss": supervised, f"{peer}_mutual_loss": mutual}
             total += own
         return {"loss": total, **losses}

@@ -165,12 +165,13 @@ class Term:
             values = replicas.own(values, ops.shape(main)[0])
         return values if of_example is None else values * of_example
 
-    def weigh(self, supervised, mean, batch, training=False):
+    def weigh(self, supervised, mean, share, batch, training=False):
         """What the term is multiplied with in this step.
 
         Args:
-            supervised: The supervised loss, a scalar.
-            mean: The term's, before its weight.
+            supervised: The supervised loss, a scalar: the mean over this replica's examples.
+            mean: The term's, likewise, before its weight.
+            share: This replica's part of all examples of the step.
             batch: The `Batch`.
             training: Whether a `Balance` moves.
 
@@ -187,6 +188,7 @@ class Term:
                 f"Term '{self.name}' is balanced with the supervised loss, but no labels came with the batch. "
                 "Pass labels, or a number as its weight."
             )
+        supervised, mean = (replicas.total(share * value) for value in (supervised, mean))
         return self.weight.weight(supervised, mean, batch.step, training)
 
     def get_config(self):
