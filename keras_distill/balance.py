@@ -58,7 +58,7 @@ class Balance(keras.layers.Layer):
         """The weight of this step.
 
         Args:
-            supervised: The supervised loss, a scalar: this replica's mean.
+            supervised: The supervised loss, a scalar, the mean over all replicas' examples.
             term: The term's loss, likewise.
             step: The optimizer's step.
             training: Whether the running means move, before they are read.
@@ -68,7 +68,7 @@ class Balance(keras.layers.Layer):
         """
         if training:
             self._move(ops.abs(ops.stop_gradient(supervised)), ops.stop_gradient(term))
-        # Read back after the replicas' values were averaged: each replica would else have a weight of its own.
+        # Read back after they moved: the weight of this very step.
         supervised, term = (ops.convert_to_tensor(mean) for mean in (self.supervised_mean, self.term_mean))
         return ops.minimum(ops.divide_no_nan(value_at(self.ratio, step) * supervised, term), _LARGEST)
 

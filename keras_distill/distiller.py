@@ -2,10 +2,9 @@
 
 import keras
 import tensorflow as tf
-from keras import ops
 
-from keras_distill.batch import Batch, batch_size, split, unpack
-from keras_distill.loop import Loop, own_mean, penalties, replicas
+from keras_distill.batch import Batch, split, unpack
+from keras_distill.loop import Loop, mean, own_mean, penalties, share
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
 from keras_distill.supervision import Supervision, connect
@@ -101,9 +100,8 @@ class Distiller(Loop):
         teacher = self.teacher.activations(batch)
         with tf.GradientTape() as tape:
             student = self._taps(batch.inputs, training=True)
-            losses = self._measure(batch, student, teacher, training=True)
-            # Keras sums the replicas' gradients.
-            scaled = self.optimizer.scale_loss(losses["loss"] / replicas())
+            losses, part = self._measure(batch, student, teacher, training=True)
+            scaled = self.optimizer.scale_loss(part * losses["loss"])
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
         self.teacher.after_step(self.student)
@@ -112,7 +110,7 @@ class Distiller(Loop):
     def test_step(self, data):
         batch = unpack(data, self.optimizer.iterations)
         student = self._taps(batch.inputs, training=False)
-        losses = self._measure(batch, student, self.teacher.activations(batch), training=False)
+        losses, _ = self._measure(batch, student, self.teacher.activations(batch), training=False)
         return self._logs(batch, student[OUTPUT], losses)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -166,21 +164,22 @@ class Distiller(Loop):
 
     def _measure(self, batch, student, teacher, training):
         """What the trackers follow, by name: this replica's mean losses before any weight, `loss`, which is their
-        weighted sum, and the weights of balanced terms.
+        weighted sum, and the weights of balanced terms; and this replica's share of the step.
         """
+        total = penalties([self.student])
+        part = share(batch)
         supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight, training)
-        supervised = own_mean(supervised)
-        total = value_at(self.supervised_weight, batch.step) * supervised
+        supervised = own_mean(supervised, batch)
+        total += value_at(self.supervised_weight, batch.step) * supervised
         losses = {"supervised_loss": supervised}
-        examples = ops.cast(batch_size(batch.inputs), "float32")
         for term in self.terms:
             values = term.compare(pick(student, term.student), pick(teacher, term.teacher), batch, training)
-            losses[f"{term.name}_loss"] = mean = ops.sum(values) / examples
-            weight = term.weigh(supervised, mean, batch, training)
+            losses[f"{term.name}_loss"] = compared = mean(values)
+            weight = term.weigh(supervised, compared, part, batch, training)
             if term.balanced:
                 losses[f"{term.name}_weight"] = weight
-            total += weight * mean
-        return {"loss": total + penalties(self), **losses}
+            total += weight * compared
+        return {"loss": total + penalties([*self.heads, *self.term_losses]), **losses}, part
 
     def _logs(self, batch, outputs, losses):
         self._track(losses, batch)

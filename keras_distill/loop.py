@@ -1,9 +1,9 @@
 """What training loops share: logs that add up, replicas, and what Keras leaves out of its files."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from keras_distill import replicas
 from keras_distill.batch import batch_size
 
 
@@ -12,6 +12,18 @@ class Loop(keras.Model):
 
     A leaf calls `_follow` when it is made, and `_track` in every step.
     """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras' own takes the mean over the replicas' shares of a batch, which must then be numbers, equally many each.
+        strategy = self._distribute_strategy
+        if strategy is None:
+            return
+        if iterator is not None:
+            _, _, shares = next(iter(iterator))
+            data_batch = next(shares)
+        with strategy.scope():
+            first = keras.tree.map_structure(lambda share: strategy.experimental_local_results(share)[0], data_batch)
+            self._symbolic_build(data_batch=first)
 
     def _follow(self, names, of_labels):
         """Says which losses will be logged.
@@ -53,20 +65,38 @@ class Loop(keras.Model):
         return {f"random_state_{index}": state for index, state in enumerate(states)}
 
 
-def replicas():
-    """How many devices share a step."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
+def share(batch):
+    """This replica's part of all examples of the step, 0 to 1.
+
+    Keras sums the gradients of all replicas: losses that are means over a replica's examples make, times its share, the
+    update of one device, however unevenly the last batch was dealt out.
+    """
+    examples = ops.cast(batch_size(batch.inputs), "float32")
+    return examples / ops.maximum(replicas.total(examples), 1.0)
 
 
-def own_mean(loss):
+def own_mean(loss, batch):
     """A supervised loss as the mean over this replica's examples, float32; 0 if there is none.
 
     Args:
         loss: As Keras computes it, 1/n of that on n replicas, or None.
+        batch: The `Batch`.
     """
-    return 0.0 if loss is None else ops.cast(loss, "float32") * replicas()
+    if loss is None:
+        return 0.0
+    # The mean over no example is none.
+    return ops.where(batch_size(batch.inputs) > 0, ops.cast(loss, "float32") * replicas.count(), 0.0)
 
 
-def penalties(model):
-    """The sum of a model's regularisers and added losses, float32."""
-    return sum(ops.sum(ops.cast(loss, "float32")) for loss in model.losses)
+def mean(values):
+    """The mean over this replica's examples, 0 if there are none."""
+    return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), "float32")
+
+
+def penalties(layers):
+    """The sum of layers' regularisers and added losses, float32.
+
+    To be asked right after they ran, before the replicas meet: Keras keeps in one list what the layers of all of them
+    add.
+    """
+    return sum((ops.sum(ops.cast(loss, "float32")) for layer in layers for loss in layer.losses), 0.0)

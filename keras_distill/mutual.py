@@ -2,10 +2,9 @@
 
 import keras
 import tensorflow as tf
-from keras import ops
 
-from keras_distill.batch import batch_size, split, unpack
-from keras_distill.loop import Loop, own_mean, penalties, replicas
+from keras_distill.batch import split, unpack
+from keras_distill.loop import Loop, mean, own_mean, penalties, share
 from keras_distill.losses import DistillationLoss, KullbackLeibler
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
@@ -117,8 +116,7 @@ class MutualDistiller(Loop):
         with tf.GradientTape() as tape:
             found = {peer: taps(batch.inputs, training=True) for peer, taps in self._taps.items()}
             losses = self._measure(batch, found, training=True)
-            # Keras sums the replicas' gradients.
-            scaled = self.optimizer.scale_loss(losses["loss"] / replicas())
+            scaled = self.optimizer.scale_loss(losses["loss"] * share(batch))
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
         return self._logs(batch, found, losses)
@@ -168,18 +166,18 @@ class MutualDistiller(Loop):
 
     def _measure(self, batch, found, training):
         """What the trackers follow, by name: this replica's mean losses."""
-        examples = ops.cast(batch_size(batch.inputs), "float32")
         weights = [value_at(weight, batch.step) for weight in (self.supervised_weight, self.mutual_weight)]
+        added = {peer: penalties([model]) for peer, model in self.peers.items()}
         total, losses = 0.0, {}
         for peer, terms in self._terms.items():
             outputs, logits = found[peer][OUTPUT], found[peer][self._template.student]
-            supervised = own_mean(self._supervisions[peer].loss(batch.labels, outputs, batch.sample_weight))
+            supervised = own_mean(self._supervisions[peer].loss(batch.labels, outputs, batch.sample_weight), batch)
             compared = [
                 term.compare(logits, found[other][self._template.student], batch, training)
                 for other, term in terms.items()
             ]
-            mutual = sum(ops.sum(values) for values in compared) / (examples * len(compared))
-            own = weights[0] * supervised + weights[1] * mutual + penalties(self.peers[peer])
+            mutual = sum(mean(values) for values in compared) / len(compared)
+            own = weights[0] * supervised + weights[1] * mutual + added[peer]
             losses |= {f"{peer}_loss": own, f"{peer}_supervised_loss": supervised, f"{peer}_mutual_loss": mutual}
             total += own
         return {"loss": total, **losses}

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_distill import replicas
 from keras_distill.batch import labelled
 from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.masking import with_rank
@@ -143,11 +144,15 @@ def _present(labels, outputs):
 
 
 def _balance(present, outputs):
-    """Weights under which Keras' mean over all examples is the mean over the labelled ones."""
+    """Weights under which Keras' mean over a replica's examples, times its share of all, adds up over the replicas to
+    the mean over the labelled ones.
+    """
     present = ops.cast(present, "float32")
     mask = getattr(outputs, "_keras_mask", None)
     counted = ops.ones_like(present) if mask is None or mask.shape != present.shape else ops.cast(mask, "float32")
-    return present * ops.divide_no_nan(ops.sum(counted), ops.sum(counted * present))
+    examples = ops.cast(ops.shape(present)[0], "float32")
+    labelled, everywhere = replicas.total(ops.sum(counted * present)), replicas.total(examples)
+    return present * ops.divide_no_nan(ops.sum(counted) * everywhere, examples * labelled)
 
 
 def _filled(labels, present):

@@ -6,6 +6,7 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_distill import replicas
 from keras_distill.balance import Balance
 from keras_distill.heads import Convolution, Head, Projection
 from keras_distill.losses import DistillationLoss
@@ -15,6 +16,7 @@ from keras_distill.specs import Spec
 from keras_distill.taps import OUTPUT, names_of
 
 AUTO = "auto"
+_GATHERED = ("labels", "position_weight", "index")
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -46,6 +48,9 @@ class Term:
         mask: Entry of the inputs that is 1 where a token or pixel counts and 0 where it is padded, shape
             `[batch, positions...]`: for models that take their padding as an input, as KerasHub's `padding_mask`.
             Defaults to the Keras masks of the activations.
+        across_replicas: Whether, under `tf.distribute`, a loss that compares the examples of a batch with one another
+            sees those of all replicas, as one device would. Each replica is then sent the activations of all, and
+            makes all comparisons itself; False compares the examples of each replica alone. Default True.
 
     Raises:
         ValueError: For an argument that is none of the above.
@@ -58,6 +63,7 @@ class Term:
     weight: float | Schedule | Balance = 1.0
     name: str | None = None
     mask: str | None = None
+    across_replicas: bool = True
 
     def __post_init__(self):
         if not isinstance(self.loss, DistillationLoss):
@@ -152,17 +158,24 @@ class Term:
         student = keras.tree.map_structure(lambda x: without_padding(x, student_mask), student)
         teacher = keras.tree.map_structure(lambda x: without_padding(x, teacher_mask), teacher)
         batch = batch._replace(labels=labels, position_weight=of_position)
+        gathers = self.loss.relational and self.across_replicas
+        if gathers:
+            seen = replicas.gathered((student, teacher, batch.labels, batch.position_weight, batch.index))
+            (student, teacher), batch = seen[:2], batch._replace(**dict(zip(_GATHERED, seen[2:])))
         values = self.loss.compare(student, teacher, batch)
         if training:
             self.loss.remember(student, teacher, batch)
+        if gathers:
+            values = replicas.own(values, ops.shape(main)[0])
         return values if of_example is None else values * of_example
 
-    def weigh(self, supervised, mean, batch, training=False):
+    def weigh(self, supervised, mean, share, batch, training=False):
         """What the term is multiplied with in this step.
 
         Args:
-            supervised: The supervised loss, a scalar.
-            mean: The term's, before its weight.
+            supervised: The supervised loss, a scalar: the mean over this replica's examples.
+            mean: The term's, likewise, before its weight.
+            share: This replica's part of all examples of the step.
             batch: The `Batch`.
             training: Whether a `Balance` moves.
 
@@ -179,6 +192,7 @@ class Term:
                 f"Term '{self.name}' is balanced with the supervised loss, but no labels came with the batch. "
                 "Pass labels, or a number as its weight."
             )
+        supervised, mean = (replicas.total(share * value) for value in (supervised, mean))
         return self.weight.weight(supervised, mean, batch.step, training)
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""Before any test: quiet, seeded, and two logical devices for the tests with replicas."""
+"""Before any test: quiet, seeded, and four logical devices for the tests with replicas."""
 
 import os
 
@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 tf.get_logger().setLevel("ERROR")
 

@@ -16,6 +16,8 @@ class DistillationLoss(keras.layers.Layer):
         logits: Whether the activations must be logits; the output of a softmax is then refused.
         needs_labels: Whether `compare` reads `batch.labels`.
         pointwise: Whether a loss of logits compares each position on its own and has no weights.
+        relational: Whether the loss of an example depends on the others of the batch; it then sees those of all
+            replicas.
         takes_several: Whether a side may be a tuple of activations; shapes are then tuples of shapes too.
     """
 
@@ -23,6 +25,7 @@ class DistillationLoss(keras.layers.Layer):
     logits = False
     needs_labels = False
     pointwise = False
+    relational = False
     takes_several = False
 
     def __init__(self, **kwargs):

@@ -41,15 +41,15 @@ class ConfidenceTemperature(DistillationLoss):
     """Another loss, at `confidence_temperature` times its own temperature: `ConfidenceTemperature(DecoupledKD())`.
 
     Both networks' logits are divided by that multiple before the loss sees them. A factor of `T^2` within the loss
-    stays that of its own temperature: an example at a lower one has a larger gradient. Under `tf.distribute` each
-    replica takes the mean of its own share of the batch. Put it inside a `LogitStandardization`, not around one, which
-    would undo any scale.
+    stays that of its own temperature: an example at a lower one has a larger gradient. Put it inside a
+    `LogitStandardization`, not around one, which would undo any scale.
 
     Args:
         loss: Any loss of logits. Defaults to what `KullbackLeibler(temperature=4.0)` does.
         beta: How far the temperatures spread, a number or a schedule, default 0.25.
     """
 
+    relational = True
     logits = True
 
     def __init__(self, loss=None, beta=0.25, **kwargs):

@@ -59,8 +59,6 @@ class ContrastiveRepresentation(DistillationLoss):
     Unlike the authors' draws, these never contrast an example with itself. Where there is no index, as in `evaluate`,
     the counterpart is the embedding of the moment.
 
-    Under `tf.distribute` the memory holds the embeddings of the first replica.
-
     Args:
         dim: Width of the embeddings, default 128.
         size: Length of the queues, or number of contrasts drawn from the bank, default 4096.
@@ -71,6 +69,7 @@ class ContrastiveRepresentation(DistillationLoss):
         seed: Of what is drawn, which depends on nothing else but the step; default 0.
     """
 
+    relational = True
     rank = 2
 
     def __init__(self, dim=128, size=4096, temperature=0.07, examples=None, momentum=0.5, seed=0, **kwargs):

@@ -57,6 +57,7 @@ class CorrelationCongruence(DistillationLoss):
         order: Of its Taylor series, default 2.
     """
 
+    relational = True
     rank = 2
 
     def __init__(self, gamma=0.4, order=2, **kwargs):

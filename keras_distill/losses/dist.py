@@ -71,6 +71,7 @@ class Dist(DistillationLoss):
         temperature: A number or a schedule, default 1; the paper also uses 4.
     """
 
+    relational = True
     logits = True
 
     def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, **kwargs):

@@ -48,9 +48,8 @@ class FocalTemperature(DistillationLoss):
     """Another loss, at `focal_temperature` times its own temperature: `FocalTemperature(DecoupledKD())`.
 
     Both networks' logits are divided by that multiple before the loss sees them. A factor of `T^2` within the loss
-    stays that of its own temperature: an example at a lower one has a larger gradient. Under `tf.distribute` each
-    replica takes the mean of its own share of the batch. Put it inside a `LogitStandardization`, not around one, which
-    would undo any scale.
+    stays that of its own temperature: an example at a lower one has a larger gradient. Put it inside a
+    `LogitStandardization`, not around one, which would undo any scale.
 
     Args:
         loss: Any loss of logits. Defaults to what `KullbackLeibler(temperature=4.0)` does.
@@ -58,6 +57,7 @@ class FocalTemperature(DistillationLoss):
         gamma: Exponent of the disagreement, a number or a schedule, default 1.
     """
 
+    relational = True
     logits = True
 
     def __init__(self, loss=None, beta=0.25, gamma=1.0, **kwargs):

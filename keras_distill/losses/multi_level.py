@@ -120,6 +120,7 @@ class MultiLevel(DistillationLoss):
         temperatures: Several numbers, default 2 to 6.
     """
 
+    relational = True
     logits = True
 
     def __init__(self, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), **kwargs):

@@ -99,6 +99,7 @@ def wrap(wrapper, loss):
     wrapper.loss = loss
     if loss is not None:
         wrapper.rank, wrapper.needs_labels = loss.rank, loss.needs_labels
+        wrapper.relational = wrapper.relational or loss.relational
 
 
 def build_wrapped(wrapper, student_shape, teacher_shape):

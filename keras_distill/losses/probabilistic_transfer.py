@@ -46,6 +46,7 @@ def _neighbours(features):
 class ProbabilisticTransfer(DistillationLoss):
     """`probabilistic_transfer` as a loss for a `Term`. Needs no head."""
 
+    relational = True
     rank = 2
 
     def comparable(self, student_shape, teacher_shape):

@@ -81,6 +81,7 @@ class RelationalKD(DistillationLoss):
         angle: Weight of the angles, a number or a schedule, default 50; 0 leaves them out.
     """
 
+    relational = True
     rank = 2
 
     def __init__(self, distance=25.0, angle=50.0, **kwargs):

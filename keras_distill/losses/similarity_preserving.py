@@ -42,6 +42,8 @@ def _similarities(features):
 class SimilarityPreserving(DistillationLoss):
     """`similarity_preserving` as a loss for a `Term`. Needs no head."""
 
+    relational = True
+
     def comparable(self, student_shape, teacher_shape):
         return True
 
