@@ -181,7 +181,7 @@ def test_each_peer_has_its_own_regularisers():
         {"steps_per_execution": 2},
         {"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)},
     ],
-    ids=str,
+    ids=["jit_compile", "run_eagerly", "steps_per_execution", "accumulation"],
 )
 def test_every_option_of_compile(options):
     (x, y), results = data(32), []
