@@ -9,7 +9,7 @@ from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
 from keras_distill.supervision import Supervision, connect
 from keras_distill.taps import OUTPUT, Taps, names_of, pick
-from keras_distill.teachers import as_teacher
+from keras_distill.teachers import CachedTeacher, as_teacher
 from keras_distill.validation import check_balances, check_masks, check_models, named, warn_of_wrong_link
 
 
@@ -37,7 +37,8 @@ class Distiller(Loop):
 
     Args:
         student: A `keras.Model`, of which the trained weights remain; compiled or not.
-        teacher: A `keras.Model`, a function of the inputs, or a `Teacher`. It is left as it is, and never saved.
+        teacher: A `keras.Model`, a function of the inputs, or a `Teacher`. It is left as it is, and never saved. None,
+            together with no terms, for the baseline: the student alone, by the same loop on as many devices.
         terms: A list of `Term`.
         supervised_weight: A number or a schedule. 0 learns from the teacher alone. Defaults to 1.
         inputs: An example batch, `keras.Input` or `tf.TensorSpec` in the structure that the models are called with.
@@ -49,8 +50,9 @@ class Distiller(Loop):
     """
 
     def __init__(self, student, teacher, terms, supervised_weight=1.0, inputs=None, name=None):
-        teacher = as_teacher(teacher)
-        terms = named(terms)
+        terms = named(terms, teacher)
+        # Of no activations: the student learns alone, in the same loop.
+        teacher = CachedTeacher({}) if teacher is None else as_teacher(teacher)
         check_models(student, teacher)
         super().__init__(name=name, dtype=student.dtype_policy)
         self.supervised_weight = positive(supervised_weight, "supervised_weight", zero=True)
@@ -81,14 +83,10 @@ class Distiller(Loop):
         self._supervision = Supervision()
         self.built = True
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
-        """As `keras.Model.compile`. `loss=None` learns from the teacher alone; no term may then have a `Balance`."""
+    def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
         check_balances(self.terms, loss)
         warn_of_wrong_link(loss, self._traced.student[OUTPUT])
         connect(loss, self.student, self._traced.student[OUTPUT])
-        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-        # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
-        self.optimizer.build(self.trainable_variables)
         output_names = getattr(self.student, "output_names", None)
         self._supervision = Supervision(loss, loss_weights, metrics, weighted_metrics, output_names)
 
@@ -102,8 +100,7 @@ class Distiller(Loop):
             student = self._taps(batch.inputs, training=True)
             losses, part = self._measure(batch, student, teacher, training=True)
             scaled = self.optimizer.scale_loss(part * losses["loss"])
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
+        self._update(tape.gradient(scaled, self.trainable_variables))
         self.teacher.after_step(self.student)
         return self._logs(batch, student[OUTPUT], losses)
 

@@ -1,17 +1,45 @@
 """What training loops share: logs that add up, replicas, and what Keras leaves out of its files."""
 
+import contextlib
+
 import keras
 from keras import ops
 
 from keras_distill import replicas
 from keras_distill.batch import batch_size
+from keras_distill.validation import check_shares, check_step
 
 
 class Loop(keras.Model):
     """A model that trains others by several losses. Abstract.
 
-    A leaf calls `_follow` when it is made, and `_track` in every step.
+    A leaf calls `_follow` when it is made, has `_supervise`, and calls `_update` and `_track` in every step.
     """
+
+    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
+        """As `keras.Model.compile`. `loss=None` learns without labels.
+
+        On several replicas, layers of `BatchNormalization` are made to see the batch of all: `synchronized=True`.
+
+        Raises:
+            ValueError: For a loss that does not fit the models, and for options that do not work under the strategy.
+        """
+        strategy = self._distribute_strategy
+        # Wherever this is called, what it makes belongs to the strategy under which the models were made.
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            check_step(optimizer, **kwargs)
+            self._supervise(loss, loss_weights, metrics, weighted_metrics)
+            super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+            # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
+            self.optimizer.build(self.trainable_variables)
+            if replicas.count() > 1:
+                for layer in self._flatten_layers():
+                    if isinstance(layer, keras.layers.BatchNormalization):
+                        layer.synchronized = True
+
+    def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
+        """Refuses what does not fit the models, and keeps the rest as `Supervision`."""
+        raise NotImplementedError
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras' own takes the mean over the replicas' shares of a batch, which must then be numbers, equally many each.
@@ -21,9 +49,14 @@ class Loop(keras.Model):
         if iterator is not None:
             _, _, shares = next(iter(iterator))
             data_batch = next(shares)
+            check_shares(strategy, data_batch)
         with strategy.scope():
             first = keras.tree.map_structure(lambda share: strategy.experimental_local_results(share)[0], data_batch)
             self._symbolic_build(data_batch=first)
+
+    def _update(self, gradients):
+        """Applies the gradients of the trained variables."""
+        replicas.update(self.optimizer, gradients, self.trainable_variables)
 
     def _follow(self, names, of_labels):
         """Says which losses will be logged.

@@ -97,13 +97,9 @@ class MutualDistiller(Loop):
         self._supervisions = Supervision.several(dict.fromkeys(peers))
         self.built = True
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
-        """As `keras.Model.compile`, for each peer. `loss=None` learns from one another alone."""
+    def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
         for found in self._traced.student.values():
             warn_of_wrong_link(loss, found[OUTPUT])
-        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-        # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
-        self.optimizer.build(self.trainable_variables)
         outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}
         self._supervisions = Supervision.several(outputs, loss, loss_weights, metrics, weighted_metrics)
 
@@ -117,8 +113,7 @@ class MutualDistiller(Loop):
             found = {peer: taps(batch.inputs, training=True) for peer, taps in self._taps.items()}
             losses = self._measure(batch, found, training=True)
             scaled = self.optimizer.scale_loss(losses["loss"] * share(batch))
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
+        self._update(tape.gradient(scaled, self.trainable_variables))
         return self._logs(batch, found, losses)
 
     def test_step(self, data):

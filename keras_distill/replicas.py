@@ -1,8 +1,12 @@
 """Devices that share a step under `tf.distribute`: each sees a share of the batch, and all make one update."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 from keras import ops
+
+_LIMITS = "clipnorm", "global_clipnorm", "clipvalue"
 
 
 def count():
@@ -49,3 +53,74 @@ def own(values, examples):
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
     start = tf.reduce_sum(gathered(examples)[:number])
     return values[start : start + examples[0]]
+
+
+def update(optimizer, gradients, variables):
+    """Applies what all replicas' gradients add up to, inside a step.
+
+    Keras clips, looks for overflow and accumulates before it adds up. Here each replica is given the whole, divided by
+    their number, and limits that are as much lower; what Keras then adds up is the update of one device.
+
+    Args:
+        optimizer: Built on the variables, in this order.
+        gradients: This replica's, or None where a variable has none.
+        variables: List.
+    """
+    inner = innermost(optimizer)
+    steps = inner.gradient_accumulation_steps
+    if count() == 1 or (inner is optimizer and not steps and not any(getattr(inner, limit) for limit in _LIMITS)):
+        optimizer.apply(gradients, variables)
+        return
+    context = tf.distribute.get_replica_context()
+    # Dense: limits are not defined for the slices that an embedding's gradient consists of.
+    found = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    parts = iter([whole / count() for whole in context.all_reduce(tf.distribute.ReduceOp.SUM, found)])
+    gradients = [None if gradient is None else next(parts) for gradient in gradients]
+
+    def together(strategy, gradients):
+        each = strategy.extended.call_for_each_replica
+        with _changed(inner, **{limit: _part(getattr(inner, limit)) for limit in _LIMITS}):
+            if steps:
+                # Asked here and not by each replica: TensorFlow allows no updates in branches that a replica takes.
+                due = (inner.iterations + 1) % steps == 0
+                with _changed(inner, gradient_accumulation_steps=None):
+                    ops.cond(due, lambda: each(release, args=(gradients,)), lambda: each(keep, args=(gradients,)))
+            else:
+                each(optimizer.apply, args=(gradients, variables))
+
+    def release(gradients):
+        kept = inner._accumulated_gradients
+        sums = [None if new is None else (new + old) / steps for new, old in zip(gradients, kept)]
+        optimizer.apply(sums, variables)
+        for old in kept:
+            old.assign(ops.zeros_like(old))
+
+    def keep(gradients):
+        for new, old in zip(gradients, inner._accumulated_gradients):
+            if new is not None:
+                old.assign_add(new)
+        inner.iterations.assign_add(1)
+
+    context.merge_call(together, args=(gradients,))
+
+
+def innermost(optimizer):
+    """The optimizer that a `LossScaleOptimizer` wraps, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _part(limit):
+    return None if limit is None else limit / count()
+
+
+@contextlib.contextmanager
+def _changed(optimizer, **values):
+    """Other settings of an optimizer while a step is traced."""
+    before = {name: getattr(optimizer, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(optimizer, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(optimizer, name, value)

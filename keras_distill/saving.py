@@ -13,7 +13,7 @@ def load_distiller(path, teacher, custom_objects=None, compile=True, safe_mode=T
 
     Args:
         path: The `.keras` file.
-        teacher: As for `Distiller`; the one that the student was learning from.
+        teacher: As for `Distiller`; the one that the student was learning from, None if there was none.
         custom_objects, compile, safe_mode: As for `keras.saving.load_model`.
 
     Raises:

@@ -9,6 +9,7 @@ import warnings
 import keras
 import tensorflow as tf
 
+from keras_distill import replicas
 from keras_distill.masking import fits
 from keras_distill.specs import Spec
 from keras_distill.taps import names_of
@@ -21,16 +22,21 @@ _CROSSENTROPIES = (
 )
 
 
-def named(terms):
+def named(terms, teacher):
     """The terms, each under a name of its own: the user's, or the loss's with a number behind where it recurs.
 
     Raises:
-        ValueError: If there are no terms, if they are not `Term`s, or if the user gave a name twice.
+        ValueError: If there are no terms although there is a teacher, or the reverse, if they are not `Term`s, or if
+            the user gave a name twice.
     """
     if not isinstance(terms, (list, tuple)) or not all(isinstance(term, Term) for term in terms):
         raise ValueError(f"`terms` must be a list of Term. Received: {terms!r}")
-    if not terms:
+    if not terms and teacher is not None:
         raise ValueError("`terms` is empty: nothing would be distilled. Pass at least [Term(KullbackLeibler())].")
+    if terms and teacher is None:
+        raise ValueError(
+            f"`teacher` is None, so the {len(terms)} terms have nothing to compare with. Pass one, or no terms."
+        )
     given = [term.name for term in terms if term.name is not None]
     twice = [name for name, count in collections.Counter([*given, "supervised"]).items() if count > 1]
     if twice:
@@ -57,6 +63,7 @@ def check_models(student, teacher):
     """
     if not isinstance(student, keras.Model):
         raise ValueError(f"The student must be a keras.Model. Received: {student!r}")
+    check_scope({f"student '{student.name}'": student, "teacher": teacher})
     if any(model is student for model in teacher.models):
         raise ValueError(
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
@@ -99,6 +106,7 @@ def check_peers(peers):
                 f"The peers '{first}' and '{second}' share {what}: they would always agree there. Make each from "
                 "layers of its own."
             )
+    check_scope({f"peer '{name}'": peer for name, peer in peers.items()})
     for name, peer in peers.items():
         if _broken(peer):
             raise ValueError(f"The weights {_some(_broken(peer))} of peer '{name}' hold NaN or infinity.")
@@ -129,6 +137,86 @@ def check_predictions(predictions, tap):
     shapes = {name: spec.shape for name, spec in predictions.items()}
     if len({shape[-1:] for shape in shapes.values()}) > 1:
         raise ValueError(f"Peers must have the same classes in the same order. Received at '{tap}': {shapes}.")
+
+
+def check_scope(models):
+    """Refuses strategies that Keras cannot train under, and models that were made under another one than this.
+
+    Args:
+        models: `{what it is: model, or teacher}`.
+
+    Raises:
+        ValueError: Naming the model and the strategy.
+    """
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise ValueError(
+            "Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy on one machine, "
+            "MultiWorkerMirroredStrategy on several, or TPUStrategy."
+        )
+    for what, model in models.items():
+        for made in {id(found): found for found in map(_strategy_of, model.weights)}.values():
+            if made is not strategy and not (made is None and replicas.count() == 1):
+                raise ValueError(
+                    f"The {what} was made under {_kind(made)}, the distiller under {_kind(strategy)}. "
+                    "Make or load both within `with strategy.scope():` of one and the same strategy."
+                )
+
+
+def check_step(optimizer, jit_compile="auto", **options):
+    """Refuses what of `compile` does not work on several replicas. Asked within the strategy's scope.
+
+    Args:
+        optimizer: As given to `compile`.
+        jit_compile: Likewise.
+        **options: Others, not looked at.
+
+    Raises:
+        ValueError: Naming the option, and what to do.
+    """
+    strategy = tf.distribute.get_strategy()
+    if replicas.count() == 1:
+        return
+    if jit_compile is True:
+        raise ValueError(
+            f"`jit_compile=True` cannot compile what {_kind(strategy)} does between replicas. Leave it 'auto'; "
+            "a TPU compiles its steps anyway."
+        )
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return
+    inner = replicas.innermost(optimizer)
+    if _strategy_of(inner.iterations) is not strategy:
+        raise ValueError(
+            f"The optimizer '{inner.name}' was made outside of the strategy's scope. Make it within "
+            "`with strategy.scope():`, or pass its name."
+        )
+    if inner.ema_overwrite_frequency:
+        raise ValueError(
+            "`ema_overwrite_frequency` does not work on several replicas. Use the callback "
+            "keras.callbacks.SwapEMAWeights."
+        )
+    if inner.gradient_accumulation_steps and (inner is not optimizer or inner.use_ema):
+        other = "`use_ema`" if inner is optimizer else "a LossScaleOptimizer"
+        raise ValueError(f"`gradient_accumulation_steps` does not work together with {other} on several replicas.")
+
+
+def check_shares(strategy, batch):
+    """Refuses batches too small for the strategy.
+
+    Args:
+        strategy: A `tf.distribute.Strategy`.
+        batch: The first one, as dealt out to the replicas.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    tensors = keras.tree.flatten(batch)
+    shares = [int(tf.shape(share)[0]) for share in strategy.experimental_local_results(tensors[0])]
+    if 0 in shares:
+        raise ValueError(
+            f"The first batch holds {sum(shares)} examples for the {len(shares)} replicas of this machine. Pass "
+            "batches of at least as many examples as there are replicas; `batch_size` counts those of all replicas."
+        )
 
 
 def check_masks(terms, inputs, students):
@@ -176,7 +264,7 @@ def warn_of_wrong_link(loss, output):
         warnings.warn(
             f"The loss '{name}' takes the student's output for probabilities, but it ends in no softmax or sigmoid. "
             "If it gives logits, pass the loss as an object with from_logits=True.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -191,6 +279,17 @@ def _broken(model):
 
 def _finite(weight):
     return not keras.backend.is_float_dtype(weight.dtype) or bool(tf.reduce_all(tf.math.is_finite(weight)))
+
+
+def _strategy_of(variable):
+    """The strategy of several replicas under which a `keras.Variable` was made, or None."""
+    return getattr(variable.value, "distribute_strategy", None)
+
+
+def _kind(strategy):
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return "no strategy of several replicas"
+    return f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} replicas"
 
 
 def _some(names):

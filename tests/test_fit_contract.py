@@ -52,6 +52,26 @@ def compare(make, fit_arguments, compile_options=lambda: {}, **fit_options):
         np.testing.assert_allclose(plain[name], ours[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_without_a_teacher_the_student_learns_as_alone():
+    results = []
+    for wrap in (lambda student: student, lambda student: Distiller(student, None, [])):
+        keras.utils.set_random_seed(0)
+        student = mlp()
+        history = fitted(compiled(wrap(student), metrics=["accuracy"]), *data(), epochs=2)
+        results.append((history, weights_of(student)))
+    (plain, weights), (ours, other) = results
+    assert_same_weights(weights, other, rtol=1e-6, atol=1e-7)
+    for name in plain:
+        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-6, err_msg=name)
+
+
+def test_terms_need_a_teacher_and_a_teacher_needs_terms():
+    with pytest.raises(ValueError, match="`terms` is empty"):
+        Distiller(mlp(), mlp(name="teacher"), [])
+    with pytest.raises(ValueError, match="`teacher` is None"):
+        Distiller(mlp(), None, [Term(KullbackLeibler())])
+
+
 def dataset():
     return (tf.data.Dataset.from_tensor_slices(data()).batch(8),)
 

@@ -13,10 +13,11 @@ PACKAGE = ROOT / "keras_distill"
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets"},
-    {"mapping", "inspection", "loop", "vocabulary"},
+    {"mapping", "inspection", "vocabulary"},
     {"losses", "heads", "teachers", "balance"},
     {"supervision", "term", "cache"},
     {"validation"},
+    {"loop"},
     {"distiller"},
     {"saving", "mutual"},
     {"report"},

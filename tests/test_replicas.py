@@ -1,31 +1,20 @@
 """One update, on however many devices a step is dealt out."""
 
-import inspect
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from every_loss import CLASSES, LOSSES, distiller_with, pictures
 
-from keras_distill import Balance, Distiller, MutualDistiller, Term, losses
-from keras_distill.batch import with_index
-from keras_distill.losses import DistillationLoss, Hint, KullbackLeibler, SimilarityPreserving
+from keras_distill import Balance, Distiller, MutualDistiller, Term
+from keras_distill.cache import cached, indexed, label
+from keras_distill.losses import Hint, KullbackLeibler, SimilarityPreserving
+from keras_distill.teachers import EMATeacher, Ensemble
 
 pytestmark = pytest.mark.replicas
 
 # Dealt out unevenly on two devices and on four, none of which goes without.
-EXAMPLES, BATCH, CLASSES = 18, 7, 4
-LOSSES = {
-    name: cls
-    for name, cls in inspect.getmembers(losses, inspect.isclass)
-    if issubclass(cls, DistillationLoss) and cls is not DistillationLoss
-}
-# Losses of several activations.
-SPECIAL = {
-    "AttentionScores": (("query", "key"),) * 2,
-    "AttentionRelation": (("query", "key"),) * 2,
-    "FlowOfSolution": (("map", "deeper"),) * 2,
-}
+EXAMPLES, BATCH = 18, 7
 STRATEGIES = {}
 
 
@@ -37,45 +26,18 @@ def strategy(count):
     return tf.distribute.get_strategy() if count == 1 else STRATEGIES[count]
 
 
-def network(name, **options):
-    """Maps, tokens, queries and keys, a vector and logits of 6x6 pictures."""
-    inputs = keras.Input((6, 6, 2))
-    x = keras.layers.Conv2D(4, 3, padding="same", name="map", **options)(inputs)
-    x = keras.layers.Conv2D(4, 3, padding="same", activation="tanh", name="deeper")(x)
-    tokens = keras.layers.Reshape((36, 4), name="tokens")(x)
-    query = keras.layers.Reshape((36, 2, 2), name="query")(keras.layers.Dense(4)(tokens))
-    key = keras.layers.Reshape((36, 2, 2), name="key")(keras.layers.Dense(4)(keras.layers.Reshape((36, 4))(query)))
-    vector = keras.layers.Dense(5, activation="tanh", name="vector")(keras.layers.Flatten()(key))
-    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(vector), name=name)
+def sgd(**options):
+    return keras.optimizers.SGD(0.05, **options)
 
 
-def pictures(count=EXAMPLES):
-    random = np.random.default_rng(0)
-    return random.normal(size=(count, 6, 6, 2)).astype("float32"), random.integers(0, CLASSES, count)
-
-
-def taps_of(cls):
-    """Where a loss may be put: at the lowest rank that it takes."""
-    if cls.__name__ in SPECIAL:
-        return SPECIAL[cls.__name__]
-    if cls.logits:
-        return "output", "output"
-    for tap, shape in (("vector", (None, 5)), ("tokens", (None, 36, 4)), ("map", (None, 6, 6, 4))):
-        try:
-            if getattr(cls, "rank", None) in (None, len(shape)):
-                cls().build(shape, shape)
-                return tap, tap
-        except ValueError:
-            continue
-    raise AssertionError(f"{cls.__name__} takes none of the network's activations")
-
-
-def trained(count, make, data, batch_size=BATCH, epochs=2, loss="sparse_categorical_crossentropy", **options):
+def trained(
+    count, make, data, batch_size=BATCH, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options
+):
     """Weights, and the logs, after some steps on a number of replicas; the last batch is uneven."""
     with strategy(count).scope():
         keras.utils.set_random_seed(0)
         model = make()
-        model.compile(keras.optimizers.SGD(0.05), loss, metrics=["accuracy"], **options)
+        model.compile(optimizer(), loss, metrics=["accuracy"], **options)
         dataset = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
         history = model.fit(dataset, epochs=epochs, verbose=0).history
         evaluated = model.evaluate(dataset, verbose=0, return_dict=True)
@@ -94,12 +56,6 @@ def assert_alike(count, make, data, **options):
         np.testing.assert_allclose(other_logs[name], values, rtol=3e-5, atol=1e-6, err_msg=name)
 
 
-def distiller(*terms, student=network, **options):
-    models = student("student"), network("teacher")
-    models[0].layers[-1].activation = keras.activations.linear
-    return Distiller(*models, list(terms), **options)
-
-
 from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 two_or_four = pytest.mark.parametrize("count", [2, 4])
 
@@ -107,11 +63,7 @@ two_or_four = pytest.mark.parametrize("count", [2, 4])
 @two_or_four
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss(name, count):
-    x, y = pictures()
-    inputs = with_index(x, np.arange(EXAMPLES)) if name == "ContrastiveRepresentation" else x
-    taps = taps_of(LOSSES[name])
-    settings = {"size": 8, "dim": 4} if name == "ContrastiveRepresentation" else {}
-    assert_alike(count, lambda: distiller(Term(LOSSES[name](**settings), *taps)), (inputs, y), loss=from_logits)
+    assert_alike(count, lambda: distiller_with(name), pictures(EXAMPLES, name), loss=from_logits)
 
 
 def dense(name, **options):
@@ -211,17 +163,121 @@ def test_padded_tokens(count):
 
 
 @two_or_four
-def test_synchronised_batch_normalization(count):
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_batch_normalization(synchronized, count):
     def student(name):
         inputs = keras.Input((8,))
         x = keras.layers.Dense(6, name="features")(inputs)
-        x = keras.layers.BatchNormalization(synchronized=True)(x)
+        x = keras.layers.BatchNormalization(synchronized=synchronized)(x)
         return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
     def make():
         return Distiller(student("student"), dense("teacher"), [Term(KullbackLeibler())])
 
     assert_alike(count, make, numbers(), loss=from_logits)
+
+
+OPTIMIZERS = {
+    # Limits at which most steps of these networks are cut.
+    "clipnorm": lambda: sgd(clipnorm=0.05),
+    "global_clipnorm": lambda: sgd(global_clipnorm=0.1),
+    "clipvalue": lambda: sgd(clipvalue=0.02),
+    "accumulation": lambda: sgd(gradient_accumulation_steps=2),
+    "accumulation_and_clipping": lambda: sgd(gradient_accumulation_steps=2, global_clipnorm=0.05),
+    "momentum": lambda: sgd(momentum=0.9, nesterov=True),
+    "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.05, 5)),
+    "weight_decay": lambda: sgd(weight_decay=0.1),
+    "average": lambda: sgd(use_ema=True),
+    "loss_scale": lambda: keras.optimizers.LossScaleOptimizer(sgd(clipnorm=0.05), initial_scale=64.0),
+}
+
+
+@two_or_four
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name, count):
+    assert_alike(count, both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+
+
+@two_or_four
+def test_clipped_embeddings(count):
+    random = np.random.default_rng(0)
+    data = random.integers(1, 20, (EXAMPLES, 5)), random.integers(0, CLASSES, (EXAMPLES, 5))
+
+    def make():
+        return Distiller(tokens("student"), tokens("teacher"), [Term(KullbackLeibler())])
+
+    assert_alike(count, make, data, loss=from_logits, optimizer=OPTIMIZERS["clipnorm"])
+
+
+def test_an_overflow_on_any_replica_skips_the_step_on_all():
+    x, y = numbers(4)
+    with strategy(2).scope():
+        keras.utils.set_random_seed(0)
+        model = both()
+        model.compile(keras.optimizers.LossScaleOptimizer(sgd(), initial_scale=64.0), from_logits)
+        before = [np.array(weight) for weight in model.student.weights]
+        # The second replica's half of the batch.
+        x[3] = 1e38
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        scale = float(model.optimizer.dynamic_scale)
+    assert scale == 32
+    for weight, old in zip(model.student.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+@two_or_four
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 1e-2), ("mixed_float16", 2e-3)])
+def test_mixed_precision(policy, tolerance, count):
+    """As alike as sums of halves are that are added up in another order."""
+
+    def make():
+        return Distiller(dense("student", dtype=policy), dense("teacher"), [Term(KullbackLeibler())])
+
+    (weights, logs), (others, other_logs) = (trained(n, make, numbers(), loss=from_logits) for n in (1, count))
+    for weight, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(other, weight, rtol=0, atol=tolerance * max(np.abs(weight).max(), 1))
+    np.testing.assert_allclose(other_logs["loss"], logs["loss"], rtol=tolerance)
+
+
+TEACHERS = {
+    "ensemble": lambda student: Ensemble({"one": dense("one"), "two": dense("two")}),
+    "average": lambda student: EMATeacher(student, decay=0.5),
+}
+
+
+@two_or_four
+@pytest.mark.parametrize("name", TEACHERS)
+def test_teachers(name, count):
+    def make():
+        student = dense("student")
+        return Distiller(student, TEACHERS[name](student), [Term(KullbackLeibler())])
+
+    assert_alike(count, make, numbers(), loss=from_logits)
+
+
+@two_or_four
+def test_a_teacher_that_has_spoken(count, tmp_path):
+    x, y = numbers()
+    keras.utils.set_random_seed(0)
+    label(dense("teacher"), x, tmp_path, verbose=0)
+    stored = cached(tmp_path)
+
+    def make():
+        return Distiller(dense("student"), stored.teacher, [Term(KullbackLeibler())])
+
+    def run(number):
+        with strategy(number).scope():
+            keras.utils.set_random_seed(0)
+            model = make()
+            model.compile(sgd(), from_logits)
+            data = stored.join(indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, seed=0).batch(BATCH))
+            history = model.fit(data, epochs=2, verbose=0).history
+        return [np.array(weight) for weight in model.weights], history
+
+    (weights, logs), (others, other_logs) = run(1), run(count)
+    for weight, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other_logs["loss"], logs["loss"], rtol=1e-5)
 
 
 @two_or_four
@@ -245,3 +301,57 @@ def test_a_loss_of_all_examples_may_stay_within_its_replica():
     logs = {across: trained(2, make(across), numbers(), loss=from_logits)[1] for across in (True, False)}
     name = "similarity_preserving_loss"
     assert abs(logs[True][name][0] - logs[False][name][0]) > 1e-3 * logs[True][name][0]
+
+
+def refused(*said):
+    return pytest.raises(ValueError, match=".*".join(said))
+
+
+def test_models_made_elsewhere_are_refused():
+    with strategy(2).scope():
+        inside = dense("student")
+        teacher = dense("teacher")
+    outside = dense("outside")
+    with refused("student 'student' was made under MirroredStrategy of 2 replicas, the distiller under no", "scope"):
+        Distiller(inside, teacher, [Term(KullbackLeibler())])
+    with strategy(2).scope():
+        with refused("student 'outside' was made under no strategy", "distiller under MirroredStrategy"):
+            Distiller(outside, teacher, [Term(KullbackLeibler())])
+        with refused("teacher was made under no strategy"):
+            Distiller(inside, outside, [Term(KullbackLeibler())])
+        with refused("peer 'peer_1' was made under no strategy"):
+            MutualDistiller([inside, outside])
+
+
+def test_options_that_replicas_cannot_follow_are_refused():
+    elsewhere = keras.optimizers.Adam()
+    with strategy(2).scope():
+        model = both()
+        for options, said in (
+            ({"jit_compile": True}, "jit_compile"),
+            ({"optimizer": elsewhere}, "'adam' was made outside"),
+            ({"optimizer": sgd(use_ema=True, ema_overwrite_frequency=2)}, "SwapEMAWeights"),
+            ({"optimizer": sgd(use_ema=True, gradient_accumulation_steps=2)}, "use_ema"),
+            (
+                {"optimizer": keras.optimizers.LossScaleOptimizer(sgd(gradient_accumulation_steps=2))},
+                "LossScaleOptimizer",
+            ),
+        ):
+            with refused(said):
+                model.compile(**options)
+
+
+def test_batches_smaller_than_the_strategy_are_refused():
+    with strategy(4).scope():
+        model = both()
+        model.compile(sgd(), from_logits)
+    with refused("holds 3 examples for the 4 replicas", "batch_size"):
+        model.fit(*numbers(), batch_size=3, verbose=0)
+
+
+def test_compile_outside_of_the_scope():
+    with strategy(2).scope():
+        model = both()
+    model.compile("adam", from_logits, metrics=["accuracy"])
+    history = model.fit(*numbers(), batch_size=6, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]

@@ -89,17 +89,17 @@ def size_ratio(classes, top_k, information):
 def main(_):
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(0)
-    rows, found = [], {"labelling_ratio": [], "reading_10": [], "reading_1000": [], "check_share": []}
+    found = {}
     for name, pair in PAIRS.items():
-        few, check = reading(name, pair, 10, "float32")
-        many, _ = reading(name, pair, 1000, "float16")
-        values = (labelling_ratio(name, pair), few, many, check)
-        for column, value in zip(found, values):
-            found[column].append(value)
-        rows.append([name, *(f"{value:.3f}" for value in values)])
-    medians = {column: float(np.median(values)) for column, values in found.items()}
-    rows.append(["median", *(f"{value:.3f}" for value in medians.values())])
-    print("\n" + timing.table([["teacher -> student", *found], *rows]) + "\n")
+        reading_10, check_share = reading(name, pair, 10, "float32")
+        reading_1000, _ = reading(name, pair, 1000, "float16")
+        found[name] = {
+            "labelling_ratio": labelling_ratio(name, pair),
+            "reading_10": reading_10,
+            "reading_1000": reading_1000,
+            "check_share": check_share,
+        }
+    medians = timing.summary(found)
     medians["bytes_10"] = size_ratio(10, None, 10 * 2)
     medians["bytes_1000"] = size_ratio(1000, None, 1000 * 2)
     medians["bytes_top_32"] = size_ratio(1000, 32, 33 * 2 + 32 * 2)

@@ -149,11 +149,7 @@ def main(_):
         keras.utils.set_random_seed(0)
         ratios[name] = {**step_ratios(name, pair), "speedup_over_keras": speedup(name, pair)}
         keras.backend.clear_session()
-    columns = list(next(iter(ratios.values())))
-    rows = [[name, *(f"{found[column]:.3f}" for column in columns)] for name, found in ratios.items()]
-    medians = {column: float(np.median([found[column] for found in ratios.values()])) for column in columns}
-    rows.append(["median", *(f"{medians[column]:.3f}" for column in columns)])
-    print("\n" + timing.table([["teacher -> student", *columns], *rows]) + "\n")
+    medians = timing.summary(ratios)
     print(json.dumps({name: round(value, 4) for name, value in medians.items() if not name.endswith("_ms")}))
 
 

@@ -40,3 +40,18 @@ def table(rows):
     """Rows of texts, the first of which is the heading, as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def summary(found):
+    """Prints the ratios of each pair, and returns their medians over the pairs.
+
+    Args:
+        found: `{name of a pair: {name of a ratio: ratio}}`.
+    """
+    columns = list(next(iter(found.values())))
+    medians = {column: float(np.median([ratios[column] for ratios in found.values()])) for column in columns}
+    rows = [["teacher -> student", *columns]]
+    for name, ratios in (found | {"median": medians}).items():
+        rows.append([name, *(f"{value:.3f}" for value in ratios.values())])
+    print("\n" + table(rows) + "\n")
+    return medians
