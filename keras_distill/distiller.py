@@ -180,7 +180,7 @@ class Distiller(Loop):
 
     def _logs(self, batch, outputs, losses):
         self._track(losses, batch)
-        return self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
+        return self._reported(self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight))
 
     def _unlisted(self):
         """The random states, and the state of a teacher that moves."""

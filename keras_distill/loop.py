@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_distill import replicas
@@ -72,6 +73,13 @@ class Loop(keras.Model):
         """Logs `{name: mean over the batch}`."""
         for name, value in losses.items():
             self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
+
+    def _reported(self, logs):
+        """What a step returns, of `{name: value}` that are alike on all replicas."""
+        if replicas.workers(tf.distribute.get_strategy()) == 1:
+            return logs
+        # Over several workers Keras takes the mean along an axis, which scalars have none of.
+        return {name: value[None] for name, value in logs.items()}
 
     def _shown(self):
         """The metrics of the losses."""

@@ -180,7 +180,7 @@ class MutualDistiller(Loop):
     def _logs(self, batch, found, losses):
         self._track(losses, batch)
         outputs = {peer: activations[OUTPUT] for peer, activations in found.items()}
-        return self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
+        return self._reported(self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight))
 
 
 def _term(loss, logits, mask):

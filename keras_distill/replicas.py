@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -12,6 +13,17 @@ _LIMITS = "clipnorm", "global_clipnorm", "clipvalue"
 def count():
     """How many devices share a step."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def workers(strategy):
+    """How many processes, each with devices of its own, share a step.
+
+    Args:
+        strategy: A `tf.distribute.Strategy`.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
 def total(value):
@@ -36,8 +48,15 @@ def gathered(structure):
     """
     if count() == 1:
         return structure
-    gather = tf.distribute.get_replica_context().all_gather
-    return keras.tree.map_structure(lambda tensor: None if tensor is None else gather(tensor, axis=0), structure)
+    context = tf.distribute.get_replica_context()
+    devices = context.strategy.extended.worker_devices
+
+    def gather(tensor):
+        # A worker with a single device gathers only what is known to be there.
+        with tf.device(devices[0]) if len(devices) == 1 else contextlib.nullcontext():
+            return context.all_gather(tf.identity(tensor), axis=0)
+
+    return keras.tree.map_structure(lambda tensor: None if tensor is None else gather(tensor), structure)
 
 
 def own(values, examples):
@@ -124,3 +143,56 @@ def _changed(optimizer, **values):
     finally:
         for name, value in before.items():
             setattr(optimizer, name, value)
+
+
+def writes(strategy):
+    """Whether this process is the one among the workers that writes what they share."""
+    if workers(strategy) == 1:
+        return True
+    resolver = strategy.cluster_resolver
+    return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
+
+
+def said(strategy, text):
+    """What each worker says, in their order; all must ask at once.
+
+    Args:
+        strategy: A `tf.distribute.Strategy`.
+        text: What this one says.
+    """
+    if workers(strategy) == 1:
+        return [text]
+    letters = tf.io.decode_raw(tf.constant(text), tf.uint8)
+
+    def gather(values):
+        return tf.function(lambda: strategy.run(lambda: gathered(values)))()
+
+    # A worker's devices all say the same.
+    devices = len(strategy.extended.worker_devices)
+    first = strategy.experimental_local_results
+    lengths = first(gather(tf.reshape(tf.size(letters), (1,))))[0].numpy()
+    parts = np.split(first(gather(tf.cast(letters, tf.int32)))[0].numpy(), np.cumsum(lengths)[:-1])
+    return [bytes(part.astype("uint8")).decode() for part in parts[::devices]]
+
+
+def any_says(strategy, flag):
+    """Whether the flag is up on any worker; all must ask at once."""
+    if workers(strategy) == 1:
+        return flag
+    return bool(strategy.reduce("SUM", strategy.run(lambda: tf.constant(int(flag))), axis=None) > 0)
+
+
+def assign(strategy, variable, value):
+    """Assigns a value, as it was read, to a Keras variable of this strategy.
+
+    Where reading sums up the replicas' values, as for metrics, the first is given all of it: shares would be rounded.
+    """
+    if strategy.num_replicas_in_sync == 1 or (variable.synchronization, variable.aggregation) != ("on_read", "sum"):
+        variable.assign(value)
+        return
+
+    def give():
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+        variable.assign(tf.where(first, tf.convert_to_tensor(value), tf.zeros_like(value)))
+
+    strategy.run(give)

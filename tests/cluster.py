@@ -1,0 +1,58 @@
+"""Processes that train together over loopback, and may be killed."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def start(arguments, workers=1, logs=None):
+    """Starts `python ARGUMENTS` once for each worker of a cluster.
+
+    Args:
+        arguments: List of strings.
+        workers: How many. One alone knows of no cluster.
+        logs: Folder for what they print, `<worker>.log`; None keeps it for `communicate`.
+
+    Returns:
+        List of `subprocess.Popen`.
+    """
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    started = []
+    for index in range(workers):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
+        if workers > 1:
+            task = {"type": "worker", "index": index}
+            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        output = subprocess.PIPE if logs is None else open(logs / f"{index}.log", "a")  # noqa: SIM115
+        command = [sys.executable, *map(str, arguments)]
+        started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True))
+    return started
+
+
+def finish(processes, deadline=300):
+    """Waits for all of them; none is left after the deadline.
+
+    Returns:
+        List of `(return code, what it printed)`.
+    """
+    try:
+        printed = [process.communicate(timeout=deadline)[0] for process in processes]
+    finally:
+        for process in processes:
+            # A worker that waits for others does not heed SIGTERM.
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(processes, printed)]
+
+
+def _free_ports(count):
+    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in with_ports]
+    for server in with_ports:
+        server.close()
+    return ports
