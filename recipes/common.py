@@ -1,8 +1,10 @@
 """What all recipes share: flags, the comparison of students alone with students distilled, and its report."""
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -16,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from keras_distill import OUTPUT, Distiller
+from keras_distill import OUTPUT, Distiller, replicas
 from keras_distill.batch import UNLABELLED
 from keras_distill.cache import cached, fingerprint, label
 from keras_distill.report import ModelResult, Results, Run, write_page
@@ -54,6 +56,13 @@ WORKDIR = flags.DEFINE_string(
     None,
     "Folder for teacher.keras, students, results.json and report.html. What was trained there with the same settings "
     "is not trained again. Defaults to runs/<recipe>.",
+)
+STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "none",
+    ["none", "mirrored", "multi_worker", "tpu"],
+    "Devices that share each step: one; all of this machine; all of the machines that TF_CONFIG names, which run the "
+    "same command at once and see the same --workdir; or a TPU. --batch_size counts the examples of all.",
 )
 SMOKE = flags.DEFINE_bool("smoke", False, "One epoch, one seed, few examples: whether it runs, not what it yields.")
 
@@ -109,9 +118,27 @@ def run(recipe):
             raise app.UsageError(f"Not a flag: {argv[1:]}. Try --help.")
         # TensorFlow warns of the functions that each new model needs.
         tf.get_logger().setLevel("ERROR")
-        recipe()
+        shared_by = strategy()
+        with contextlib.ExitStack() as stack:
+            if not replicas.writes(shared_by):
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            if shared_by is not tf.distribute.get_strategy():
+                stack.enter_context(shared_by.scope())
+            recipe()
 
     app.run(main)
+
+
+@functools.cache
+def strategy():
+    """What `--strategy` names: a `tf.distribute.Strategy`, made once, before anything else of TensorFlow runs."""
+    makers = {
+        "none": tf.distribute.get_strategy,
+        "mirrored": tf.distribute.MirroredStrategy,
+        "multi_worker": tf.distribute.MultiWorkerMirroredStrategy,
+        "tpu": _tpu_strategy,
+    }
+    return makers[STRATEGY.value]()
 
 
 def compare(title, description, data, teacher, students, keep="student distilled"):
@@ -136,7 +163,7 @@ def compare(title, description, data, teacher, students, keep="student distilled
     seconds = taught.seconds
     runs = {student.name: [] for student in students}
     models = {"teacher": teacher}
-    settings = {name: value for name, value in _settings().items() if name not in ("workdir", "seeds")}
+    settings = {name: value for name, value in _settings().items() if name not in ("workdir", "seeds", "strategy")}
     few = _with_few_labels(data)
     trained = {}
     for student in students:
@@ -157,7 +184,8 @@ def compare(title, description, data, teacher, students, keep="student distilled
             runs[student.name].append(how.run)
             if seed == seeds[0]:
                 models[student.name] = model
-    workdir.save(models[keep], folder / "student.keras")
+    if replicas.writes(strategy()):
+        workdir.save(models[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
     milliseconds = judging.milliseconds(models, data)
     results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught.run], milliseconds["teacher"])]
@@ -184,8 +212,9 @@ def compare(title, description, data, teacher, students, keep="student distilled
         models=results,
         examples=judging.doubtful(models, data),
     )
-    outcome.save(folder / "results.json")
-    write_page(outcome, folder / "report.html")
+    if replicas.writes(strategy()):
+        outcome.save(folder / "results.json")
+        write_page(outcome, folder / "report.html")
     print(f"\n{outcome.text()}\n\nWritten to {folder}: results.json, report.html, student.keras, teacher.keras")
 
 
@@ -259,7 +288,8 @@ def _once(path, settings, title, data, seed, train):
     started = time.time()
     model, history = train(title)
     how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)
-    workdir.keep(path, model, how)
+    if replicas.writes(strategy()):
+        workdir.keep(path, model, how)
     return model, how
 
 
@@ -290,7 +320,9 @@ def _lessons(teacher, student, data, folder):
         inputs, labels = getattr(data, part)
         # A folder for each choice of taps: students of one recipe may want different ones.
         where = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
-        label(teacher, inputs, where, taps, dtypes, batch_size=BATCH_SIZE.value)
+        if replicas.writes(strategy()):
+            label(teacher, inputs, where, taps, dtypes, batch_size=BATCH_SIZE.value)
+        replicas.said(strategy(), "There it is.")
         stored = cached(where)
         parts[part] = (stored.load(inputs), labels)
     return stored.teacher, data._replace(**parts)
@@ -298,6 +330,9 @@ def _lessons(teacher, student, data, folder):
 
 def _fit(model, data, epochs, learning_rate, title):
     """Trains a model or a `Distiller` and returns its history."""
+    if strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
+        # Keras' own loop has shares of the same size only, and no workers.
+        model = Distiller(model, None, [])
     steps = epochs * -(-len(data.train[1]) // BATCH_SIZE.value)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
@@ -316,6 +351,13 @@ def _judge(model, data, seed, history):
     np.add.at(confusion, (labels, guesses), 1)
     errors = int(np.sum(guesses != labels))
     return Run(seed, 1 - errors / len(labels), errors, history, confusion.tolist())
+
+
+def _tpu_strategy():
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def _epochs(flag):

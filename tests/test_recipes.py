@@ -11,6 +11,7 @@ import bert
 import keras
 import numpy as np
 import pytest
+from cluster import finish, start
 from prepared import prepare
 
 from keras_distill.cache import fingerprint
@@ -124,6 +125,38 @@ def test_a_teacher_of_other_settings_is_not_taken_for_it(tmp_path):
     assert done.returncode != 0
     assert "was trained with" in done.stderr and "Choose another --workdir" in done.stderr
     assert (tmp_path / "teacher.keras").read_bytes() == before
+
+
+# A processor that seems two devices.
+ON_TWO_DEVICES = """
+import runpy, sys
+import tensorflow as tf
+device = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.argv[0] = "recipes/digits.py"
+runpy.run_module("recipes.digits", run_name="__main__")
+"""
+
+
+@pytest.mark.replicas
+def test_all_strategies_end_alike(tmp_path):
+    flags = ["--smoke", "--teacher_epochs=2"]
+    starts = {
+        "none": (["-m", "recipes.digits"], 1),
+        "mirrored": (["-c", ON_TWO_DEVICES], 1),
+        "multi_worker": (["-m", "recipes.digits"], 2),
+    }
+    weights = {}
+    for name, (command, workers) in starts.items():
+        folder = tmp_path / name
+        printed = finish(start([*command, *flags, f"--strategy={name}", f"--workdir={folder}"], workers))
+        for number, (code, text) in enumerate(printed):
+            assert code == 0, text[-3000:]
+            assert ("report.html" in text) == (number == 0)
+        weights[name] = keras.saving.load_model(folder / "student.keras").get_weights()
+    for name in ("mirrored", "multi_worker"):
+        for weight, other in zip(weights["none"], weights[name], strict=True):
+            np.testing.assert_allclose(other, weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("flag", ["--temperature=0", "--unknown=1", "stray"])
