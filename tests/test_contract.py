@@ -191,6 +191,17 @@ def test_pointwise_losses_need_one_row_at_a_time(cls):
     assert loss.pointwise == (alike and not loss.weights), f"Set {cls.__name__}.pointwise."
 
 
+@pytest.mark.parametrize("cls", LOSSES)
+def test_only_relational_losses_look_at_other_examples(cls):
+    alike = []
+    for rank in filter(lambda rank: accepts(cls, rank), SHAPES):
+        loss, (student, teacher) = cls(), pair(rank)
+        together = np.asarray(compare(loss, student, teacher))[:2]
+        alone = compare(loss, student[:2], teacher[:2], labels=labels_of(student)[:2])
+        alike.append(np.allclose(together, alone, rtol=1e-5, atol=1e-7))
+    assert cls().relational == (not all(alike)), f"Set {cls.__name__}.relational."
+
+
 @every_loss
 def test_the_order_of_the_batch_is_the_order_of_the_result(cls, rank):
     student, teacher = pair(rank)

@@ -54,5 +54,7 @@ class Pearson(DistillationLoss):
     Maps of the same channels but another size need a `Resize`, as in published code.
     """
 
+    relational = True
+
     def compare(self, student, teacher, batch):
         return mean_over_positions(pearson(student, teacher, batch.position_weight), batch.position_weight)
