@@ -15,6 +15,7 @@ pytestmark = pytest.mark.replicas
 
 # Dealt out unevenly on two devices and on four, none of which goes without.
 EXAMPLES, BATCH = 18, 7
+SEVERAL = 2, 4
 STRATEGIES = {}
 
 
@@ -30,40 +31,39 @@ def sgd(**options):
     return keras.optimizers.SGD(0.05, **options)
 
 
-def trained(
-    count, make, data, batch_size=BATCH, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options
-):
+def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd):
     """Weights, and the logs, after some steps on a number of replicas; the last batch is uneven."""
     with strategy(count).scope():
         keras.utils.set_random_seed(0)
         model = make()
-        model.compile(optimizer(), loss, metrics=["accuracy"], **options)
-        dataset = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+        model.compile(optimizer(), loss, metrics=None if loss is None else ["accuracy"])
+        dataset = data() if callable(data) else tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
         history = model.fit(dataset, epochs=epochs, verbose=0).history
         evaluated = model.evaluate(dataset, verbose=0, return_dict=True)
     history |= {f"evaluated_{name}": [value] for name, value in evaluated.items()}
     return [np.array(weight) for weight in model.weights], history
 
 
-def assert_alike(count, make, data, **options):
-    (weights, logs), (others, other_logs) = (trained(number, make, data, **options) for number in (1, count))
+def assert_alike(make, data, tolerance=1e-5, **options):
+    """One device, two and four end with the same weights and log the same."""
+    weights, logs = trained(1, make, data, **options)
     scale = max(np.abs(weight).max() for weight in weights)
-    for weight, other in zip(weights, others, strict=True):
-        np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-5 * scale)
-    assert set(logs) == set(other_logs)
-    for name, values in logs.items():
-        # Rounding, times a low temperature.
-        np.testing.assert_allclose(other_logs[name], values, rtol=3e-5, atol=1e-6, err_msg=name)
+    for count in SEVERAL:
+        others, other_logs = trained(count, make, data, **options)
+        for weight, other in zip(weights, others, strict=True):
+            np.testing.assert_allclose(other, weight, rtol=tolerance, atol=tolerance * scale)
+        assert set(logs) == set(other_logs)
+        for name, values in logs.items():
+            # Rounding, times a low temperature.
+            np.testing.assert_allclose(other_logs[name], values, rtol=3 * tolerance, atol=1e-6, err_msg=name)
 
 
 from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-two_or_four = pytest.mark.parametrize("count", [2, 4])
 
 
-@two_or_four
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss(name, count):
-    assert_alike(count, lambda: distiller_with(name), pictures(EXAMPLES, name), loss=from_logits)
+def test_every_loss(name):
+    assert_alike(lambda: distiller_with(name), pictures(EXAMPLES, name), loss=from_logits)
 
 
 def dense(name, **options):
@@ -84,61 +84,44 @@ def both(**options):
     return Distiller(dense("student", **options.pop("student", {})), dense("teacher"), terms, **options)
 
 
-@two_or_four
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", from_logits], ids=["string", "instance"])
-def test_supervised_losses(loss, count):
+def test_supervised_losses(loss):
     def make():
         student = dense("student")
         softmax = keras.Model(student.inputs, keras.layers.Softmax()(student.output))
         terms = [Term(Hint(), "features", "features")]
         return Distiller(softmax if loss != from_logits else student, dense("teacher"), terms)
 
-    assert_alike(count, make, numbers(), loss=loss)
+    assert_alike(make, numbers(), loss=loss)
 
 
-@two_or_four
-def test_an_empty_share(count):
+def test_an_empty_share():
     # The last batch is one example.
-    assert_alike(count, both, numbers(15), loss=from_logits)
+    assert_alike(both, numbers(15), loss=from_logits)
 
 
-@two_or_four
-def test_regularisers(count):
+def test_regularisers():
     options = {
         "kernel_regularizer": keras.regularizers.L2(0.1),
         "activity_regularizer": keras.regularizers.L2(0.1),
     }
-    assert_alike(count, lambda: both(student=options), numbers(), loss=from_logits)
+    assert_alike(lambda: both(student=options), numbers(), loss=from_logits)
 
 
-@two_or_four
-def test_sample_weights(count):
+def test_sample_weights():
     data = (*numbers(), np.linspace(0, 2, EXAMPLES).astype("float32"))
-    assert_alike(count, both, data, loss=from_logits)
+    assert_alike(both, data, loss=from_logits)
 
 
-@two_or_four
-def test_missing_labels(count):
+def test_missing_labels():
     x, y = numbers()
     # Not as many in each share.
     y = np.where(np.arange(EXAMPLES) % 5 < 2, -1, y)
-    assert_alike(count, both, (x, y), loss=from_logits)
+    assert_alike(both, (x, y), loss=from_logits)
 
 
-@two_or_four
-def test_no_labels(count):
-    def run(number):
-        with strategy(number).scope():
-            keras.utils.set_random_seed(0)
-            model = both()
-            model.compile(keras.optimizers.SGD(0.05))
-            history = model.fit(tf.data.Dataset.from_tensor_slices(numbers()[0]).batch(BATCH), verbose=0).history
-        return [np.array(weight) for weight in model.weights], history
-
-    (weights, logs), (others, other_logs) = run(1), run(count)
-    for weight, other in zip(weights, others, strict=True):
-        np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(other_logs["loss"], logs["loss"], rtol=1e-5)
+def test_no_labels():
+    assert_alike(both, (numbers()[0],), loss=None)
 
 
 def tokens(name):
@@ -148,8 +131,7 @@ def tokens(name):
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
 
-@two_or_four
-def test_padded_tokens(count):
+def test_padded_tokens():
     random = np.random.default_rng(0)
     x, y = random.integers(1, 20, (EXAMPLES, 5)), random.integers(0, CLASSES, (EXAMPLES, 5))
     # Texts of unlike lengths, so that the shares hold unlike numbers of tokens.
@@ -159,12 +141,11 @@ def test_padded_tokens(count):
         terms = [Term(KullbackLeibler()), Term(SimilarityPreserving(), "features", "features")]
         return Distiller(tokens("student"), tokens("teacher"), terms)
 
-    assert_alike(count, make, (x, y), loss=from_logits)
+    assert_alike(make, (x, y), loss=from_logits)
 
 
-@two_or_four
 @pytest.mark.parametrize("synchronized", [False, True])
-def test_batch_normalization(synchronized, count):
+def test_batch_normalization(synchronized):
     def student(name):
         inputs = keras.Input((8,))
         x = keras.layers.Dense(6, name="features")(inputs)
@@ -174,7 +155,7 @@ def test_batch_normalization(synchronized, count):
     def make():
         return Distiller(student("student"), dense("teacher"), [Term(KullbackLeibler())])
 
-    assert_alike(count, make, numbers(), loss=from_logits)
+    assert_alike(make, numbers(), loss=from_logits)
 
 
 OPTIMIZERS = {
@@ -192,21 +173,19 @@ OPTIMIZERS = {
 }
 
 
-@two_or_four
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers(name, count):
-    assert_alike(count, both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+def test_optimizers(name):
+    assert_alike(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
 
 
-@two_or_four
-def test_clipped_embeddings(count):
+def test_clipped_embeddings():
     random = np.random.default_rng(0)
     data = random.integers(1, 20, (EXAMPLES, 5)), random.integers(0, CLASSES, (EXAMPLES, 5))
 
     def make():
         return Distiller(tokens("student"), tokens("teacher"), [Term(KullbackLeibler())])
 
-    assert_alike(count, make, data, loss=from_logits, optimizer=OPTIMIZERS["clipnorm"])
+    assert_alike(make, data, loss=from_logits, optimizer=OPTIMIZERS["clipnorm"])
 
 
 def test_an_overflow_on_any_replica_skips_the_step_on_all():
@@ -225,18 +204,14 @@ def test_an_overflow_on_any_replica_skips_the_step_on_all():
         np.testing.assert_array_equal(weight, old)
 
 
-@two_or_four
 @pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 1e-2), ("mixed_float16", 2e-3)])
-def test_mixed_precision(policy, tolerance, count):
+def test_mixed_precision(policy, tolerance):
     """As alike as sums of halves are that are added up in another order."""
 
     def make():
         return Distiller(dense("student", dtype=policy), dense("teacher"), [Term(KullbackLeibler())])
 
-    (weights, logs), (others, other_logs) = (trained(n, make, numbers(), loss=from_logits) for n in (1, count))
-    for weight, other in zip(weights, others, strict=True):
-        np.testing.assert_allclose(other, weight, rtol=0, atol=tolerance * max(np.abs(weight).max(), 1))
-    np.testing.assert_allclose(other_logs["loss"], logs["loss"], rtol=tolerance)
+    assert_alike(make, numbers(), tolerance, loss=from_logits)
 
 
 TEACHERS = {
@@ -245,18 +220,16 @@ TEACHERS = {
 }
 
 
-@two_or_four
 @pytest.mark.parametrize("name", TEACHERS)
-def test_teachers(name, count):
+def test_teachers(name):
     def make():
         student = dense("student")
         return Distiller(student, TEACHERS[name](student), [Term(KullbackLeibler())])
 
-    assert_alike(count, make, numbers(), loss=from_logits)
+    assert_alike(make, numbers(), loss=from_logits)
 
 
-@two_or_four
-def test_a_teacher_that_has_spoken(count, tmp_path):
+def test_a_teacher_that_has_spoken(tmp_path):
     x, y = numbers()
     keras.utils.set_random_seed(0)
     label(dense("teacher"), x, tmp_path, verbose=0)
@@ -265,32 +238,22 @@ def test_a_teacher_that_has_spoken(count, tmp_path):
     def make():
         return Distiller(dense("student"), stored.teacher, [Term(KullbackLeibler())])
 
-    def run(number):
-        with strategy(number).scope():
-            keras.utils.set_random_seed(0)
-            model = make()
-            model.compile(sgd(), from_logits)
-            data = stored.join(indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, seed=0).batch(BATCH))
-            history = model.fit(data, epochs=2, verbose=0).history
-        return [np.array(weight) for weight in model.weights], history
+    def data():
+        shuffled = indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, seed=0)
+        return stored.join(shuffled.batch(BATCH))
 
-    (weights, logs), (others, other_logs) = run(1), run(count)
-    for weight, other in zip(weights, others, strict=True):
-        np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(other_logs["loss"], logs["loss"], rtol=1e-5)
+    assert_alike(make, data, loss=from_logits)
 
 
-@two_or_four
-def test_a_balance(count):
+def test_a_balance():
     def make():
         return Distiller(dense("student"), dense("teacher"), [Term(KullbackLeibler(), weight=Balance(0.5, 0.5))])
 
-    assert_alike(count, make, numbers(), loss=from_logits)
+    assert_alike(make, numbers(), loss=from_logits)
 
 
-@two_or_four
-def test_peers(count):
-    assert_alike(count, lambda: MutualDistiller([dense("one"), dense("two")]), numbers(), loss=from_logits)
+def test_peers():
+    assert_alike(lambda: MutualDistiller([dense("one"), dense("two")]), numbers(), loss=from_logits)
 
 
 def test_a_loss_of_all_examples_may_stay_within_its_replica():
