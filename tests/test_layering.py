@@ -12,10 +12,10 @@ PACKAGE = ROOT / "keras_distill"
 
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
-    {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets"},
-    {"mapping", "inspection", "loop", "vocabulary"},
+    {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets", "files"},
+    {"mapping", "inspection", "loop", "vocabulary", "snapshots"},
     {"losses", "heads", "teachers", "balance"},
-    {"supervision", "term", "cache"},
+    {"supervision", "term", "cache", "backup"},
     {"validation"},
     {"distiller"},
     {"saving", "mutual"},
