@@ -9,7 +9,6 @@ The arrays are written under another name, flushed to disk and renamed; the mark
 makes a snapshot of them. The two latest snapshots are kept. Nothing is ever pickled or unpickled.
 """
 
-import contextlib
 import hashlib
 import json
 import re
@@ -119,7 +118,7 @@ def remove(folder):
     for _, paths in sorted(_files(folder).items()):
         for path in sorted(paths, key=lambda path: not path.name.endswith(UNFINISHED)):
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
+    if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
 
 

@@ -23,7 +23,8 @@ from tests.cluster import start
 WORKERS = 1, 2, 3
 # What the last step of a float32 sum over several workers may come to.
 TOLERANCE = {1: 0.0, 2: 1e-6, 3: 1e-6}
-MOMENTS = {"step": 9, "epoch": 1, "validation": 4, "hash": 180, "fsync": 6}
+# How often each is drawn, and which of its occurrences in a process may be chosen.
+MOMENTS = {"step": (3, 9), "epoch": (1, 1), "validation": (1, 4), "hash": (1, 180), "fsync": (1, 6)}
 
 
 def supervised(folder, workers, plans, deadline=300):
@@ -69,11 +70,11 @@ def soaked(folder, workers, kills, random):
     while not done:
         plans = {}
         if killed < kills:
-            at = random.choice(list(MOMENTS))
+            at = random.choices(list(MOMENTS), [share for share, _ in MOMENTS.values()])[0]
             # Only the first worker writes.
             victim = 0 if at in ("hash", "fsync") else random.randrange(workers)
             after = random.uniform(0.0, 0.02) if at == "step" else 0
-            count = random.randint(1, MOMENTS[at])
+            count = random.randint(1, MOMENTS[at][1])
             plans = {victim: [{"signal": "SIGKILL", "at": at, "count": count, "after": after}]}
         done, now = supervised(folder / "killed", workers, plans)
         starts += 1
@@ -105,7 +106,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for workers in options.workers:
             row, worst = soaked(
-                pathlib.Path(folder) / str(workers), workers, options.kills, random.Random(options.seed)
+                pathlib.Path(folder) / str(workers), workers, options.kills, random.Random(f"{options.seed} {workers}")
             )
             rows.append(row)
             if worst > TOLERANCE[workers]:
