@@ -9,6 +9,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from keras_distill import cache, heads, losses, mapping, schedules, teachers
+from keras_distill.backup import Backup
 from keras_distill.balance import Balance
 from keras_distill.distiller import Distiller
 from keras_distill.mutual import MutualDistiller

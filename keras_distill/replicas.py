@@ -1,6 +1,7 @@
 """Devices that share a step under `tf.distribute`: each sees a share of the batch, and all make one update."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -179,7 +180,7 @@ def any_says(strategy, flag):
     """Whether the flag is up on any worker; all must ask at once."""
     if workers(strategy) == 1:
         return flag
-    return bool(strategy.reduce("SUM", strategy.run(lambda: tf.constant(int(flag))), axis=None) > 0)
+    return bool(_sum_over_workers(strategy)(tf.constant(int(flag))) > 0)
 
 
 def assign(strategy, variable, value):
@@ -195,4 +196,10 @@ def assign(strategy, variable, value):
         first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
         variable.assign(tf.where(first, tf.convert_to_tensor(value), tf.zeros_like(value)))
 
-    strategy.run(give)
+    tf.function(strategy.run)(give)
+
+
+@functools.cache
+def _sum_over_workers(strategy):
+    # Made once: it is asked for after every step.
+    return tf.function(lambda number: strategy.reduce("SUM", strategy.run(lambda: number), axis=None))

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from keras_distill import OUTPUT, Distiller, replicas
+from keras_distill import OUTPUT, Backup, Distiller, replicas
 from keras_distill.batch import UNLABELLED
 from keras_distill.cache import cached, fingerprint, label
 from keras_distill.report import ModelResult, Results, Run, write_page
@@ -145,7 +145,7 @@ def compare(title, description, data, teacher, students, keep="student distilled
     """Trains the teacher, then every student over the seeds; prints and writes what came out.
 
     Accuracy is that after the last epoch; no epoch and no seed is chosen by its result. What was trained stays in the
-    workdir, and is not trained again with the same settings: a run that was killed goes on with the next student.
+    workdir, and is not trained again with the same settings: a run that was killed goes on with the next epoch.
 
     Args:
         title: Of the report.
@@ -262,34 +262,38 @@ def _teacher(make, data, folder):
             f"{path} was trained with {earlier.settings}, not with {settings}. Choose another --workdir, or delete it."
         )
 
-    def train(title):
+    def train(title, backup):
         keras.utils.set_random_seed(0)
         model = make()
         rate = TEACHER_LEARNING_RATE.value or LEARNING_RATE.value
-        return model, _fit(model, data, _epochs(TEACHER_EPOCHS), rate, title)
+        return model, _fit(model, data, _epochs(TEACHER_EPOCHS), rate, title, backup)
 
     return _once(path, settings, "teacher", data, 0, train)
 
 
-def _student(student, teacher, taught_by, lessons, seed, title):
+def _student(student, teacher, taught_by, lessons, seed, title, backup):
     """A trained student, and its history."""
     keras.utils.set_random_seed(seed)
     model = student.model(teacher)
     trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), ALPHA.value)
-    return model, _fit(trained, lessons, _epochs(EPOCHS), LEARNING_RATE.value, title)
+    return model, _fit(trained, lessons, _epochs(EPOCHS), LEARNING_RATE.value, title, backup)
 
 
 def _once(path, settings, title, data, seed, train):
-    """A trained model and its `Kept`: what `train(title)` makes, or an earlier run made with the same settings."""
+    """A trained model and its `Kept`: what `train(title, backup)` makes, or an earlier run with the same settings."""
     earlier = workdir.kept(path)
     if earlier is not None and earlier.settings == settings:
         print(f"{title}: {path}, trained earlier")
         return keras.saving.load_model(path), earlier
+    # A folder for each choice of settings: a training with others does not stand in the way.
+    chosen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    backup = Backup(path.with_name(f"{path.stem}_unfinished_{chosen}"), settings=settings, keep=True)
     started = time.time()
-    model, history = train(title)
+    model, history = train(title, backup)
     how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)
     if replicas.writes(strategy()):
         workdir.keep(path, model, how)
+    backup.delete()
     return model, how
 
 
@@ -328,8 +332,8 @@ def _lessons(teacher, student, data, folder):
     return stored.teacher, data._replace(**parts)
 
 
-def _fit(model, data, epochs, learning_rate, title):
-    """Trains a model or a `Distiller` and returns its history."""
+def _fit(model, data, epochs, learning_rate, title, backup):
+    """Trains a model or a `Distiller`, from where a `Backup` stands, and returns the history of all epochs."""
     if strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
         # Keras' own loop has shares of the same size only, and no workers.
         model = Distiller(model, None, [])
@@ -340,7 +344,7 @@ def _fit(model, data, epochs, learning_rate, title):
         metrics=["accuracy"],
     )
     options = {"batch_size": BATCH_SIZE.value, "epochs": epochs, "validation_data": data.test, "verbose": 0}
-    return model.fit(*data.train, **options, callbacks=[EpochBar(title)]).history
+    return model.fit(*data.train, **options, callbacks=[EpochBar(title), backup]).history
 
 
 def _judge(model, data, seed, history):

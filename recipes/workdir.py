@@ -1,10 +1,10 @@
 """What a recipe keeps: a model that was trained is not trained again by the run that follows a killed one."""
 
-import contextlib
 import json
 import os
 from typing import NamedTuple
 
+from keras_distill.files import replacing
 from keras_distill.report import Run
 
 
@@ -38,21 +38,13 @@ def keep(path, model, how):
     # The notes are written last: a model without them is not taken for a finished one.
     notes.unlink(missing_ok=True)
     save(model, path)
-    with _replacing(notes) as unfinished:
-        unfinished.write_text(json.dumps({**how._asdict(), "run": vars(how.run)}))
+    with replacing(notes) as file:
+        file.write(json.dumps({**how._asdict(), "run": vars(how.run)}).encode())
 
 
 def save(model, path):
     """Writes a model."""
-    with _replacing(path) as unfinished:
-        model.save(unfinished)
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    # Under another name first: a run that dies while it writes leaves no broken file behind.
+    # Keras wants a name that ends in `.keras`, and to open the file itself.
     unfinished = path.with_name(f"unfinished_{path.name}")
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(unfinished.unlink, missing_ok=True)
-        yield unfinished
-        os.replace(unfinished, path)
+    model.save(unfinished)
+    os.replace(unfinished, path)

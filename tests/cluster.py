@@ -14,7 +14,7 @@ def start(arguments, workers=1, logs=None):
     """Starts `python ARGUMENTS` once for each worker of a cluster.
 
     Args:
-        arguments: List of strings.
+        arguments: List of strings, or a list of such lists, one for each worker.
         workers: How many. One alone knows of no cluster.
         logs: Folder for what they print, `<worker>.log`; None keeps it for `communicate`.
 
@@ -30,7 +30,8 @@ def start(arguments, workers=1, logs=None):
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
         output = subprocess.PIPE if logs is None else open(logs / f"{index}.log", "a")  # noqa: SIM115
-        command = [sys.executable, *map(str, arguments)]
+        own = arguments[index] if isinstance(arguments[0], list) else arguments
+        command = [sys.executable, *map(str, own)]
         started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True))
     return started
 

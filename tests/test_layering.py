@@ -12,13 +12,13 @@ PACKAGE = ROOT / "keras_distill"
 
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
-    {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets"},
-    {"mapping", "inspection", "vocabulary"},
+    {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets", "files"},
+    {"mapping", "inspection", "vocabulary", "snapshots"},
     {"losses", "heads", "teachers", "balance"},
     {"supervision", "term", "cache"},
     {"validation"},
     {"loop"},
-    {"distiller"},
+    {"distiller", "backup"},
     {"saving", "mutual"},
     {"report"},
     {"cli"},

@@ -20,6 +20,8 @@ import urllib.parse
 import numpy as np
 from etils import epath
 
+from keras_distill.files import is_local, replacing
+
 FORMAT = 1
 EXAMPLES = "examples"
 _MANIFEST = "manifest.json"
@@ -86,7 +88,7 @@ def open_array(directory, shard, name):
     """
     path = epath.Path(directory) / shard["files"][name]
     try:
-        if _is_local(path):
+        if is_local(path):
             array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
         else:
             with path.open("rb") as file:
@@ -121,7 +123,7 @@ def writing(directory):
     """
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if not _is_local(directory):
+    if not is_local(directory):
         # Cloud storage has no locks.
         yield
         return
@@ -149,19 +151,5 @@ def _npy(array):
 
 
 def _replace(path, content):
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if _is_local(path):
-                os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
-
-
-def _is_local(path):
-    return "://" not in os.fspath(path)
+    with replacing(path) as file:
+        file.write(content)

@@ -1,0 +1,489 @@
+"""Runs that may be killed: the same script, started again, ends with the weights of an unbroken run."""
+
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import signal
+import sys
+import threading
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill import replicas, snapshots
+from keras_distill.loop import Loop
+
+# EX_TEMPFAIL of sysexits.h: whoever sees it starts the same command again.
+PREEMPTED = 75
+
+
+class Backup(keras.callbacks.Callback):
+    """Keeps the state of a training in a folder, so that a run that was killed goes on when it is started again.
+
+    ```python
+    backup = Backup("runs/backup", every=500)
+    data = backup.batches((x, y), batch_size=128)
+    distiller.fit(data, epochs=10, validation_data=(x_test, y_test), callbacks=[backup])
+    student.save("student.keras")
+    ```
+
+    It writes after every epoch, and after every `every` steps of one: weights of models, heads and losses, the
+    optimizer, random states, an `EMATeacher`'s copy, the metrics of the epoch so far, and the history. The same script,
+    started again, goes on after the last step that was written, within an epoch too, and ends with the same weights:
+    bit for bit on one worker, rounded on several. `fit` returns the history of all epochs. It serves any built
+    `keras.Model`; what draws random numbers needs a `keras.random.SeedGenerator`, as Keras' layers have.
+
+    The data must come in the same order again. `batches` and `epochs` make them a function of the seed and the number
+    of the epoch, and begin an interrupted epoch where it stood. With other data an interrupted epoch is read from its
+    start, and what was learnt is left out; they must then come in the same order in every epoch.
+
+    On SIGTERM, the notice that comes before a machine is taken away, the step is finished, its state written, and the
+    process exits with the code 75 (`keras_distill.backup.PREEMPTED`). A validation is finished first. `fit` has to run
+    in the main thread for it.
+
+    Of several workers (`MultiWorkerMirroredStrategy`) each makes a `Backup` of the same folder, which all must reach;
+    the first one writes. A notice to any one stops all after the same step. They are told before the first step if
+    they do not train alike.
+
+    A finished training deletes its backup. With `keep` it stays, and the script, started again, finds the training
+    finished: so that nothing is lost if the process dies before it saved the model. `delete` is for after that.
+
+    Args:
+        folder: Where. One for each training.
+        every: How many steps of an epoch to write after, or None for whole epochs only.
+        seed: An integer, 0 or more; the order of `batches` and `epochs`. Defaults to 0.
+        settings: `{name: value}`, as JSON has it, of what else the run depends on; a backup of others is refused.
+        callbacks: Callbacks whose numbers, texts and arrays are kept with the rest, such as `EarlyStopping`. They are
+            to be given to `fit`, too. Others begin anew.
+        keep: Whether the backup of a finished training stays. Defaults to False.
+
+    Raises:
+        ValueError: When training begins, for a model that is not built; a backup of another model, seed, data or
+            settings, or of other versions of Keras, TensorFlow or keras_distill; files of which none is whole; workers
+            that differ in any of these. A file that is damaged or was not finished is passed over with a warning, as
+            long as the one before it is whole.
+    """
+
+    def __init__(self, folder, every=None, seed=0, settings=None, callbacks=(), keep=False):
+        super().__init__()
+        if every is not None and not (isinstance(every, int) and every > 0):
+            raise ValueError(f"`every` must be a number of steps above 0, or None. Received: {every!r}")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"`seed` must be an integer, 0 or more. Received: {seed!r}")
+        self.folder = os.fspath(folder)
+        self.every = every
+        self.seed = seed
+        self.settings = json.loads(json.dumps(settings or {}))
+        self.callbacks = list(callbacks)
+        self.keep = keep
+        self._data = None
+        # Where the next pass over the data begins: epoch, and step in it.
+        self._start = (0, 0)
+        self._handed = set()
+        self._notice = False
+        self._previous = None
+
+    def epochs(self, make):
+        """Data for `fit`, of which each epoch has an order of its own, and always the same.
+
+        ```python
+        data = backup.epochs(lambda seed: source.shuffle(10_000, seed=seed).batch(128))
+        ```
+
+        Args:
+            make: Makes the `tf.data.Dataset` of one epoch, in batches, from a seed, a scalar int64 tensor that is a
+                function of the run's seed and the number of the epoch. It must be finite, and random by this seed only;
+                `fit` takes no `steps_per_epoch`.
+
+        Returns:
+            A `tf.data.Dataset`. Workers deal out its batches among them, whatever files it reads.
+
+        Raises:
+            ValueError: If an epoch has no end.
+        """
+        example = make(tf.constant(_seed(self.seed, 0)))
+        steps = int(example.cardinality())
+        if steps == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("An epoch must have an end. Let `make` end with .take(steps) of its batches.")
+        steps = None if steps == tf.data.UNKNOWN_CARDINALITY else steps
+        self._data = {"steps": steps, "elements": str(example.element_spec)}
+
+        def position():
+            self._handed.add(self._start)
+            epoch, step = self._start
+            return np.array([_seed(self.seed, epoch), step], "int64")
+
+        def begin(_):
+            return tf.ensure_shape(tf.numpy_function(position, [], tf.int64), (2,))
+
+        def one(position):
+            # The order is not to depend on the global seed, too.
+            tf.random.set_seed(1)
+            seed, step = position[0], position[1]
+            rest = make(seed).skip(step)
+            # Keras counts on as many batches as ever: those already learnt follow, where it does not come to read them.
+            return rest if steps is None else rest.concatenate(make(seed).take(step))
+
+        data = tf.data.Dataset.range(1).map(begin).flat_map(one)
+        if steps is not None:
+            data = data.apply(tf.data.experimental.assert_cardinality(steps))
+        options = tf.data.Options()
+        # By files, all of them would go to the first worker.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        return data.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+    def batches(self, data, batch_size, shuffle=True):
+        """Data for `fit` from arrays in memory, as `fit` itself would make of them, shuffled in every epoch.
+
+        Args:
+            data: A structure of arrays of equal length: `x`, `(x, y)` or `(x, y, sample_weight)`, where `x` may be
+                nested, and come `with_activations` and `with_index`.
+            batch_size: Examples a step; the last batch has what is left.
+            shuffle: Whether each epoch has an order of its own. Defaults to True.
+
+        Returns:
+            As `epochs`. An interrupted epoch goes on at once, without reading what was learnt.
+
+        Raises:
+            ValueError: If the arrays are not equally long.
+        """
+        # An accelerator has no need of all examples at once.
+        with tf.device("CPU:0"):
+            data = keras.tree.map_structure(_tensor, keras.tree.lists_to_tuples(data))
+        lengths = {len(tensor) for tensor in keras.tree.flatten(data) if tensor is not None}
+        if len(lengths) != 1:
+            raise ValueError(f"The arrays must be equally long. Received lengths: {sorted(lengths)}")
+        (length,) = lengths
+
+        def rows(index, seed):
+            if shuffle:
+                seed = tf.stack([seed, 0])
+                index = tf.random.experimental.index_shuffle(index, seed, tf.constant(length - 1, "int64"))
+            return keras.tree.map_structure(lambda tensor: None if tensor is None else tf.gather(tensor, index), data)
+
+        def make(seed):
+            index = tf.data.Dataset.range(length).batch(batch_size)
+            return index.map(lambda index: rows(index, seed), num_parallel_calls=tf.data.AUTOTUNE)
+
+        return self.epochs(make)
+
+    def delete(self):
+        """Deletes the backup; whoever trains with the same folder begins anew. Of several workers, the first does."""
+        if replicas.writes(tf.distribute.get_strategy() if self.model is None else self.model.distribute_strategy):
+            snapshots.remove(self.folder)
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        if not model.built:
+            raise ValueError(
+                f"A Backup needs a model that is built. Call '{model.name}' on a batch of its inputs, or give it an "
+                "Input, before fit."
+            )
+        self._strategy = model.distribute_strategy
+        if not model.optimizer.built:
+            with self._strategy.scope():
+                model.optimizer.build(model.trainable_variables)
+        if self._data is not None and self.params["steps"] != self._data["steps"]:
+            raise ValueError(_ONE_EPOCH)
+        self._run = self._description()
+        self._resumed, self._number = self._agreed()
+        self._begun = self._notice = False
+        self._handed.clear()
+        self._lists = {}
+        if self._resumed is not None:
+            arrays = snapshots.read(self.folder, self._number)
+            self._lists = {name: array for name, array in arrays.items() if name.startswith("callback/")}
+            self._assign(_variables(model), arrays)
+            model._initial_epoch = self.params["epochs"] if self._resumed["stopped"] else self._resumed["epoch"]
+            if self._resumed["step"]:
+                self._pass_over(self._resumed["step"], arrays)
+        self._listen()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._begun:
+            # Not when the epoch before ended: only now all callbacks have seen it, History among them.
+            self._write(epoch, 0)
+            if self._told():
+                self._leave()
+        # How many of the epoch's steps were made by a process before this one.
+        self._made = 0 if self._begun or self._resumed is None else self._resumed["step"]
+        self._recall()
+        # The last of them is made again.
+        self._start = (epoch, max(self._made - self.model.steps_per_execution, 0))
+
+    def on_train_batch_end(self, batch, logs=None):
+        step, each = batch + 1, self.model.steps_per_execution
+        if step <= self._made:
+            return
+        self._check_data()
+        told = self._told()
+        if told or (self.every is not None and step // self.every > (step - each) // self.every):
+            self._write(self._start[0], step, logs)
+        if told:
+            self._leave()
+
+    def on_train_end(self, logs=None):
+        self.model._initial_epoch = None
+        told = self._told()
+        if self._begun and (self.keep or told):
+            self._write(self._start[0] + 1, 0, stopped=self.model.stop_training)
+        self._recall()
+        if told:
+            self._leave()
+        self._unlisten()
+        if not self.keep:
+            self.delete()
+
+    def _description(self):
+        """What a run has to have in common with the one that it goes on with, and workers with one another."""
+        described = {
+            "versions": _versions(),
+            "seed": self.seed,
+            "settings": self.settings,
+            "data": self._data or {"steps": self.params["steps"]},
+            "steps_per_execution": self.model.steps_per_execution,
+            "variables": [
+                [name, list(variable.shape), variable.dtype] for name, variable in _variables(self.model).items()
+            ],
+        }
+        # As it will be read.
+        return json.loads(json.dumps(described))
+
+    def _agreed(self):
+        """Notes and number of the backup to go on with, or None; all workers raise alike."""
+        notes = number = fault = None
+        try:
+            notes, number = snapshots.latest(self.folder)
+        except (OSError, ValueError) as error:
+            fault = str(error)
+        own = {"run": self._run, "number": number, "fault": fault}
+        workers = [json.loads(text) for text in replicas.said(self._strategy, json.dumps(own))]
+        for worker, other in enumerate(workers):
+            if other["fault"] is not None:
+                raise ValueError(other["fault"])
+            differences = _differences(workers[0]["run"], other["run"], "on worker 0", f"on worker {worker}")
+            if differences:
+                raise ValueError(
+                    f"The workers do not train alike: {differences}. Start all of them with the same script, settings "
+                    "and packages."
+                )
+            if other["number"] != workers[0]["number"]:
+                raise ValueError(
+                    f"The workers do not see the same backups in '{self.folder}': the latest is {workers[0]['number']} "
+                    f"for worker 0 and {other['number']} for worker {worker}. Choose a folder that all of them reach."
+                )
+        if notes is not None:
+            differences = _differences(notes["run"], self._run, "there", "here")
+            if differences:
+                raise ValueError(
+                    f"The backup in '{self.folder}' is of another run: {differences}. Go on with what it was made "
+                    "with, choose another folder, or delete it to begin anew."
+                )
+        return notes, number
+
+    def _pass_over(self, steps, arrays):
+        """Stands in for the training function until Keras has counted the steps that were made before."""
+        model, train, each = self.model, self.model.train_function, self.model.steps_per_execution
+        left = steps // each
+
+        def pass_over(iterator):
+            nonlocal left
+            left -= 1
+            if left and self._data is None:
+                for _ in range(each):
+                    next(iterator)
+            if not left:
+                # Keras makes some variables, such as those of metrics, in the first step of a process: the last of the
+                # steps that were made is made again, and all is set to what it was afterwards.
+                model.train_function = train
+                train(iterator)
+                self._check_data()
+                self._assign({**_variables(model), **_metrics(model)}, arrays)
+            return self._resumed["logs"]
+
+        model.train_function = pass_over
+
+    def _recall(self):
+        """Gives callbacks back what they knew, once."""
+        if self._begun:
+            return
+        self._begun = True
+        self._fresh = [_plain(callback) for callback in self.callbacks]
+        if self._resumed is None:
+            return
+        history = self.model.history
+        history.history.clear()
+        history.history.update(self._resumed["history"])
+        history.epoch[:] = self._resumed["epochs"]
+        for index, (callback, known) in enumerate(zip(self.callbacks, self._resumed["callbacks"])):
+            vars(callback).update(known["plain"])
+            for name, count in known["arrays"].items():
+                found = [self._lists[f"callback/{index}/{name}/{number}"] for number in range(count or 1)]
+                setattr(callback, name, found if count else found[0])
+
+    def _assign(self, variables, arrays):
+        for (name, variable), kept in zip(variables.items(), arrays):
+            if _unnumbered(kept) != _unnumbered(name):
+                raise ValueError(f"The backup in '{self.folder}' has '{kept}' where this run has '{name}'.")
+            replicas.assign(self._strategy, variable, arrays[kept])
+
+    def _write(self, epoch, step, logs=None, stopped=False):
+        """Writes the state; all workers take part, since to read a metric takes all of them."""
+        variables = _variables(self.model)
+        if step:
+            variables |= _metrics(self.model)
+        arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in variables.items()}
+        if not replicas.writes(self._strategy):
+            return
+        callbacks = []
+        for index, (callback, fresh) in enumerate(zip(self.callbacks, self._fresh)):
+            # What never changes is a setting, which the script may change.
+            plain = {name: value for name, value in _plain(callback).items() if fresh.get(name, _NONE) != value}
+            lists = _arrays(callback)
+            for name, (_, values) in lists.items():
+                arrays |= {f"callback/{index}/{name}/{number}": value for number, value in enumerate(values)}
+            callbacks.append({"plain": plain, "arrays": {name: count for name, (count, _) in lists.items()}})
+        notes = {
+            "run": self._run,
+            "epoch": epoch,
+            "step": step,
+            "stopped": stopped,
+            "logs": logs or {},
+            "history": self.model.history.history,
+            "epochs": self.model.history.epoch,
+            "callbacks": callbacks,
+        }
+        self._number = snapshots.write(self.folder, arrays, notes, keep=[self._number])
+
+    def _check_data(self):
+        if self._data is not None and self._start not in self._handed:
+            raise ValueError(_ONE_EPOCH)
+
+    def _told(self):
+        """Whether this worker, or any other, was told to stop.
+
+        The workers ask one another, so that all stop after the same step: what one of them wrote into the folder might
+        reach another too late, which would then wait in its next step for those that have gone.
+        """
+        return replicas.any_says(self._strategy, self._notice)
+
+    def _leave(self):
+        self._unlisten()
+        self.model._initial_epoch = None
+        print(f"Told to stop. Start again to go on from '{self.folder}'.", file=sys.stderr, flush=True)
+        raise SystemExit(PREEMPTED)
+
+    def _listen(self):
+        self._previous = None
+        # Python lets no other thread.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._hear) or signal.SIG_DFL
+
+    def _unlisten(self):
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+    def _hear(self, number, frame):
+        # Python calls this between two of its instructions, and it only takes a note: whatever is being written, the
+        # first time or the tenth, is written to its end.
+        self._notice = True
+        while frame is not None:
+            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is self.model:
+                return
+            frame = frame.f_back
+        # `fit` was left by an error, and nobody would look at the note.
+        self._unlisten()
+        os.kill(os.getpid(), number)
+
+
+_ONE_EPOCH = (
+    "Data made by a Backup are an epoch each. Give them to `fit`, with the Backup among its callbacks and without "
+    "`steps_per_epoch`; for shorter epochs let `make` end with .take(steps)."
+)
+_NONE = object()
+
+
+def _seed(seed, epoch):
+    """The seed of an epoch: 63 bits that NumPy promises never to make otherwise."""
+    return np.int64(np.random.SeedSequence([seed, epoch]).generate_state(1, "uint64")[0] >> np.uint64(1))
+
+
+def _tensor(array):
+    if array is None:
+        return None
+    tensor = tf.convert_to_tensor(array)
+    # As `fit` does with arrays.
+    return tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating else tensor
+
+
+def _variables(model):
+    """`{name: variable}` of all that training changes but metrics, in a fixed order."""
+    unlisted = model._unlisted().values() if isinstance(model, Loop) else ()
+    return _named(model=model.variables, unlisted=unlisted, optimizer=model.optimizer.variables)
+
+
+def _metrics(model):
+    return _named(metric=model.metrics_variables)
+
+
+def _named(**kinds):
+    found = {id(variable): (kind, variable) for kind, variables in kinds.items() for variable in variables}
+    return {f"{kind}/{index}/{variable.path}": variable for index, (kind, variable) in enumerate(found.values())}
+
+
+def _unnumbered(name):
+    """A variable's name without the numbers that Keras gives to what it names by itself: a process that loads a model
+    counts otherwise than one that trained it.
+    """
+    return re.sub(r"_\d+", "", name)
+
+
+def _plain(callback):
+    """A callback's numbers and texts."""
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in vars(callback).items()}
+    return {
+        name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
+    }
+
+
+def _arrays(callback):
+    """A callback's arrays and lists of them, `{name: (length or None, [array])}`."""
+    found = {}
+    for name, value in vars(callback).items():
+        if isinstance(value, np.ndarray):
+            found[name] = (None, [value])
+        elif isinstance(value, list) and value and all(isinstance(each, np.ndarray) for each in value):
+            found[name] = (len(value), value)
+    return found
+
+
+def _versions():
+    try:
+        own = importlib.metadata.version("keras-distill")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"keras": keras.__version__, "tensorflow": tf.__version__, "keras_distill": own}
+
+
+def _differences(one, other, there, here):
+    """What two descriptions of a run do not have in common, in words; empty if it is nothing."""
+    found = []
+    for key in ("versions", "settings", "data"):
+        for name in sorted({*one[key], *other[key]}):
+            if one[key].get(name) != other[key].get(name):
+                found.append(f"{name} {one[key].get(name)!r} {there} and {other[key].get(name)!r} {here}")
+    for key in ("seed", "steps_per_execution"):
+        if one[key] != other[key]:
+            found.append(f"{key} {one[key]!r} {there} and {other[key]!r} {here}")
+    pairs = itertools.zip_longest(one["variables"], other["variables"])
+    unlike = [
+        (a, b) for a, b in pairs if a is None or b is None or a[1:] != b[1:] or _unnumbered(a[0]) != _unnumbered(b[0])
+    ]
+    if unlike:
+        first, second = ("none" if each is None else f"'{each[0]}' {tuple(each[1])} {each[2]}" for each in unlike[0])
+        found.append(f"{len(unlike)} variables, such as {first} {there} and {second} {here}")
+    return "; ".join(found)
