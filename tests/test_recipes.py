@@ -1,9 +1,11 @@
 """The recipes as a user starts them: in a process of their own, on data as TensorFlow Datasets keeps them."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -103,18 +105,23 @@ def test_a_student_may_teach_the_next(tmp_path):
         assert taught_by[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
 
 
-def test_a_killed_run_goes_on_with_the_next_student(tmp_path):
-    unbroken = tmp_path / "unbroken"
-    run("digits", "--smoke", f"--workdir={unbroken}")
-    command = [sys.executable, "-u", "-m", "recipes.digits", "--smoke", f"--workdir={tmp_path}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if "student distilled" in line:
-                process.kill()
-    done = run("digits", "--smoke", f"--workdir={tmp_path}")
+@pytest.mark.parametrize("notice, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+def test_a_run_that_was_stopped_goes_on_with_the_next_epoch(notice, code, tmp_path):
+    flags = ["--seeds=1", "--epochs=12", "--teacher_epochs=2"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    run("digits", *flags, f"--workdir={unbroken}")
+    (process,) = start(["-m", "recipes.digits", *flags, f"--workdir={broken}"])
+    while not any(broken.glob("students/student_distilled_0_unfinished_*/*2.json")):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+        assert process.returncode is None, process.communicate()[0]
+    process.send_signal(notice)
+    process.communicate()
+    assert process.returncode == code
+    done = run("digits", *flags, f"--workdir={broken}")
     assert done.stdout.count("trained earlier") == 2
-    first, second = (json.loads((folder / "results.json").read_text())["models"] for folder in (unbroken, tmp_path))
+    assert not any(broken.rglob("*unfinished*"))
+    first, second = (json.loads((folder / "results.json").read_text())["models"] for folder in (unbroken, broken))
     assert [model["runs"] for model in first] == [model["runs"] for model in second]
 
 
