@@ -92,34 +92,41 @@ def update(optimizer, gradients, variables):
         optimizer.apply(gradients, variables)
         return
     context = tf.distribute.get_replica_context()
-    # Dense: limits are not defined for the slices that an embedding's gradient consists of.
-    found = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    parts = iter([whole / count() for whole in context.all_reduce(tf.distribute.ReduceOp.SUM, found)])
+    found = [gradient for gradient in gradients if gradient is not None]
+    # Of an embedding's gradient there are slices, which all are kept: Keras takes their norm as they are.
+    parts = iter([ops.divide(whole, count()) for whole in context.all_reduce(tf.distribute.ReduceOp.SUM, found)])
     gradients = [None if gradient is None else next(parts) for gradient in gradients]
 
     def together(strategy, gradients):
         each = strategy.extended.call_for_each_replica
-        with _changed(inner, **{limit: _part(getattr(inner, limit)) for limit in _LIMITS}):
+        with _divided_limits(inner):
             if steps:
                 # Asked here and not by each replica: TensorFlow allows no updates in branches that a replica takes.
-                due = (inner.iterations + 1) % steps == 0
-                with _changed(inner, gradient_accumulation_steps=None):
-                    ops.cond(due, lambda: each(release, args=(gradients,)), lambda: each(keep, args=(gradients,)))
+                due = (inner._iterations + 1) % steps == 0
+                ops.cond(due, lambda: each(release, args=(gradients,)), lambda: each(keep, args=(gradients,)))
+                each(inner._iterations.assign_add, args=(1,))
             else:
                 each(optimizer.apply, args=(gradients, variables))
 
     def release(gradients):
-        kept = inner._accumulated_gradients
-        sums = [None if new is None else (new + old) / steps for new, old in zip(gradients, kept)]
-        optimizer.apply(sums, variables)
-        for old in kept:
-            old.assign(ops.zeros_like(old))
+        changed, sums = [], []
+        for variable, new, old in zip(variables, gradients, inner._accumulated_gradients):
+            if new is not None:
+                changed.append(variable)
+                sums.append((tf.convert_to_tensor(new) + old) / (steps * (inner.loss_scale_factor or 1.0)))
+                old.assign(ops.zeros_like(old))
+        # What Keras does when it is due, within a branch of its own.
+        sums = inner._clip_gradients(sums)
+        inner._apply_weight_decay(changed)
+        inner._backend_update_step(sums, changed, inner.learning_rate)
+        for variable in changed:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
 
     def keep(gradients):
         for new, old in zip(gradients, inner._accumulated_gradients):
             if new is not None:
-                old.assign_add(new)
-        inner.iterations.assign_add(1)
+                old.assign_add(tf.convert_to_tensor(new))
 
     context.merge_call(together, args=(gradients,))
 
@@ -129,21 +136,17 @@ def innermost(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _part(limit):
-    return None if limit is None else limit / count()
-
-
 @contextlib.contextmanager
-def _changed(optimizer, **values):
-    """Other settings of an optimizer while a step is traced."""
-    before = {name: getattr(optimizer, name) for name in values}
+def _divided_limits(optimizer):
+    """An optimizer whose limits are those of a replica's part of a gradient, while a step is traced."""
+    limits = {name: getattr(optimizer, name) for name in _LIMITS}
     try:
-        for name, value in values.items():
-            setattr(optimizer, name, value)
+        for name, limit in limits.items():
+            setattr(optimizer, name, None if limit is None else limit / count())
         yield
     finally:
-        for name, value in before.items():
-            setattr(optimizer, name, value)
+        for name, limit in limits.items():
+            setattr(optimizer, name, limit)
 
 
 def writes(strategy):

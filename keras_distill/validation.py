@@ -185,7 +185,7 @@ def check_step(optimizer, jit_compile="auto", **options):
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         return
     inner = replicas.innermost(optimizer)
-    if _strategy_of(inner.iterations) is not strategy:
+    if _strategy_of(inner.variables[0]) is not strategy:
         raise ValueError(
             f"The optimizer '{inner.name}' was made outside of the strategy's scope. Make it within "
             "`with strategy.scope():`, or pass its name."

@@ -13,7 +13,8 @@ All are `fit`'s own compiled steps on one batch that is in memory, in one proces
     expected_speedup       (T + S) * 10 / (T + S * 10) from the teacher's forward pass and the student's own step
     jit_ratio              the student's own step with XLA / without
 
-Each is the median over the pairs of `tests/benchmarks/pairs.py`, all of which the table shows.
+Each is the median over the pairs of `tests/benchmarks/pairs.py`, all of which the table shows, with the milliseconds of
+a step and the operations in its graph.
 """
 
 import json
@@ -60,6 +61,13 @@ def steps(model, data):
     return run
 
 
+def operations(model, data):
+    """How many operations a training step has, those of the functions that it calls included."""
+    specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)), data)
+    graph = tf.function(model.train_step).get_concrete_function(specs).graph.as_graph_def()
+    return len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
+
+
 def forward(model, inputs):
     """A function that calls a model as often."""
     function = tf.function(lambda x: model(x, training=False))
@@ -79,20 +87,16 @@ def step_ratios(name, pair):
     teacher = pair.teacher()
     logits = {OUTPUT: teacher(x).numpy()}
     features = LOGITS + pair.features()
-    times = timing.interleaved(
-        {
-            "teacher": forward(teacher, x),
-            "student": steps(compiled(pair.student()), (x, y)),
-            "xla": steps(compiled(pair.student(), jit=True), (x, y)),
-            "cached": steps(
-                compiled(Distiller(pair.student(), CachedTeacher(logits), LOGITS)), (with_activations(x, logits), y)
-            ),
-            "online": steps(compiled(Distiller(pair.student(), teacher, LOGITS)), (x, y)),
-            "features": steps(compiled(Distiller(pair.student(), teacher, features)), (x, y)),
-        },
-        ROUNDS.value,
-        f"{name}: steps",
-    )
+    models = {
+        "student": compiled(pair.student()),
+        "cached": compiled(Distiller(pair.student(), CachedTeacher(logits), LOGITS)),
+        "online": compiled(Distiller(pair.student(), teacher, LOGITS)),
+        "features": compiled(Distiller(pair.student(), teacher, features)),
+    }
+    batches = {model: (with_activations(x, logits) if model == "cached" else x, y) for model in models}
+    functions = {model: steps(models[model], batches[model]) for model in models}
+    functions |= {"teacher": forward(teacher, x), "xla": steps(compiled(pair.student(), jit=True), (x, y))}
+    times = timing.interleaved(functions, ROUNDS.value, f"{name}: steps")
     both = times["teacher"] + times["student"]
     t, s = (float(np.median(times[part])) for part in ("teacher", "student"))
     return {
@@ -103,6 +107,7 @@ def step_ratios(name, pair):
         "jit_ratio": timing.ratio(times["xla"], times["student"]),
         "student_ms": 1000 * s / STEPS.value,
         "teacher_ms": 1000 * t / STEPS.value,
+        **{f"{model}_operations": operations(models[model], batches[model]) for model in models},
     }
 
 
@@ -150,7 +155,11 @@ def main(_):
         ratios[name] = {**step_ratios(name, pair), "speedup_over_keras": speedup(name, pair)}
         keras.backend.clear_session()
     medians = timing.summary(ratios)
-    print(json.dumps({name: round(value, 4) for name, value in medians.items() if not name.endswith("_ms")}))
+    print(
+        json.dumps(
+            {name: round(value, 4) for name, value in medians.items() if name.endswith(("ratio", "_keras", "speedup"))}
+        )
+    )
 
 
 if __name__ == "__main__":
