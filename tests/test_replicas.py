@@ -239,7 +239,7 @@ def test_a_teacher_that_has_spoken(tmp_path):
         return Distiller(dense("student"), stored.teacher, [Term(KullbackLeibler())])
 
     def data():
-        shuffled = indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, seed=0)
+        shuffled = indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, 0, reshuffle_each_iteration=False)
         return stored.join(shuffled.batch(BATCH))
 
     assert_alike(make, data, loss=from_logits)
