@@ -233,14 +233,26 @@ def test_data_that_cannot_be_epochs_are_refused(tmp_path):
         backup.batches((np.zeros(3), np.zeros(4)), 2)
 
 
-@pytest.mark.parametrize("steps", [2, STEPS])
-def test_steps_per_epoch_are_refused(tmp_path, steps):
-    # With as many as there are, Keras would begin an epoch before the one before has ended.
-    model, backup = accumulating(), Backup(tmp_path)
+def test_an_epoch_is_one_pass(tmp_path):
+    backup = Backup(tmp_path)
     lessons = backup.batches(data(EXAMPLES), BATCH)
-    with tf.device("CPU:0"), pytest.raises(ValueError, match="without `steps_per_epoch`"):
-        model.fit(lessons.prefetch(2), steps_per_epoch=steps, epochs=2, verbose=0, callbacks=[backup])
-        raise ValueError("As many steps as there are: without `steps_per_epoch`")
+    with pytest.raises(ValueError, match="without `steps_per_epoch`"):
+        accumulating().fit(lessons, steps_per_epoch=2, verbose=0, callbacks=[backup])
+
+
+def test_a_pass_that_began_too_early_is_refused(tmp_path):
+    backup = Backup(tmp_path)
+    lessons = backup.batches(data(EXAMPLES), BATCH)
+    # As Keras may do with as many `steps_per_epoch` as there are: it reads on before the epoch is known.
+    early = iter(lessons)
+    next(early)
+    backup.set_model(accumulating())
+    backup.set_params({"steps": STEPS, "epochs": 2})
+    backup.on_train_begin()
+    backup.on_epoch_begin(0)
+    with pytest.raises(ValueError, match="without `steps_per_epoch`"):
+        backup.on_train_batch_end(0)
+    backup._unlisten()
 
 
 def test_data_of_another_are_refused(tmp_path):
@@ -472,6 +484,28 @@ def test_workers_that_are_killed(tmp_path):
             np.testing.assert_allclose(another, one, rtol=1e-6, atol=1e-6)
         for name, values in history.items():
             np.testing.assert_allclose(other_history[name], values, rtol=1e-6, err_msg=name)
+
+
+@functools.cache
+def three_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"], tf.distribute.ReductionToOneDevice())
+
+
+def distributed():
+    with three_replicas().scope():
+        return everything()
+
+
+@pytest.mark.replicas
+@pytest.mark.parametrize("calls", [3, 9])
+def test_replicas_go_on(tmp_path, calls):
+    with pytest.raises(Died):
+        trained(distributed, tmp_path, Die("on_train_batch_begin", calls))
+    (state, history), (others, other_history) = unbroken(distributed), trained(distributed, tmp_path)
+    for one, other in zip(state, others, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-6)
+    for name, values in history.items():
+        np.testing.assert_allclose(other_history[name], values, rtol=1e-6, err_msg=name)
 
 
 ALIKE = """
