@@ -131,11 +131,12 @@ def assert_unbroken(make, folder, *deaths, lessons=None, **options):
 
 
 @pytest.mark.parametrize(
-    "make, calls", [(everything, 6), (accumulating, 6), (several_steps_at_once, 4), (peers, 6), (plain, 6)]
+    "make, calls",
+    [(everything, (6, 6)), (accumulating, (6,)), (several_steps_at_once, (4,)), (peers, (6,)), (plain, (6,))],
 )
 def test_it_goes_on_bit_for_bit(tmp_path, make, calls):
     # Within the second epoch, and within the third, of a run that began within the second.
-    assert_unbroken(make, tmp_path, Die("on_train_batch_begin", calls), Die("on_train_batch_begin", calls))
+    assert_unbroken(make, tmp_path, *(Die("on_train_batch_begin", count) for count in calls))
 
 
 @pytest.mark.parametrize(
@@ -177,8 +178,7 @@ def unmanaged(backup, x, y):
 @pytest.mark.parametrize("lessons", [source, known, unmanaged])
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_other_data(tmp_path, lessons):
-    deaths = Die("on_train_batch_end", 3), Die("on_train_batch_end", 6)
-    assert_unbroken(everything, tmp_path, *deaths, lessons=lessons)
+    assert_unbroken(accumulating, tmp_path, Die("on_train_batch_end", 6), lessons=lessons)
 
 
 def orders(backup, epochs, count=10):
@@ -351,9 +351,8 @@ def test_callbacks_go_on(tmp_path):
 
     whole = run(tmp_path / "whole")
     assert 3 < len(whole[1]["loss"]) < 12, "stops early, and not at once"
-    for death in (Die("on_train_batch_end", 2 * STEPS + 1), Die("on_train_batch_end", STEPS + 1)):
-        with pytest.raises(Died):
-            run(tmp_path / "broken", death)
+    with pytest.raises(Died):
+        run(tmp_path / "broken", Die("on_train_batch_end", 2 * STEPS + 1))
     assert_same(run(tmp_path / "broken"), whole)
     # It had stopped, and does not go on.
     assert_same(run(tmp_path / "broken"), whole)
