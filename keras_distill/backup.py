@@ -47,7 +47,7 @@ class Backup(keras.callbacks.Callback):
 
     Of several workers (`MultiWorkerMirroredStrategy`) each makes a `Backup` of the same folder, which all must reach;
     the first one writes. A notice to any one stops all after the same step. They are told before the first step if
-    they do not train alike.
+    they do not train alike; models of other shapes never get there, since TensorFlow waits for ever when it makes them.
 
     A finished training deletes its backup. With `keep` it stays, and the script, started again, finds the training
     finished: so that nothing is lost if the process dies before it saved the model. `delete` is for after that.
