@@ -1,6 +1,7 @@
 """Runs that may be killed: the same script, started again, ends with the weights of an unbroken run."""
 
 import importlib.metadata
+import inspect
 import itertools
 import json
 import os
@@ -46,7 +47,7 @@ class Backup(keras.callbacks.Callback):
 
     Of several workers (`MultiWorkerMirroredStrategy`) each makes a `Backup` of the same folder, which all must reach;
     the first one writes. A notice to any one stops all after the same step. They are told before the first step if
-    they do not train alike.
+    they do not train alike; models of other shapes never get there, since TensorFlow waits for ever when it makes them.
 
     A finished training deletes its backup. With `keep` it stays, and the script, started again, finds the training
     finished: so that nothing is lost if the process dies before it saved the model. `delete` is for after that.
@@ -56,8 +57,8 @@ class Backup(keras.callbacks.Callback):
         every: How many steps of an epoch to write after, or None for whole epochs only.
         seed: An integer, 0 or more; the order of `batches` and `epochs`. Defaults to 0.
         settings: `{name: value}`, as JSON has it, of what else the run depends on; a backup of others is refused.
-        callbacks: Callbacks whose numbers, texts and arrays are kept with the rest, such as `EarlyStopping`. They are
-            to be given to `fit`, too. Others begin anew.
+        callbacks: Callbacks whose numbers, texts and arrays are kept with the rest, such as `EarlyStopping`; but not
+            the arguments that they were made with. They are to be given to `fit`, too. Others begin anew.
         keep: Whether the backup of a finished training stays. Defaults to False.
 
     Raises:
@@ -340,7 +341,7 @@ class Backup(keras.callbacks.Callback):
             return
         callbacks = []
         for index, (callback, fresh) in enumerate(zip(self.callbacks, self._fresh)):
-            # What never changes is a setting, which the script may change.
+            # What never changes follows from settings, which the script may change.
             plain = {name: value for name, value in _plain(callback).items() if fresh.get(name, _NONE) != value}
             lists = _arrays(callback)
             for name, (_, values) in lists.items():
@@ -442,9 +443,17 @@ def _unnumbered(name):
     return re.sub(r"_\d+", "", name)
 
 
+def _kept(callback):
+    """A callback's attributes but those that it was made with: settings, which the script gives, and which some, such
+    as `EarlyStopping.min_delta`, turn into something else when they are first used.
+    """
+    given = {name for cls in type(callback).__mro__ for name in inspect.signature(cls.__init__).parameters}
+    return {name: value for name, value in vars(callback).items() if name not in given}
+
+
 def _plain(callback):
     """A callback's numbers and texts."""
-    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in vars(callback).items()}
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in _kept(callback).items()}
     return {
         name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
     }
@@ -453,7 +462,7 @@ def _plain(callback):
 def _arrays(callback):
     """A callback's arrays and lists of them, `{name: (length or None, [array])}`."""
     found = {}
-    for name, value in vars(callback).items():
+    for name, value in _kept(callback).items():
         if isinstance(value, np.ndarray):
             found[name] = (None, [value])
         elif isinstance(value, list) and value and all(isinstance(each, np.ndarray) for each in value):

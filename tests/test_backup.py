@@ -131,11 +131,12 @@ def assert_unbroken(make, folder, *deaths, lessons=None, **options):
 
 
 @pytest.mark.parametrize(
-    "make, calls", [(everything, 6), (accumulating, 6), (several_steps_at_once, 4), (peers, 6), (plain, 6)]
+    "make, calls",
+    [(everything, (6, 6)), (accumulating, (6,)), (several_steps_at_once, (4,)), (peers, (6,)), (plain, (6,))],
 )
 def test_it_goes_on_bit_for_bit(tmp_path, make, calls):
     # Within the second epoch, and within the third, of a run that began within the second.
-    assert_unbroken(make, tmp_path, Die("on_train_batch_begin", calls), Die("on_train_batch_begin", calls))
+    assert_unbroken(make, tmp_path, *(Die("on_train_batch_begin", count) for count in calls))
 
 
 @pytest.mark.parametrize(
@@ -177,8 +178,7 @@ def unmanaged(backup, x, y):
 @pytest.mark.parametrize("lessons", [source, known, unmanaged])
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_other_data(tmp_path, lessons):
-    deaths = Die("on_train_batch_end", 3), Die("on_train_batch_end", 6)
-    assert_unbroken(everything, tmp_path, *deaths, lessons=lessons)
+    assert_unbroken(accumulating, tmp_path, Die("on_train_batch_end", 6), lessons=lessons)
 
 
 def orders(backup, epochs, count=10):
@@ -233,14 +233,26 @@ def test_data_that_cannot_be_epochs_are_refused(tmp_path):
         backup.batches((np.zeros(3), np.zeros(4)), 2)
 
 
-@pytest.mark.parametrize("steps", [2, STEPS])
-def test_steps_per_epoch_are_refused(tmp_path, steps):
-    # With as many as there are, Keras would begin an epoch before the one before has ended.
-    model, backup = accumulating(), Backup(tmp_path)
+def test_an_epoch_is_one_pass(tmp_path):
+    backup = Backup(tmp_path)
     lessons = backup.batches(data(EXAMPLES), BATCH)
-    with tf.device("CPU:0"), pytest.raises(ValueError, match="without `steps_per_epoch`"):
-        model.fit(lessons.prefetch(2), steps_per_epoch=steps, epochs=2, verbose=0, callbacks=[backup])
-        raise ValueError("As many steps as there are: without `steps_per_epoch`")
+    with pytest.raises(ValueError, match="without `steps_per_epoch`"):
+        accumulating().fit(lessons, steps_per_epoch=2, verbose=0, callbacks=[backup])
+
+
+def test_a_pass_that_began_too_early_is_refused(tmp_path):
+    backup = Backup(tmp_path)
+    lessons = backup.batches(data(EXAMPLES), BATCH)
+    # As Keras may do with as many `steps_per_epoch` as there are: it reads on before the epoch is known.
+    early = iter(lessons)
+    next(early)
+    backup.set_model(accumulating())
+    backup.set_params({"steps": STEPS, "epochs": 2})
+    backup.on_train_begin()
+    backup.on_epoch_begin(0)
+    with pytest.raises(ValueError, match="without `steps_per_epoch`"):
+        backup.on_train_batch_end(0)
+    backup._unlisten()
 
 
 def test_data_of_another_are_refused(tmp_path):
@@ -339,9 +351,8 @@ def test_callbacks_go_on(tmp_path):
 
     whole = run(tmp_path / "whole")
     assert 3 < len(whole[1]["loss"]) < 12, "stops early, and not at once"
-    for death in (Die("on_train_batch_end", 2 * STEPS + 1), Die("on_train_batch_end", STEPS + 1)):
-        with pytest.raises(Died):
-            run(tmp_path / "broken", death)
+    with pytest.raises(Died):
+        run(tmp_path / "broken", Die("on_train_batch_end", 2 * STEPS + 1))
     assert_same(run(tmp_path / "broken"), whole)
     # It had stopped, and does not go on.
     assert_same(run(tmp_path / "broken"), whole)
@@ -472,6 +483,28 @@ def test_workers_that_are_killed(tmp_path):
             np.testing.assert_allclose(another, one, rtol=1e-6, atol=1e-6)
         for name, values in history.items():
             np.testing.assert_allclose(other_history[name], values, rtol=1e-6, err_msg=name)
+
+
+@functools.cache
+def three_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"], tf.distribute.ReductionToOneDevice())
+
+
+def distributed():
+    with three_replicas().scope():
+        return everything()
+
+
+@pytest.mark.replicas
+@pytest.mark.parametrize("calls", [3, 9])
+def test_replicas_go_on(tmp_path, calls):
+    with pytest.raises(Died):
+        trained(distributed, tmp_path, Die("on_train_batch_begin", calls))
+    (state, history), (others, other_history) = unbroken(distributed), trained(distributed, tmp_path)
+    for one, other in zip(state, others, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-6)
+    for name, values in history.items():
+        np.testing.assert_allclose(other_history[name], values, rtol=1e-6, err_msg=name)
 
 
 ALIKE = """
