@@ -11,9 +11,10 @@ from every_loss import LOSSES, distiller_with, pictures
 from helpers import compiled, data, mlp
 from tensorflow.python.util import pywrap_xla_ops
 
-from keras_distill import Balance, Distiller, MutualDistiller, StopAfter, Term
+from keras_distill import Balance, Distiller, MutualDistiller, Term
 from keras_distill.batch import with_activations
 from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.schedules import StopAfter
 from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble
 
 pytestmark = pytest.mark.replicas
@@ -99,7 +100,7 @@ def test_labels_that_are_missing():
 def test_what_calls_back_into_python_is_found():
     class Calling(keras.losses.Loss):
         def call(self, y_true, y_pred):
-            return tf.numpy_function(lambda y: y.mean(-1), [y_pred], tf.float32)
+            return tf.ensure_shape(tf.numpy_function(lambda y: y.mean(-1), [y_pred], tf.float32), (None,))
 
     model = compiled(Distiller(mlp(), mlp(name="teacher"), [Term(KullbackLeibler())]), loss=Calling())
     assert "PyFunc" in operations(model, data(BATCH)) - set(pywrap_xla_ops.get_cpu_kernel_names())
