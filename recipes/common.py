@@ -282,13 +282,14 @@ def _student(student, teacher, taught_by, lessons, seed, title, backup):
 
 def _once(path, settings, title, data, seed, train):
     """A trained model and its `Kept`: what `train(title, backup)` makes, or an earlier run with the same settings."""
-    earlier = workdir.kept(path)
-    if earlier is not None and earlier.settings == settings:
-        print(f"{title}: {path}, trained earlier")
-        return keras.saving.load_model(path), earlier
     # A folder for each choice of settings: a training with others does not stand in the way.
     chosen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     backup = Backup(path.with_name(f"{path.stem}_unfinished_{chosen}"), settings=settings, keep=True)
+    earlier = workdir.kept(path)
+    if earlier is not None and earlier.settings == settings:
+        print(f"{title}: {path}, trained earlier")
+        backup.delete()
+        return keras.saving.load_model(path), earlier
     # What the training before held, up to gigabytes of activations, hangs together in circles.
     gc.collect()
     started = time.time()
