@@ -39,7 +39,8 @@ def assert_fit_for_a_tpu(make, x, y):
     results = []
     for jit_compile in (False, True):
         keras.utils.set_random_seed(0)
-        model = compiled(make(), jit_compile=jit_compile)
+        # Slowly: large steps make much of the last digits.
+        model = compiled(make(), keras.optimizers.SGD(0.01), jit_compile=jit_compile)
         model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
         results.append([np.array(weight) for weight in model.trainable_weights])
     found = operations(model, (keras.tree.map_structure(lambda array: array[:BATCH], x), y[:BATCH]))
