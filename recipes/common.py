@@ -119,13 +119,11 @@ def run(recipe):
             raise app.UsageError(f"Not a flag: {argv[1:]}. Try --help.")
         # TensorFlow warns of the functions that each new model needs.
         tf.get_logger().setLevel("ERROR")
-        shared_by = strategy()
-        with contextlib.ExitStack() as stack:
-            if not replicas.writes(shared_by):
-                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-            if shared_by is not tf.distribute.get_strategy():
-                stack.enter_context(shared_by.scope())
+        if replicas.writes(strategy()):
             recipe()
+        else:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                recipe()
 
     app.run(main)
 
@@ -156,9 +154,30 @@ def compare(title, description, data, teacher, students, keep="student distilled
         students: List of `Student`.
         keep: Name of the student that is saved as `student.keras`, trained with the first seed.
     """
-    data = data.head(256) if SMOKE.value else data
-    seeds = [0] if SMOKE.value else list(range(SEEDS.value))
+    # Outside of the strategy's scope, which would be forgotten when Keras clears its session.
     _try_out(teacher, students)
+    with contextlib.nullcontext() if STRATEGY.value == "none" else strategy().scope():
+        _compare(title, description, data.head(256) if SMOKE.value else data, teacher, students, keep)
+
+
+class EpochBar(keras.callbacks.Callback):
+    """One progress bar for a whole training, an epoch a tick."""
+
+    def __init__(self, title):
+        super().__init__()
+        self.title = title
+
+    def on_train_begin(self, logs=None):
+        print(self.title)
+        self.bar = keras.utils.Progbar(self.params["epochs"], unit_name="epoch", stateful_metrics=["loss", "accuracy"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        shown = {"loss": logs["loss"], "accuracy": logs["val_accuracy"]}
+        self.bar.update(epoch + 1, list(shown.items()))
+
+
+def _compare(title, description, data, teacher, students, keep):
+    seeds = [0] if SMOKE.value else list(range(SEEDS.value))
     folder = _folder()
     teacher, taught = _teacher(teacher, data, folder)
     seconds = taught.seconds
@@ -217,22 +236,6 @@ def compare(title, description, data, teacher, students, keep="student distilled
         outcome.save(folder / "results.json")
         write_page(outcome, folder / "report.html")
     print(f"\n{outcome.text()}\n\nWritten to {folder}: results.json, report.html, student.keras, teacher.keras")
-
-
-class EpochBar(keras.callbacks.Callback):
-    """One progress bar for a whole training, an epoch a tick."""
-
-    def __init__(self, title):
-        super().__init__()
-        self.title = title
-
-    def on_train_begin(self, logs=None):
-        print(self.title)
-        self.bar = keras.utils.Progbar(self.params["epochs"], unit_name="epoch", stateful_metrics=["loss", "accuracy"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        shown = {"loss": logs["loss"], "accuracy": logs["val_accuracy"]}
-        self.bar.update(epoch + 1, list(shown.items()))
 
 
 def _try_out(teacher, students):

@@ -54,7 +54,8 @@ def doubtful(models, data):
     order = np.argsort(probabilities.max(axis=-1))
     right = [index for index in order if probabilities[index].argmax() == labels[index]]
     shown = list({labels[index]: index for index in reversed(right)}.values())[::-1][:MOST_EXAMPLES]
-    logits = {name: model.predict(images[shown], verbose=0) for name, model in models.items()} if shown else {}
+    # Called, not asked to `predict`, which would deal them out to several devices: there may be fewer than those.
+    logits = {name: np.array(model(images[shown], training=False)) for name, model in models.items()} if shown else {}
     return [
         Example(
             image=np.uint8(np.squeeze(images[index], -1) * 255),

@@ -160,10 +160,11 @@ def test_all_strategies_end_alike(tmp_path):
         for number, (code, text) in enumerate(printed):
             assert code == 0, text[-3000:]
             assert ("report.html" in text) == (number == 0)
-        weights[name] = keras.saving.load_model(folder / "student.keras").get_weights()
+        # Not those that were distilled: their teacher has dropout, of other masks on several devices.
+        weights[name] = keras.saving.load_model(folder / "students" / "student_alone_0.keras").get_weights()
     for name in ("mirrored", "multi_worker"):
         for weight, other in zip(weights["none"], weights[name], strict=True):
-            np.testing.assert_allclose(other, weight, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("flag", ["--temperature=0", "--unknown=1", "stray"])
