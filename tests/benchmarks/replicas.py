@@ -25,7 +25,7 @@ from keras_distill.batch import with_activations
 from keras_distill.teachers import CachedTeacher
 from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
-from tests.benchmarks.step_time import LOGITS, STEPS, compiled
+from tests.benchmarks.step_time import LOGITS, compiled, steps
 
 ROUNDS = flags.DEFINE_integer("turns", 15, "How often each step is timed.", lower_bound=1)
 COUNTS = 1, 2, 4
@@ -36,23 +36,14 @@ def strategy(count):
     return tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
 
 
-def steps(shared_by, make, data):
-    """A function that makes some steps of `fit` on one batch, dealt out to the devices of a strategy."""
+def made(shared_by, make):
+    """A compiled model under a strategy."""
     with shared_by.scope():
         model = compiled(make())
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
-    dataset = tf.data.Dataset.from_tensors(data).repeat()
-    iterator = iter(shared_by.experimental_distribute_dataset(dataset))
-    model.make_train_function()
-
-    def run():
-        for _ in range(STEPS.value):
-            logs = model.train_function(iterator)
-        np.asarray(logs["loss"])
-
-    return run
+    return model
 
 
 def ratios(name, pair):
@@ -65,8 +56,8 @@ def ratios(name, pair):
 
     functions = {}
     for count, shared_by in strategies.items():
-        functions[f"keras_{count}"] = steps(shared_by, pair.student, (x, y))
-        functions[f"ours_{count}"] = steps(shared_by, distiller, (with_activations(x, logits), y))
+        functions[f"keras_{count}"] = steps(made(shared_by, pair.student), (x, y))
+        functions[f"ours_{count}"] = steps(made(shared_by, distiller), (with_activations(x, logits), y))
     times = timing.interleaved(functions, ROUNDS.value, f"{name}: steps on {COUNTS} devices")
     found = {}
     for count in COUNTS[1:]:

@@ -49,8 +49,9 @@ def compiled(model, jit=False):
 
 
 def steps(model, data):
-    """A function that makes some steps of `fit` on one batch."""
-    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
+    """A function that makes some steps of `fit` on one batch, dealt out to the devices that the model was made for."""
+    dataset = tf.data.Dataset.from_tensors(data).repeat()
+    iterator = iter(model.distribute_strategy.experimental_distribute_dataset(dataset))
     model.make_train_function()
 
     def run():
