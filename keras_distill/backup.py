@@ -1,11 +1,7 @@
 """Runs that may be killed: the same script, started again, ends with the weights of an unbroken run."""
 
-import importlib.metadata
-import inspect
-import itertools
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -14,8 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill import replicas, snapshots
-from keras_distill.loop import Loop
+from keras_distill import replicas, runs, snapshots, workers
 
 # EX_TEMPFAIL of sysexits.h: whoever sees it starts the same command again.
 PREEMPTED = 75
@@ -173,7 +168,7 @@ class Backup(keras.callbacks.Callback):
 
     def delete(self):
         """Deletes the backup; whoever trains with the same folder begins anew. Of several workers, the first does."""
-        if replicas.writes(tf.distribute.get_strategy() if self.model is None else self.model.distribute_strategy):
+        if workers.writes(tf.distribute.get_strategy() if self.model is None else self.model.distribute_strategy):
             snapshots.remove(self.folder)
 
     def on_train_begin(self, logs=None):
@@ -197,7 +192,7 @@ class Backup(keras.callbacks.Callback):
         if self._resumed is not None:
             arrays = snapshots.read(self.folder, self._number)
             self._lists = {name: array for name, array in arrays.items() if name.startswith("callback/")}
-            self._assign(_variables(model), arrays)
+            self._assign(runs.variables(model), arrays)
             model._initial_epoch = self.params["epochs"] if self._resumed["stopped"] else self._resumed["epoch"]
             if self._resumed["step"]:
                 self._pass_over(self._resumed["step"], arrays)
@@ -241,13 +236,13 @@ class Backup(keras.callbacks.Callback):
     def _description(self):
         """What a run has to have in common with the one that it goes on with, and workers with one another."""
         described = {
-            "versions": _versions(),
+            "versions": runs.versions(),
             "seed": self.seed,
             "settings": self.settings,
             "data": self._data or {"steps": self.params["steps"]},
             "steps_per_execution": self.model.steps_per_execution,
             "variables": [
-                [name, list(variable.shape), variable.dtype] for name, variable in _variables(self.model).items()
+                [name, list(variable.shape), variable.dtype] for name, variable in runs.variables(self.model).items()
             ],
         }
         # As it will be read.
@@ -261,23 +256,23 @@ class Backup(keras.callbacks.Callback):
         except (OSError, ValueError) as error:
             fault = str(error)
         own = {"run": self._run, "number": number, "fault": fault}
-        workers = [json.loads(text) for text in replicas.said(self._strategy, json.dumps(own))]
-        for worker, other in enumerate(workers):
+        found = [json.loads(text) for text in workers.said(self._strategy, json.dumps(own))]
+        for worker, other in enumerate(found):
             if other["fault"] is not None:
                 raise ValueError(other["fault"])
-            differences = _differences(workers[0]["run"], other["run"], "on worker 0", f"on worker {worker}")
+            differences = runs.differences(found[0]["run"], other["run"], "on worker 0", f"on worker {worker}")
             if differences:
                 raise ValueError(
                     f"The workers do not train alike: {differences}. Start all of them with the same script, settings "
                     "and packages."
                 )
-            if other["number"] != workers[0]["number"]:
+            if other["number"] != found[0]["number"]:
                 raise ValueError(
-                    f"The workers do not see the same backups in '{self.folder}': the latest is {workers[0]['number']} "
+                    f"The workers do not see the same backups in '{self.folder}': the latest is {found[0]['number']} "
                     f"for worker 0 and {other['number']} for worker {worker}. Choose a folder that all of them reach."
                 )
         if notes is not None:
-            differences = _differences(notes["run"], self._run, "there", "here")
+            differences = runs.differences(notes["run"], self._run, "there", "here")
             if differences:
                 raise ValueError(
                     f"The backup in '{self.folder}' is of another run: {differences}. Go on with what it was made "
@@ -302,7 +297,7 @@ class Backup(keras.callbacks.Callback):
                 model.train_function = train
                 train(iterator)
                 self._check_data()
-                self._assign({**_variables(model), **_metrics(model)}, arrays)
+                self._assign({**runs.variables(model), **runs.metrics(model)}, arrays)
             return self._resumed["logs"]
 
         model.train_function = pass_over
@@ -312,7 +307,7 @@ class Backup(keras.callbacks.Callback):
         if self._begun:
             return
         self._begun = True
-        self._fresh = [_plain(callback) for callback in self.callbacks]
+        self._fresh = [runs.plain(callback) for callback in self.callbacks]
         if self._resumed is None:
             return
         history = self.model.history
@@ -327,23 +322,23 @@ class Backup(keras.callbacks.Callback):
 
     def _assign(self, variables, arrays):
         for (name, variable), kept in zip(variables.items(), arrays):
-            if _unnumbered(kept) != _unnumbered(name):
+            if runs.unnumbered(kept) != runs.unnumbered(name):
                 raise ValueError(f"The backup in '{self.folder}' has '{kept}' where this run has '{name}'.")
             replicas.assign(self._strategy, variable, arrays[kept])
 
     def _write(self, epoch, step, logs=None, stopped=False):
         """Writes the state; all workers take part, since to read a metric takes all of them."""
-        variables = _variables(self.model)
+        variables = runs.variables(self.model)
         if step:
-            variables |= _metrics(self.model)
+            variables |= runs.metrics(self.model)
         arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in variables.items()}
-        if not replicas.writes(self._strategy):
+        if not workers.writes(self._strategy):
             return
         callbacks = []
         for index, (callback, fresh) in enumerate(zip(self.callbacks, self._fresh)):
             # What never changes follows from settings, which the script may change.
-            plain = {name: value for name, value in _plain(callback).items() if fresh.get(name, _NONE) != value}
-            lists = _arrays(callback)
+            plain = {name: value for name, value in runs.plain(callback).items() if fresh.get(name, _NONE) != value}
+            lists = runs.arrays(callback)
             for name, (_, values) in lists.items():
                 arrays |= {f"callback/{index}/{name}/{number}": value for number, value in enumerate(values)}
             callbacks.append({"plain": plain, "arrays": {name: count for name, (count, _) in lists.items()}})
@@ -369,7 +364,7 @@ class Backup(keras.callbacks.Callback):
         The workers ask one another, so that all stop after the same step: what one of them wrote into the folder might
         reach another too late, which would then wait in its next step for those that have gone.
         """
-        return replicas.any_says(self._strategy, self._notice)
+        return workers.any_says(self._strategy, self._notice)
 
     def _leave(self):
         self._unlisten()
@@ -419,80 +414,3 @@ def _tensor(array):
     tensor = tf.convert_to_tensor(array)
     # As `fit` does with arrays.
     return tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating else tensor
-
-
-def _variables(model):
-    """`{name: variable}` of all that training changes but metrics, in a fixed order."""
-    unlisted = model._unlisted().values() if isinstance(model, Loop) else ()
-    return _named(model=model.variables, unlisted=unlisted, optimizer=model.optimizer.variables)
-
-
-def _metrics(model):
-    return _named(metric=model.metrics_variables)
-
-
-def _named(**kinds):
-    found = {id(variable): (kind, variable) for kind, variables in kinds.items() for variable in variables}
-    return {f"{kind}/{index}/{variable.path}": variable for index, (kind, variable) in enumerate(found.values())}
-
-
-def _unnumbered(name):
-    """A variable's name without the numbers that Keras gives to what it names by itself: a process that loads a model
-    counts otherwise than one that trained it.
-    """
-    return re.sub(r"_\d+", "", name)
-
-
-def _kept(callback):
-    """A callback's attributes but those that it was made with: settings, which the script gives, and which some, such
-    as `EarlyStopping.min_delta`, turn into something else when they are first used.
-    """
-    given = {name for cls in type(callback).__mro__ for name in inspect.signature(cls.__init__).parameters}
-    return {name: value for name, value in vars(callback).items() if name not in given}
-
-
-def _plain(callback):
-    """A callback's numbers and texts."""
-    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in _kept(callback).items()}
-    return {
-        name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
-    }
-
-
-def _arrays(callback):
-    """A callback's arrays and lists of them, `{name: (length or None, [array])}`."""
-    found = {}
-    for name, value in _kept(callback).items():
-        if isinstance(value, np.ndarray):
-            found[name] = (None, [value])
-        elif isinstance(value, list) and value and all(isinstance(each, np.ndarray) for each in value):
-            found[name] = (len(value), value)
-    return found
-
-
-def _versions():
-    try:
-        own = importlib.metadata.version("keras-distill")
-    except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
-    return {"keras": keras.__version__, "tensorflow": tf.__version__, "keras_distill": own}
-
-
-def _differences(one, other, there, here):
-    """What two descriptions of a run do not have in common, in words; empty if it is nothing."""
-    found = []
-    for key in ("versions", "settings", "data"):
-        for name in sorted({*one[key], *other[key]}):
-            if one[key].get(name) != other[key].get(name):
-                found.append(f"{name} {one[key].get(name)!r} {there} and {other[key].get(name)!r} {here}")
-    for key in ("seed", "steps_per_execution"):
-        if one[key] != other[key]:
-            found.append(f"{key} {one[key]!r} {there} and {other[key]!r} {here}")
-    pairs = itertools.zip_longest(one["variables"], other["variables"])
-    unlike = [
-        (a, b) for a, b in pairs if a is None or b is None or a[1:] != b[1:] or _unnumbered(a[0]) != _unnumbered(b[0])
-    ]
-    if unlike:
-        first, second = ("none" if each is None else f"'{each[0]}' {tuple(each[1])} {each[2]}" for each in unlike[0])
-        found.append(f"{len(unlike)} variables, such as {first} {there} and {second} {here}")
-    return "; ".join(found)

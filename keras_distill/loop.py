@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_distill import replicas
+from keras_distill import replicas, workers
 from keras_distill.batch import batch_size
 from keras_distill.validation import check_shares, check_step
 
@@ -76,7 +76,7 @@ class Loop(keras.Model):
 
     def _reported(self, logs):
         """What a step returns, of `{name: value}` that are alike on all replicas."""
-        if replicas.workers(tf.distribute.get_strategy()) == 1:
+        if workers.count(tf.distribute.get_strategy()) == 1:
             return logs
         # Over several workers Keras takes the mean along an axis, which scalars have none of.
         return {name: value[None] for name, value in logs.items()}

@@ -1,10 +1,8 @@
 """Devices that share a step under `tf.distribute`: each sees a share of the batch, and all make one update."""
 
 import contextlib
-import functools
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -14,17 +12,6 @@ _LIMITS = "clipnorm", "global_clipnorm", "clipvalue"
 def count():
     """How many devices share a step."""
     return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def workers(strategy):
-    """How many processes, each with devices of its own, share a step.
-
-    Args:
-        strategy: A `tf.distribute.Strategy`.
-    """
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return 1
-    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
 def total(value):
@@ -131,61 +118,6 @@ def update(optimizer, gradients, variables):
     context.merge_call(together, args=(gradients,))
 
 
-def innermost(optimizer):
-    """The optimizer that a `LossScaleOptimizer` wraps, or the optimizer itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-@contextlib.contextmanager
-def _divided_limits(optimizer):
-    """An optimizer whose limits are those of a replica's part of a gradient, while a step is traced."""
-    limits = {name: getattr(optimizer, name) for name in _LIMITS}
-    try:
-        for name, limit in limits.items():
-            setattr(optimizer, name, None if limit is None else limit / count())
-        yield
-    finally:
-        for name, limit in limits.items():
-            setattr(optimizer, name, limit)
-
-
-def writes(strategy):
-    """Whether this process is the one among the workers that writes what they share."""
-    if workers(strategy) == 1:
-        return True
-    resolver = strategy.cluster_resolver
-    return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
-
-
-def said(strategy, text):
-    """What each worker says, in their order; all must ask at once.
-
-    Args:
-        strategy: A `tf.distribute.Strategy`.
-        text: What this one says.
-    """
-    if workers(strategy) == 1:
-        return [text]
-    letters = tf.io.decode_raw(tf.constant(text), tf.uint8)
-
-    def gather(values):
-        return tf.function(lambda: strategy.run(lambda: gathered(values)))()
-
-    # A worker's devices all say the same.
-    devices = len(strategy.extended.worker_devices)
-    first = strategy.experimental_local_results
-    lengths = first(gather(tf.reshape(tf.size(letters), (1,))))[0].numpy()
-    parts = np.split(first(gather(tf.cast(letters, tf.int32)))[0].numpy(), np.cumsum(lengths)[:-1])
-    return [bytes(part.astype("uint8")).decode() for part in parts[::devices]]
-
-
-def any_says(strategy, flag):
-    """Whether the flag is up on any worker; all must ask at once."""
-    if workers(strategy) == 1:
-        return flag
-    return bool(_sum_over_workers(strategy)(tf.constant(int(flag))) > 0)
-
-
 def assign(strategy, variable, value):
     """Assigns a value, as it was read, to a Keras variable of this strategy.
 
@@ -202,7 +134,19 @@ def assign(strategy, variable, value):
     tf.function(strategy.run)(give)
 
 
-@functools.cache
-def _sum_over_workers(strategy):
-    # Made once: it is asked for after every step.
-    return tf.function(lambda number: strategy.reduce("SUM", strategy.run(lambda: number), axis=None))
+def innermost(optimizer):
+    """The optimizer that a `LossScaleOptimizer` wraps, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextlib.contextmanager
+def _divided_limits(optimizer):
+    """An optimizer whose limits are those of a replica's part of a gradient, while a step is traced."""
+    limits = {name: getattr(optimizer, name) for name in _LIMITS}
+    try:
+        for name, limit in limits.items():
+            setattr(optimizer, name, None if limit is None else limit / count())
+        yield
+    finally:
+        for name, limit in limits.items():
+            setattr(optimizer, name, limit)

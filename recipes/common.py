@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from keras_distill import OUTPUT, Backup, Distiller, replicas
+from keras_distill import OUTPUT, Backup, Distiller, workers
 from keras_distill.batch import UNLABELLED
 from keras_distill.cache import cached, fingerprint, label
 from keras_distill.report import ModelResult, Results, Run, write_page
@@ -119,7 +119,7 @@ def run(recipe):
             raise app.UsageError(f"Not a flag: {argv[1:]}. Try --help.")
         # TensorFlow warns of the functions that each new model needs.
         tf.get_logger().setLevel("ERROR")
-        if replicas.writes(strategy()):
+        if workers.writes(strategy()):
             recipe()
         else:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -204,7 +204,7 @@ def _compare(title, description, data, teacher, students, keep):
             runs[student.name].append(how.run)
             if seed == seeds[0]:
                 models[student.name] = model
-    if replicas.writes(strategy()):
+    if workers.writes(strategy()):
         workdir.save(models[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
     milliseconds = judging.milliseconds(models, data)
@@ -232,7 +232,7 @@ def _compare(title, description, data, teacher, students, keep):
         models=results,
         examples=judging.doubtful(models, data),
     )
-    if replicas.writes(strategy()):
+    if workers.writes(strategy()):
         outcome.save(folder / "results.json")
         write_page(outcome, folder / "report.html")
     print(f"\n{outcome.text()}\n\nWritten to {folder}: results.json, report.html, student.keras, teacher.keras")
@@ -298,7 +298,7 @@ def _once(path, settings, title, data, seed, train):
     started = time.time()
     model, history = train(title, backup)
     how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)
-    if replicas.writes(strategy()):
+    if workers.writes(strategy()):
         workdir.keep(path, model, how)
     backup.delete()
     return model, how
@@ -331,9 +331,9 @@ def _lessons(teacher, student, data, folder):
         inputs, labels = getattr(data, part)
         # A folder for each choice of taps: students of one recipe may want different ones.
         where = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
-        if replicas.writes(strategy()):
+        if workers.writes(strategy()):
             label(teacher, inputs, where, taps, dtypes, batch_size=BATCH_SIZE.value)
-        replicas.said(strategy(), "There it is.")
+        workers.said(strategy(), "There it is.")
         stored = cached(where)
         parts[part] = (stored.load(inputs), labels)
     return stored.teacher, data._replace(**parts)

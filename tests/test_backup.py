@@ -16,7 +16,7 @@ import tensorflow as tf
 from cluster import finish, start
 from helpers import compiled, crossentropy, data, features, mlp
 
-from keras_distill import Backup, Distiller, MutualDistiller, Term, replicas, snapshots
+from keras_distill import Backup, Distiller, MutualDistiller, Term, snapshots, workers
 from keras_distill.backup import PREEMPTED
 from keras_distill.batch import with_activations
 from keras_distill.losses import KullbackLeibler
@@ -534,6 +534,6 @@ def test_workers_of_other_recipes_are_told(tmp_path):
 
 def test_one_process_is_all_of_the_workers():
     strategy = tf.distribute.get_strategy()
-    assert replicas.writes(strategy)
-    assert replicas.said(strategy, "that") == ["that"]
-    assert replicas.any_says(strategy, True) and not replicas.any_says(strategy, False)
+    assert workers.writes(strategy)
+    assert workers.said(strategy, "that") == ["that"]
+    assert workers.any_says(strategy, True) and not workers.any_says(strategy, False)

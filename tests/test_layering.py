@@ -13,13 +13,13 @@ PACKAGE = ROOT / "keras_distill"
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets", "files"},
-    {"mapping", "inspection", "vocabulary", "snapshots"},
+    {"mapping", "inspection", "vocabulary", "snapshots", "workers"},
     {"losses", "heads", "teachers", "balance"},
     {"supervision", "term", "cache"},
     {"validation"},
     {"loop"},
-    {"distiller", "backup"},
-    {"saving", "mutual"},
+    {"distiller", "runs"},
+    {"saving", "mutual", "backup"},
     {"report"},
     {"cli"},
 ]

@@ -1,0 +1,91 @@
+"""What a run of a training consists of, and in what two runs differ."""
+
+import importlib.metadata
+import inspect
+import itertools
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.loop import Loop
+
+
+def variables(model):
+    """`{name: variable}` of all that training changes but metrics, in a fixed order."""
+    unlisted = model._unlisted().values() if isinstance(model, Loop) else ()
+    return _named(model=model.variables, unlisted=unlisted, optimizer=model.optimizer.variables)
+
+
+def metrics(model):
+    """The same of the metrics."""
+    return _named(metric=model.metrics_variables)
+
+
+def differences(one, other, there, here):
+    """What two descriptions of a run do not have in common, in words; empty if it is nothing."""
+    found = []
+    for key in ("versions", "settings", "data"):
+        for name in sorted({*one[key], *other[key]}):
+            if one[key].get(name) != other[key].get(name):
+                found.append(f"{name} {one[key].get(name)!r} {there} and {other[key].get(name)!r} {here}")
+    for key in ("seed", "steps_per_execution"):
+        if one[key] != other[key]:
+            found.append(f"{key} {one[key]!r} {there} and {other[key]!r} {here}")
+    pairs = itertools.zip_longest(one["variables"], other["variables"])
+    unlike = [
+        (a, b) for a, b in pairs if a is None or b is None or a[1:] != b[1:] or unnumbered(a[0]) != unnumbered(b[0])
+    ]
+    if unlike:
+        first, second = ("none" if each is None else f"'{each[0]}' {tuple(each[1])} {each[2]}" for each in unlike[0])
+        found.append(f"{len(unlike)} variables, such as {first} {there} and {second} {here}")
+    return "; ".join(found)
+
+
+def versions():
+    """Of the packages on which the numbers depend."""
+    try:
+        own = importlib.metadata.version("keras-distill")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"keras": keras.__version__, "tensorflow": tf.__version__, "keras_distill": own}
+
+
+def unnumbered(name):
+    """A variable's name without the numbers that Keras gives to what it names by itself: a process that loads a model
+    counts otherwise than one that trained it.
+    """
+    return re.sub(r"_\d+", "", name)
+
+
+def plain(callback):
+    """A callback's numbers and texts."""
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in _kept(callback).items()}
+    return {
+        name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
+    }
+
+
+def arrays(callback):
+    """A callback's arrays and lists of them, `{name: (length or None, [array])}`."""
+    found = {}
+    for name, value in _kept(callback).items():
+        if isinstance(value, np.ndarray):
+            found[name] = (None, [value])
+        elif isinstance(value, list) and value and all(isinstance(each, np.ndarray) for each in value):
+            found[name] = (len(value), value)
+    return found
+
+
+def _named(**kinds):
+    found = {id(variable): (kind, variable) for kind, variables in kinds.items() for variable in variables}
+    return {f"{kind}/{index}/{variable.path}": variable for index, (kind, variable) in enumerate(found.values())}
+
+
+def _kept(callback):
+    """A callback's attributes but those that it was made with: settings, which the script gives, and which some, such
+    as `EarlyStopping.min_delta`, turn into something else when they are first used.
+    """
+    given = {name for cls in type(callback).__mro__ for name in inspect.signature(cls.__init__).parameters}
+    return {name: value for name, value in vars(callback).items() if name not in given}
