@@ -12,10 +12,10 @@ def chain(students):
     Every seed has a chain of its own. What was trained, `students/*.keras` in the workdir, makes an `Ensemble`.
 
     Args:
-        students: List of `common.Student`, with terms.
+        students: List of `comparison.Student`, with terms.
 
     Returns:
-        The like, for `common.compare`.
+        The like, for `comparison.compare`.
 
     Reference:
         Mirzadeh et al., AAAI 2020, https://arxiv.org/abs/1902.03393; Furlanello et al., ICML 2018,

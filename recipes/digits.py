@@ -14,7 +14,7 @@ import keras
 
 from keras_distill import Term
 from keras_distill.losses import KullbackLeibler
-from recipes import common, data
+from recipes import common, comparison, data
 
 common.defaults(temperature=2.0, alpha=0.1, epochs=60, teacher_epochs=40, seeds=5, batch_size=64, labels=100)
 common.defaults(learning_rate=3e-3)
@@ -54,13 +54,13 @@ def terms():
 
 
 def recipe():
-    common.compare(
+    comparison.compare(
         "Handwritten digits: few labels and a teacher",
         "A convolutional network, taught by 1,297 labelled digits, teaches a dense network of 32 hidden units. "
         f"The student sees {common.LABELS.value or 'all'} labels; the teacher tells it about every picture.",
         data.digits(),
         teacher,
-        common.alone_and_distilled("student", student, terms),
+        comparison.alone_and_distilled("student", student, terms),
     )
 
 

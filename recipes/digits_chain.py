@@ -14,7 +14,7 @@ Time:   7 minutes on 2 cores of an Intel Xeon, shared with other work
 
 import keras
 
-from recipes import common, data
+from recipes import common, comparison, data
 from recipes.chain import chain
 from recipes.digits import student, teacher, terms
 
@@ -32,9 +32,9 @@ def assistant():
 
 
 def recipe():
-    alone, direct = common.alone_and_distilled("student", student, terms)
-    assistant_alone, assistant_distilled = common.alone_and_distilled("assistant", assistant, terms)
-    common.compare(
+    alone, direct = comparison.alone_and_distilled("student", student, terms)
+    assistant_alone, assistant_distilled = comparison.alone_and_distilled("assistant", assistant, terms)
+    comparison.compare(
         "Handwritten digits: a teacher, its assistant and a student",
         "A convolutional network, taught by 1,297 labelled digits, teaches a dense network of 128 hidden units, which "
         f"teaches one of 32. Both see {common.LABELS.value or 'all'} labels. Another student of 32 has the "

@@ -19,7 +19,7 @@ from absl import flags
 
 from keras_distill import Term
 from keras_distill.losses import AttentionTransfer, Hint, KullbackLeibler
-from recipes import common, data
+from recipes import common, comparison, data
 
 HINT = flags.DEFINE_float("hint", 0.1, "Weight of the hint term.", lower_bound=1e-6)
 ATTENTION = flags.DEFINE_float("attention", 50.0, "Weight of the attention term.", lower_bound=1e-6)
@@ -48,13 +48,13 @@ def terms():
 
 
 def recipe():
-    common.compare(
+    comparison.compare(
         "Fashion-MNIST: softened logits, hint and attention transfer",
         "A convolutional network of 32 to 128 channels teaches one of 8 to 32 channels to tell clothes apart. "
         f"The student sees {common.LABELS.value or 'all'} labels; the teacher tells it about every picture.",
         data.fashion_mnist(),
         lambda: cnn(32, "teacher", dropout=0.3),
-        common.alone_and_distilled("student", lambda: cnn(8, "student"), terms),
+        comparison.alone_and_distilled("student", lambda: cnn(8, "student"), terms),
     )
 
 

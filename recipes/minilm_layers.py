@@ -35,7 +35,7 @@ from absl import flags
 from keras_distill import Term, mapping
 from keras_distill.losses import AttentionRelation, HiddenState, KullbackLeibler
 from keras_distill.taps import find_layer
-from recipes import common, data
+from recipes import common, comparison, data
 
 LAYERS = flags.DEFINE_integer("layers", 3, "Layers of the student; the teacher has a multiple of it.", lower_bound=1)
 LENGTH = flags.DEFINE_integer("length", 32, "Tokens of a snippet; longer ones are cut.", lower_bound=3)
@@ -136,17 +136,17 @@ def _tokens(prepare, texts, labels):
 
 
 def recipe():
-    common.compare(
+    comparison.compare(
         "Movie reviews: six layers of MiniLM teach three",
         f"A fine-tuned MiniLM teaches {LAYERS.value} layers whether a snippet praises or pans a film. Layer i of the "
         "student learns from the teacher's layer 2i.",
         tokenized(data.movie_snippets()),
         teacher,
         [
-            common.Student("from scratch", lambda _: student()),
-            common.Student("copied layers", student),
-            common.Student("copied, logits", student, logits, baseline="copied layers"),
-            common.Student("copied, logits, layers", student, logits_and_layers, baseline="copied layers"),
+            comparison.Student("from scratch", lambda _: student()),
+            comparison.Student("copied layers", student),
+            comparison.Student("copied, logits", student, logits, baseline="copied layers"),
+            comparison.Student("copied, logits, layers", student, logits_and_layers, baseline="copied layers"),
         ],
         keep="copied, logits, layers",
     )

@@ -23,7 +23,7 @@ from absl import flags
 
 from keras_distill import Term
 from keras_distill.losses import KullbackLeibler
-from recipes import common, data
+from recipes import common, comparison, data
 
 SMALL_TEMPERATURE = flags.DEFINE_float("small_temperature", 3.0, "Temperature for the student of 30 units a layer.")
 
@@ -61,14 +61,14 @@ def terms(temperature):
 
 
 def recipe():
-    common.compare(
+    comparison.compare(
         "MNIST: softened logits, as in the paper that named distillation",
         "A network of 2 x 1200 units teaches one of 2 x 800 and one of 2 x 30 units about handwritten digits.",
         data.mnist(),
         teacher,
         [
-            *common.alone_and_distilled("800 units", lambda: student(800), lambda: terms(common.TEMPERATURE.value)),
-            *common.alone_and_distilled("30 units", lambda: student(30), lambda: terms(SMALL_TEMPERATURE.value)),
+            *comparison.alone_and_distilled("800 units", lambda: student(800), lambda: terms(common.TEMPERATURE.value)),
+            *comparison.alone_and_distilled("30 units", lambda: student(30), lambda: terms(SMALL_TEMPERATURE.value)),
         ],
         keep="800 units distilled",
     )

@@ -19,11 +19,7 @@ from prepared import prepare
 from keras_distill.cache import fingerprint
 
 ROOT = pathlib.Path(__file__).parent.parent
-RECIPES = sorted(
-    path.stem
-    for path in (ROOT / "recipes").glob("*.py")
-    if path.stem not in ("__init__", "chain", "common", "data", "judging", "workdir")
-)
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if "common.run(recipe)" in path.read_text())
 MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
 
 
@@ -173,6 +169,14 @@ def test_bad_flags_are_refused_before_anything_is_done(flag, tmp_path):
     assert done.returncode != 0
     assert flag.strip("-").split("=")[0] in done.stderr + done.stdout
     assert not (tmp_path / "new").exists()
+
+
+def test_a_tpu_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    done = run("digits", "--strategy=tpu", f"--workdir={tmp_path}", check=False)
+    assert done.returncode != 0
+    assert "found no TPU called 'local'. Set TPU_NAME" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_does_not_fit_is_told_before_the_teacher_is_trained(tmp_path, more_flags):

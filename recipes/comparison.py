@@ -1,0 +1,164 @@
+"""The comparison that a recipe makes: students alone with students distilled, over seeds, and its report."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_distill import Distiller
+from keras_distill.batch import UNLABELLED
+from keras_distill.cache import fingerprint
+from keras_distill.report import ModelResult, Results, write_page
+from recipes import common, judging, training, workdir
+from recipes import data as data_sets
+
+
+class Student(NamedTuple):
+    """One student of a recipe; all that are compared start from the same random numbers.
+
+    Attributes:
+        name: Such as "student distilled".
+        model: Makes it, untrained, given the trained teacher.
+        terms: Makes the terms of its distillation, given the teacher; None if it learns from the labels alone.
+        baseline: Name of the student without terms that it is compared with.
+        teacher: Name of the student that teaches it, one further up in the list, as trained from the same seed; `model`
+            and `terms` are then given that one. None for the recipe's teacher.
+    """
+
+    name: str
+    model: Callable
+    terms: Callable | None = None
+    baseline: str | None = None
+    teacher: str | None = None
+
+
+def alone_and_distilled(name, model, terms):
+    """The same network twice: trained by labels alone, and distilled.
+
+    Args:
+        name: Such as "student".
+        model: Makes it, untrained.
+        terms: Makes the terms of its distillation.
+    """
+    alone, distilled = f"{name} alone", f"{name} distilled"
+    return [
+        Student(alone, lambda teacher: model()),
+        Student(distilled, lambda teacher: model(), lambda teacher: terms(), alone),
+    ]
+
+
+def compare(title, description, data, teacher, students, keep="student distilled"):
+    """Trains the teacher, then every student over the seeds; prints and writes what came out.
+
+    Accuracy is that after the last epoch; no epoch and no seed is chosen by its result. What was trained stays in the
+    workdir, and is not trained again with the same settings: a run that was killed goes on with the next epoch.
+
+    Args:
+        title: Of the report.
+        description: A sentence for its reader.
+        data: A `Data`.
+        teacher: Makes the teacher, untrained or pretrained.
+        students: List of `Student`.
+        keep: Name of the student that is saved as `student.keras`, trained with the first seed.
+    """
+    # Outside of the strategy's scope, which would be forgotten when Keras clears its session.
+    _try_out(teacher, students)
+    with contextlib.nullcontext() if common.STRATEGY.value == "none" else common.strategy().scope():
+        _compare(title, description, data.head(256) if common.SMOKE.value else data, teacher, students, keep)
+
+
+def _compare(title, description, data, teacher, students, keep):
+    seeds = [0] if common.SMOKE.value else list(range(common.SEEDS.value))
+    folder = common.folder()
+    teacher, taught = training.teacher(teacher, data, folder)
+    seconds = taught.seconds
+    runs = {student.name: [] for student in students}
+    models = {"teacher": teacher}
+    elsewhere = "workdir", "seeds", "strategy"
+    settings = {name: value for name, value in common.settings().items() if name not in elsewhere}
+    few = _with_few_labels(data)
+    trained = {}
+    for student in students:
+        taught_by, lessons = None, _labelled(few)
+        for seed in seeds:
+            by = teacher if student.teacher is None else trained[student.teacher, seed]
+            own = settings | {"teacher_weights": fingerprint.of_weights(by.weights)}
+            if student.terms is not None and (student.teacher is not None or seed == seeds[0]):
+                said = folder if by is teacher else folder / "students" / own["teacher_weights"][:8]
+                taught_by, lessons = training.lessons(by, student, few, said)
+            where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
+            path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
+            train = functools.partial(training.student, student, by, taught_by, lessons, seed)
+            model, how = training.once(path, own, where, data, seed, train)
+            if any(other.teacher == student.name for other in students):
+                trained[student.name, seed] = model
+            seconds += how.seconds
+            runs[student.name].append(how.run)
+            if seed == seeds[0]:
+                models[student.name] = model
+    if common.writes():
+        workdir.save(models[keep], folder / "student.keras")
+    print("measuring how long one prediction takes")
+    milliseconds = judging.milliseconds(models, data)
+    results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught.run], milliseconds["teacher"])]
+    for student in students:
+        results.append(
+            ModelResult(
+                student.name,
+                "alone" if student.terms is None else "distilled",
+                models[student.name].count_params(),
+                runs[student.name],
+                milliseconds[student.name],
+                student.baseline,
+            )
+        )
+    outcome = Results(
+        title=title,
+        description=description,
+        settings=common.settings(),
+        classes=list(data.classes),
+        temperature=common.TEMPERATURE.value,
+        command=common.command(),
+        seconds=seconds,
+        seeds=seeds,
+        models=results,
+        examples=judging.doubtful(models, data),
+    )
+    if common.writes():
+        outcome.save(folder / "results.json")
+        write_page(outcome, folder / "report.html")
+    print(f"\n{outcome.text()}\n\nWritten to {folder}: results.json, report.html, student.keras, teacher.keras")
+
+
+def _try_out(teacher, students):
+    """Makes everything once, untrained: what does not fit together is told before hours of training."""
+    made = {None: teacher()}
+    for student in students:
+        if student.teacher not in made:
+            before = list(made)[1:]
+            raise ValueError(
+                f"'{student.name}' is taught by '{student.teacher}', but the students before it are {before}."
+            )
+        by = made[student.teacher]
+        made[student.name] = student.model(by)
+        if student.terms is not None:
+            Distiller(made[student.name], by, student.terms(by), common.ALPHA.value)
+    # Layers without a name are numbered from the first again.
+    keras.utils.clear_session()
+
+
+def _with_few_labels(data):
+    """The data with only the first labels left."""
+    inputs, labels = data.train
+    count = len(labels) if common.LABELS.value is None else common.LABELS.value
+    return data._replace(train=(inputs, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
+
+
+def _labelled(data):
+    """The labelled examples alone, repeated to the same number, so that an epoch has the same number of steps."""
+    labels = data.train[1]
+    return data._replace(train=data_sets.rows(data.train, np.resize(np.flatnonzero(labels != UNLABELLED), len(labels))))

@@ -1,0 +1,131 @@
+"""Training a recipe's models, each once: what was trained stays in the workdir, finished or not."""
+
+import gc
+import hashlib
+import json
+import time
+
+import keras
+import numpy as np
+
+from keras_distill import OUTPUT, Backup, Distiller, workers
+from keras_distill.cache import cached, label
+from keras_distill.report import Run
+from keras_distill.taps import names_of
+from recipes import common, workdir
+
+
+class EpochBar(keras.callbacks.Callback):
+    """One progress bar for a whole training, an epoch a tick."""
+
+    def __init__(self, title):
+        super().__init__()
+        self.title = title
+
+    def on_train_begin(self, logs=None):
+        print(self.title)
+        self.bar = keras.utils.Progbar(self.params["epochs"], unit_name="epoch", stateful_metrics=["loss", "accuracy"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        shown = {"loss": logs["loss"], "accuracy": logs["val_accuracy"]}
+        self.bar.update(epoch + 1, list(shown.items()))
+
+
+def teacher(make, data, folder):
+    """The teacher and how it was trained, perhaps by an earlier run."""
+    names = ("teacher_epochs", "batch_size", "learning_rate", "teacher_learning_rate", "smoke", "evaluate_on")
+    settings = {name: common.settings()[name] for name in names}
+    path = folder / "teacher.keras"
+    earlier = workdir.kept(path)
+    if earlier is not None and earlier.settings != settings:
+        raise ValueError(
+            f"{path} was trained with {earlier.settings}, not with {settings}. Choose another --workdir, or delete it."
+        )
+
+    def train(title, backup):
+        keras.utils.set_random_seed(0)
+        model = make()
+        rate = common.TEACHER_LEARNING_RATE.value or common.LEARNING_RATE.value
+        return model, _fit(model, data, _epochs(common.TEACHER_EPOCHS), rate, title, backup)
+
+    return once(path, settings, "teacher", data, 0, train)
+
+
+def student(student, teacher, taught_by, lessons, seed, title, backup):
+    """A trained student, and its history."""
+    keras.utils.set_random_seed(seed)
+    model = student.model(teacher)
+    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), common.ALPHA.value)
+    return model, _fit(trained, lessons, _epochs(common.EPOCHS), common.LEARNING_RATE.value, title, backup)
+
+
+def once(path, settings, title, data, seed, train):
+    """A trained model and its `Kept`: what `train(title, backup)` makes, or an earlier run with the same settings."""
+    # A folder for each choice of settings: a training with others does not stand in the way.
+    chosen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    backup = Backup(path.with_name(f"{path.stem}_unfinished_{chosen}"), settings=settings, keep=True)
+    earlier = workdir.kept(path)
+    if earlier is not None and earlier.settings == settings:
+        print(f"{title}: {path}, trained earlier")
+        backup.delete()
+        return keras.saving.load_model(path), earlier
+    # What the training before held, up to gigabytes of activations, hangs together in circles.
+    gc.collect()
+    started = time.time()
+    model, history = train(title, backup)
+    how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)
+    if common.writes():
+        workdir.keep(path, model, how)
+    backup.delete()
+    return model, how
+
+
+def lessons(teacher, student, data, folder):
+    """The teacher for a `Distiller`, and the data to fit it on.
+
+    No recipe changes its examples from epoch to epoch for a student, so the teacher may say all once, before the first.
+    """
+    if common.TEACHER.value == "online":
+        return teacher, data
+    taps = sorted({tap for term in student.terms(teacher) for tap in names_of(term.teacher)})
+    dtypes = {tap: "float32" if tap == OUTPUT else "float16" for tap in taps}
+    parts = {}
+    for part in ("train", "test"):
+        inputs, labels = getattr(data, part)
+        # A folder for each choice of taps: students of one recipe may want different ones.
+        where = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
+        if common.writes():
+            label(teacher, inputs, where, taps, dtypes, batch_size=common.BATCH_SIZE.value)
+        workers.said(common.strategy(), "There it is.")
+        stored = cached(where)
+        parts[part] = (stored.load(inputs), labels)
+    return stored.teacher, data._replace(**parts)
+
+
+def _fit(model, data, epochs, learning_rate, title, backup):
+    """Trains a model or a `Distiller`, from where a `Backup` stands, and returns the history of all epochs."""
+    if common.strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
+        # Keras' own loop has shares of the same size only, and no workers.
+        model = Distiller(model, None, [])
+    steps = epochs * -(-len(data.train[1]) // common.BATCH_SIZE.value)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    options = {"batch_size": common.BATCH_SIZE.value, "epochs": epochs, "validation_data": data.test, "verbose": 0}
+    return model.fit(*data.train, **options, callbacks=[EpochBar(title), backup]).history
+
+
+def _judge(model, data, seed, history):
+    """The `Run` of a trained model."""
+    inputs, labels = data.test
+    guesses = np.argmax(model.predict(inputs, batch_size=common.BATCH_SIZE.value, verbose=0), axis=-1)
+    confusion = np.zeros((len(data.classes),) * 2, int)
+    np.add.at(confusion, (labels, guesses), 1)
+    errors = int(np.sum(guesses != labels))
+    return Run(seed, 1 - errors / len(labels), errors, history, confusion.tolist())
+
+
+def _epochs(flag):
+    return 1 if common.SMOKE.value else flag.value
