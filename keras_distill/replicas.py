@@ -18,9 +18,9 @@ def total(value):
     """The sum of a tensor over all replicas, inside a step; no gradient passes.
 
     Args:
-        value: Of the same shape on all replicas.
+        value: Of the same shape on all replicas; or a list of several, for which the replicas meet once.
     """
-    value = ops.stop_gradient(ops.convert_to_tensor(value))
+    value = keras.tree.map_structure(lambda own: ops.stop_gradient(ops.convert_to_tensor(own)), value)
     context = tf.distribute.get_replica_context()
     # There is none where Keras looks for shapes alone, before the first step.
     if count() == 1 or context is None:
