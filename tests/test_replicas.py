@@ -190,10 +190,11 @@ def test_optimizers(name, plainly):
 
 
 @pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
-def test_constraints(name):
+def test_constraints(name, plainly):
     options = {"kernel_constraint": keras.constraints.MaxNorm(0.5)}
     weights = assert_alike(lambda: both(student=options), numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
-    np.testing.assert_allclose(np.linalg.norm(weights[0], axis=0).max(), 0.5, rtol=1e-4)
+    longest, free = (np.linalg.norm(kernel, axis=0).max() for kernel in (weights[0], plainly[0]))
+    assert longest <= 0.5 + 1e-6 < free
 
 
 @pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
