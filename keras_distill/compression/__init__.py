@@ -1,4 +1,5 @@
 """Making a student small: start it from its teacher, let its layers share weights, quantise it, export it, weigh it."""
 
+from keras_distill.compression.folding import fold
 from keras_distill.compression.initialization import copy_weights
 from keras_distill.compression.sharing import share

@@ -5,6 +5,7 @@ import fnmatch
 import keras
 
 from keras_distill import mapping
+from keras_distill.compression.folding import rebuilt
 from keras_distill.taps import find_layer, walk
 
 
@@ -49,10 +50,7 @@ def share(model, blocks, own=()):
             made[id(layer)] = layer, type(layer).from_config(layer.get_config())
         return made[id(layer)][1]
 
-    try:
-        shared = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    except ValueError as error:
-        raise ValueError(f"Only functional models can be rebuilt with shared layers: {error}") from error
+    shared = rebuilt(model, clone)
     for layer, copy in made.values():
         # Operations such as `x + y` have none.
         if isinstance(layer, keras.layers.Layer):
