@@ -2,4 +2,5 @@
 
 from keras_distill.compression.folding import fold
 from keras_distill.compression.initialization import copy_weights
+from keras_distill.compression.quantization import Bits, quantized, rounded
 from keras_distill.compression.sharing import share

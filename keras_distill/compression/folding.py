@@ -32,7 +32,7 @@ def fold(model):
 
     def clone(layer):
         if id(layer) in folded:
-            return Folded(name=layer.name, dtype=layer.dtype_policy)
+            return Folded(name=layer.name, dtype=layer.get_config()["dtype"])
         config = layer.get_config() | ({"use_bias": True} if id(layer) in pairs else {})
         copy = type(layer).from_config(config)
         made.append((layer, copy))

@@ -1,0 +1,184 @@
+"""Students that compute as their quantised versions will."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import compiled
+
+from keras_distill import Distiller, Term
+from keras_distill.compression import Bits, quantized, rounded
+from keras_distill.compression.quantization import Quantized, rounded_to_range
+from keras_distill.losses import Hint, KullbackLeibler
+
+
+def network(width=4, name="student"):
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(width, 3, padding="same", use_bias=False, name="conv")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    x = layers.Conv2DTranspose(width, 2, 2, activation="relu", name="transposed")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
+
+
+def pictures(count=16):
+    random = np.random.default_rng(0)
+    return random.normal(size=(count, 6, 6, 2)).astype("float32"), random.integers(0, 3, count)
+
+
+def steps(kernel, axes, bits):
+    """Kernels in units of their channels' scales, float64."""
+    kernel = np.asarray(kernel, "float64")
+    scale = np.abs(kernel).max(axis=axes, keepdims=True) / (2 ** (bits - 1) - 1)
+    return kernel / scale
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_kernels_are_multiples_of_their_channels_scales(bits):
+    model = network()
+    copy = quantized(model, pictures()[0], Bits(bits, None))
+    for name, axes in (("depthwise", (0, 1)), ("transposed", (0, 1, 3)), ("logits", (0,))):
+        ours = np.array(copy.get_layer(name).rounded_kernel())
+        whole = np.array(model.get_layer(name).kernel, "float64")
+        scale = np.abs(whole).max(axis=axes, keepdims=True) / (2 ** (bits - 1) - 1)
+        # Half a step at most, and exactly what NumPy rounds to.
+        np.testing.assert_allclose(ours, np.round(whole / scale) * scale, rtol=1e-5, atol=1e-7)
+        assert len(np.unique(np.round(ours / scale))) <= 2**bits - 1
+
+
+def test_inputs_are_rounded_to_the_steps_of_their_range():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="sum", kernel_initializer="ones")(inputs))
+    x = np.array([[0.0, 0.0, 7.0], [0.0, 0.0, 3.4], [0.0, 0.0, 1.6]], "float32")
+    copy = quantized(model, x, Bits(8, 3))
+    # Seven steps of one.
+    np.testing.assert_allclose(copy(x)[:, 0], [7, 3, 2], rtol=1e-6)
+    # Beyond the range nothing is told apart.
+    np.testing.assert_allclose(copy(np.array([[0.0, 0.0, 9.0]], "float32"))[:, 0], [7], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 3.7), (-1.3, 2.0), (-6.0, 0.1)])
+def test_rounds_as_the_operation_of_converters(low, high, bits):
+    values = np.random.default_rng(0).normal(scale=3, size=(50, 40)).astype("float32")
+    theirs = keras.quantizers.fake_quant_with_min_max_vars(values, low, high, num_bits=bits)
+    # Where a value lies between two steps, float32 may tip it to either.
+    step = (high - low) / (2**bits - 1)
+    differs = np.abs(np.array(rounded_to_range(values, low, high, bits)) - theirs) > 1e-3 * step
+    assert differs.mean() < 1e-3
+
+
+def test_ranges_learn_from_all_values():
+    import tensorflow as tf
+
+    values = np.array([[0.4, 1.3, 2.2, 9.0]], "float32")
+    high = tf.Variable(7.0)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(rounded_to_range(tf.constant(values), 0.0, high, 3))
+    # With steps of one: round(v) - v for each value within, and 7 for that beyond; over 7 steps; and slower.
+    within = sum(round(value) - value for value in (0.4, 1.3, 2.2))
+    np.testing.assert_allclose(tape.gradient(loss, high), (within + 7) / 7 / np.sqrt(4 * 7), rtol=1e-5)
+
+
+def test_eight_bits_change_little_and_two_much():
+    model, (x, _) = network(), pictures()
+    said = np.array(model(x))
+    spread = said.std()
+    errors = {
+        bits: np.abs(np.array(quantized(model, x, Bits(bits, 8))(x)) - said).mean() / spread for bits in (8, 4, 2)
+    }
+    assert errors[8] < 0.05 < errors[2]
+    assert errors[8] < errors[4] < errors[2]
+
+
+def test_the_model_stays_as_it_is():
+    model, (x, y) = network(), pictures()
+    before = model.get_weights()
+    compiled(quantized(model, x)).fit(x, y, verbose=0)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_quantised_student_is_distilled():
+    x, y = pictures(64)
+    student = quantized(network(), x, Bits(4, 4))
+    before = {weight.path: weight.numpy() for weight in student.trainable_weights}
+    terms = [Term(KullbackLeibler()), Term(Hint(), "relu", "relu", head="auto")]
+    model = compiled(Distiller(student, network(8, "teacher"), terms), keras.optimizers.Adam(0.01))
+    history = model.fit(x, y, epochs=5, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    # Kernels, biases and ranges alike.
+    still = [weight.path for weight in student.trainable_weights if np.array_equal(before[weight.path], weight)]
+    assert still == []
+
+
+def test_gradients_pass_rounding():
+    import tensorflow as tf
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="dense")(inputs))
+    copy = quantized(model, np.ones((1, 3), "float32"), Bits(2, None))
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(copy(x))
+    (gradient,) = tape.gradient(loss, [copy.get_layer("dense").layer.kernel.value])
+    # Of a sum of outputs, each kernel entry's gradient is its input's sum.
+    np.testing.assert_allclose(gradient, np.tile(x.sum(0)[:, None], (1, 2)), rtol=1e-5)
+
+
+def test_ranges_may_stay_where_they_were_calibrated():
+    x, y = pictures()
+    copy = quantized(network(), x, learned=False)
+    layer = copy.get_layer("depthwise")
+    before = float(layer.low), float(layer.high)
+    assert before[0] == 0 and before[1] > 0
+    compiled(copy).fit(x, y, verbose=0)
+    assert (float(layer.low), float(layer.high)) == before
+
+
+def test_layers_are_chosen_by_pattern():
+    copy = quantized(network(), pictures()[0], Bits(8, 8), {"logits": None, "*conv*": Bits(4, 8)})
+    found = {layer.name: layer.weights_bits for layer in copy.layers if isinstance(layer, Quantized)}
+    assert found == {"conv": 4, "depthwise": 8, "transposed": 8}
+
+
+def test_saved_and_loaded(tmp_path):
+    x, _ = pictures()
+    copy = quantized(network(), x, Bits(4, 8))
+    copy.save(tmp_path / "student.keras")
+    loaded = keras.saving.load_model(tmp_path / "student.keras")
+    np.testing.assert_array_equal(loaded(x), copy(x))
+
+
+def test_rounded_says_the_same():
+    x, _ = pictures()
+    copy = quantized(network(), x, Bits(4, 8))
+    said = rounded(copy)
+    np.testing.assert_array_equal(said(x), copy(x))
+    kernel = said.get_layer("logits").layer.kernel
+    units = steps(kernel, (0,), 4)
+    np.testing.assert_allclose(units, np.round(units), atol=1e-5)
+    with pytest.raises(ValueError, match="'student' has no quantised layers"):
+        rounded(network())
+
+
+def test_jit_and_mixed_precision():
+    x, y = pictures()
+    keras.config.set_dtype_policy("mixed_float16")
+    copy = quantized(network(), x)
+    keras.config.set_dtype_policy("float32")
+    model = Distiller(copy, network(8, "teacher"), [Term(KullbackLeibler())])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+
+
+def test_what_cannot_be_quantised_is_refused():
+    x, _ = pictures()
+    with pytest.raises(ValueError, match="No layer to quantise reads like 'dense_\\*'.*'conv', 'depthwise'"):
+        quantized(network(), x, others={"dense_*": None})
+    with pytest.raises(ValueError, match="2 to 8 bits. Received: Bits\\(weights=1, activations=8\\)"):
+        quantized(network(), x, Bits(1))
+    inputs = keras.Input((3,))
+    with pytest.raises(ValueError, match="has no layer that can be quantised: Dense, Conv1D"):
+        quantized(keras.Model(inputs, keras.layers.ReLU()(inputs)), np.ones((1, 3), "float32"))
