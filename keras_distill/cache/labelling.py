@@ -63,11 +63,9 @@ def label(
     teacher = as_teacher(teacher)
     teacher.connect(list(taps))
     dataset = indexed(dataset) if views is None else views.all_of(indexed(dataset))
-    dtypes = _dtypes(dtype, taps)
     inputs = keras.tree.map_structure(
         lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), parts(dataset.element_spec)[0]
     )
-    tops = top_k if isinstance(top_k, dict) else {OUTPUT: top_k}
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, inputs)
     about = {
         "format": shards.FORMAT,
@@ -75,17 +73,8 @@ def label(
         "version": version,
         "inputs": described(parts(dataset.element_spec)[0]),
         "views": 1 if views is None else views.count,
-        "taps": {
-            tap: {"shape": list(specs[tap].shape[1:]), "dtype": dtypes[tap], "top": tops.get(tap)} for tap in taps
-        },
+        "taps": packing.described({tap: specs[tap] for tap in taps}, dtype, top_k),
     }
-    unknown = [tap for tap in taps if None in about["taps"][tap]["shape"]]
-    if unknown:
-        raise ValueError(
-            f"The taps {unknown} have lengths that are not known before they run: "
-            f"{[tuple(specs[tap].shape) for tap in unknown]}. Give the examples a fixed length."
-        )
-    _check_tops(tops, about["taps"])
     with shards.writing(directory):
         manifest = _begun(directory, about, shard_bytes, batch_size)
         _check_examples(directory, manifest, dataset)
@@ -164,23 +153,3 @@ def _spoken(teacher, batches, taps, bar):
         prints = prints.numpy().astype(packing.print_dtype(taps))
         yield {name: packing.bits(tensor) for name, tensor in speak(inputs).items()} | {shards.EXAMPLES: prints}
         bar.add(len(prints))
-
-
-def _dtypes(dtype, taps):
-    dtypes = dtype if isinstance(dtype, dict) else dict.fromkeys(taps, dtype)
-    wrong = {tap: dtypes.get(tap) for tap in taps if dtypes.get(tap) not in packing.DTYPES}
-    if wrong:
-        raise ValueError(f"Activations are kept in one of {packing.DTYPES}. Received: {wrong}")
-    return dtypes
-
-
-def _check_tops(tops, taps):
-    for tap, k in tops.items():
-        shape = taps[tap]["shape"] if tap in taps else None
-        if k is None:
-            continue
-        if isinstance(k, bool) or not isinstance(k, int) or not shape or not 1 <= k < shape[-1]:
-            raise ValueError(
-                f"`top_k` keeps 1 class or more, and less than there are, of a tap that is kept. Received: {k!r} for "
-                f"'{tap}', where an example has the shape {shape}."
-            )
