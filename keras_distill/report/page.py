@@ -6,6 +6,7 @@ import jinja2
 
 from keras_distill.report import confusions, knowledge, plots
 from keras_distill.report.canvas import colors
+from keras_distill.report.search_plots import search_pictures
 from keras_distill.report.table import HEADINGS
 from keras_distill.report.verdict import CRITERION, verdict
 
@@ -42,6 +43,7 @@ def render(results):
         accuracy=plots.accuracy_bars(results),
         metrics=plots.metric_curves(results),
         losses=plots.loss_curves(results),
+        search=None if results.search is None else list(search_pictures(results.search).values()),
         without_history=[model.name for model in results.models if not any(run.history for run in model.runs)],
         cards=knowledge.cards(results),
         matrices=confusions.matrices(results),

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from keras_distill.report import environment, table
+from keras_distill.report.search import Search
 
 ROLES = ("teacher", "alone", "distilled")
 
@@ -101,6 +102,7 @@ class Results:
         seconds: Duration of the whole run.
         seeds: The seeds.
         examples: `Example`s; may be empty.
+        search: The `Search` that chose hyperparameters, or None.
         versions, machine, date: Filled in when made; kept as they are by `load`.
 
     Raises:
@@ -117,6 +119,7 @@ class Results:
     seconds: float
     seeds: list
     examples: list = dataclasses.field(default_factory=list)
+    search: Search | None = None
     versions: dict = dataclasses.field(default_factory=environment.versions)
     machine: dict = dataclasses.field(default_factory=environment.machine)
     date: str = dataclasses.field(
@@ -162,7 +165,9 @@ class Results:
             ModelResult(**{**model, "runs": [Run(**run) for run in model["runs"]]}) for model in fields.pop("models")
         ]
         examples = [Example(**{**example, "image": decode_png(example["image"])}) for example in fields.pop("examples")]
-        return cls(models=models, examples=examples, **fields)
+        search = fields.pop("search", None)
+        search = None if search is None else Search.from_fields(search)
+        return cls(models=models, examples=examples, search=search, **fields)
 
 
 def encode_png(image):
@@ -208,6 +213,10 @@ def _check(results):
         _check_model(results, model)
     for number, example in enumerate(results.examples):
         _check_example(results, number, example)
+    chosen = [] if results.search is None else [results.search.found, results.search.defaults]
+    strange = [name for name in chosen if name is not None and name not in names]
+    if strange:
+        raise ValueError(f"The search names the models {strange}. There: {names}.")
 
 
 def _check_model(results, model):
