@@ -5,8 +5,8 @@ python -m tests.benchmarks.beam_labelling
 ```
 
 The convolutional teacher of `tests/benchmarks/pairs.py` labels the same pictures by `predict`, by `label`, and by
-`LabelWithTeacher` on Beam's own runner with one worker process and with two; they take turns, and Beam's time is that of
-the whole pipeline, starts of processes included. The last line is JSON: examples a second of each, and bytes on disk of
+`LabelWithTeacher` on Beam's own runner with one worker process and with two; they take turns, and Beam's time is the
+whole pipeline's, starts of processes included. The last line is JSON: examples a second of each, and bytes on disk of
 an example with 10 and 1000 logits in float16 and with the top 32 of 1000.
 """
 

@@ -1,5 +1,8 @@
 """Labelling by many workers, on Beam's own runner and on a cluster of Dask; some of them die."""
 
+import pathlib
+import re
+
 import apache_beam as beam
 import keras
 import numpy as np
@@ -8,12 +11,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from cluster import finish, start
 from helpers import data, mlp
 
+from keras_distill.batch import split
 from keras_distill.cache import cached, indexed, label, shards
 from keras_distill.pipelines.beam import LabelWithTeacher, _Speaking
 from tests.pipelines.labelling_run import SETTINGS, examples
 
 pytestmark = pytest.mark.tfx
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 # In this process.
 OPTIONS = PipelineOptions(["--runner=FnApiRunner", "--sdk_container_image=unused"])
 
@@ -156,3 +161,15 @@ def test_a_finished_cache_is_left_alone_and_of_others_refused(whole, folder):
     with pytest.raises(ValueError, match="holds activations of something else: version None instead of 'other'"):
         labelled(folder, range(200), version="other")
     assert content(folder / "cache") == before
+
+
+def test_the_example_of_readme_runs_as_printed(whole, folder):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "LabelWithTeacher" in block)
+    assert len(example.splitlines()) <= 20
+    (folder / "example.py").write_text(example)
+    np.save(folder / "x_train.npy", examples())
+    [(code, printed)] = finish(start(["example.py"], folder=folder), deadline=200)
+    assert code == 0, printed[-3000:]
+    (_, logits), (_, others) = (split(cached(where / "cache").load(examples()))[:2] for where in (whole, folder))
+    np.testing.assert_allclose(others["output"], logits["output"], rtol=1e-6)
