@@ -42,7 +42,8 @@ class Backup(keras.callbacks.Callback):
 
     Of several workers (`MultiWorkerMirroredStrategy`) each makes a `Backup` of the same folder, which all must reach;
     the first one writes. A notice to any one stops all after the same step. They are told before the first step if
-    they do not train alike; models of other shapes never get there, since TensorFlow waits for ever when it makes them.
+    they do not train alike; and, where it is made within the strategy's scope, at once if their settings or versions
+    differ. Make it before the models then: if those have other shapes, TensorFlow waits for ever when it makes them.
 
     A finished training deletes its backup. With `keep` it stays, and the script, started again, finds the training
     finished: so that nothing is lost if the process dies before it saved the model. `delete` is for after that.
@@ -57,7 +58,8 @@ class Backup(keras.callbacks.Callback):
         keep: Whether the backup of a finished training stays. Defaults to False.
 
     Raises:
-        ValueError: When training begins, for a model that is not built; a backup of another model, seed, data or
+        ValueError: For arguments that are none of these, and workers whose settings, seeds or versions differ. When
+            training begins, for a model that is not built; a backup of another model, seed, data or
             settings, or of other versions of Keras, TensorFlow or keras_distill; files of which none is whole; workers
             that differ in any of these. A file that is damaged or was not finished is passed over with a warning, as
             long as the one before it is whole.
@@ -75,6 +77,9 @@ class Backup(keras.callbacks.Callback):
         self.settings = json.loads(json.dumps(settings or {}))
         self.callbacks = list(callbacks)
         self.keep = keep
+        # Before models are made, if this is: of unlike shapes, they would wait for one another for ever.
+        known = {"versions": runs.versions(), "seed": seed, "settings": self.settings}
+        runs.check_workers(tf.distribute.get_strategy(), known)
         self._data = None
         # Where the next pass over the data begins: epoch, and step in it.
         self._start = (0, 0)
@@ -255,17 +260,12 @@ class Backup(keras.callbacks.Callback):
             notes, number = snapshots.latest(self.folder)
         except (OSError, ValueError) as error:
             fault = str(error)
-        own = {"run": self._run, "number": number, "fault": fault}
+        runs.check_workers(self._strategy, self._run)
+        own = {"number": number, "fault": fault}
         found = [json.loads(text) for text in workers.said(self._strategy, json.dumps(own))]
         for worker, other in enumerate(found):
             if other["fault"] is not None:
                 raise ValueError(other["fault"])
-            differences = runs.differences(found[0]["run"], other["run"], "on worker 0", f"on worker {worker}")
-            if differences:
-                raise ValueError(
-                    f"The workers do not train alike: {differences}. Start all of them with the same script, settings "
-                    "and packages."
-                )
             if other["number"] != found[0]["number"]:
                 raise ValueError(
                     f"The workers do not see the same backups in '{self.folder}': the latest is {found[0]['number']} "

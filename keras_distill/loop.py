@@ -17,6 +17,9 @@ class Loop(keras.Model):
     A leaf calls `_follow` when it is made, has `_supervise`, and calls `_update` and `_track` in every step.
     """
 
+    # Whether the first batch of a training is awaited.
+    _begins = False
+
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """As `keras.Model.compile`. `loss=None` learns without labels.
 
@@ -38,6 +41,15 @@ class Loop(keras.Model):
                     if isinstance(layer, keras.layers.BatchNormalization):
                         layer.synchronized = True
 
+    def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: On several replicas, if they are more than the examples of the first batch.
+        """
+        self._begins = True
+        return super().fit(*args, **kwargs)
+
     def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
         """Refuses what does not fit the models, and keeps the rest as `Supervision`."""
         raise NotImplementedError
@@ -50,7 +62,9 @@ class Loop(keras.Model):
         if iterator is not None:
             _, _, shares = next(iter(iterator))
             data_batch = next(shares)
-            check_shares(strategy, data_batch)
+            begins, self._begins = self._begins, False
+            if begins:
+                check_shares(strategy, data_batch)
         with strategy.scope():
             first = keras.tree.map_structure(lambda share: strategy.experimental_local_results(share)[0], data_batch)
             self._symbolic_build(data_batch=first)

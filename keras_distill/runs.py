@@ -3,12 +3,14 @@
 import importlib.metadata
 import inspect
 import itertools
+import json
 import re
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill import workers
 from keras_distill.loop import Loop
 
 
@@ -24,16 +26,23 @@ def metrics(model):
 
 
 def differences(one, other, there, here):
-    """What two descriptions of a run do not have in common, in words; empty if it is nothing."""
-    found = []
-    for key in ("versions", "settings", "data"):
-        for name in sorted({*one[key], *other[key]}):
-            if one[key].get(name) != other[key].get(name):
-                found.append(f"{name} {one[key].get(name)!r} {there} and {other[key].get(name)!r} {here}")
-    for key in ("seed", "steps_per_execution"):
-        if one[key] != other[key]:
-            found.append(f"{key} {one[key]!r} {there} and {other[key]!r} {here}")
-    pairs = itertools.zip_longest(one["variables"], other["variables"])
+    """What two descriptions of a run do not have in common, in words; empty if it is nothing.
+
+    Args:
+        one, other: Dictionaries with some of `versions`, `settings` and `data`, each a dictionary; `seed` and
+            `steps_per_execution`; and `variables`, a list of `[name, shape, dtype]`.
+        there, here: Where the two were found.
+    """
+    flat = []
+    for run in (one, other):
+        known = {key: run[key] for key in ("seed", "steps_per_execution") if key in run}
+        flat.append({**run.get("versions", {}), **run.get("settings", {}), **run.get("data", {}), **known})
+    found = [
+        f"{name} {flat[0].get(name)!r} {there} and {flat[1].get(name)!r} {here}"
+        for name in dict.fromkeys([*flat[0], *flat[1]])
+        if flat[0].get(name) != flat[1].get(name)
+    ]
+    pairs = itertools.zip_longest(one.get("variables", ()), other.get("variables", ()))
     unlike = [
         (a, b) for a, b in pairs if a is None or b is None or a[1:] != b[1:] or unnumbered(a[0]) != unnumbered(b[0])
     ]
@@ -41,6 +50,26 @@ def differences(one, other, there, here):
         first, second = ("none" if each is None else f"'{each[0]}' {tuple(each[1])} {each[2]}" for each in unlike[0])
         found.append(f"{len(unlike)} variables, such as {first} {there} and {second} {here}")
     return "; ".join(found)
+
+
+def check_workers(strategy, run):
+    """Refuses workers that do not train alike; all of them ask at once, and all raise.
+
+    Args:
+        strategy: A `tf.distribute.Strategy`.
+        run: This worker's description, as `differences` takes it.
+
+    Raises:
+        ValueError: With the differences between the first worker and another.
+    """
+    first, *others = (json.loads(text) for text in workers.said(strategy, json.dumps(run)))
+    for worker, other in enumerate(others, 1):
+        found = differences(first, other, "on worker 0", f"on worker {worker}")
+        if found:
+            raise ValueError(
+                f"The workers do not train alike: {found}. Start all of them with the same script, settings and "
+                "packages."
+            )
 
 
 def versions():

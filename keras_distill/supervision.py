@@ -151,7 +151,7 @@ def _balance(present, outputs):
     mask = getattr(outputs, "_keras_mask", None)
     counted = ops.ones_like(present) if mask is None or mask.shape != present.shape else ops.cast(mask, "float32")
     examples = ops.cast(ops.shape(present)[0], "float32")
-    labelled, everywhere = replicas.total(ops.sum(counted * present)), replicas.total(examples)
+    labelled, everywhere = replicas.total([ops.sum(counted * present), examples])
     return present * ops.divide_no_nan(ops.sum(counted) * everywhere, examples * labelled)
 
 

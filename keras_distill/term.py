@@ -192,7 +192,7 @@ class Term:
                 f"Term '{self.name}' is balanced with the supervised loss, but no labels came with the batch. "
                 "Pass labels, or a number as its weight."
             )
-        supervised, mean = (replicas.total(share * value) for value in (supervised, mean))
+        supervised, mean = replicas.total([share * supervised, share * mean])
         return self.weight.weight(supervised, mean, batch.step, training)
 
     def get_config(self):

@@ -20,6 +20,12 @@ _CROSSENTROPIES = (
     keras.losses.CategoricalCrossentropy,
     keras.losses.BinaryCrossentropy,
 )
+# How gradients may be added up within a loop that TensorFlow traces.
+_IN_LOOPS = (
+    tf.distribute.HierarchicalCopyAllReduce,
+    tf.distribute.NcclAllReduce,
+    tf.distribute.ReductionToOneDevice,
+)
 
 
 def named(terms, teacher):
@@ -163,12 +169,13 @@ def check_scope(models):
                 )
 
 
-def check_step(optimizer, jit_compile="auto", **options):
+def check_step(optimizer, jit_compile="auto", steps_per_execution=1, **options):
     """Refuses what of `compile` does not work on several replicas. Asked within the strategy's scope.
 
     Args:
         optimizer: As given to `compile`.
         jit_compile: Likewise.
+        steps_per_execution: Likewise.
         **options: Others, not looked at.
 
     Raises:
@@ -181,6 +188,16 @@ def check_step(optimizer, jit_compile="auto", **options):
         raise ValueError(
             f"`jit_compile=True` cannot compile what {_kind(strategy)} does between replicas. Leave it 'auto'; "
             "a TPU compiles its steps anyway."
+        )
+    if (
+        steps_per_execution != 1
+        and not isinstance(strategy, tf.distribute.TPUStrategy)
+        and not isinstance(strategy.extended._cross_device_ops, _IN_LOOPS)
+    ):
+        raise ValueError(
+            f"`steps_per_execution={steps_per_execution}` fails with TensorFlow's collective operations, by which "
+            f"{_kind(strategy)} adds up gradients. Leave it 1, or on one machine make the strategy with "
+            "`cross_device_ops=tf.distribute.HierarchicalCopyAllReduce()`."
         )
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         return
@@ -201,7 +218,7 @@ def check_step(optimizer, jit_compile="auto", **options):
 
 
 def check_shares(strategy, batch):
-    """Refuses batches too small for the strategy.
+    """Refuses training batches too small for the strategy.
 
     Args:
         strategy: A `tf.distribute.Strategy`.
@@ -212,7 +229,7 @@ def check_shares(strategy, batch):
     """
     tensors = keras.tree.flatten(batch)
     shares = [int(tf.shape(share)[0]) for share in strategy.experimental_local_results(tensors[0])]
-    if 0 in shares:
+    if sum(shares) < len(shares):
         raise ValueError(
             f"The first batch holds {sum(shares)} examples for the {len(shares)} replicas of this machine. Pass "
             "batches of at least as many examples as there are replicas; `batch_size` counts those of all replicas."

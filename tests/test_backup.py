@@ -515,20 +515,26 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 from helpers import compiled, data, mlp
 from keras_distill import Backup, Distiller, Term
 from keras_distill.losses import KullbackLeibler
-folder, temperature = sys.argv[1:]
+folder, order, units = sys.argv[1:]
 with strategy.scope():
-    model = compiled(Distiller(mlp(), mlp(name="teacher"), [Term(KullbackLeibler(float(temperature)))]))
-backup = Backup(folder, settings={"temperature": float(temperature)})
+    if order == "first":
+        backup = Backup(folder, settings={"units": int(units)})
+    # Of one width, unless the backup has told the difference before.
+    student = mlp(int(units) if order == "first" else 8)
+    model = compiled(Distiller(student, mlp(12, name="teacher"), [Term(KullbackLeibler())]))
+if order == "last":
+    backup = Backup(folder, settings={"units": int(units)})
 model.fit(backup.batches(data(), 8), verbose=0, callbacks=[backup])
 """
 
 
 @pytest.mark.replicas
-def test_workers_of_other_recipes_are_told(tmp_path):
-    commands = [["-c", ALIKE, tmp_path, temperature] for temperature in (2, 4)]
-    for code, printed in finish(start(commands, 2)):
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_workers_of_other_recipes_are_told(order, tmp_path):
+    commands = [["-c", ALIKE, tmp_path, order, units] for units in (4, 8)]
+    for code, printed in finish(start(commands, 2), deadline=120):
         assert code == 1
-        assert "The workers do not train alike: temperature 2.0 on worker 0 and 4.0 on worker 1." in printed
+        assert "The workers do not train alike: units 4 on worker 0 and 8 on worker 1." in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cluster import finish, start
 from every_loss import CLASSES, LOSSES, distiller_with, pictures
 
 from keras_distill import Balance, Distiller, MutualDistiller, Term
@@ -31,12 +32,12 @@ def sgd(**options):
     return keras.optimizers.SGD(0.05, **options)
 
 
-def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd):
+def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options):
     """Weights, and the logs, after some steps on a number of replicas; the last batch is uneven."""
     with strategy(count).scope():
         keras.utils.set_random_seed(0)
         model = make()
-        model.compile(optimizer(), loss, metrics=None if loss is None else ["accuracy"])
+        model.compile(optimizer(), loss, metrics=None if loss is None else ["accuracy"], **options)
         dataset = data() if callable(data) else tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
         history = model.fit(dataset, epochs=epochs, verbose=0).history
         evaluated = model.evaluate(dataset, verbose=0, return_dict=True)
@@ -45,7 +46,7 @@ def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy",
 
 
 def assert_alike(make, data, tolerance=1e-5, **options):
-    """One device, two and four end with the same weights and log the same."""
+    """One device, two and four end with the same weights, which are returned, and log the same."""
     weights, logs = trained(1, make, data, **options)
     scale = max(np.abs(weight).max() for weight in weights)
     for count in SEVERAL:
@@ -56,6 +57,7 @@ def assert_alike(make, data, tolerance=1e-5, **options):
         for name, values in logs.items():
             # Rounding, times a low temperature.
             np.testing.assert_allclose(other_logs[name], values, rtol=3 * tolerance, atol=1e-6, err_msg=name)
+    return weights
 
 
 from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -165,6 +167,7 @@ OPTIMIZERS = {
     "clipvalue": lambda: sgd(clipvalue=0.02),
     "accumulation": lambda: sgd(gradient_accumulation_steps=2),
     "accumulation_and_clipping": lambda: sgd(gradient_accumulation_steps=2, global_clipnorm=0.05),
+    "accumulation_and_scale": lambda: sgd(gradient_accumulation_steps=2, loss_scale_factor=4.0),
     "momentum": lambda: sgd(momentum=0.9, nesterov=True),
     "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.05, 5)),
     "weight_decay": lambda: sgd(weight_decay=0.1),
@@ -173,9 +176,39 @@ OPTIMIZERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def plainly():
+    """Weights after training with plain SGD."""
+    return trained(1, both, numbers(), loss=from_logits)[0]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers(name):
-    assert_alike(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+def test_optimizers(name, plainly):
+    weights = assert_alike(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+    # Whatever it does, it did.
+    assert max(np.abs(weight - plain).max() for weight, plain in zip(weights, plainly, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
+def test_constraints(name, plainly):
+    options = {"kernel_constraint": keras.constraints.MaxNorm(0.5)}
+    weights = assert_alike(lambda: both(student=options), numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+    longest, free = (np.linalg.norm(kernel, axis=0).max() for kernel in (weights[0], plainly[0]))
+    assert longest <= 0.5 + 1e-6 < free
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
+def test_layers_that_no_loss_reaches(name):
+    def make():
+        inputs = keras.Input((8,))
+        outputs = {"logits": keras.layers.Dense(CLASSES)(inputs), "unused": keras.layers.Dense(3)(inputs)}
+        return Distiller(keras.Model(inputs, outputs), dense("teacher"), [Term(KullbackLeibler(), "output[logits]")])
+
+    assert_alike(make, (numbers()[0],), loss=None, optimizer=OPTIMIZERS[name])
+
+
+def test_several_steps_at_once():
+    assert_alike(both, numbers(), loss=from_logits, steps_per_execution=2)
 
 
 def test_clipped_embeddings():
@@ -304,12 +337,46 @@ def test_options_that_replicas_cannot_follow_are_refused():
                 model.compile(**options)
 
 
+def test_several_steps_at_once_are_refused_where_tensorflow_cannot():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = both()
+    with refused("steps_per_execution=4", "MirroredStrategy of 2 replicas", "HierarchicalCopyAllReduce"):
+        model.compile(sgd(), from_logits, steps_per_execution=4)
+
+
+PARAMETER_SERVER = """
+import keras, tensorflow as tf
+from cluster import _free_ports
+from keras_distill import Distiller, Term
+from keras_distill.losses import KullbackLeibler
+
+ps, worker, chief = (f"127.0.0.1:{port}" for port in _free_ports(3))
+jobs = tf.train.ClusterSpec({"ps": [ps], "worker": [worker], "chief": [chief]})
+servers = [tf.distribute.Server(jobs, name, 0, protocol="grpc") for name in ("ps", "worker")]
+resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(jobs, rpc_layer="grpc", task_type="chief", task_id=0)
+with tf.distribute.ParameterServerStrategy(resolver).scope():
+    try:
+        Distiller(*(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]) for _ in range(2)),
+                  [Term(KullbackLeibler())])
+    except ValueError as error:
+        print("refused:", error)
+"""
+
+
+def test_parameter_servers_are_refused():
+    [(code, printed)] = finish(start(["-c", PARAMETER_SERVER]), deadline=120)
+    assert "refused: Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy" in printed, printed
+
+
 def test_batches_smaller_than_the_strategy_are_refused():
     with strategy(4).scope():
         model = both()
         model.compile(sgd(), from_logits)
     with refused("holds 3 examples for the 4 replicas", "batch_size"):
         model.fit(*numbers(), batch_size=3, verbose=0)
+    # Which examples share a step matters to training alone.
+    model.fit(*numbers(), batch_size=6, validation_data=numbers(3), verbose=0)
+    assert np.isfinite(model.evaluate(*numbers(3), verbose=0, return_dict=True)["loss"])
 
 
 def test_compile_outside_of_the_scope():

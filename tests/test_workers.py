@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 from cluster import finish, start
+from helpers import data, mlp
+
+from keras_distill.cache import label
 
 pytestmark = pytest.mark.replicas
 
@@ -64,3 +67,48 @@ def test_several_workers_do_as_one(tmp_path, kind, several):
                 np.testing.assert_allclose(other_logs[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
             for array, other in zip(arrays, others, strict=True):
                 np.testing.assert_allclose(other, array, rtol=1e-6, atol=1e-6)
+
+
+# Reads what a teacher said, each process its share, and writes which examples it asked for.
+SHARING = """
+import os, sys
+import keras
+import numpy as np
+import tensorflow as tf
+cache, out = sys.argv[1:]
+alone = "TF_CONFIG" not in os.environ
+strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
+from helpers import crossentropy, data, mlp
+from keras_distill import Distiller, Term
+from keras_distill.cache import cached, indexed
+from keras_distill.losses import KullbackLeibler
+with strategy.scope():
+    keras.utils.set_random_seed(0)
+    stored = cached(cache)
+    model = Distiller(mlp(), stored.teacher, [Term(KullbackLeibler())])
+    model.compile(keras.optimizers.SGD(0.05), crossentropy())
+asked, gather = [], stored._gather
+stored._gather = lambda name, index: (name == "examples" and asked.extend(index.tolist()), gather(name, index))[1]
+def batches(context):
+    own = indexed(data(24)).shard(context.num_input_pipelines, context.input_pipeline_id)
+    return stored.join(own.batch(context.get_per_replica_batch_size(6)))
+lessons = batches(tf.distribute.InputContext()) if alone else strategy.distribute_datasets_from_function(batches)
+model.fit(lessons, verbose=0)
+index = 0 if alone else strategy.cluster_resolver.task_id
+np.savez(f"{out}/{index}.npz", np.array(asked), *[np.array(weight) for weight in model.weights])
+"""
+
+
+def test_each_worker_reads_its_share_of_a_cache(tmp_path):
+    label(mlp(12, name="teacher"), data(24)[0], tmp_path / "cache", verbose=0)
+    found = {}
+    for workers in (1, 2):
+        (tmp_path / str(workers)).mkdir()
+        for code, text in finish(start(["-c", SHARING, tmp_path / "cache", tmp_path / str(workers)], workers)):
+            assert code == 0, text[-3000:]
+        found[workers] = [list(np.load(tmp_path / f"{workers}/{worker}.npz").values()) for worker in range(workers)]
+    ((_, *weights),) = found[1]
+    for worker, (asked, *others) in enumerate(found[2]):
+        assert sorted(set(asked)) == list(range(worker, 24, 2))
+        for weight, other in zip(weights, others, strict=True):
+            np.testing.assert_allclose(other, weight, rtol=1e-6, atol=1e-6)
