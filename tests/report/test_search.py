@@ -109,6 +109,9 @@ def test_an_unfinished_trial_is_neither_good_nor_bad(tuner, tmp_path):
     trial = json.loads(path.read_text())
     path.write_text(json.dumps({**trial, "status": "RUNNING"}))
     assert read_search(tuner.project_dir, "val_accuracy").trials[1].state == "unfinished"
+    # KerasTuner empties a file before it writes it.
+    path.write_text("")
+    assert [trial.name for trial in read_search(tuner.project_dir, "val_accuracy").trials] == ["0", "2", "3", "4"]
 
 
 def test_positions_on_an_axis():
