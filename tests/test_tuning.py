@@ -315,6 +315,11 @@ def test_an_objective_without_validation_data_is_told(tmp_path):
         tuner.search(*parts()[0], epochs=1, verbose=0)
 
 
+def test_not_every_epoch_need_be_validated(tmp_path):
+    tuner = search(random_search(hypermodel(), tmp_path), epochs=2, validation_freq=2)
+    assert states(tuner) == ["COMPLETED"] * 2
+
+
 class Yielding(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["own"] = 1.0 - epoch
