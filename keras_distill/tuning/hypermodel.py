@@ -156,9 +156,6 @@ class _Watch(keras.callbacks.Callback):
             self._check({**logs, **validation, **self.costs})
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.validated and not any(name.startswith("val_") for name in logs):
-            # Not every epoch is validated.
-            return
         self._check(logs)
         # KerasTuner would take no later epoch for better than this one, and say nothing.
         if not self.seen and np.isnan(self.objective.get_value(logs)):
