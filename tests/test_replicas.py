@@ -294,11 +294,11 @@ def test_several_steps_at_once_are_refused_where_tensorflow_cannot():
 
 PARAMETER_SERVER = """
 import keras, tensorflow as tf
-from cluster import _free_ports
+from cluster import free_ports
 from keras_distill import Distiller, Term
 from keras_distill.losses import KullbackLeibler
 
-ps, worker, chief = (f"127.0.0.1:{port}" for port in _free_ports(3))
+ps, worker, chief = (f"127.0.0.1:{port}" for port in free_ports(3))
 jobs = tf.train.ClusterSpec({"ps": [ps], "worker": [worker], "chief": [chief]})
 servers = [tf.distribute.Server(jobs, name, 0, protocol="grpc") for name in ("ps", "worker")]
 resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(jobs, rpc_layer="grpc", task_type="chief", task_id=0)
