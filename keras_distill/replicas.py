@@ -91,6 +91,7 @@ def update(optimizer, gradients, variables):
                 # Asked here and not by each replica: TensorFlow allows no updates in branches that a replica takes.
                 due = (inner._iterations + 1) % steps == 0
                 ops.cond(due, lambda: each(release, args=(gradients,)), lambda: each(keep, args=(gradients,)))
+                each(constrain)
                 each(inner._iterations.assign_add, args=(1,))
             else:
                 each(optimizer.apply, args=(gradients, variables))
@@ -106,14 +107,17 @@ def update(optimizer, gradients, variables):
         sums = inner._clip_gradients(sums)
         inner._apply_weight_decay(changed)
         inner._backend_update_step(sums, changed, inner.learning_rate)
-        for variable in changed:
-            if variable.constraint is not None:
-                variable.assign(variable.constraint(variable))
 
     def keep(gradients):
         for new, old in zip(gradients, inner._accumulated_gradients):
             if new is not None:
                 old.assign_add(tf.convert_to_tensor(new))
+
+    def constrain():
+        # After every step, as Keras does, due or not.
+        for variable, gradient in zip(variables, gradients):
+            if gradient is not None and variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
 
     context.merge_call(together, args=(gradients,))
 

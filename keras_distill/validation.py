@@ -229,7 +229,7 @@ def check_shares(strategy, batch):
     """
     tensors = keras.tree.flatten(batch)
     shares = [int(tf.shape(share)[0]) for share in strategy.experimental_local_results(tensors[0])]
-    if 0 in shares:
+    if sum(shares) < len(shares):
         raise ValueError(
             f"The first batch holds {sum(shares)} examples for the {len(shares)} replicas of this machine. Pass "
             "batches of at least as many examples as there are replicas; `batch_size` counts those of all replicas."

@@ -258,13 +258,13 @@ def test_several_executions_are_averaged(tmp_path):
             return histories
 
     model = hypermodel(terms=grid, supervised_weight=1.0)
-    tuner = Kept(model, "val_loss", max_trials=2, executions_per_trial=2, seed=0, directory=tmp_path)
+    tuner = Kept(model, "val_loss", max_trials=1, executions_per_trial=2, seed=0, directory=tmp_path)
     search(tuner, callbacks=[Trainings(log)])
-    first, again, second, and_again = noted(log)
-    assert first == again and second == and_again and first != second
-    for trial, both in zip(trials(tuner), scores, strict=True):
-        assert both[0] != both[1]
-        np.testing.assert_allclose(trial.score, np.mean(both), rtol=1e-6)
+    first, again = noted(log)
+    assert first == again
+    (trial,), (both,) = trials(tuner), scores
+    assert both[0] != both[1]
+    np.testing.assert_allclose(trial.score, np.mean(both), rtol=1e-6)
 
 
 @pytest.mark.parametrize("direction, best", [("min", min), ("max", max)])
@@ -493,8 +493,11 @@ def test_what_is_over_the_budget_is_worse_in_every_objective():
 
 
 def test_a_cost_may_be_the_objective(tmp_path):
-    tuner = GridSearch(budgeted(Budget(parameters=math.inf)), Objective("parameters", "min"), directory=tmp_path)
-    assert search(tuner).get_best_models()[0].student.count_params() == PARAMETERS[4]
+    model = budgeted(Budget(parameters=math.inf))
+    tuner = search(random_search(model, tmp_path, objective=Objective("parameters", "min")))
+    counts = [PARAMETERS[trial.hyperparameters.values["width"]] for trial in trials(tuner)]
+    assert len(set(counts)) == 2
+    assert tuner.get_best_models()[0].student.count_params() == min(counts)
 
 
 def test_time_is_measured():

@@ -53,6 +53,7 @@ def tuner(folder, failing=False):
         terms=lambda hp: [Term(KullbackLeibler(spaces.temperature(hp)))],
         loss=crossentropy(),
         metrics=["accuracy"],
+        run_eagerly=True,
     )
     # More than a search has trials: KerasTuner's chief would hang after three that fail.
     most = {"max_consecutive_failed_trials": TRIALS + 1}

@@ -8,7 +8,7 @@ from keras_distill.report import confusions, knowledge, plots
 from keras_distill.report.canvas import colors
 from keras_distill.report.search_plots import search_pictures
 from keras_distill.report.table import HEADINGS
-from keras_distill.report.verdict import CRITERION, verdict
+from keras_distill.report.verdict import CRITERION
 
 
 def write_page(results, path):
@@ -36,7 +36,7 @@ def render(results):
     pair_headings, pair_rows = confusions.frequent(results)
     return environment.get_template("page.html.jinja").render(
         results=results,
-        verdict=verdict(results),
+        verdict=results.verdict(),
         criterion=CRITERION if any(len(model.runs) > 1 for model in results.models) else "",
         headings=HEADINGS,
         rows=[(chosen[row.name], row.cells()) for row in results.table()],

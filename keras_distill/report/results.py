@@ -12,7 +12,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from keras_distill.report import environment, table
+from keras_distill.report import environment, table, verdict
 from keras_distill.report.search import Search
 
 ROLES = ("teacher", "alone", "distilled")
@@ -147,6 +147,10 @@ class Results:
     def text(self):
         """The table as aligned plain text, to print."""
         return table.text(self.table())
+
+    def verdict(self):
+        """What the numbers say, a list of sentences."""
+        return verdict.verdict(self)
 
     def save(self, path):
         """Writes everything as JSON; numbers that JSON does not know become `{"not_finite": "nan"}`."""

@@ -122,7 +122,7 @@ class Search:
 
 
 def read_search(folder, objective):
-    """A `Search` from the files that KerasTuner wrote, finished or not.
+    """A `Search` from the files that KerasTuner wrote, finished or not. One that is just being written is left out.
 
     ```python
     read_search(tuner.project_dir, tuner.oracle.objective.name)
@@ -139,7 +139,7 @@ def read_search(folder, objective):
     if not (folder / "oracle.json").exists():
         raise ValueError(f"'{folder}' holds no search of KerasTuner. Pass the tuner's `project_dir`.")
     oracle = json.loads((folder / "oracle.json").read_text(encoding="utf-8"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("trial_*/trial.json"))]
+    found = [trial for path in sorted(folder.glob("trial_*/trial.json")) if (trial := _whole(path)) is not None]
     ended = {name: place for place, name in enumerate(oracle["end_order"])}
     found.sort(key=lambda trial: ended.get(trial["trial_id"], len(ended)))
     measured = [trial["metrics"]["metrics"] for trial in found if trial["status"] == "COMPLETED"]
@@ -149,6 +149,13 @@ def read_search(folder, objective):
     direction = having[0]["direction"] if having else "max"
     space = {each["config"]["name"]: _hyperparameter(**each) for each in oracle["hyperparameters"]["space"]}
     return Search(objective, direction, list(space.values()), [_trial(trial, objective, direction) for trial in found])
+
+
+def _whole(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
 
 
 def _hyperparameter(class_name, config):

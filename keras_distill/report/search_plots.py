@@ -13,6 +13,8 @@ from keras_distill.report.canvas import FIRST, figure, picture, shorten
 # Pale for bad trials and dark for good ones; the best has a colour of its own.
 BETTER = LinearSegmentedColormap.from_list("better", ["#CFD8DF", "#7FBCE0", "#0072B2", "#003B5C"])
 BEST = "#D55E00"
+# Of axes of scores: 84.0, 84.5, 85.0.
+STEPS = [1, 2, 5, 10]
 
 
 def search_pictures(search):
@@ -63,8 +65,9 @@ def best_so_far(search):
         axes.set(xlabel="trial", ylabel=view.label, xlim=(0.4, len(numbers) + 0.6))
         axes.set_ylim(view.at(view.low) - margin, view.at(view.high) + margin)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         axes.grid(True, axis="y")
+        axes.set_axisbelow(True)
         said = ["Dots: the trials. Line: the best so far."]
         if any(trial.epochs not in (None, most) for trial in search.trials):
             said.append(f"Filled: trained for {most} epochs, the most; hollow: for fewer.")
@@ -81,11 +84,15 @@ def parallel_coordinates(search):
     with figure(0.4 + 0.5 * (len(space) + 1)) as drawn:
         axes = drawn.subplots()
         for place, trial in reversed(list(enumerate(ranked))):
-            at = [each.position(trial.values[each.name]) if each.name in trial.values else np.nan for each in space]
-            at.append((view.at(trial.score) - view.at(view.low)) / (view.at(view.high) - view.at(view.low) or 1))
+            at = {
+                row: each.position(trial.values[each.name])
+                for row, each in enumerate(space)
+                if each.name in trial.values
+            }
+            at[len(space)] = view.position(trial.score)
             first = {"color": BEST, "linewidth": 2.0, "markersize": 3.5}
             other = {"color": view.color(trial.score), "linewidth": 0.9, "markersize": 2}
-            axes.plot(at, range(len(at)), "o-", clip_on=False, zorder=3, **(other if place else first))
+            axes.plot(list(at.values()), list(at), "o-", clip_on=False, zorder=3, **(other if place else first))
         ends = [(0, f"{view.at(view.low):.4g}"), (1, f"{view.at(view.high):.4g}")]
         for row, ticks in enumerate([*map(_ticks, space), ends]):
             axes.axhline(row, color="#BBBBBB", linewidth=0.8, zorder=1)
@@ -112,7 +119,7 @@ def parallel_coordinates(search):
         logarithmic = [each.name.replace("_", " ") for each in space if each.logarithmic]
         said += [f"Logarithmic: {', '.join(logarithmic)}."] if logarithmic else []
         if any(each.name not in trial.values for each in space for trial in ranked):
-            said.append("A line is broken where a trial has no such hyperparameter.")
+            said.append("No dot: a trial has no such hyperparameter.")
         if any(not view.shows(trial.score) for trial in ranked):
             said.append(f"What is worse than the axis of {view.label} stands at its end.")
         return picture(drawn, _alt(search), " ".join(said))
@@ -125,15 +132,18 @@ def one_against_another(search, one, other):
     with figure(3.0) as drawn:
         axes = drawn.subplots()
         for place, trial in reversed(list(enumerate(ranked))):
-            ring = {"edgecolors": "white", "linewidths": 0.6} if place else {"edgecolors": BEST, "linewidths": 2}
+            first = {"edgecolors": BEST, "linewidths": 2, "s": 80}
+            ring = {"edgecolors": "white", "linewidths": 0.6, "s": 44} if place else first
             color = [view.color(trial.score)]
-            axes.scatter(trial.values[one], trial.values[other], s=44, color=color, zorder=3, clip_on=False, **ring)
+            axes.scatter(trial.values[one], trial.values[other], color=color, zorder=3, clip_on=False, **ring)
         axes.set(xlabel=one.replace("_", " "), ylabel=other.replace("_", " "))
         for axis, name in (("x", one), ("y", other)):
             _settle(axes, axis, next(each for each in search.space if each.name == name))
         axes.grid(True)
         axes.set_axisbelow(True)
-        bar = drawn.colorbar(ScalarMappable(view.norm, view.colors), ax=axes, aspect=30, ticks=MaxNLocator(5))
+        bar = drawn.colorbar(
+            ScalarMappable(view.norm, view.colors), ax=axes, aspect=30, ticks=MaxNLocator(5, steps=STEPS)
+        )
         bar.outline.set_visible(False)
         bar.set_label(view.label)
         return picture(drawn, _alt(search), "Dots: the trials. The ring is around the best one.")
@@ -159,6 +169,10 @@ class _View:
         """Where a score is drawn."""
         return self.scale * np.clip(score, self.low, self.high)
 
+    def position(self, score):
+        """Where it lies between the ends, 0 to 1."""
+        return float(self.norm(self.at(score))) if self.high > self.low else 0.5
+
     def shows(self, score):
         return self.low <= score <= self.high
 
@@ -170,8 +184,12 @@ def _ticks(each):
     """`(position, text)` of the values named on a hyperparameter's axis."""
     if each.choices:
         return [(each.position(value), str(value)) for value in each.choices]
+    ends = [(0, f"{each.low:.3g}"), (1, f"{each.high:.3g}")]
+    if isinstance(each.low, int):
+        # What lies between two integers may be none.
+        return ends
     middle = (each.low * each.high) ** 0.5 if each.logarithmic else (each.low + each.high) / 2
-    return [(at, f"{value:.3g}") for at, value in ((0, each.low), (0.5, middle), (1, each.high))]
+    return [*ends, (0.5, f"{middle:.3g}")]
 
 
 def _settle(axes, axis, each):

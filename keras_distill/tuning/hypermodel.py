@@ -112,7 +112,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         return distiller
 
     def fit(self, hp, model, *args, callbacks=(), **kwargs):
-        given = inspect.signature(model.fit).bind(*args, **kwargs).arguments
+        given = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs).arguments
         with _telling(hp):
             costs = {} if self.budget is None else self.budget.costs(model.student)
             excess = [] if self.budget is None else self.budget.excess(costs)
