@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
 HUB = ["keras-hub", "safetensors"]
+# Built for glibc 2.39, which pip cannot be told: `.ci/environment` makes it run on older machines, too.
+TFX = ["tfx==1.21.0", "dill"]  # Beam's local runner imports dill and does not say so.
 
 setup(
     name="keras-distill",
@@ -29,6 +31,7 @@ setup(
     extras_require={
         "recipes": RECIPES,
         "hub": HUB,
+        "tfx": TFX,
         "test": [*RECIPES, *HUB, "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[

@@ -56,6 +56,6 @@ def test_every_entry_of_a_catalogue_has_a_row_with_its_test(folder):
 
 
 def test_continuous_integration_runs_the_test_command():
-    found = re.findall(r"^    (python3 -m venv .*pytest)$", README, re.MULTILINE)
+    found = re.findall(r"^    (\.ci/environment .*pytest)$", README, re.MULTILINE)
     assert len(found) == 1
-    assert r"s/^    \(python3 -m venv .*pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()
+    assert r"s/^    \(\.ci\/environment .*pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()
