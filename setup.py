@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
 HUB = ["keras-hub", "safetensors"]
 # Built for glibc 2.39, which pip cannot be told: `.ci/environment` makes it run on older machines, too.
-TFX = ["tfx==1.21.0", "dill"]  # Beam's local runner imports dill and does not say so.
+TFX = ["tfx[kfp]==1.21.0", "dill"]  # Beam's local runner imports dill and does not say so.
 
 setup(
     name="keras-distill",

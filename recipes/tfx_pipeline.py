@@ -268,15 +268,14 @@ def _run(name, folder):
     print(f"Report: {report.uri}/report.html. Pushed models: {folder / 'pushed'}")
 
 
-def _specify(name, folder):
+def _specify(name, folder, runner):
     """Writes the pipeline for a cloud that runs it, and reads it back."""
     if IMAGE.value is None or ROOT.value is None:
-        raise app.UsageError(f"--runner={RUNNER.value} needs --image and --root.")
-    runner = tfx.orchestration.experimental.KubeflowV2DagRunner
-    path = folder / ("pipeline.yaml" if RUNNER.value == "kubeflow" else "pipeline.json")
+        raise app.UsageError(f"--runner={runner} needs --image and --root.")
+    path = folder / ("pipeline.yaml" if runner == "kubeflow" else "pipeline.json")
     folder.mkdir(parents=True, exist_ok=True)
     config = tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(default_image=IMAGE.value)
-    runner(config=config, output_filename=str(path)).run(
+    tfx.orchestration.experimental.KubeflowV2DagRunner(config=config, output_filename=str(path)).run(
         tfx.dsl.Pipeline(
             pipeline_name=f"distil-{name}".replace("_", "-"),
             pipeline_root=ROOT.value,
@@ -294,7 +293,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Not a flag: {argv[1:]}. Try --help.")
     folder = pathlib.Path(WORKDIR.value or f"runs/tfx_{DATASET.value}").absolute()
-    (_run if RUNNER.value == "local" else _specify)(DATASET.value, folder)
+    runner = RUNNER.value
+    # TFX reads Beam's arguments as flags of absl, and Beam has a `--runner`, too.
+    delattr(flags.FLAGS, "runner")
+    if runner == "local":
+        _run(DATASET.value, folder)
+    else:
+        _specify(DATASET.value, folder, runner)
 
 
 if __name__ == "__main__":

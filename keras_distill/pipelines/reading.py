@@ -116,6 +116,12 @@ def serialized(patterns):
     return tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
 
 
+def counted(dataset):
+    """A `tf.data.Dataset` that knows its length, so that `fit` need not find out by running out of data."""
+    count = dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))
+
+
 def first_of(patterns):
     """The first of the serialized examples.
 

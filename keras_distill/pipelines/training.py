@@ -11,7 +11,7 @@ from keras_distill.backup import Backup
 from keras_distill.distiller import Distiller
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
-from keras_distill.pipelines.reading import Reader, read_schema, serialized
+from keras_distill.pipelines.reading import Reader, counted, read_schema, serialized
 from keras_distill.pipelines.saved import Signature
 from keras_distill.pipelines.settings import Settings
 
@@ -116,6 +116,7 @@ class Lesson:
             )
         self.reader.check(fn_args.train_files)
         self.reader.check(fn_args.eval_files)
+        self._train, self._eval = (counted(serialized(files)) for files in (fn_args.train_files, fn_args.eval_files))
         self.hyperparameters = keras_tuner.HyperParameters()
         if fn_args.hyperparameters is not None:
             self.hyperparameters = keras_tuner.HyperParameters.from_config(fn_args.hyperparameters)
@@ -147,7 +148,7 @@ class Lesson:
     def train(self, seed):
         """One epoch of training batches in an order that depends on the seed, a `tf.data.Dataset`."""
         settings, steps = self.settings, self._args.train_steps
-        examples = serialized(self._args.train_files).shuffle(settings.shuffle, seed=seed)
+        examples = self._train.shuffle(settings.shuffle, seed=seed)
         if steps is not None:
             examples = examples.repeat()
         batches = self._read(examples)
@@ -155,7 +156,7 @@ class Lesson:
 
     def eval(self):
         """The validation batches."""
-        batches = self._read(serialized(self._args.eval_files))
+        batches = self._read(self._eval)
         return batches if self._args.eval_steps is None else batches.take(self._args.eval_steps)
 
     def _read(self, examples):
