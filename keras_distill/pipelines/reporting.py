@@ -11,16 +11,14 @@ from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact, artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
-from tfx.utils import io_utils, path_utils
+from tfx.utils import io_utils
 
 from keras_distill import runs
 from keras_distill.batch import Batch
 from keras_distill.losses.kullback_leibler import kullback_leibler
-from keras_distill.pipelines import activations
+from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
-from keras_distill.pipelines.labelling import json_text
-from keras_distill.pipelines.reading import first_of, read_schema, serialized
-from keras_distill.pipelines.saved import Signature
+from keras_distill.pipelines.reading import read_schema, serialized
 from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.taps import OUTPUT
 
@@ -71,9 +69,12 @@ class Executor(base_executor.BaseExecutor):
         started = time.time()
         label, split, temperature = (exec_properties[key] for key in ("label", "split", "temperature"))
         examples, schema = (artifact_utils.get_single_instance(input_dict[key]) for key in ("examples", "schema"))
-        models = {name: _model(input_dict[key]) for name, key in _INPUTS.items() if input_dict.get(key)}
-        pattern = io_utils.all_files_pattern(artifact_utils.get_split_uri([examples], split))
-        first_of([pattern])
+        models = {
+            name: artifacts.signature(artifact_utils.get_single_instance(input_dict[key]), SERVING)
+            for name, key in _INPUTS.items()
+            if input_dict.get(key)
+        }
+        pattern = artifacts.patterns(examples, [split])[split]
         lesson = _Lesson(schema, label, exec_properties["tap"])
         tallies = {name: _Tally(lesson.classes) for name in models}
         for batch in serialized([pattern]).batch(_BATCH):
@@ -171,9 +172,9 @@ class DistillationReport(base_component.BaseComponent):
             label=label,
             split=split,
             temperature=temperature,
-            classes=json_text(classes),
+            classes=artifacts.text(classes),
             tap=tap,
-            versions=json_text(runs.versions()),
+            versions=artifacts.text(runs.versions()),
         )
         super().__init__(spec=spec)
 
@@ -234,11 +235,6 @@ class _Tally:
     def run(self):
         examples, right = int(self._confusion.sum()), int(np.trace(self._confusion))
         return Run(0, right / examples, examples - right, confusion=self._confusion.tolist())
-
-
-def _model(artifacts):
-    model = artifact_utils.get_single_instance(artifacts)
-    return Signature(path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model)), SERVING)
 
 
 def _logits(name, model, examples, classes):

@@ -11,7 +11,7 @@ from keras_distill.backup import Backup
 from keras_distill.distiller import Distiller
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
-from keras_distill.pipelines.reading import Reader, counted, read_schema, serialized
+from keras_distill.pipelines.reading import Reader, counted, serialized
 from keras_distill.pipelines.saved import Signature
 from keras_distill.pipelines.settings import Settings
 
@@ -108,7 +108,7 @@ class Lesson:
         with tf.device("CPU:0"):
             online = fn_args.base_model is not None and settings.terms is not None
             teacher = Signature(fn_args.base_model, ACTIVATIONS) if online else None
-        self.reader = Reader(read_schema(fn_args.schema_path), settings, fn_args.transform_graph_path, teacher)
+        self.reader = Reader(fn_args.schema_path, settings, fn_args.transform_graph_path, teacher)
         if settings.terms is not None and not self.reader.abouts:
             raise ValueError(
                 f"There are terms, but no teacher: the Schema '{fn_args.schema_path}' knows of no activations. Give "
