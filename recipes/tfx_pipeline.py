@@ -201,6 +201,7 @@ def _settings(name, student, epochs, terms=None, trials=1):
         student=f"{models}{name}_{student}",
         terms=f"{models}{terms}" if terms else None,
         preprocessing=f"{models}pictures" if name == "fashion_mnist" else None,
+        compile=f"{models}compiled",
         label="label",
         epochs=epochs,
         batch_size=BATCH_SIZES[name],

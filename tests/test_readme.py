@@ -28,7 +28,7 @@ def network(width, name):
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network(16, "teacher").save("teacher.keras")
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"## Use it\n\n```python\n(.*?)```", README, re.DOTALL)
     assert len(example.strip().splitlines()) <= 15
     x, y = features(32, 8), np.arange(32) % 3
     exec(  # noqa: S102

@@ -8,6 +8,11 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 
+# Of what `write_examples` writes.
+SCHEMA = """
+    feature { name: "x" type: FLOAT presence { min_fraction: 1.0 } shape { dim { size: 8 } } }
+    feature { name: "label" type: INT presence { min_fraction: 1.0 } shape { dim { size: 1 } } }
+"""
 BEAM = ["--runner=FnApiRunner", "--sdk_container_image=unused"]
 
 
@@ -34,14 +39,6 @@ def examples_of(uri, split):
     """The examples of a split, as `tf.train.Example`s."""
     files = sorted(str(path) for path in pathlib.Path(uri, f"Split-{split}").iterdir())
     return [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files, "GZIP")]
-
-
-def import_examples(uri, splits):
-    """A node that gives the examples in a folder of `write_examples`."""
-    names = str(list(splits)).replace("'", '"')
-    return tfx.dsl.Importer(
-        source_uri=str(uri), artifact_type=tfx.types.standard_artifacts.Examples, properties={"split_names": names}
-    ).with_id("examples")
 
 
 class Pipeline:

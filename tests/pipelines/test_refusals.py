@@ -10,7 +10,7 @@ import tensorflow as tf
 from helpers import data, features, mlp
 from tfx import v1 as tfx
 from tfx.types import standard_artifacts
-from tfx_running import Pipeline, serving, write_examples
+from tfx_running import SCHEMA, Pipeline, serving, write_examples
 
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.labelling import TeacherLabeller
@@ -20,10 +20,6 @@ from keras_distill.pipelines.settings import Settings
 
 pytestmark = pytest.mark.tfx
 
-SCHEMA = """
-    feature { name: "x" type: FLOAT presence { min_fraction: 1.0 } shape { dim { size: 8 } } }
-    feature { name: "label" type: INT presence { min_fraction: 1.0 } shape { dim { size: 1 } } }
-"""
 SPLITS = ["train", "eval"]
 
 
