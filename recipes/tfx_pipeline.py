@@ -272,7 +272,8 @@ def _run(name, folder):
         (node,) = (c.name for c in store.get_contexts_by_execution(execution.id) if c.type == "node")
         state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
         print(f"{node.removeprefix(f'distil_{name}.'):20}  {state.lower()}")
-    report = max(store.get_artifacts_by_type("DistillationReport"), key=lambda artifact: artifact.id)
+    evaluations = store.get_artifacts_by_type("ModelEvaluation")
+    report = max((each for each in evaluations if "/DistillationReport/" in each.uri), key=lambda each: each.id)
     for metric, value in json.loads(pathlib.Path(report.uri, "metrics.json").read_text()).items():
         print(f"{metric:32}  {value:.4f}")
     print(f"Report: {report.uri}/report.html. Pushed models: {folder / 'pushed'}")

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_transform.tf_metadata import schema_utils
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.types import artifact, artifact_utils, standard_artifacts
+from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils
 
@@ -29,12 +29,6 @@ _ROLES = {TEACHER: "teacher", "student alone": "alone", "student distilled": "di
 _BATCH = 256
 
 
-class Report(artifact.Artifact):
-    """`report.html`, `results.json` for it, and `metrics.json`, whose numbers are custom properties, too."""
-
-    TYPE_NAME = "DistillationReport"
-
-
 class DistillationReportSpec(ComponentSpec):
     """What goes into a DistillationReport and comes out of it."""
 
@@ -45,7 +39,8 @@ class DistillationReportSpec(ComponentSpec):
         "base_model": ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
     }
-    OUTPUTS = {"report": ChannelParameter(type=Report)}
+    # A type of our own could not be named in Kubeflow's specification: that wants a class at the top of a package.
+    OUTPUTS = {"report": ChannelParameter(type=standard_artifacts.ModelEvaluation)}
     PARAMETERS = {
         "label": ExecutionParameter(type=str),
         "split": ExecutionParameter(type=str),
@@ -131,7 +126,8 @@ class DistillationReport(base_component.BaseComponent):
 
     Component `outputs` contains:
 
-    - `report`: `Report`, with `report.html`.
+    - `report`: a `ModelEvaluation` with `report.html`, `results.json`, of which it was made, and `metrics.json`; these
+      numbers are custom properties of the artifact, too.
 
     Args:
         examples: Channel of labelled `Examples`; the teacher does not run again.
@@ -168,7 +164,7 @@ class DistillationReport(base_component.BaseComponent):
             model=model,
             base_model=base_model,
             baseline_model=baseline_model,
-            report=types.Channel(type=Report),
+            report=types.Channel(type=standard_artifacts.ModelEvaluation),
             label=label,
             split=split,
             temperature=temperature,
