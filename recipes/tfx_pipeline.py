@@ -12,14 +12,12 @@ Started again, it does only what has changed. It needs the environment that `.ci
 
 Run:    python -m recipes.tfx_pipeline
         python -m recipes.tfx_pipeline --dataset=fashion_mnist --originals=FOLDER
-        python -m recipes.tfx_pipeline --runner=kubeflow --image=IMAGE      writes the pipeline's specification
+        python -m recipes.tfx_pipeline --runner=kubeflow --image=IMAGE --root=gs://BUCKET/FOLDER    writes what is run
 """
 
 import json
 import pathlib
 
-import numpy as np
-import tensorflow as tf
 import tensorflow_model_analysis as tfma
 import yaml
 from absl import app, flags, logging
@@ -31,7 +29,7 @@ from tfx.v1 import components, proto
 from keras_distill.pipelines.labelling import TeacherLabeller
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
-from recipes import data, tfx_models
+from recipes import data, tfx_examples
 
 DATASET = flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "What is told apart.")
 RUNNER = flags.DEFINE_enum(
@@ -50,7 +48,6 @@ EPOCHS = flags.DEFINE_integer(
 TRIALS = flags.DEFINE_integer("trials", 4, "Trials of the Tuner.", lower_bound=1)
 SMOKE = flags.DEFINE_bool("smoke", False, "One epoch, one trial, few examples: whether it runs, not what it yields.")
 
-SPLITS = ("train", "eval", "test")
 # Of the teacher, and of students.
 EPOCHS_OF = {"digits": (30, 30), "fashion_mnist": (8, 6)}
 BATCH_SIZES = {"digits": 32, "fashion_mnist": 128}
@@ -118,7 +115,7 @@ def nodes(name, source, destination):
 
 def _data(name, source):
     """Channels of examples and Schema, the nodes that they come from, and the Trainers' inputs that the data need."""
-    splits = [proto.Input.Split(name=split, pattern=f"{split}.*") for split in SPLITS]
+    splits = [proto.Input.Split(name=split, pattern=f"{split}.*") for split in tfx_examples.SPLITS]
     generator = components.CsvExampleGen if name == "digits" else components.ImportExampleGen
     example_gen = generator(input_base=str(source), input_config=proto.Input(splits=splits))
     examples = example_gen.outputs["examples"]
@@ -214,47 +211,9 @@ def _few(number):
     return 1 if SMOKE.value else max(number, 1)
 
 
-def _write_examples(name, folder):
-    """Files for the ExampleGen, once: TFX knows them by when they were written."""
-    if (folder / "finished").exists():
-        return
-    everything = getattr(data, name)()
-    count = len(everything.train[1])
-    held_out = count // 6
-    parts = {
-        "train": data.rows(everything.train, slice(count - held_out)),
-        "eval": data.rows(everything.train, slice(count - held_out, None)),
-        "test": everything.test,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, (images, labels) in parts.items():
-        images, labels = (images[:200], labels[:200]) if SMOKE.value else (images, labels)
-        (_write_csv if name == "digits" else _write_records)(folder, split, images, labels)
-    (folder / "finished").touch()
-
-
-def _write_csv(folder, split, images, labels):
-    lines = [",".join([*tfx_models.PIXELS, "label"])]
-    lines += [
-        ",".join(f"{16 * pixel:g}" for pixel in image.ravel()) + f",{label}" for image, label in zip(images, labels)
-    ]
-    (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
-
-
-def _write_records(folder, split, images, labels):
-    with tf.io.TFRecordWriter(str(folder / f"{split}.tfrecord")) as writer:
-        for image, label in zip(images, labels):
-            image = tf.train.BytesList(value=[np.uint8(np.round(255 * image)).tobytes()])
-            features = {
-                "image": tf.train.Feature(bytes_list=image),
-                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-
-
 def _run(name, folder):
     """Runs the pipeline here, and says what it did."""
-    _write_examples(name, folder / "examples")
+    tfx_examples.write(name, folder / "examples", 200 if SMOKE.value else None)
     connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(str(folder / "metadata.sqlite"))
     tfx.orchestration.LocalDagRunner().run(
         tfx.dsl.Pipeline(

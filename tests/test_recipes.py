@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
     path.stem
     for path in (ROOT / "recipes").glob("*.py")
-    if path.stem not in ("__init__", "chain", "common", "data", "judging", "workdir", "tfx_models", "tfx_pipeline")
+    if path.stem not in ("__init__", "chain", "common", "data", "judging", "workdir")
+    and not path.stem.startswith("tfx_")
 )
 MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
 

@@ -14,7 +14,7 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.utils import io_utils
 
 from keras_distill import runs
-from keras_distill.batch import Batch
+from keras_distill.batch import UNLABELLED, Batch
 from keras_distill.losses.kullback_leibler import kullback_leibler
 from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
@@ -85,7 +85,7 @@ class Executor(base_executor.BaseExecutor):
         results = Results(
             title="Distillation",
             description=_sentence(tallies, temperature),
-            settings={"label": label, "temperature": temperature, **metrics},
+            settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
             classes=json.loads(exec_properties["classes"]) or [str(number) for number in range(lesson.classes)],
             models=[
                 ModelResult(name, _ROLES[name], model.parameters, [tallies[name].run()])
@@ -202,35 +202,43 @@ class _Lesson:
 
     def __call__(self, examples):
         parsed = tf.io.parse_example(examples, self._parsing)
+        labels = tf.reshape(parsed[self._label], [-1]).numpy()
+        strange = labels[(labels < UNLABELLED) | (labels >= self.classes)]
+        if len(strange):
+            raise ValueError(
+                f"The feature '{self._label}' has the label {strange[0]}, but the teacher has {self.classes} classes, "
+                "the first being 0."
+            )
         said = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._abouts)))
-        return tf.reshape(parsed[self._label], [-1]).numpy(), tf.cast(said[self._tap], "float32")
+        return labels, tf.cast(said[self._tap], "float32")
 
 
 class _Tally:
-    """What one model said, summed up over batches."""
+    """What one model said, summed up over batches. Examples without a label count for all but the accuracy."""
 
     def __init__(self, classes):
         self._confusion = np.zeros((classes, classes), int)
-        self._agreed = 0
+        self._examples = self._agreed = 0
         self._divergence = 0.0
 
     def add(self, labels, taught, logits, temperature):
         guesses = np.argmax(logits, -1)
-        np.add.at(self._confusion, (labels, guesses), 1)
+        known = labels != UNLABELLED
+        np.add.at(self._confusion, (labels[known], guesses[known]), 1)
+        self._examples += len(labels)
         self._agreed += int(np.sum(guesses == np.argmax(taught, -1)))
         self._divergence += float(tf.reduce_sum(kullback_leibler(logits, taught, temperature))) / temperature**2
 
     def metrics(self):
-        examples = int(self._confusion.sum())
         return {
-            "accuracy": float(np.trace(self._confusion)) / examples,
-            "agreement": self._agreed / examples,
-            "divergence": self._divergence / examples,
+            "accuracy": self.run().accuracy,
+            "agreement": self._agreed / self._examples,
+            "divergence": self._divergence / self._examples,
         }
 
     def run(self):
         examples, right = int(self._confusion.sum()), int(np.trace(self._confusion))
-        return Run(0, right / examples, examples - right, confusion=self._confusion.tolist())
+        return Run(0, right / max(examples, 1), examples - right, confusion=self._confusion.tolist())
 
 
 def _logits(name, model, examples, classes):

@@ -49,9 +49,6 @@ class Settings:
         backup_every: How many steps of an epoch the backup is written after. Defaults to None, after epochs only.
         objective: What a Tuner compares trials by.
         trials: How many it makes.
-
-    Raises:
-        ValueError: For what cannot be carried.
     """
 
     student: str

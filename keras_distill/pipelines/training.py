@@ -5,6 +5,7 @@ import os
 import keras
 import keras_tuner
 import tensorflow as tf
+from tfx.components.tuner.component import TunerFnResult
 
 from keras_distill import workers
 from keras_distill.backup import Backup
@@ -34,7 +35,11 @@ def run_fn(fn_args):
         distiller = lesson.distiller(lesson.hyperparameters)
     run = fn_args.model_run_dir
     backup = Backup(
-        settings.backup or os.path.join(run, "backup"), every=settings.backup_every, seed=settings.seed, keep=True
+        settings.backup or os.path.join(run, "backup"),
+        every=settings.backup_every,
+        seed=settings.seed,
+        settings={**fn_args.custom_config, "hp": fn_args.hyperparameters, "examples": fn_args.train_files},
+        keep=True,
     )
     board = keras.callbacks.TensorBoard(run)
     distiller.fit(
@@ -59,8 +64,6 @@ def tuner_fn(fn_args):
     Returns:
         A `TunerFnResult`.
     """
-    from tfx.v1.components import TunerFnResult
-
     lesson = Lesson(fn_args)
     settings = lesson.settings
     tuner = keras_tuner.RandomSearch(

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     reader = Reader(str(schema), Settings("tfx_project:student", label="label"))
     student = mlp()
     export(student, reader, serving(folder / "student"))
-    for classes, name in ((3, "teacher"), (5, "of_five")):
+    for classes, name in ((3, "teacher"), (5, "of_five"), (2, "of_two")):
         export(mlp(classes=classes, name="teacher"), reader, serving(folder / name))
     of_tensors = keras.export.ExportArchive()
     of_tensors.track(student)
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     burst = mlp(name="teacher")
     burst.get_layer("logits").bias.assign([1.0, float("inf"), 0.0])
     export(burst, reader, serving(folder / "burst"))
-    for name in ("teacher", "of_five"):
+    for name in ("teacher", "of_five", "of_two"):
         pipeline = Pipeline(folder / f"labelling_{name}")
         pipeline.run(labelling(folder, model=name))
         for key in ("labelled_examples", "labelled_schema"):
@@ -196,6 +196,11 @@ REFUSED = {
         reporting,
         {"tap": "features"},
         "The Schema '{}/labelled_schema_teacher/schema.pbtxt' knows of no activations at 'features', but at",
+    ),
+    "a report on labels that the teacher does not know": (
+        reporting,
+        {"kept": "of_two"},
+        "The feature 'label' has the label 2, but the teacher has 2 classes, the first being 0.",
     ),
     "a report on a student of other classes": (
         reporting,
