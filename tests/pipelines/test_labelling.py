@@ -8,6 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils import shared
 from helpers import data, features, mlp
 from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx import v1 as tfx
 from tfx_running import SCHEMA, examples_of, write_examples
 
 from keras_distill.pipelines import activations, labelling
@@ -83,6 +84,20 @@ def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
         labelled = pipeline | beam.Create(batches) | beam.Reshuffle() | beam.ParDo(ask)
         labelled | beam.combiners.Count.Globally() | beam.Map(lambda count: _equal(count, 200))
     assert len(set_up) > 1 and len(loaded) == 1
+
+
+def test_parameters_of_a_run_pass_through():
+    later = {"splits": str, "top_k": str, "batch_size": int, "teacher": str}
+    later = {name: tfx.dsl.experimental.RuntimeParameter(name=name, ptype=kind) for name, kind in later.items()}
+    artifacts = tfx.types.standard_artifacts
+    channels = {
+        "examples": tfx.dsl.Channel(type=artifacts.Examples),
+        "model": tfx.dsl.Channel(type=artifacts.Model),
+        "schema": tfx.dsl.Channel(type=artifacts.Schema),
+    }
+    properties = labelling.TeacherLabeller(**channels, **later, dtype={"output": "float16"}).exec_properties
+    assert {name: properties[name] for name in later} == later
+    assert properties["dtype"] == '{"output": "float16"}'
 
 
 def _equal(one, other):
