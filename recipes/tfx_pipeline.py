@@ -13,12 +13,13 @@ Started again, it does only what has changed. It needs the environment that `.ci
 Run:    python -m recipes.tfx_pipeline
         python -m recipes.tfx_pipeline --dataset=fashion_mnist --originals=FOLDER
         python -m recipes.tfx_pipeline --runner=kubeflow --image=IMAGE --root=gs://BUCKET/FOLDER    writes what is run
-Expect: accuracy on the test examples, agreement with the teacher and divergence from it at T = 2, one seed, nothing tuned
-        but what the Tuner tries:
+Expect: accuracy on the test examples, agreement with the teacher and divergence from it at T = 2; one seed, nothing
+        tuned but what the Tuner tries:
         digits: teacher 98.4 %; student alone 97.4 %, 98.0 %, 0.188 nats; distilled 97.2 %, 98.0 %, 0.059 nats
         Fashion-MNIST: teacher 88.7 %; alone 78.1 %, 79.8 %, 0.231 nats; distilled 78.4 %, 81.7 %, 0.155 nats
         So students with all labels come nearer to their teacher, and are no better by more than chance.
-Time:   3 minutes for digits, 8 for Fashion-MNIST, on 2 cores shared with other work; started again, half a minute
+Time:   3 minutes for digits, 8 for Fashion-MNIST, on 2 cores of an AMD EPYC shared with other work;
+        started again, half a minute
 """
 
 import json
