@@ -30,9 +30,17 @@ def export(model, reader, path):
     taps = Taps(model, reader.settings.taps)
     examples = [tf.TensorSpec([None], tf.string, name="examples")]
     archive.add_endpoint(SERVING, lambda examples: _named(model, reader.inputs(examples)), examples)
-    archive.add_endpoint(TENSORS, lambda inputs: _named(model, inputs), [input_specs(None, model)])
+    archive.add_endpoint(TENSORS, lambda inputs: _named(model, inputs), [_called_with(model)])
     archive.add_endpoint(ACTIVATIONS, lambda examples: dict(taps(reader.inputs(examples), training=False)), examples)
     archive.write_out(path, verbose=False)
+
+
+def _called_with(model):
+    """The model's inputs as `tf.TensorSpec`s; the entries of a dictionary keep their names."""
+    specs = input_specs(None, model)
+    if not isinstance(specs, dict):
+        return specs
+    return {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
 
 
 def _named(model, inputs):

@@ -9,16 +9,14 @@ from apache_beam.utils import shared
 from tfx import types
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
-from tfx.dsl.placeholder import placeholder
-from tfx.orchestration import data_types
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
-from tfx.utils import io_utils, path_utils
+from tfx.utils import io_utils
 
 from keras_distill import runs
 from keras_distill.cache import packing
-from keras_distill.pipelines import activations
+from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import ACTIVATIONS
 from keras_distill.pipelines.reading import first_of, read_schema
 from keras_distill.pipelines.saved import Signature
@@ -62,14 +60,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples, model, schema = (single(input_dict[key]) for key in TeacherLabellerSpec.INPUTS)
         labelled, labelled_schema = (single(output_dict[key]) for key in TeacherLabellerSpec.OUTPUTS)
         splits, taps, dtype, top_k = (json.loads(exec_properties[key]) for key in ("splits", "taps", "dtype", "top_k"))
-        patterns = _patterns(examples, splits)
-        path = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
-        signature = Signature(path, exec_properties["signature"])
-        # Here, before a thousand workers find out.
+        patterns = artifacts.patterns(examples, splits)
+        signature = artifacts.signature(model, exec_properties["signature"])
         for pattern in patterns.values():
-            signature(tf.constant([first_of([pattern])]))
-        abouts = packing.described(_chosen(signature, taps, path), dtype, top_k)
-        ask = _Ask(path, exec_properties["signature"], abouts, exec_properties["teacher"], shared.Shared())
+            _try_out(signature, pattern)
+        abouts = packing.described(_chosen(signature, taps), dtype, top_k)
+        ask = _Ask(signature.path, exec_properties["signature"], abouts, exec_properties["teacher"], shared.Shared())
         extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), ask.abouts)
 
         labelled.split_names = artifact_utils.encode_split_names(list(patterns))
@@ -148,23 +144,17 @@ class TeacherLabeller(base_beam_component.BaseBeamComponent):
             schema=schema,
             labelled_examples=types.Channel(type=standard_artifacts.Examples),
             labelled_schema=types.Channel(type=standard_artifacts.Schema),
-            splits=json_text(splits),
-            taps=json_text(taps),
-            dtype=json_text(dtype),
-            top_k=json_text(top_k),
+            splits=artifacts.text(splits),
+            taps=artifacts.text(taps),
+            dtype=artifacts.text(dtype),
+            top_k=artifacts.text(top_k),
             teacher=teacher,
             signature=signature,
             batch_size=batch_size,
             # TFX takes a node for done whatever the code behind it.
-            versions=json_text(runs.versions()),
+            versions=artifacts.text(runs.versions()),
         )
         super().__init__(spec=spec)
-
-
-def json_text(value):
-    """A parameter as text. What is known only when the pipeline runs passes through: it must then be such a text."""
-    later = isinstance(value, (data_types.RuntimeParameter, placeholder.Placeholder))
-    return value if later else json.dumps(value, sort_keys=True)
 
 
 class _Ask(beam.DoFn):
@@ -190,27 +180,23 @@ class _Ask(beam.DoFn):
             yield example.SerializeToString(deterministic=True)
 
 
-def _patterns(examples, splits):
-    """`{split: what its files match}` of those to label."""
-    if examples_utils.get_payload_format(examples) != example_gen_pb2.FORMAT_TF_EXAMPLE:
-        kind = examples_utils.get_payload_format_string(examples)
-        raise ValueError(f"The examples at '{examples.uri}' are {kind}. Make them tf.Examples, FORMAT_TF_EXAMPLE.")
-    there = artifact_utils.decode_split_names(examples.split_names)
-    missing = [split for split in splits or [] if split not in there]
-    if missing:
-        raise ValueError(f"The examples at '{examples.uri}' have no splits {missing}. There: {there}.")
-    return {
-        split: io_utils.all_files_pattern(artifact_utils.get_split_uri([examples], split)) for split in splits or there
-    }
+def _try_out(signature, pattern):
+    """Asks about one example here, before a thousand workers find out."""
+    try:
+        signature(tf.constant([first_of([pattern])]))
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"The SavedModel '{signature.path}' cannot read the examples at '{pattern}': {error.message}"
+        ) from error
 
 
-def _chosen(signature, taps, path):
+def _chosen(signature, taps):
     """`{tap: spec}` of what is kept."""
     there = signature.outputs
     missing = [tap for tap in taps or [] if tap not in there]
     if missing:
         raise ValueError(
-            f"The SavedModel '{path}' does not show the taps {missing}. There: {sorted(there)}. A Trainer exports "
-            "those that its Settings(taps=...) name."
+            f"The SavedModel '{signature.path}' does not show the taps {missing}. There: {sorted(there)}. A Trainer "
+            "exports those that its Settings(taps=...) name."
         )
     return {tap: there[tap] for tap in taps or there}

@@ -19,7 +19,7 @@ class Reader:
         transform: The Keras layer of the transform graph, or None. A model that is exported with it must track it.
 
     Args:
-        schema: The `Schema` of the examples, as `activations.extended` leaves it where they are labelled.
+        schema: File of the examples' `Schema`, as a TeacherLabeller extends it where they are labelled.
         settings: A `Settings`.
         transform_graph: Folder of a `TransformGraph`, through which the examples go first; None if through none.
         teacher: A `Signature` that gives the activations, in place of those that lie in the examples.
@@ -31,21 +31,24 @@ class Reader:
     def __init__(self, schema, settings, transform_graph=None, teacher=None):
         self.settings = settings
         self.transform = None
-        raw = schema_utils.schema_as_feature_spec(schema).feature_spec
+        read = read_schema(schema)
+        given = schema_utils.schema_as_feature_spec(read).feature_spec
+        made = given
         if transform_graph is not None:
             output = tft.TFTransformOutput(transform_graph)
             self.transform = output.transform_features_layer()
-            raw = output.raw_feature_spec()
-        raw = {name: spec for name, spec in raw.items() if not name.startswith(activations.PREFIX)}
+            given, made = output.raw_feature_spec(), output.transformed_feature_spec()
+        given = {name: spec for name, spec in given.items() if not name.startswith(activations.PREFIX)}
         label = [] if settings.label is None else [settings.label]
-        used = [name for name in raw if name not in label] if settings.features is None else list(settings.features)
-        missing = [name for name in used + ([] if self.transform else label) if name not in raw]
-        if missing:
-            raise ValueError(f"The Schema has no features {missing}. There: {sorted(raw)}.")
-        self._features = {name: raw[name] for name in used}
-        self._label = {name: raw[name] for name in label if name in raw}
+        used = [name for name in given if name not in label] if settings.features is None else list(settings.features)
+        for names, there, origin in ((used, given, schema), (label, made, transform_graph or schema)):
+            missing = [name for name in names if name not in there]
+            if missing:
+                raise ValueError(f"'{origin}' has no features {missing}. There: {sorted(there)}.")
+        self._features = {name: given[name] for name in used}
+        self._label = {name: given[name] for name in label if name in given}
         self._teacher = teacher
-        self.abouts = activations.described(schema)
+        self.abouts = activations.described(read)
         if teacher is not None:
             self.abouts = packing.described(teacher.outputs, "float32", None)
         # A student that learns from labels alone has no use for them.
@@ -114,6 +117,12 @@ def serialized(patterns):
     if not files:
         raise ValueError(f"There are no examples at {patterns}: no files.")
     return tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
+
+
+def counted(dataset):
+    """A `tf.data.Dataset` that knows its length, so that `fit` need not find out by running out of data."""
+    count = dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def first_of(patterns):

@@ -9,18 +9,16 @@ import tensorflow as tf
 from tensorflow_transform.tf_metadata import schema_utils
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.types import artifact, artifact_utils, standard_artifacts
+from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
-from tfx.utils import io_utils, path_utils
+from tfx.utils import io_utils
 
 from keras_distill import runs
-from keras_distill.batch import Batch
+from keras_distill.batch import UNLABELLED, Batch
 from keras_distill.losses.kullback_leibler import kullback_leibler
-from keras_distill.pipelines import activations
+from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
-from keras_distill.pipelines.labelling import json_text
-from keras_distill.pipelines.reading import first_of, read_schema, serialized
-from keras_distill.pipelines.saved import Signature
+from keras_distill.pipelines.reading import read_schema, serialized
 from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.taps import OUTPUT
 
@@ -29,12 +27,6 @@ TEACHER = "teacher"
 _INPUTS = {TEACHER: "base_model", "student alone": "baseline_model", "student distilled": "model"}
 _ROLES = {TEACHER: "teacher", "student alone": "alone", "student distilled": "distilled"}
 _BATCH = 256
-
-
-class Report(artifact.Artifact):
-    """`report.html`, `results.json` for it, and `metrics.json`, whose numbers are custom properties, too."""
-
-    TYPE_NAME = "DistillationReport"
 
 
 class DistillationReportSpec(ComponentSpec):
@@ -47,7 +39,8 @@ class DistillationReportSpec(ComponentSpec):
         "base_model": ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
     }
-    OUTPUTS = {"report": ChannelParameter(type=Report)}
+    # A type of our own could not be named in Kubeflow's specification: that wants a class at the top of a package.
+    OUTPUTS = {"report": ChannelParameter(type=standard_artifacts.ModelEvaluation)}
     PARAMETERS = {
         "label": ExecutionParameter(type=str),
         "split": ExecutionParameter(type=str),
@@ -71,9 +64,12 @@ class Executor(base_executor.BaseExecutor):
         started = time.time()
         label, split, temperature = (exec_properties[key] for key in ("label", "split", "temperature"))
         examples, schema = (artifact_utils.get_single_instance(input_dict[key]) for key in ("examples", "schema"))
-        models = {name: _model(input_dict[key]) for name, key in _INPUTS.items() if input_dict.get(key)}
-        pattern = io_utils.all_files_pattern(artifact_utils.get_split_uri([examples], split))
-        first_of([pattern])
+        models = {
+            name: artifacts.signature(artifact_utils.get_single_instance(input_dict[key]), SERVING)
+            for name, key in _INPUTS.items()
+            if input_dict.get(key)
+        }
+        pattern = artifacts.patterns(examples, [split])[split]
         lesson = _Lesson(schema, label, exec_properties["tap"])
         tallies = {name: _Tally(lesson.classes) for name in models}
         for batch in serialized([pattern]).batch(_BATCH):
@@ -89,7 +85,7 @@ class Executor(base_executor.BaseExecutor):
         results = Results(
             title="Distillation",
             description=_sentence(tallies, temperature),
-            settings={"label": label, "temperature": temperature, **metrics},
+            settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
             classes=json.loads(exec_properties["classes"]) or [str(number) for number in range(lesson.classes)],
             models=[
                 ModelResult(name, _ROLES[name], model.parameters, [tallies[name].run()])
@@ -130,7 +126,8 @@ class DistillationReport(base_component.BaseComponent):
 
     Component `outputs` contains:
 
-    - `report`: `Report`, with `report.html`.
+    - `report`: a `ModelEvaluation` with `report.html`, `results.json`, of which it was made, and `metrics.json`; these
+      numbers are custom properties of the artifact, too.
 
     Args:
         examples: Channel of labelled `Examples`; the teacher does not run again.
@@ -167,13 +164,13 @@ class DistillationReport(base_component.BaseComponent):
             model=model,
             base_model=base_model,
             baseline_model=baseline_model,
-            report=types.Channel(type=Report),
+            report=types.Channel(type=standard_artifacts.ModelEvaluation),
             label=label,
             split=split,
             temperature=temperature,
-            classes=json_text(classes),
+            classes=artifacts.text(classes),
             tap=tap,
-            versions=json_text(runs.versions()),
+            versions=artifacts.text(runs.versions()),
         )
         super().__init__(spec=spec)
 
@@ -205,40 +202,43 @@ class _Lesson:
 
     def __call__(self, examples):
         parsed = tf.io.parse_example(examples, self._parsing)
+        labels = tf.reshape(parsed[self._label], [-1]).numpy()
+        strange = labels[(labels < UNLABELLED) | (labels >= self.classes)]
+        if len(strange):
+            raise ValueError(
+                f"The feature '{self._label}' has the label {strange[0]}, but the teacher has {self.classes} classes, "
+                "the first being 0."
+            )
         said = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._abouts)))
-        return tf.reshape(parsed[self._label], [-1]).numpy(), tf.cast(said[self._tap], "float32")
+        return labels, tf.cast(said[self._tap], "float32")
 
 
 class _Tally:
-    """What one model said, summed up over batches."""
+    """What one model said, summed up over batches. Examples without a label count for all but the accuracy."""
 
     def __init__(self, classes):
         self._confusion = np.zeros((classes, classes), int)
-        self._agreed = 0
+        self._examples = self._agreed = 0
         self._divergence = 0.0
 
     def add(self, labels, taught, logits, temperature):
         guesses = np.argmax(logits, -1)
-        np.add.at(self._confusion, (labels, guesses), 1)
+        known = labels != UNLABELLED
+        np.add.at(self._confusion, (labels[known], guesses[known]), 1)
+        self._examples += len(labels)
         self._agreed += int(np.sum(guesses == np.argmax(taught, -1)))
         self._divergence += float(tf.reduce_sum(kullback_leibler(logits, taught, temperature))) / temperature**2
 
     def metrics(self):
-        examples = int(self._confusion.sum())
         return {
-            "accuracy": float(np.trace(self._confusion)) / examples,
-            "agreement": self._agreed / examples,
-            "divergence": self._divergence / examples,
+            "accuracy": self.run().accuracy,
+            "agreement": self._agreed / self._examples,
+            "divergence": self._divergence / self._examples,
         }
 
     def run(self):
         examples, right = int(self._confusion.sum()), int(np.trace(self._confusion))
-        return Run(0, right / examples, examples - right, confusion=self._confusion.tolist())
-
-
-def _model(artifacts):
-    model = artifact_utils.get_single_instance(artifacts)
-    return Signature(path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model)), SERVING)
+        return Run(0, right / max(examples, 1), examples - right, confusion=self._confusion.tolist())
 
 
 def _logits(name, model, examples, classes):

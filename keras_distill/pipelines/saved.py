@@ -9,6 +9,7 @@ class Signature:
     Called with a batch of them, strings of shape `[batch]`, it returns `{name: tensor}`.
 
     Attributes:
+        path: The SavedModel's folder.
         outputs: `{name: tf.TensorSpec}`.
 
     Args:
@@ -20,6 +21,7 @@ class Signature:
     """
 
     def __init__(self, path, name):
+        self.path = path
         # Held, since signatures do not hold the model that they belong to.
         self._model = tf.saved_model.load(path)
         there = self._model.signatures

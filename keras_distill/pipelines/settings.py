@@ -49,9 +49,6 @@ class Settings:
         backup_every: How many steps of an epoch the backup is written after. Defaults to None, after epochs only.
         objective: What a Tuner compares trials by.
         trials: How many it makes.
-
-    Raises:
-        ValueError: For what cannot be carried.
     """
 
     student: str
@@ -80,8 +77,8 @@ class Settings:
             ValueError: If a function is not where it is said to be.
         """
         fields = dataclasses.asdict(self)
-        modules = {importlib.import_module(_split(fields[name])[0]) for name in _PLACES if self.function(name)}
-        sources = {module.__name__: _print_of(module) for module in modules}
+        modules = sorted({_split(fields[name])[0] for name in _PLACES if self.function(name)})
+        sources = {module: _print_of(importlib.import_module(module)) for module in modules}
         return {_KEY: json.loads(json.dumps({**fields, "versions": runs.versions(), "sources": sources}))}
 
     @classmethod

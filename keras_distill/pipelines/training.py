@@ -5,13 +5,14 @@ import os
 import keras
 import keras_tuner
 import tensorflow as tf
+from tfx.components.tuner.component import TunerFnResult
 
 from keras_distill import workers
 from keras_distill.backup import Backup
 from keras_distill.distiller import Distiller
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
-from keras_distill.pipelines.reading import Reader, read_schema, serialized
+from keras_distill.pipelines.reading import Reader, counted, serialized
 from keras_distill.pipelines.saved import Signature
 from keras_distill.pipelines.settings import Settings
 
@@ -34,7 +35,11 @@ def run_fn(fn_args):
         distiller = lesson.distiller(lesson.hyperparameters)
     run = fn_args.model_run_dir
     backup = Backup(
-        settings.backup or os.path.join(run, "backup"), every=settings.backup_every, seed=settings.seed, keep=True
+        settings.backup or os.path.join(run, "backup"),
+        every=settings.backup_every,
+        seed=settings.seed,
+        settings={**fn_args.custom_config, "hp": fn_args.hyperparameters, "examples": fn_args.train_files},
+        keep=True,
     )
     board = keras.callbacks.TensorBoard(run)
     distiller.fit(
@@ -59,8 +64,6 @@ def tuner_fn(fn_args):
     Returns:
         A `TunerFnResult`.
     """
-    from tfx.v1.components import TunerFnResult
-
     lesson = Lesson(fn_args)
     settings = lesson.settings
     tuner = keras_tuner.RandomSearch(
@@ -108,7 +111,7 @@ class Lesson:
         with tf.device("CPU:0"):
             online = fn_args.base_model is not None and settings.terms is not None
             teacher = Signature(fn_args.base_model, ACTIVATIONS) if online else None
-        self.reader = Reader(read_schema(fn_args.schema_path), settings, fn_args.transform_graph_path, teacher)
+        self.reader = Reader(fn_args.schema_path, settings, fn_args.transform_graph_path, teacher)
         if settings.terms is not None and not self.reader.abouts:
             raise ValueError(
                 f"There are terms, but no teacher: the Schema '{fn_args.schema_path}' knows of no activations. Give "
@@ -116,6 +119,7 @@ class Lesson:
             )
         self.reader.check(fn_args.train_files)
         self.reader.check(fn_args.eval_files)
+        self._train, self._eval = (counted(serialized(files)) for files in (fn_args.train_files, fn_args.eval_files))
         self.hyperparameters = keras_tuner.HyperParameters()
         if fn_args.hyperparameters is not None:
             self.hyperparameters = keras_tuner.HyperParameters.from_config(fn_args.hyperparameters)
@@ -147,7 +151,7 @@ class Lesson:
     def train(self, seed):
         """One epoch of training batches in an order that depends on the seed, a `tf.data.Dataset`."""
         settings, steps = self.settings, self._args.train_steps
-        examples = serialized(self._args.train_files).shuffle(settings.shuffle, seed=seed)
+        examples = self._train.shuffle(settings.shuffle, seed=seed)
         if steps is not None:
             examples = examples.repeat()
         batches = self._read(examples)
@@ -155,7 +159,7 @@ class Lesson:
 
     def eval(self):
         """The validation batches."""
-        batches = self._read(serialized(self._args.eval_files))
+        batches = self._read(self._eval)
         return batches if self._args.eval_steps is None else batches.take(self._args.eval_steps)
 
     def _read(self, examples):
