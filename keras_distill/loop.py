@@ -14,7 +14,8 @@ from keras_distill.validation import check_shares, check_step
 class Loop(keras.Model):
     """A model that trains others by several losses. Abstract.
 
-    A leaf calls `_follow` when it is made, has `_supervise`, and calls `_update` and `_track` in every step.
+    A leaf calls `_follow` when it is made, has `_supervise` and `_results`, and calls `_update` and `_track` in every
+    step.
     """
 
     # Whether the first batch of a training is awaited.
@@ -52,6 +53,17 @@ class Loop(keras.Model):
 
     def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
         """Refuses what does not fit the models, and keeps the rest as `Supervision`."""
+        raise NotImplementedError
+
+    def get_metrics_result(self):
+        """`{name: value}` of the losses and metrics so far; outside of a graph numbers."""
+        return {
+            name: value if tf.is_symbolic_tensor(value) or len(value.shape) else float(value)
+            for name, value in self._results().items()
+        }
+
+    def _results(self):
+        """`{name: tensor}` of what is logged."""
         raise NotImplementedError
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -93,7 +105,7 @@ class Loop(keras.Model):
         if workers.count(tf.distribute.get_strategy()) == 1:
             return logs
         # Over several workers Keras takes the mean along an axis, which scalars have none of.
-        return {name: value[None] for name, value in logs.items()}
+        return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
 
     def _shown(self):
         """The metrics of the losses."""
