@@ -10,13 +10,14 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def start(arguments, workers=1, logs=None, variables=None):
+def start(arguments, workers=1, logs=None, variables=None, folder=None):
     """Starts `python ARGUMENTS` once for each worker of a cluster.
 
     Args:
         arguments: List of strings, or a list of such lists, one for each worker.
         workers: How many. One alone knows of no cluster.
         logs: Folder for what they print, `<worker>.log`; None keeps it for `communicate`.
+        folder: Where they run. Defaults to this one.
         variables: More environment variables, `{name: text}`.
 
     Returns:
@@ -34,7 +35,8 @@ def start(arguments, workers=1, logs=None, variables=None):
         output = subprocess.PIPE if logs is None else open(logs / f"{index}.log", "a")  # noqa: SIM115
         own = arguments[index] if isinstance(arguments[0], list) else arguments
         command = [sys.executable, *map(str, own)]
-        started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True))
+        options = {"env": environment, "cwd": folder, "text": True}
+        started.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options))
     return started
 
 

@@ -25,7 +25,12 @@ def network(width, name):
     )
 
 
-EXAMPLE, SEARCH = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def block(heading):
+    """The first code below a heading."""
+    return re.search(rf"^## {heading}\n.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
+
+
+EXAMPLE, SEARCH = block("Use it"), block("Search for it")
 
 
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):
@@ -73,6 +78,6 @@ def test_every_entry_of_a_catalogue_has_a_row_with_its_test(folder):
 
 
 def test_continuous_integration_runs_the_test_command():
-    found = re.findall(r"^    (python3 -m venv .*pytest)$", README, re.MULTILINE)
+    found = re.findall(r"^    (\.ci/environment .*pytest)$", README, re.MULTILINE)
     assert len(found) == 1
-    assert r"s/^    \(python3 -m venv .*pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()
+    assert r"s/^    \(\.ci\/environment .*pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()
