@@ -36,8 +36,8 @@ def states(folder):
     return [json.loads(path.read_text())["status"] for path in trials]
 
 
-def ended(processes, deadline=150):
-    for code, printed in finish(processes, deadline):
+def ended(processes):
+    for code, printed in finish(processes):
         assert code == 0, printed[-3000:]
 
 
@@ -89,7 +89,7 @@ def test_a_chief_that_was_killed_is_started_again(tmp_path):
 def test_workers_whose_trials_fail_say_why_and_the_chief_ends(tmp_path):
     (port,) = free_ports(1)
     chief, worker = (started(tmp_path, "failing", port, role) for role in ("chief", "worker0"))
-    (code, printed), (chief_code, _) = finish([worker, chief], 150)
+    (code, printed), (chief_code, _) = finish([worker, chief])
     assert (code, chief_code) == (0, 0)
     assert "fails. ValueError: nothing goes" in printed
     assert states(tmp_path) == ["FAILED"] * tuning_run.TRIALS

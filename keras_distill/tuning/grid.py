@@ -8,7 +8,7 @@ import keras_tuner
 class GridSearch(keras_tuner.Tuner):
     """`keras_tuner.GridSearch`, but for one thing: started again, it goes on with the rest of its grid.
 
-    KerasTuner 1.4.8 does not write down where in the grid a search stands, and ends it there.
+    KerasTuner 1.4.8 does not write down where in the grid a search stands, and then fails with a KeyError.
 
     Args:
         hypermodel: A `DistillationHyperModel`, or any other.

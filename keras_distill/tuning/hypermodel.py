@@ -108,7 +108,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             distiller = Distiller(student, teacher, _value(self.terms, hp), weight, self.inputs)
             self._check_anew(student)
             compiled = {name: _own(_value(getattr(self, name), hp)) for name in ("optimizer", "loss", "metrics")}
-            distiller.compile(**compiled, **self.options)
+            distiller.compile(**compiled, **_own(self.options))
         return distiller
 
     def fit(self, hp, model, *args, callbacks=(), **kwargs):

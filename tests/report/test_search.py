@@ -231,7 +231,7 @@ def test_the_report_shows_the_search(tmp_path):
     for each in (results, loaded):
         write_page(each, tmp_path / "report.html")
         page = (tmp_path / "report.html").read_text()
-        assert '<h2 id="search">The search</h2>' in page and "The best five of 4" in page
+        assert '<h2 id="search">The search</h2>' in page and "The best 4 of\n4:" in page
         for cell in search.rows()[0]:
             assert f">{cell}<" in page
         assert page.count("4 trials, 4 completed") == 3
