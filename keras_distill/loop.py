@@ -1,6 +1,7 @@
 """What training loops share: logs that add up, replicas, and what Keras leaves out of its files."""
 
 import contextlib
+import functools
 
 import keras
 import tensorflow as tf
@@ -42,12 +43,8 @@ class Loop(keras.Model):
                     if isinstance(layer, keras.layers.BatchNormalization):
                         layer.synchronized = True
 
+    @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
-        """As `keras.Model.fit`.
-
-        Raises:
-            ValueError: On several replicas, if they are more than the examples of the first batch.
-        """
         self._begins = True
         return super().fit(*args, **kwargs)
 
