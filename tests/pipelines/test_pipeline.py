@@ -181,6 +181,14 @@ def test_several_teachers_in_half_precision_and_by_their_top(ran):
     np.testing.assert_allclose(kept, expected, rtol=2e-2, atol=2e-2)
 
 
+def test_labelled_examples_are_serialized_in_a_fixed_order(ran):
+    (file,) = glob.glob(ran.uri("TeacherLabeller.top", "labelled_examples") + "/Split-eval/*.gz")
+    for record in tf.data.TFRecordDataset(file, "GZIP").take(5).as_numpy_iterator():
+        keys = list(tf.train.Example.FromString(record).features.feature)
+        places = {key: record.index(b"\n" + bytes([len(key)]) + key.encode()) for key in keys}
+        assert sorted(places, key=places.get) == sorted(keys)
+
+
 def test_the_schema_tells_of_the_new_features(ran):
     schema = read_schema(ran.uri("TeacherLabeller.top", "labelled_schema") + "/schema.pbtxt")
     kinds = {feature.name: schema_pb2.FeatureType.Name(feature.type) for feature in schema.feature}

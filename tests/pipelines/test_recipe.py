@@ -96,9 +96,7 @@ def test_pictures_go_the_same_way(tmp_path):
 
 @pytest.mark.parametrize("runner", ["kubeflow", "vertex"])
 def test_a_specification_has_every_node(runner, tmp_path):
-    flags = [f"--runner={runner}", f"--workdir={tmp_path}"]
-    assert f"--runner={runner} needs --image and --root" in run(*flags, check=False).stderr
-    run(*flags, "--image=example/image:1", "--root=gs://bucket/distil")
+    run(f"--runner={runner}", f"--workdir={tmp_path}", "--image=example/image:1", "--root=gs://bucket/distil")
     (path,) = tmp_path.iterdir()
     specification = yaml.safe_load(path.read_text())
     specification = specification.get("pipelineSpec", specification)
@@ -107,3 +105,8 @@ def test_a_specification_has_every_node(runner, tmp_path):
     labeller = specification["deploymentSpec"]["executors"]["TeacherLabeller_executor"]["container"]
     assert labeller["image"] == "example/image:1"
     assert "keras_distill.pipelines.labelling.Executor" in " ".join(labeller["args"])
+
+
+def test_a_specification_needs_an_image_and_a_place(tmp_path):
+    done = run("--runner=vertex", f"--workdir={tmp_path}", check=False)
+    assert done.returncode != 0 and "--runner=vertex needs --image and --root" in done.stderr
