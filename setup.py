@@ -4,6 +4,9 @@ from setuptools import find_packages, setup
 
 RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
 HUB = ["keras-hub", "safetensors"]
+# Built for glibc 2.39, which pip cannot be told: `.ci/environment` makes it run on older machines, too.
+BEAM = ["apache-beam>=2.70", "dill"]  # Beam's local runner imports dill and does not say so.
+TFX = ["tfx[kfp]==1.21.0", *BEAM]
 
 setup(
     name="keras-distill",
@@ -29,6 +32,9 @@ setup(
     extras_require={
         "recipes": RECIPES,
         "hub": HUB,
+        "beam": BEAM,
+        "dask": [*BEAM, "dask", "distributed"],
+        "tfx": TFX,
         "test": [*RECIPES, *HUB, "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[

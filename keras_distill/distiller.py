@@ -119,7 +119,7 @@ class Distiller(Loop):
         self._supervision.update_metrics(y, y_pred, sample_weight)
         return self.get_metrics_result()
 
-    def get_metrics_result(self):
+    def _results(self):
         return {tracker.name: tracker.result() for tracker in self._shown()} | self._supervision.results()
 
     @property

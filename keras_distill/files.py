@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 
 from etils import epath
 
@@ -9,16 +10,22 @@ UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, several=False):
     """A file for bytes that takes the place of `path` once it is written and on disk.
 
     A process that dies meanwhile leaves `path` as it was, and a file `<path>.unfinished`.
+
+    Args:
+        path: Where to.
+        several: Whether others may write the same at once: each then has an unfinished file of its own, and the last
+            one to finish counts.
 
     Raises:
         OSError: As the file system says, such as for a full disk; nothing is left of the file then.
     """
     path = epath.Path(path)
-    unfinished = path.with_name(path.name + UNFINISHED)
+    own = f".{uuid.uuid4().hex}" if several else ""
+    unfinished = path.with_name(path.name + own + UNFINISHED)
     try:
         with unfinished.open("wb") as file:
             yield file

@@ -1,6 +1,7 @@
 """What training loops share: logs that add up, replicas, and what Keras leaves out of its files."""
 
 import contextlib
+import functools
 
 import keras
 import tensorflow as tf
@@ -14,7 +15,8 @@ from keras_distill.validation import check_shares, check_step
 class Loop(keras.Model):
     """A model that trains others by several losses. Abstract.
 
-    A leaf calls `_follow` when it is made, has `_supervise`, and calls `_update` and `_track` in every step.
+    A leaf calls `_follow` when it is made, has `_supervise` and `_results`, and calls `_update` and `_track` in every
+    step.
     """
 
     # Whether the first batch of a training is awaited.
@@ -41,17 +43,24 @@ class Loop(keras.Model):
                     if isinstance(layer, keras.layers.BatchNormalization):
                         layer.synchronized = True
 
+    @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
-        """As `keras.Model.fit`.
-
-        Raises:
-            ValueError: On several replicas, if they are more than the examples of the first batch.
-        """
         self._begins = True
         return super().fit(*args, **kwargs)
 
     def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
         """Refuses what does not fit the models, and keeps the rest as `Supervision`."""
+        raise NotImplementedError
+
+    def get_metrics_result(self):
+        """`{name: value}` of the losses and metrics so far; outside of a graph numbers."""
+        return {
+            name: value if tf.is_symbolic_tensor(value) or len(value.shape) else float(value)
+            for name, value in self._results().items()
+        }
+
+    def _results(self):
+        """`{name: tensor}` of what is logged."""
         raise NotImplementedError
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -93,7 +102,7 @@ class Loop(keras.Model):
         if workers.count(tf.distribute.get_strategy()) == 1:
             return logs
         # Over several workers Keras takes the mean along an axis, which scalars have none of.
-        return {name: value[None] for name, value in logs.items()}
+        return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
 
     def _shown(self):
         """The metrics of the losses."""

@@ -132,7 +132,7 @@ class MutualDistiller(Loop):
             supervision.update_metrics(y, y_pred[peer], sample_weight)
         return self.get_metrics_result()
 
-    def get_metrics_result(self):
+    def _results(self):
         results = {tracker.name: tracker.result() for tracker in self._shown()}
         for peer, supervision in self._supervisions.items():
             results |= {f"{peer}_{name}": value for name, value in supervision.results().items()}

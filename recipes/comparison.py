@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
@@ -27,6 +28,8 @@ class Student(NamedTuple):
         baseline: Name of the student without terms that it is compared with.
         teacher: Name of the student that teaches it, one further up in the list, as trained from the same seed; `model`
             and `terms` are then given that one. None for the recipe's teacher.
+        settings: `{name: value}` of what a search found for this student, in the place of flags; `alpha` among it is
+            the weight of its labels.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Student(NamedTuple):
     terms: Callable | None = None
     baseline: str | None = None
     teacher: str | None = None
+    settings: Mapping = MappingProxyType({})
 
 
 def alone_and_distilled(name, model, terms):
@@ -51,7 +55,7 @@ def alone_and_distilled(name, model, terms):
     ]
 
 
-def compare(title, description, data, teacher, students, keep="student distilled"):
+def compare(title, description, data, teacher, students, keep="student distilled", search=None):
     """Trains the teacher, then every student over the seeds; prints and writes what came out.
 
     Accuracy is that after the last epoch; no epoch and no seed is chosen by its result. What was trained stays in the
@@ -64,14 +68,23 @@ def compare(title, description, data, teacher, students, keep="student distilled
         teacher: Makes the teacher, untrained or pretrained.
         students: List of `Student`.
         keep: Name of the student that is saved as `student.keras`, trained with the first seed.
+        search: The `Search` that found settings of one of them, for the report; None if there was none.
     """
     # Outside of the strategy's scope, which would be forgotten when Keras clears its session.
     _try_out(teacher, students)
     with contextlib.nullcontext() if common.STRATEGY.value == "none" else common.strategy().scope():
-        _compare(title, description, data.head(256) if common.SMOKE.value else data, teacher, students, keep)
+        data = data.head(256) if common.SMOKE.value else data
+        _compare(title, description, data, teacher, students, keep, search)
 
 
-def _compare(title, description, data, teacher, students, keep):
+def with_few_labels(data):
+    """The data with only the first labels left."""
+    inputs, labels = data.train
+    count = len(labels) if common.LABELS.value is None else common.LABELS.value
+    return data._replace(train=(inputs, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
+
+
+def _compare(title, description, data, teacher, students, keep, search):
     seeds = [0] if common.SMOKE.value else list(range(common.SEEDS.value))
     folder = common.folder()
     teacher, taught = training.teacher(teacher, data, folder)
@@ -80,13 +93,13 @@ def _compare(title, description, data, teacher, students, keep):
     models = {"teacher": teacher}
     elsewhere = "workdir", "seeds", "strategy"
     settings = {name: value for name, value in common.settings().items() if name not in elsewhere}
-    few = _with_few_labels(data)
+    few = with_few_labels(data)
     trained = {}
     for student in students:
         taught_by, lessons = None, _labelled(few)
         for seed in seeds:
             by = teacher if student.teacher is None else trained[student.teacher, seed]
-            own = settings | {"teacher_weights": fingerprint.of_weights(by.weights)}
+            own = settings | {"teacher_weights": fingerprint.of_weights(by.weights)} | dict(student.settings)
             if student.terms is not None and (student.teacher is not None or seed == seeds[0]):
                 said = folder if by is teacher else folder / "students" / own["teacher_weights"][:8]
                 taught_by, lessons = training.lessons(by, student, few, said)
@@ -127,11 +140,13 @@ def _compare(title, description, data, teacher, students, keep):
         seeds=seeds,
         models=results,
         examples=judging.doubtful(models, data),
+        search=search,
     )
     if common.writes():
         outcome.save(folder / "results.json")
         write_page(outcome, folder / "report.html")
-    print(f"\n{outcome.text()}\n\nWritten to {folder}: results.json, report.html, student.keras, teacher.keras")
+    print("\n".join(["", outcome.text(), "", *outcome.verdict(), ""]))
+    print(f"Written to {folder}: results.json, report.html, student.keras, teacher.keras")
 
 
 def _try_out(teacher, students):
@@ -146,16 +161,9 @@ def _try_out(teacher, students):
         by = made[student.teacher]
         made[student.name] = student.model(by)
         if student.terms is not None:
-            Distiller(made[student.name], by, student.terms(by), common.ALPHA.value)
+            Distiller(made[student.name], by, student.terms(by), training.alpha(student))
     # Layers without a name are numbered from the first again.
     keras.utils.clear_session()
-
-
-def _with_few_labels(data):
-    """The data with only the first labels left."""
-    inputs, labels = data.train
-    count = len(labels) if common.LABELS.value is None else common.LABELS.value
-    return data._replace(train=(inputs, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
 
 
 def _labelled(data):

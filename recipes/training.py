@@ -46,7 +46,7 @@ def teacher(make, data, folder):
         keras.utils.set_random_seed(0)
         model = make()
         rate = common.TEACHER_LEARNING_RATE.value or common.LEARNING_RATE.value
-        return model, _fit(model, data, _epochs(common.TEACHER_EPOCHS), rate, title, backup)
+        return model, _fit(model, data, epochs(common.TEACHER_EPOCHS), rate, title, backup)
 
     return once(path, settings, "teacher", data, 0, train)
 
@@ -55,8 +55,18 @@ def student(student, teacher, taught_by, lessons, seed, title, backup):
     """A trained student, and its history."""
     keras.utils.set_random_seed(seed)
     model = student.model(teacher)
-    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), common.ALPHA.value)
-    return model, _fit(trained, lessons, _epochs(common.EPOCHS), common.LEARNING_RATE.value, title, backup)
+    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), alpha(student))
+    return model, _fit(trained, lessons, epochs(common.EPOCHS), common.LEARNING_RATE.value, title, backup)
+
+
+def alpha(student):
+    """The weight of the labels in a student's distillation."""
+    return student.settings.get("alpha", common.ALPHA.value)
+
+
+def epochs(flag):
+    """As many as the flag says, or one of `--smoke`."""
+    return 1 if common.SMOKE.value else flag.value
 
 
 def once(path, settings, title, data, seed, train):
@@ -125,7 +135,3 @@ def _judge(model, data, seed, history):
     np.add.at(confusion, (labels, guesses), 1)
     errors = int(np.sum(guesses != labels))
     return Run(seed, 1 - errors / len(labels), errors, history, confusion.tolist())
-
-
-def _epochs(flag):
-    return 1 if common.SMOKE.value else flag.value

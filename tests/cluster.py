@@ -10,29 +10,33 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def start(arguments, workers=1, logs=None):
+def start(arguments, workers=1, logs=None, variables=None, folder=None):
     """Starts `python ARGUMENTS` once for each worker of a cluster.
 
     Args:
         arguments: List of strings, or a list of such lists, one for each worker.
         workers: How many. One alone knows of no cluster.
         logs: Folder for what they print, `<worker>.log`; None keeps it for `communicate`.
+        folder: Where they run. Defaults to this one.
+        variables: More environment variables, `{name: text}`.
 
     Returns:
         List of `subprocess.Popen`.
     """
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     started = []
     for index in range(workers):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
+        environment |= variables or {}
         if workers > 1:
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
         output = subprocess.PIPE if logs is None else open(logs / f"{index}.log", "a")  # noqa: SIM115
         own = arguments[index] if isinstance(arguments[0], list) else arguments
         command = [sys.executable, *map(str, own)]
-        started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True))
+        options = {"env": environment, "cwd": folder, "text": True}
+        started.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options))
     return started
 
 
@@ -51,7 +55,8 @@ def finish(processes, deadline=300):
     return [(process.returncode, text) for process, text in zip(processes, printed)]
 
 
-def _free_ports(count):
+def free_ports(count):
+    """Numbers of ports that nobody listens on."""
     with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in with_ports]
     for server in with_ports:

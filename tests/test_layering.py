@@ -20,8 +20,8 @@ LEVELS = [
     {"loop"},
     {"distiller", "runs"},
     {"saving", "mutual", "backup"},
-    {"report"},
-    {"cli"},
+    {"report", "tuning"},
+    {"pipelines", "cli"},
 ]
 # Within a folder a file imports these of its siblings at most; teachers are made of models.
 SHARED = {"base", "ops", "model"}
@@ -81,7 +81,7 @@ import keras_distill
 loaded = {name.split(".")[0] for name in set(sys.modules) - before}
 heavy = loaded & {"tfx", "apache_beam", "keras_tuner", "matplotlib", "jinja2", "sklearn", "tensorflow_datasets"}
 assert not heavy, heavy
-assert "keras_distill.report" not in sys.modules
+assert not {"keras_distill.report", "keras_distill.tuning"} & set(sys.modules)
 """
     environment = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "", "HOME": "/nonexistent"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)

@@ -25,17 +25,39 @@ def network(width, name):
     )
 
 
+def block(heading):
+    """The first code below a heading."""
+    return re.search(rf"^## {heading}\n.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
+
+
+EXAMPLE, SEARCH = block("Use it"), block("Search for it")
+
+
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network(16, "teacher").save("teacher.keras")
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(example.strip().splitlines()) <= 15
+    assert len(EXAMPLE.strip().splitlines()) <= 15
     x, y = features(32, 8), np.arange(32) % 3
     exec(  # noqa: S102
-        example.replace("epochs=10", "epochs=1, verbose=0"),
+        EXAMPLE.replace("epochs=10", "epochs=1, verbose=0"),
         {"make_a_smaller_model": lambda: network(8, "student"), "x_train": x, "y_train": y, "x_test": x, "y_test": y},
     )
     assert keras.saving.load_model("student.keras").count_params() == network(8, "student").count_params()
+
+
+def test_the_search_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len([line for line in SEARCH.splitlines() if line]) <= 20
+    found = {
+        "teacher": network(16, "teacher"),
+        "make_a_student": lambda width: network(width, "student"),
+        "x_train": features(32, 8),
+        "y_train": np.arange(32) % 3,
+    }
+    exec(SEARCH.replace("max_epochs=30", "max_epochs=2, factor=2").replace("=0.2", "=0.2, verbose=0"), found)  # noqa: S102
+    assert len(found["tuner"].oracle.trials) == 5
+    width = found["tuner"].get_best_hyperparameters()[0].get("width")
+    assert keras.saving.load_model("student.keras").count_params() == network(width, "student").count_params()
 
 
 def test_every_row_of_the_comparison_is_a_test():
@@ -56,6 +78,6 @@ def test_every_entry_of_a_catalogue_has_a_row_with_its_test(folder):
 
 
 def test_continuous_integration_runs_the_test_command():
-    found = re.findall(r"^    (python3 -m venv .*pytest)$", README, re.MULTILINE)
+    found = re.findall(r"^    (\.ci/environment .*pytest)$", README, re.MULTILINE)
     assert len(found) == 1
-    assert r"s/^    \(python3 -m venv .*pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()
+    assert r"s/^    \(\.ci\/environment .*pytest\)$/\1/p" in (ROOT / ".ci" / "run").read_text()

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import BATCH, EXAMPLES, assert_alike, from_logits, sgd, strategy, trained
 from cluster import finish, start
-from every_loss import CLASSES, LOSSES, distiller_with, pictures
+from every_loss import CLASSES
 
 from keras_distill import Balance, Distiller, MutualDistiller, Term
 from keras_distill.cache import cached, indexed, label
@@ -13,59 +14,6 @@ from keras_distill.losses import Hint, KullbackLeibler, SimilarityPreserving
 from keras_distill.teachers import EMATeacher, Ensemble
 
 pytestmark = pytest.mark.replicas
-
-# Dealt out unevenly on two devices and on four, none of which goes without.
-EXAMPLES, BATCH = 18, 7
-SEVERAL = 2, 4
-STRATEGIES = {}
-
-
-def strategy(count):
-    """One strategy for each number of replicas: a second one would break the collectives of the first."""
-    if count not in STRATEGIES:
-        devices = [f"CPU:{number}" for number in range(count)]
-        STRATEGIES[count] = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
-    return tf.distribute.get_strategy() if count == 1 else STRATEGIES[count]
-
-
-def sgd(**options):
-    return keras.optimizers.SGD(0.05, **options)
-
-
-def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options):
-    """Weights, and the logs, after some steps on a number of replicas; the last batch is uneven."""
-    with strategy(count).scope():
-        keras.utils.set_random_seed(0)
-        model = make()
-        model.compile(optimizer(), loss, metrics=None if loss is None else ["accuracy"], **options)
-        dataset = data() if callable(data) else tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
-        history = model.fit(dataset, epochs=epochs, verbose=0).history
-        evaluated = model.evaluate(dataset, verbose=0, return_dict=True)
-    history |= {f"evaluated_{name}": [value] for name, value in evaluated.items()}
-    return [np.array(weight) for weight in model.weights], history
-
-
-def assert_alike(make, data, tolerance=1e-5, **options):
-    """One device, two and four end with the same weights, which are returned, and log the same."""
-    weights, logs = trained(1, make, data, **options)
-    scale = max(np.abs(weight).max() for weight in weights)
-    for count in SEVERAL:
-        others, other_logs = trained(count, make, data, **options)
-        for weight, other in zip(weights, others, strict=True):
-            np.testing.assert_allclose(other, weight, rtol=tolerance, atol=tolerance * scale)
-        assert set(logs) == set(other_logs)
-        for name, values in logs.items():
-            # Rounding, times a low temperature.
-            np.testing.assert_allclose(other_logs[name], values, rtol=3 * tolerance, atol=1e-6, err_msg=name)
-    return weights
-
-
-from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss(name):
-    assert_alike(lambda: distiller_with(name), pictures(EXAMPLES, name), loss=from_logits)
 
 
 def dense(name, **options):
@@ -237,7 +185,7 @@ def test_an_overflow_on_any_replica_skips_the_step_on_all():
         np.testing.assert_array_equal(weight, old)
 
 
-@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 1e-2), ("mixed_float16", 2e-3)])
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 2e-3), ("mixed_float16", 3e-4)])
 def test_mixed_precision(policy, tolerance):
     """As alike as sums of halves are that are added up in another order."""
 
@@ -346,11 +294,11 @@ def test_several_steps_at_once_are_refused_where_tensorflow_cannot():
 
 PARAMETER_SERVER = """
 import keras, tensorflow as tf
-from cluster import _free_ports
+from cluster import free_ports
 from keras_distill import Distiller, Term
 from keras_distill.losses import KullbackLeibler
 
-ps, worker, chief = (f"127.0.0.1:{port}" for port in _free_ports(3))
+ps, worker, chief = (f"127.0.0.1:{port}" for port in free_ports(3))
 jobs = tf.train.ClusterSpec({"ps": [ps], "worker": [worker], "chief": [chief]})
 servers = [tf.distribute.Server(jobs, name, 0, protocol="grpc") for name in ("ps", "worker")]
 resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(jobs, rpc_layer="grpc", task_type="chief", task_id=0)

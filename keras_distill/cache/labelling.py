@@ -61,40 +61,53 @@ def label(
         OSError: As the file system says, such as for a full disk; finished shards stay.
     """
     teacher = as_teacher(teacher)
-    teacher.connect(list(taps))
     dataset = indexed(dataset) if views is None else views.all_of(indexed(dataset))
-    dtypes = _dtypes(dtype, taps)
-    inputs = keras.tree.map_structure(
-        lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), parts(dataset.element_spec)[0]
-    )
-    tops = top_k if isinstance(top_k, dict) else {OUTPUT: top_k}
-    specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, inputs)
-    about = {
-        "format": shards.FORMAT,
-        "teacher": fingerprint.of_teacher(teacher),
-        "version": version,
-        "inputs": described(parts(dataset.element_spec)[0]),
-        "views": 1 if views is None else views.count,
-        "taps": {
-            tap: {"shape": list(specs[tap].shape[1:]), "dtype": dtypes[tap], "top": tops.get(tap)} for tap in taps
-        },
-    }
-    unknown = [tap for tap in taps if None in about["taps"][tap]["shape"]]
-    if unknown:
-        raise ValueError(
-            f"The taps {unknown} have lengths that are not known before they run: "
-            f"{[tuple(specs[tap].shape) for tap in unknown]}. Give the examples a fixed length."
-        )
-    _check_tops(tops, about["taps"])
+    inputs = parts(dataset.element_spec)[0]
+    about = about_cache(teacher, inputs, taps, dtype, top_k, 1 if views is None else views.count, version)
     with shards.writing(directory):
-        manifest = _begun(directory, about, shard_bytes, batch_size)
+        manifest = begun(directory, about, shard_bytes, batch_size)
         _check_examples(directory, manifest, dataset)
         if not manifest["complete"]:
             _go_on(teacher, dataset, directory, manifest, batch_size, verbose)
 
 
-def _begun(directory, about, shard_bytes, batch_size):
-    """The manifest that is there, if it is of the same, or a new one."""
+def about_cache(teacher, inputs, taps, dtype, top_k, views, version):
+    """What a manifest says of a cache before there are shards.
+
+    Args:
+        teacher: A `Teacher`; it is connected to the taps.
+        inputs: Structure of `tf.TensorSpec`, of one example.
+        taps, dtype, top_k, version: As `label` takes them.
+        views: How many of each example.
+
+    Raises:
+        ValueError: If taps, dtypes or numbers of classes do not fit the teacher.
+    """
+    teacher.connect(list(taps))
+    batches = keras.tree.map_structure(lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), inputs)
+    specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, batches)
+    return {
+        "format": shards.FORMAT,
+        "teacher": fingerprint.of_teacher(teacher),
+        "version": version,
+        "inputs": described(inputs),
+        "views": views,
+        "taps": packing.described({tap: specs[tap] for tap in taps}, dtype, top_k),
+    }
+
+
+def begun(directory, about, shard_bytes, batch_size):
+    """The manifest that is there, if it is of the same, or a new one.
+
+    Args:
+        directory: Of the cache, which is there.
+        about: What `about_cache` gave.
+        shard_bytes: About the size of a shard.
+        batch_size: Of which its length is a multiple.
+
+    Raises:
+        ValueError: If it is of something else.
+    """
     manifest = shards.read_manifest(directory)
     if manifest is None:
         batches = max(1, shard_bytes // (packing.row_bytes(about["taps"]) * batch_size))
@@ -108,6 +121,23 @@ def _begun(directory, about, shard_bytes, batch_size):
             f"'{directory}' holds activations of something else: {', '.join(differs)}. Choose another directory."
         )
     return manifest
+
+
+def speaker(teacher, taps):
+    """A function that gives what is stored of a batch, `{name: array}`, of its inputs.
+
+    Args:
+        teacher: A `Teacher` that is connected.
+        taps: The manifest's.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def speak(inputs):
+        found = teacher.activations(Batch(inputs))
+        packed = [packing.pack(tap, found[tap], about) for tap, about in taps.items()]
+        return {name: tensor for arrays in packed for name, tensor in arrays.items()}
+
+    return lambda inputs: {name: packing.bits(tensor) for name, tensor in speak(inputs).items()}
 
 
 def _check_examples(directory, manifest, dataset):
@@ -151,36 +181,10 @@ def _go_on(teacher, dataset, directory, manifest, batch_size, verbose):
 
 
 def _spoken(teacher, batches, taps, bar):
-    """What is stored of each batch, `{name: array}`."""
-
-    @tf.function(reduce_retracing=True)
-    def speak(inputs):
-        found = teacher.activations(Batch(inputs))
-        packed = [packing.pack(tap, found[tap], about) for tap, about in taps.items()]
-        return {name: tensor for arrays in packed for name, tensor in arrays.items()}
-
+    """What is stored of each batch, `{name: array}`, with the examples' fingerprints."""
+    speak = speaker(teacher, taps)
     for element in batches:
         inputs, _, prints, _ = parts(element)
         prints = prints.numpy().astype(packing.print_dtype(taps))
-        yield {name: packing.bits(tensor) for name, tensor in speak(inputs).items()} | {shards.EXAMPLES: prints}
+        yield speak(inputs) | {shards.EXAMPLES: prints}
         bar.add(len(prints))
-
-
-def _dtypes(dtype, taps):
-    dtypes = dtype if isinstance(dtype, dict) else dict.fromkeys(taps, dtype)
-    wrong = {tap: dtypes.get(tap) for tap in taps if dtypes.get(tap) not in packing.DTYPES}
-    if wrong:
-        raise ValueError(f"Activations are kept in one of {packing.DTYPES}. Received: {wrong}")
-    return dtypes
-
-
-def _check_tops(tops, taps):
-    for tap, k in tops.items():
-        shape = taps[tap]["shape"] if tap in taps else None
-        if k is None:
-            continue
-        if isinstance(k, bool) or not isinstance(k, int) or not shape or not 1 <= k < shape[-1]:
-            raise ValueError(
-                f"`top_k` keeps 1 class or more, and less than there are, of a tap that is kept. Received: {k!r} for "
-                f"'{tap}', where an example has the shape {shape}."
-            )

@@ -3,11 +3,46 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.taps import OUTPUT
 from keras_distill.top import selected
 
 DTYPES = ("float32", "float16", "bfloat16")
 # So many classes have numbers of two bytes.
 _SHORT = 2**16
+
+
+def described(specs, dtype, top_k):
+    """How each tap is kept, `{tap: {"shape", "dtype", "top"}}`.
+
+    Args:
+        specs: `{tap: spec}` of batches.
+        dtype: One of `DTYPES`, or one for each tap in a dictionary.
+        top_k: How many classes of the output are kept, or one number for each tap in a dictionary; None keeps all.
+
+    Raises:
+        ValueError: For another dtype, a shape that is not known, or a number of classes that does not fit.
+    """
+    dtypes = dtype if isinstance(dtype, dict) else dict.fromkeys(specs, dtype)
+    wrong = {tap: dtypes.get(tap) for tap in specs if dtypes.get(tap) not in DTYPES}
+    if wrong:
+        raise ValueError(f"Activations are kept in one of {DTYPES}. Received: {wrong}")
+    unknown = [tap for tap, spec in specs.items() if None in tuple(spec.shape)[1:]]
+    if unknown:
+        raise ValueError(
+            f"The taps {unknown} have lengths that are not known before they run: "
+            f"{[tuple(specs[tap].shape) for tap in unknown]}. Give the examples a fixed length."
+        )
+    tops = top_k if isinstance(top_k, dict) else {OUTPUT: top_k}
+    for tap, k in tops.items():
+        shape = list(specs[tap].shape)[1:] if tap in specs else None
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or not shape or not 1 <= k < shape[-1]):
+            raise ValueError(
+                f"`top_k` keeps 1 class or more, and less than there are, of a tap that is kept. Received: {k!r} for "
+                f"'{tap}', where an example has the shape {shape}."
+            )
+    return {
+        tap: {"shape": list(spec.shape)[1:], "dtype": dtypes[tap], "top": tops.get(tap)} for tap, spec in specs.items()
+    }
 
 
 def fields(tap, about):

@@ -4,6 +4,7 @@
 DIR/manifest.json                 what the cache is of, and its finished shards with their checksums
 DIR/00000.output.npy              activations of one tap, rows of one shard; memory-mapped when read
 DIR/00000.examples.npy            fingerprints of the examples, integers of one to eight bytes
+DIR/00000.json                    a shard's entry for the manifest, while several processes write shards
 ```
 
 A shard is written under another name, flushed to disk, renamed, and only then entered in the manifest: a file that the
@@ -20,7 +21,7 @@ import urllib.parse
 import numpy as np
 from etils import epath
 
-from keras_distill.files import is_local, replacing
+from keras_distill.files import UNFINISHED, is_local, replacing
 
 FORMAT = 1
 EXAMPLES = "examples"
@@ -56,8 +57,14 @@ def write_manifest(directory, manifest):
     _replace(epath.Path(directory) / _MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
-def write_shard(directory, number, arrays):
+def write_shard(directory, number, arrays, several=False):
     """Writes `{name: array}` as one shard.
+
+    Args:
+        directory: Of the cache.
+        number: The shard's, from 0 on.
+        arrays: Of equal length; the `EXAMPLES` are among them.
+        several: Whether other processes may write the same shard at once.
 
     Returns:
         The shard's entry for the manifest.
@@ -71,13 +78,41 @@ def write_shard(directory, number, arrays):
         for name, array in arrays.items():
             content = _npy(array)
             sums[name] = hashlib.sha256(content).hexdigest()
-            _replace(epath.Path(directory) / names[name], content)
+            _replace(epath.Path(directory) / names[name], content, several)
     except OSError:
         for file in names.values():
             with contextlib.suppress(OSError):
                 (epath.Path(directory) / file).unlink(missing_ok=True)
         raise
     return {"examples": len(arrays[EXAMPLES]), "files": names, "sha256": sums}
+
+
+def write_entry(directory, number, entry, of):
+    """Keeps a written shard's entry apart from the manifest, which others write to.
+
+    Args:
+        directory: Of the cache.
+        number: The shard's.
+        entry: What `write_shard` gave.
+        of: The manifest that it will stand in; entries of others do not count.
+    """
+    _replace(_entry(directory, number), json.dumps({"of": _digest(of), **entry}).encode(), several=True)
+
+
+def read_entry(directory, number, of):
+    """What `write_entry` kept, or None."""
+    path = _entry(directory, number)
+    if not path.exists():
+        return None
+    entry = json.loads(path.read_text())
+    return entry if entry.pop("of") == _digest(of) else None
+
+
+def remove_entries(directory):
+    """Removes all of them, and what killed processes left unfinished."""
+    for pattern in ("[0-9]*.json", f"*{UNFINISHED}"):
+        for path in epath.Path(directory).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def open_array(directory, shard, name):
@@ -144,12 +179,22 @@ def writing(directory):
         yield
 
 
+def _entry(directory, number):
+    return epath.Path(directory) / f"{number:05d}.json"
+
+
+def _digest(manifest):
+    """Of what a manifest says before it has shards."""
+    about = {key: value for key, value in manifest.items() if key not in ("shards", "complete")}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
 def _npy(array):
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 
-def _replace(path, content):
-    with replacing(path) as file:
+def _replace(path, content, several=False):
+    with replacing(path, several) as file:
         file.write(content)

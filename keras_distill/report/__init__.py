@@ -3,6 +3,8 @@
 try:
     from keras_distill.report.page import write_page
     from keras_distill.report.results import Example, ModelResult, Results, Run
+    from keras_distill.report.search import Search, read_search
+    from keras_distill.report.search_plots import draw_search
     from keras_distill.report.table import Row
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] not in {"jinja2", "matplotlib", "PIL"}:
@@ -12,4 +14,4 @@ except ModuleNotFoundError as error:
         'Install it with: pip install "keras-distill[recipes]"'
     ) from error
 
-__all__ = ["Example", "ModelResult", "Results", "Row", "Run", "write_page"]
+__all__ = ["Example", "ModelResult", "Results", "Row", "Run", "Search", "draw_search", "read_search", "write_page"]

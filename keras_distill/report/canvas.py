@@ -54,6 +54,10 @@ class Picture:
     alt: str
     caption: str = ""
 
+    def png(self):
+        """The file itself, bytes."""
+        return base64.b64decode(self.source.partition(",")[2])
+
 
 def colors(results):
     """`{name of a model: its colour}`, the same in every figure; beyond seven models colours repeat."""

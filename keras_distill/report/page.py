@@ -6,8 +6,9 @@ import jinja2
 
 from keras_distill.report import confusions, knowledge, plots
 from keras_distill.report.canvas import colors
+from keras_distill.report.search_plots import search_pictures
 from keras_distill.report.table import HEADINGS
-from keras_distill.report.verdict import CRITERION, verdict
+from keras_distill.report.verdict import CRITERION
 
 
 def write_page(results, path):
@@ -35,13 +36,14 @@ def render(results):
     pair_headings, pair_rows = confusions.frequent(results)
     return environment.get_template("page.html.jinja").render(
         results=results,
-        verdict=verdict(results),
+        verdict=results.verdict(),
         criterion=CRITERION if any(len(model.runs) > 1 for model in results.models) else "",
         headings=HEADINGS,
         rows=[(chosen[row.name], row.cells()) for row in results.table()],
         accuracy=plots.accuracy_bars(results),
         metrics=plots.metric_curves(results),
         losses=plots.loss_curves(results),
+        search=None if results.search is None else list(search_pictures(results.search).values()),
         without_history=[model.name for model in results.models if not any(run.history for run in model.runs)],
         cards=knowledge.cards(results),
         matrices=confusions.matrices(results),

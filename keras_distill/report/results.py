@@ -12,7 +12,8 @@ import re
 import numpy as np
 from PIL import Image
 
-from keras_distill.report import environment, table
+from keras_distill.report import environment, table, verdict
+from keras_distill.report.search import Search
 
 ROLES = ("teacher", "alone", "distilled")
 
@@ -101,6 +102,7 @@ class Results:
         seconds: Duration of the whole run.
         seeds: The seeds.
         examples: `Example`s; may be empty.
+        search: The `Search` that chose hyperparameters, or None.
         versions, machine, date: Filled in when made; kept as they are by `load`.
 
     Raises:
@@ -117,6 +119,7 @@ class Results:
     seconds: float
     seeds: list
     examples: list = dataclasses.field(default_factory=list)
+    search: Search | None = None
     versions: dict = dataclasses.field(default_factory=environment.versions)
     machine: dict = dataclasses.field(default_factory=environment.machine)
     date: str = dataclasses.field(
@@ -145,6 +148,10 @@ class Results:
         """The table as aligned plain text, to print."""
         return table.text(self.table())
 
+    def verdict(self):
+        """What the numbers say, a list of sentences."""
+        return verdict.verdict(self)
+
     def save(self, path):
         """Writes everything as JSON; numbers that JSON does not know become `{"not_finite": "nan"}`."""
         path = pathlib.Path(path)
@@ -162,7 +169,9 @@ class Results:
             ModelResult(**{**model, "runs": [Run(**run) for run in model["runs"]]}) for model in fields.pop("models")
         ]
         examples = [Example(**{**example, "image": decode_png(example["image"])}) for example in fields.pop("examples")]
-        return cls(models=models, examples=examples, **fields)
+        search = fields.pop("search", None)
+        search = None if search is None else Search.from_fields(search)
+        return cls(models=models, examples=examples, search=search, **fields)
 
 
 def encode_png(image):
@@ -208,6 +217,10 @@ def _check(results):
         _check_model(results, model)
     for number, example in enumerate(results.examples):
         _check_example(results, number, example)
+    chosen = [] if results.search is None else [results.search.found, results.search.defaults]
+    strange = [name for name in chosen if name is not None and name not in names]
+    if strange:
+        raise ValueError(f"The search names the models {strange}. There: {names}.")
 
 
 def _check_model(results, model):

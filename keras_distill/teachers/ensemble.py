@@ -1,5 +1,7 @@
 """Several teachers that speak as one."""
 
+import copy
+
 import keras
 from keras import ops
 
@@ -80,6 +82,8 @@ class Ensemble(Teacher):
                 f"An Ensemble is tapped at '{OUTPUT}', or at a layer of one of its members {list(self.members)}, such "
                 f"as '{next(iter(self.members))}/block_3'. Received: {strange}."
             )
+        # Of its own: members may belong to another ensemble, too, a copy of this one, with other taps.
+        self.members = {name: copy.copy(member) for name, member in self.members.items()}
         for name, member in self.members.items():
             own = [tap for owner, tap in self._single.values() if owner == name]
             member.connect(list(dict.fromkeys([*self._combined, *own])))

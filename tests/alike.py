@@ -1,0 +1,51 @@
+"""Whether a training ends alike on however many devices its steps are dealt out."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Dealt out unevenly on two devices and on four, none of which goes without.
+EXAMPLES, BATCH = 18, 7
+SEVERAL = 2, 4
+STRATEGIES = {}
+from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def strategy(count):
+    """One strategy for each number of replicas: a second one would break the collectives of the first."""
+    if count not in STRATEGIES:
+        devices = [f"CPU:{number}" for number in range(count)]
+        STRATEGIES[count] = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+    return tf.distribute.get_strategy() if count == 1 else STRATEGIES[count]
+
+
+def sgd(**options):
+    return keras.optimizers.SGD(0.05, **options)
+
+
+def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options):
+    """Weights, and the logs, after some steps on a number of replicas; the last batch is uneven."""
+    with strategy(count).scope():
+        keras.utils.set_random_seed(0)
+        model = make()
+        model.compile(optimizer(), loss, metrics=None if loss is None else ["accuracy"], **options)
+        dataset = data() if callable(data) else tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
+        history = model.fit(dataset, epochs=epochs, verbose=0).history
+        evaluated = model.evaluate(dataset, verbose=0, return_dict=True)
+    history |= {f"evaluated_{name}": [value] for name, value in evaluated.items()}
+    return [np.array(weight) for weight in model.weights], history
+
+
+def assert_alike(make, data, tolerance=1e-5, **options):
+    """One device, two and four end with the same weights, which are returned, and log the same."""
+    weights, logs = trained(1, make, data, **options)
+    scale = max(np.abs(weight).max() for weight in weights)
+    for count in SEVERAL:
+        others, other_logs = trained(count, make, data, **options)
+        for weight, other in zip(weights, others, strict=True):
+            np.testing.assert_allclose(other, weight, rtol=tolerance, atol=tolerance * scale)
+        assert set(logs) == set(other_logs)
+        for name, values in logs.items():
+            # Rounding, times a low temperature.
+            np.testing.assert_allclose(other_logs[name], values, rtol=3 * tolerance, atol=1e-6, err_msg=name)
+    return weights

@@ -1,0 +1,37 @@
+"""README's pipeline, run as printed."""
+
+import json
+import pathlib
+import re
+
+import pytest
+from helpers import data
+from tfx.v1 import components, proto
+from tfx_running import Pipeline, write_examples
+
+pytestmark = pytest.mark.tfx
+
+README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+def test_the_pipeline_runs_as_printed(tmp_path):
+    (example,) = re.findall(r"## In a TFX pipeline\n.*?```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 20
+    write_examples(tmp_path / "examples", {"train": data(60), "eval": data(20)})
+    splits = [proto.Input.Split(name=name, pattern=f"Split-{name}/*") for name in ("train", "eval")]
+    example_gen = components.ImportExampleGen(str(tmp_path / "examples"), proto.Input(splits=splits))
+    statistics_gen = components.StatisticsGen(examples=example_gen.outputs["examples"])
+    schema_gen = components.SchemaGen(statistics=statistics_gen.outputs["statistics"])
+    names = {"example_gen": example_gen, "schema_gen": schema_gen}
+    exec(
+        example.replace("my_project.models:", "tfx_project:").replace("tfx_project:terms", "tfx_project:softened"),
+        names,
+    )  # noqa: S102
+    pipeline = Pipeline(tmp_path)
+    assert set(pipeline.run([example_gen, statistics_gen, schema_gen, *names["nodes"]]).values()) == {"complete"}
+    metrics = json.loads(pathlib.Path(pipeline.uri("DistillationReport", "report"), "metrics.json").read_text())
+    assert set(metrics) == {
+        f"{model}, {metric}"
+        for model in ("teacher", "student distilled")
+        for metric in ("accuracy", "agreement", "divergence")
+    }
