@@ -1,0 +1,77 @@
+"""Files of students, run by their own runtimes."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.compression import Bits, export, quantized
+from keras_distill.compression.export import FORMATS, runtime
+
+LITERT = [name for name in FORMATS if name.startswith("litert")]
+
+
+def network():
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(name="bn")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(5, name="logits")(x), name="student")
+    random = np.random.default_rng(3)
+    model.set_weights([w + np.abs(random.normal(scale=0.1, size=w.shape)) for w in model.get_weights()])
+    return model
+
+
+def pictures(count=64):
+    return np.random.default_rng(0).uniform(size=(count, 8, 8, 2)).astype("float32")
+
+
+@pytest.mark.parametrize("format", ["keras", "saved_model", *LITERT])
+def test_every_file_says_what_the_model_says(format, tmp_path):
+    model, x = network(), pictures()
+    (exported,) = export(model, tmp_path, x, [format])
+    said, outputs = np.array(model(x)), runtime(exported.path, format)(x)
+    assert outputs.shape == said.shape
+    np.testing.assert_allclose(exported.difference, np.abs(outputs - said).mean() / said.std(), rtol=1e-5)
+    assert exported.difference <= FORMATS[format]
+    assert exported.agreement == np.mean(outputs.argmax(-1) == said.argmax(-1))
+    assert exported.bytes == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+
+
+def test_smaller_numbers_make_smaller_files(tmp_path):
+    # Large enough that weights outweigh what else is in a file.
+    inputs = keras.Input((64,))
+    x = keras.layers.Dense(256, activation="relu")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(64)(x), name="wide")
+    x = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
+    sizes = {each.format: each.bytes for each in export(model, tmp_path, x, LITERT)}
+    assert sizes["litert_float16"] < 0.6 * sizes["litert_float32"]
+    assert sizes["litert_int8"] < 0.35 * sizes["litert_float32"]
+    assert sizes["litert_dynamic"] < 0.35 * sizes["litert_float32"]
+
+
+def test_a_quantised_model_computes_in_its_file_as_it_does_in_keras(tmp_path):
+    x = pictures(256)
+    copy = quantized(network(), x, Bits(8, 8))
+    said = np.array(copy(x))
+    (exported,) = export(copy, tmp_path, x, ["litert_int8"])
+    outputs = runtime(exported.path, "litert_int8")(x)
+    # Within two steps of the output, which has 255 from its least to its greatest.
+    assert np.abs(outputs - said).max() <= 2.5 * (said.max() - min(said.min(), 0)) / 255 + 0.02 * said.std()
+
+
+def test_a_file_that_says_something_else_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "litert_float16", 1e-9)
+    with pytest.raises(ValueError, match="student_float16.tflite' says something else than 'student'"):
+        export(network(), tmp_path, pictures(), ["litert_float16"])
+    assert (tmp_path / "student_float16.tflite").exists()
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Received: \\['tflite'\\]"):
+        export(network(), tmp_path, pictures(), ["tflite"])
+    inputs = keras.Input((None, 4))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(inputs)), name="open")
+    with pytest.raises(ValueError, match="LiteRT wants inputs of known lengths. 'open' takes \\(None, None, 4\\)"):
+        export(model, tmp_path, np.ones((4, 3, 4), "float32"), ["litert_float32"])
