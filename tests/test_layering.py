@@ -19,7 +19,7 @@ LEVELS = [
     {"validation"},
     {"loop"},
     {"distiller", "runs"},
-    {"saving", "mutual", "backup"},
+    {"saving", "mutual", "backup", "compression"},
     {"report", "tuning"},
     {"pipelines", "cli"},
 ]

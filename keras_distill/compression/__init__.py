@@ -1,6 +1,6 @@
 """Making a student small: start it from its teacher, let its layers share weights, quantise it, export it, weigh it."""
 
-from keras_distill.compression.export import Exported, export
+from keras_distill.compression.exporting import Exported, export
 from keras_distill.compression.folding import fold
 from keras_distill.compression.initialization import copy_weights
 from keras_distill.compression.quantization import Bits, quantized, rounded

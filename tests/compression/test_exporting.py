@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_distill.compression import Bits, export, quantized
-from keras_distill.compression.export import FORMATS, runtime
+from keras_distill.compression.exporting import FORMATS, runtime
 
 LITERT = [name for name in FORMATS if name.startswith("litert")]
 
