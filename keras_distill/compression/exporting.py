@@ -23,9 +23,8 @@ FORMATS = {
     "litert_float16": 1e-2,
     "litert_dynamic": 0.2,
     "litert_int8": 0.4,
-    "onnx": 1e-4,
 }
-_SUFFIXES = {"keras": ".keras", "saved_model": "", "onnx": ".onnx"}
+_SUFFIXES = {"keras": ".keras", "saved_model": ""}
 
 
 class Exported(NamedTuple):
@@ -56,7 +55,6 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
     litert_float16    weights in half precision
     litert_dynamic    weights in 8 bits, activations in floats
     litert_int8       weights, activations, input and output in 8 bits, by the ranges that the examples come to
-    onnx              other runtimes; needs onnx, tf2onnx and onnxruntime
     ```
 
     LiteRT's files take one example at a time. A model from `quantized` is written with the weights that it rounds to
@@ -76,7 +74,6 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
     Raises:
         ValueError: For an unknown format, inputs of unknown lengths, or a file that says something else than the model:
             more than the format's limit in `FORMATS` away. The file stays, to be looked at.
-        ImportError: If what a format needs is not installed.
     """
     unknown = [each for each in formats if each not in FORMATS]
     if unknown:
@@ -117,12 +114,6 @@ def runtime(path, format):
         loaded = tf.saved_model.load(str(path))
         # Held with the function, which does not hold it.
         return lambda x, loaded=loaded: np.asarray(keras.tree.flatten(loaded.serve(tf.constant(x)))[0])
-    if format == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(path))
-        (taken,) = session.get_inputs()
-        return lambda x: session.run(None, {taken.name: x})[0]
     return _litert(path)
 
 
@@ -142,8 +133,6 @@ def _write(format, model, path, examples):
             model.save(path)
         elif format == "saved_model":
             model.export(path, verbose=False)
-        elif format == "onnx":
-            model.export(path, format="onnx", verbose=False)
         else:
             path.write_bytes(_converted(format, model, examples))
 
