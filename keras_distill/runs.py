@@ -33,15 +33,18 @@ def differences(one, other, there, here):
             `steps_per_execution`; and `variables`, a list of `[name, shape, dtype]`.
         there, here: Where the two were found.
     """
-    flat = []
-    for run in (one, other):
-        known = {key: run[key] for key in ("seed", "steps_per_execution") if key in run}
-        flat.append({**run.get("versions", {}), **run.get("settings", {}), **run.get("data", {}), **known})
-    found = [
-        f"{name} {flat[0].get(name)!r} {there} and {flat[1].get(name)!r} {here}"
-        for name in dict.fromkeys([*flat[0], *flat[1]])
-        if flat[0].get(name) != flat[1].get(name)
-    ]
+    found = []
+    # Each by itself: a setting may be called "seed", too.
+    for part in ("versions", "settings", "data"):
+        a, b = one.get(part, {}), other.get(part, {})
+        found += [
+            f"{name} {a.get(name)!r} {there} and {b.get(name)!r} {here}"
+            for name in dict.fromkeys([*a, *b])
+            if a.get(name) != b.get(name)
+        ]
+    for key in ("seed", "steps_per_execution"):
+        if one.get(key) != other.get(key):
+            found.append(f"{key} {one.get(key)!r} {there} and {other.get(key)!r} {here}")
     pairs = itertools.zip_longest(one.get("variables", ()), other.get("variables", ()))
     unlike = [
         (a, b) for a, b in pairs if a is None or b is None or a[1:] != b[1:] or unnumbered(a[0]) != unnumbered(b[0])

@@ -16,7 +16,7 @@ import tensorflow as tf
 from cluster import finish, start
 from helpers import compiled, crossentropy, data, features, mlp
 
-from keras_distill import Backup, Distiller, MutualDistiller, Term, snapshots, workers
+from keras_distill import Backup, Distiller, MutualDistiller, Term, runs, snapshots, workers
 from keras_distill.backup import PREEMPTED
 from keras_distill.batch import with_activations
 from keras_distill.losses import KullbackLeibler
@@ -536,6 +536,12 @@ def test_workers_of_other_recipes_are_told(order, tmp_path):
         assert code == 1
         assert "The workers do not train alike: units 4 on worker 0 and 8 on worker 1." in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_may_be_called_as_what_a_run_has_anyway():
+    one, other = ({"seed": 0, "settings": {"seed": seed, "keras": "2"}, "versions": {"keras": "3"}} for seed in (1, 2))
+    assert runs.differences(one, other, "there", "here") == "seed 1 there and 2 here"
+    assert runs.differences(one, one, "there", "here") == ""
 
 
 def test_one_process_is_all_of_the_workers():
