@@ -55,7 +55,7 @@ class Loop(keras.Model):
     def get_metrics_result(self):
         """`{name: value}` of the losses and metrics so far; outside of a graph numbers."""
         return {
-            name: value if tf.is_symbolic_tensor(value) or len(value.shape) else float(value)
+            name: value if tf.is_symbolic_tensor(value) or len(ops.shape(value)) else float(value)
             for name, value in self._results().items()
         }
 

@@ -347,3 +347,23 @@ def test_missing_labels_among_tokens():
     log_p = np.take_along_axis(np.log(softmax(logits)), labels[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(logged["supervised_loss"], -log_p[counted].mean(), rtol=1e-5)
     np.testing.assert_allclose(logged["accuracy"], (logits.argmax(axis=-1) == labels)[counted].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array([0.5, 0.25], "float32")])
+def test_a_metric_may_return_what_is_no_tensor(value):
+    class Constant(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__()
+            self.seen = self.add_variable((), "zeros")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.seen.assign_add(1)
+
+        def result(self):
+            return value
+
+    model = Distiller(mlp(), mlp(name="teacher"), [Term(KullbackLeibler())])
+    model.compile("sgd", crossentropy(), metrics=[Constant()], run_eagerly=True)
+    logs = model.evaluate(*data(), verbose=0, return_dict=True)
+    np.testing.assert_array_equal(logs["constant"], value)
+    assert isinstance(logs["loss"], float)
