@@ -113,6 +113,11 @@ def begun(directory, about, shard_bytes, batch_size):
         batches = max(1, shard_bytes // (packing.row_bytes(about["taps"]) * batch_size))
         manifest = {**about, "shard_examples": batches * batch_size, "shards": [], "complete": False}
         shards.write_manifest(directory, manifest)
+    if not manifest["complete"] and manifest["shard_examples"] % batch_size:
+        raise ValueError(
+            f"'{directory}' was begun in shards of {manifest['shard_examples']} examples. Go on with the batch_size of "
+            f"then, or another divisor of that. Received: batch_size={batch_size}"
+        )
     differs = [
         f"{key} {manifest[key]!r} instead of {value!r}" for key, value in about.items() if manifest[key] != value
     ]

@@ -82,12 +82,14 @@ def _pairs(model):
         calls = _calls(each)
         taken = collections.Counter(name for sources in calls.values() for call in sources for name in call)
         taken.update(_returned(each))
+        # Operations such as `x + y` take part in calls, and are no layers.
+        layers = {layer.name: layer for layer in each.layers}
         for name, sources in calls.items():
-            normalization = each.get_layer(name)
+            normalization = layers.get(name)
             if not isinstance(normalization, keras.layers.BatchNormalization) or len(sources) != 1:
                 continue
             (source,) = sources[0]
-            before = each.get_layer(source)
+            before = layers.get(source)
             once = taken[source] == 1 and len(calls[source]) == 1
             linear = isinstance(before, _LINEAR) and before.activation is keras.activations.linear
             if once and linear and normalization.axis in (-1, len(before.output.shape) - 1):

@@ -261,7 +261,9 @@ def _fits(path, pattern):
 
 def _calibrate(model, examples, batch_size):
     """Sets the ranges of activations to what examples come to in the model without rounding."""
-    layers = [layer for _, layer in walk(model) if isinstance(layer, Quantized) and layer.activations_bits is not None]
+    # Each once: nested models may share them.
+    layers = {id(layer): layer for _, layer in walk(model) if isinstance(layer, Quantized)}.values()
+    layers = [layer for layer in layers if layer.activations_bits is not None]
     for layer in layers:
         layer.observe()
     for start in range(0, len(keras.tree.flatten(examples)[0]), batch_size):

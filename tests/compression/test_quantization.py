@@ -3,12 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from compression.test_sharing import nested, residual
 from helpers import compiled
 
 from keras_distill import Distiller, Term
-from keras_distill.compression import Bits, quantized, rounded
+from keras_distill.compression import Bits, fold, quantized, rounded, share
 from keras_distill.compression.quantization import Quantized, rounded_to_range
 from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.taps import walk
 
 
 def network(width=4, name="student"):
@@ -182,3 +184,16 @@ def test_what_cannot_be_quantised_is_refused():
     inputs = keras.Input((3,))
     with pytest.raises(ValueError, match="has no layer that can be quantised: Dense, Conv1D"):
         quantized(keras.Model(inputs, keras.layers.ReLU()(inputs)), np.ones((1, 3), "float32"))
+
+
+def test_shared_blocks_stay_shared():
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    for model in (
+        share(residual(), [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"]),
+        share(nested(), ["block_0", "block_1", "block_2"]),
+    ):
+        folded, copy = fold(model), quantized(model, x)
+        ranges = sum(2 for layer in {id(layer): layer for _, layer in walk(copy)}.values() if isinstance(layer, Quantized))
+        assert copy.count_params() == folded.count_params() + ranges == rounded(copy).count_params()
+        np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rounded(copy)(x), copy(x), atol=1e-5)
