@@ -193,7 +193,9 @@ def test_shared_blocks_stay_shared():
         share(nested(), ["block_0", "block_1", "block_2"]),
     ):
         folded, copy = fold(model), quantized(model, x)
-        ranges = sum(2 for layer in {id(layer): layer for _, layer in walk(copy)}.values() if isinstance(layer, Quantized))
+        ranges = sum(
+            2 for layer in {id(layer): layer for _, layer in walk(copy)}.values() if isinstance(layer, Quantized)
+        )
         assert copy.count_params() == folded.count_params() + ranges == rounded(copy).count_params()
         np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(rounded(copy)(x), copy(x), atol=1e-5)
