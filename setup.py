@@ -3,6 +3,7 @@
 from setuptools import find_packages, setup
 
 RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
+EXPORT = ["ai-edge-litert", "tf2onnx", "onnx", "onnxruntime"]
 HUB = ["keras-hub", "safetensors"]
 # Built for glibc 2.39, which pip cannot be told: `.ci/environment` makes it run on older machines, too.
 BEAM = ["apache-beam>=2.70", "dill"]  # Beam's local runner imports dill and does not say so.
@@ -31,11 +32,12 @@ setup(
     ],
     extras_require={
         "recipes": RECIPES,
+        "export": EXPORT,
         "hub": HUB,
         "beam": BEAM,
         "dask": [*BEAM, "dask", "distributed"],
         "tfx": TFX,
-        "test": [*RECIPES, *HUB, "pytest", "pytest-xdist", "ruff"],
+        "test": [*RECIPES, *EXPORT, *HUB, "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Intended Audience :: Developers",

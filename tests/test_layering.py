@@ -12,7 +12,7 @@ PACKAGE = ROOT / "keras_distill"
 
 # Of two modules the one that stands further down may import the other; those on one line do not import each other.
 LEVELS = [
-    {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets", "files"},
+    {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets", "files", "text"},
     {"mapping", "inspection", "vocabulary", "snapshots", "workers"},
     {"losses", "heads", "teachers", "balance"},
     {"supervision", "term", "cache"},

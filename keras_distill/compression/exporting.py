@@ -1,10 +1,7 @@
 """Students as files for devices, each loaded back by its own runtime and compared with the Keras model."""
 
-import contextlib
-import os
 import pathlib
 import tempfile
-import warnings
 from typing import NamedTuple
 
 import keras
@@ -12,19 +9,24 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.compression.quantization import Quantized, rounded
+from keras_distill.compression.runtimes import quiet, runtime
 from keras_distill.specs import input_specs
 from keras_distill.taps import walk
 
-# How far the outputs of a file may be from the model's: the mean difference in units of their standard deviation.
+# How far the outputs of a file may be from the model's: the mean difference in units of their standard deviation. ONNX
+# Runtime adds in another order, by which some activations of quantised models round to the next step.
 FORMATS = {
     "keras": 1e-6,
     "saved_model": 1e-4,
+    "onnx": 1e-2,
     "litert_float32": 1e-4,
     "litert_float16": 1e-2,
     "litert_dynamic": 0.2,
     "litert_int8": 0.4,
 }
-_SUFFIXES = {"keras": ".keras", "saved_model": ""}
+_SUFFIXES = {"keras": ".keras", "saved_model": "", "onnx": ".onnx"}
+# Examples that outputs are compared on, and that ranges are taken from.
+_LOOKED_AT = 256
 
 
 class Exported(NamedTuple):
@@ -51,6 +53,7 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
     ```
     keras             to go on with in Keras
     saved_model       TensorFlow, TensorFlow Serving
+    onnx              ONNX Runtime and all else that reads ONNX; pip install 'keras-distill[export]'
     litert_float32    phones and microcontrollers: LiteRT, formerly TensorFlow Lite, in floats
     litert_float16    weights in half precision
     litert_dynamic    weights in 8 bits, activations in floats
@@ -63,8 +66,8 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
     Args:
         model: A built `keras.Model` of one output: a student, without its distiller.
         folder: Where to; made if it is not there. Files of the same name are replaced.
-        examples: Array of inputs, as the model takes them, real ones: outputs are compared on the first 256, and
-            ranges of "litert_int8" are those of the first 256.
+        examples: Inputs, as the model takes them, real ones: outputs are compared on the first 256, and ranges of
+            "litert_int8" are those of the first 256.
         formats: Names of those that are wanted.
         name: Of the files. Defaults to the model's.
 
@@ -72,24 +75,31 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
         List of `Exported`.
 
     Raises:
-        ValueError: For an unknown format, inputs of unknown lengths, or a file that says something else than the model:
-            more than the format's limit in `FORMATS` away. The file stays, to be looked at.
+        ValueError: For an unknown format or one whose package is not installed, a model of several outputs, inputs of
+            unknown lengths, or a file that says something else than the model: more than the format's limit in
+            `FORMATS` away. The file stays, to be looked at.
     """
     unknown = [each for each in formats if each not in FORMATS]
     if unknown:
         raise ValueError(f"Models are exported as {list(FORMATS)}. Received: {unknown}.")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    examples = np.asarray(examples)[:256]
-    said = np.asarray(model(examples, training=False))
+    examples = keras.tree.map_structure(lambda x: np.asarray(x)[:_LOOKED_AT], examples)
+    outputs = model(examples, training=False)
+    if keras.tree.is_nested(outputs):
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
+        raise ValueError(
+            f"Models of one output are exported, and '{model.name}' has several, of shapes {shapes}. Export "
+            "keras.Model(model.inputs, one_of_them)."
+        )
+    said = np.asarray(outputs)
     if any(isinstance(layer, Quantized) for _, layer in walk(model)):
         model = rounded(model)
     found = []
     for each in formats:
         path = folder / f"{name or model.name}{_suffix(each)}"
         _write(each, model, path, examples)
-        outputs = runtime(path, each)(examples)
-        exported = Exported(each, path, size(path), *_compared(outputs, said))
+        exported = Exported(each, path, size(path), *_compared(runtime(path, each)(examples), said))
         found.append(exported)
         if not exported.difference <= FORMATS[each]:
             raise ValueError(
@@ -98,23 +108,6 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
                 "the examples get the same class. Are the examples like those that the model was trained on?"
             )
     return found
-
-
-def runtime(path, format):
-    """A function that runs an exported model: an array of inputs in, an array of outputs out, in floats.
-
-    Args:
-        path: Of the file.
-        format: Of `FORMATS`.
-    """
-    if format == "keras":
-        model = keras.saving.load_model(path)
-        return lambda x: np.asarray(model(x, training=False))
-    if format == "saved_model":
-        loaded = tf.saved_model.load(str(path))
-        # Held with the function, which does not hold it.
-        return lambda x, loaded=loaded: np.asarray(keras.tree.flatten(loaded.serve(tf.constant(x)))[0])
-    return _litert(path)
 
 
 def size(path):
@@ -128,28 +121,52 @@ def _suffix(format):
 
 
 def _write(format, model, path, examples):
-    with _quiet():
-        if format == "keras":
-            model.save(path)
-        elif format == "saved_model":
-            model.export(path, verbose=False)
-        else:
-            path.write_bytes(_converted(format, model, examples))
+    if format == "keras":
+        model.save(path)
+    elif format == "saved_model":
+        model.export(path, verbose=False)
+    elif format == "onnx":
+        _write_onnx(model, path)
+    else:
+        with quiet():
+            content = _converted(format, model, examples)
+        path.write_bytes(content)
+
+
+def _write_onnx(model, path):
+    try:
+        with quiet():
+            model.export(path, format="onnx", verbose=False, input_signature=[input_specs(None, model)])
+    except ImportError as error:
+        raise ValueError(f"Writing ONNX takes tf2onnx: pip install 'keras-distill[export]'. ({error})") from error
 
 
 def _converted(format, model, examples):
     """A LiteRT file's content."""
-    spec = input_specs(None, model)
-    if None in spec.shape[1:]:
+    specs = input_specs(None, model)
+    shapes = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+    if any(None in shape[1:] for shape in shapes):
         raise ValueError(
-            f"LiteRT wants inputs of known lengths. '{model.name}' takes {tuple(spec.shape)}: give its Input a fixed "
-            "shape."
+            f"LiteRT wants inputs of known lengths. '{model.name}' takes {', '.join(map(str, shapes))}: give its Input "
+            "a fixed shape."
         )
+    # Names whose alphabetic order is that of the inputs: the runtime has nothing else to tell them by.
+    ones = [
+        tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name=f"input_{number:03}")
+        for number, spec in enumerate(keras.tree.flatten(specs))
+    ]
+
+    def serve(*inputs):
+        return model(keras.tree.pack_sequence_as(specs, inputs), training=False)
+
+    def calibration():
+        for arrays in zip(*(x[:, None] for x in keras.tree.flatten(examples))):
+            yield {spec.name: array for spec, array in zip(ones, arrays)}
+
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        one = tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name="inputs")
-        archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), [one])
+        archive.add_endpoint("serve", serve, ones)
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if format != "litert_float32":
@@ -157,60 +174,13 @@ def _converted(format, model, examples):
         if format == "litert_float16":
             converter.target_spec.supported_types = [tf.float16]
         if format == "litert_int8":
-            converter.representative_dataset = lambda: ([example[None]] for example in examples)
+            converter.representative_dataset = calibration
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
         return converter.convert()
-
-
-def _litert(path):
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        Interpreter = tf.lite.Interpreter
-    with _quiet():
-        interpreter = Interpreter(model_path=str(path))
-        interpreter.allocate_tensors()
-    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def one(x):
-        interpreter.set_tensor(taken["index"], _steps(x[None], taken))
-        interpreter.invoke()
-        return _numbers(interpreter.get_tensor(given["index"]), given)[0]
-
-    return lambda x: np.stack([one(example) for example in x])
-
-
-def _steps(x, details):
-    """Numbers as the integers that a quantised input takes."""
-    if not np.issubdtype(details["dtype"], np.integer) or not details["quantization"][0]:
-        return x.astype(details["dtype"])
-    scale, zero = details["quantization"]
-    bounds = np.iinfo(details["dtype"])
-    return np.clip(np.round(x / scale) + zero, bounds.min, bounds.max).astype(details["dtype"])
-
-
-def _numbers(steps, details):
-    scale, zero = details["quantization"]
-    return (steps.astype("float32") - zero) * scale if scale else steps
 
 
 def _compared(outputs, said):
     spread = max(float(np.std(said)), 1e-12)
     same = np.argmax(outputs, -1) == np.argmax(said, -1)
     return float(np.mean(np.abs(outputs - said))) / spread, float(np.mean(same))
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without what converters and interpreters print of their own business, from C++, too."""
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            with contextlib.redirect_stdout(nowhere):
-                yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

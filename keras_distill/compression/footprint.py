@@ -1,26 +1,146 @@
 """What a model costs: weights, bytes, operations, time and memory."""
 
+import dataclasses
 import math
-import time
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.compression.runtimes import costs, runtime
 from keras_distill.specs import input_specs
+from keras_distill.text import UNKNOWN, aligned, percent_with_spread, size
+
+_BATCH = 500
 
 
-class Latency(NamedTuple):
-    """How long one prediction takes.
+HEADINGS = (
+    "model",
+    "format",
+    "accuracy",
+    "bytes",
+    "smaller",
+    "parameters",
+    "multiply-adds",
+    "ms, median",
+    "ms, 95 %",
+    "memory",
+    "threads",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What a file of a model costs, and how good it is.
 
     Attributes:
-        median: Milliseconds.
-        p95: Milliseconds within which 95 of 100 predictions end.
+        model: Its name.
+        format: Of `exporting.FORMATS`.
+        bytes: On disk.
+        parameters: Number of weights, those that are shared counted once.
+        multiply_adds: Of one example.
+        accuracies: Shares of examples that the file gets right, 0 to 1, one for each training; empty if there were no
+            labels.
+        median, p95: Milliseconds of one prediction of one example in a process of its own; None for "keras", which has
+            no runtime of its own.
+        memory: Bytes that the file, loaded and running, adds to a process that has its runtime; None if not measured.
+        threads: That the runtime was allowed.
     """
 
-    median: float
-    p95: float
+    model: str
+    format: str
+    bytes: int
+    parameters: int
+    multiply_adds: int
+    accuracies: tuple = ()
+    median: float | None = None
+    p95: float | None = None
+    memory: int | None = None
+    threads: int = 1
+
+    @property
+    def accuracy(self):
+        """Mean over the trainings, or None."""
+        return float(np.mean(self.accuracies)) if self.accuracies else None
+
+    @property
+    def spread(self):
+        """Sample standard deviation of the accuracy over the trainings; None for fewer than two."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
+
+    def cells(self, first):
+        """The numbers as people read them, in the order of `HEADINGS`, sizes beside the one of `first`."""
+        return (
+            self.model,
+            self.format,
+            UNKNOWN if self.accuracy is None else percent_with_spread(self.accuracy, self.spread),
+            size(self.bytes),
+            f"{first.bytes / self.bytes:.1f}x",
+            f"{self.parameters:,}",
+            f"{self.multiply_adds:,}",
+            UNKNOWN if self.median is None else f"{self.median:.3g}",
+            UNKNOWN if self.p95 is None else f"{self.p95:.3g}",
+            UNKNOWN if self.memory is None else size(self.memory),
+            UNKNOWN if self.median is None else str(self.threads),
+        )
+
+
+def weigh(model, exported, examples, labels=None, threads=1):
+    """The `Footprint` of a file that `export` wrote.
+
+    ```python
+    rows = [weigh(teacher, each, x_test, y_test) for each in export(teacher, "files", x_train, ["saved_model"])]
+    rows += [weigh(student, each, x_test, y_test) for each in export(student, "files", x_train)]
+    print(footprint.text(rows))
+    ```
+
+    Args:
+        model: The built `keras.Model` that was exported.
+        exported: An `Exported`.
+        examples: Inputs, as the model takes them: the first is what is timed.
+        labels: Their class numbers, shape `[examples]`, if accuracy is wanted.
+        threads: How many the file's runtime may use while it is timed.
+
+    Raises:
+        ValueError: If inner lengths of the model are not known.
+    """
+    accuracies = ()
+    if labels is not None:
+        accuracies = (accuracy(exported, examples, labels),)
+    first = keras.tree.map_structure(lambda x: np.asarray(x)[:1], examples)
+    # Keras' own model is called in the process that has it.
+    taken = {} if exported.format == "keras" else costs(exported.path, exported.format, first, threads)._asdict()
+    return Footprint(
+        model.name,
+        exported.format,
+        exported.bytes,
+        parameters(model),
+        multiply_adds(model),
+        accuracies,
+        threads=threads,
+        **taken,
+    )
+
+
+def accuracy(exported, examples, labels):
+    """The share of examples that a file gets right, 0 to 1.
+
+    Args:
+        exported: An `Exported`.
+        examples: Inputs, as the model takes them.
+        labels: Class numbers, shape `[examples]`.
+    """
+    run, labels, right = runtime(exported.path, exported.format), np.asarray(labels), 0
+    for start in range(0, len(labels), _BATCH):
+        rows = slice(start, start + _BATCH)
+        outputs = run(keras.tree.map_structure(lambda x, rows=rows: np.asarray(x[rows]), examples))
+        right += int(np.sum(np.argmax(outputs, -1) == labels[rows]))
+    return right / len(labels)
+
+
+def text(footprints):
+    """`Footprint`s as a table to print; how many times smaller a file is, it is than the first."""
+    return aligned([HEADINGS, *(each.cells(footprints[0]) for each in footprints)])
 
 
 def parameters(model):
@@ -93,23 +213,3 @@ _COUNTS = {
     "DepthwiseConv2dNative": _depthwise,
     "Einsum": _einsum,
 }
-
-
-def latency(run, example, repeats=200):
-    """How long predictions of one example take on this machine.
-
-    Args:
-        run: Takes an array of shape `[1, ...]` and returns when the result is there, such as what `runtime` gives.
-        example: That array.
-        repeats: How many are timed, after ten that are not.
-
-    Returns:
-        A `Latency`.
-    """
-    taken = []
-    for repeat in range(repeats + 10):
-        start = time.perf_counter()
-        run(example)
-        if repeat >= 10:
-            taken.append(1000 * (time.perf_counter() - start))
-    return Latency(float(np.median(taken)), float(np.percentile(taken, 95)))

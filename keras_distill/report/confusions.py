@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 
 from keras_distill.report.canvas import figure, picture, shorten
-from keras_distill.report.table import UNKNOWN, count
+from keras_distill.report.table import count
+from keras_distill.text import UNKNOWN
 
 # Blue for fewer errors and vermilion for more, as in the palette.
 CHANGE = LinearSegmentedColormap.from_list("change", ["#0072B2", "#FFFFFF", "#D55E00"])

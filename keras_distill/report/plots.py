@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from keras_distill.report.canvas import colors, figure, picture, shorten
-from keras_distill.report.table import percent_with_spread
+from keras_distill.text import percent_with_spread
 
 
 def accuracy_bars(results):

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from keras_distill.report.table import UNKNOWN
+from keras_distill.text import UNKNOWN
 
 STATES = ("completed", "over budget", "failed", "unfinished")
 

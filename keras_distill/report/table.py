@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from keras_distill.text import UNKNOWN, aligned, percent_with_spread
+
 HEADINGS = ("model", "accuracy", "kept", "errors", "parameters", "ms per example", "speed-up", "gap recovered")
-UNKNOWN = "–"
 
 
 class Row(NamedTuple):
@@ -64,18 +65,8 @@ def rows(results):
 
 
 def text(rows):
-    """The rows aligned in columns: names to the left, numbers to the right."""
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-    )
-
-
-def percent_with_spread(fraction, spread):
-    """`98.52 ± 0.12 %`, without the spread where there is none."""
-    return f"{100 * fraction:.2f} %" if spread is None else f"{100 * fraction:.2f} ± {100 * spread:.2f} %"
+    """The rows aligned in columns."""
+    return aligned([HEADINGS, *(row.cells() for row in rows)])
 
 
 def count(value):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.compression.footprint import parameters
+from keras_distill.compression.runtimes import latency
 from keras_distill.schedules import positive
 from keras_distill.specs import input_specs
 
@@ -62,7 +63,7 @@ class Budget:
         Raises:
             ValueError: If its time is limited and its inputs have lengths that are not known.
         """
-        measures = {"parameters": _parameters, "megabytes": _megabytes, "milliseconds": self._milliseconds}
+        measures = {"parameters": parameters, "megabytes": _megabytes, "milliseconds": self._milliseconds}
         return {name: measures[name](student) for name in self._limits()}
 
     def excess(self, costs):
@@ -84,17 +85,8 @@ class Budget:
             )
         inputs = keras.tree.map_structure(lambda spec: tf.zeros((self.batch_size, *spec.shape[1:]), spec.dtype), specs)
         predict = tf.function(lambda x: student(x, training=False))
-        taken = []
-        for _ in range(_REPEATS + 1):
-            start = time.perf_counter()
-            keras.tree.map_structure(np.asarray, predict(inputs))
-            taken.append(time.perf_counter() - start)
-        # The first call makes the graph.
-        return 1000 * float(np.median(taken[1:]))
-
-
-def _parameters(student):
-    return student.count_params()
+        median, _ = latency(lambda x: keras.tree.map_structure(np.asarray, predict(x)), inputs, _REPEATS)
+        return median
 
 
 def _megabytes(student):

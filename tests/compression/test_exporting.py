@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_distill.compression import Bits, export, quantized
-from keras_distill.compression.exporting import FORMATS, runtime
+from keras_distill.compression.exporting import FORMATS
+from keras_distill.compression.runtimes import runtime
 
 LITERT = [name for name in FORMATS if name.startswith("litert")]
 
@@ -27,7 +28,7 @@ def pictures(count=64):
     return np.random.default_rng(0).uniform(size=(count, 8, 8, 2)).astype("float32")
 
 
-@pytest.mark.parametrize("format", ["keras", "saved_model", *LITERT])
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_file_says_what_the_model_says(format, tmp_path):
     model, x = network(), pictures()
     (exported,) = export(model, tmp_path, x, [format])
@@ -37,6 +38,26 @@ def test_every_file_says_what_the_model_says(format, tmp_path):
     assert exported.difference <= FORMATS[format]
     assert exported.agreement == np.mean(outputs.argmax(-1) == said.argmax(-1))
     assert exported.bytes == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_inputs_of_any_structure_find_their_places(format, tmp_path):
+    # Alike in shape, so that nothing but their order tells them apart; named not in the order of the alphabet.
+    inputs = {"tokens": keras.Input((4,), name="tokens"), "mask": keras.Input((4,), name="mask")}
+    merged = keras.layers.Concatenate()([inputs["tokens"], keras.layers.ReLU()(inputs["mask"])])
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(merged), name="two")
+    random = np.random.default_rng(0)
+    x = {"tokens": random.normal(size=(64, 4)).astype("float32"), "mask": random.normal(size=(64, 4)).astype("float32")}
+    (exported,) = export(model, tmp_path, x, [format])
+    assert exported.difference <= min(FORMATS[format], 0.1)
+
+
+def test_what_a_quantised_model_rounds_to_is_in_every_file(tmp_path):
+    x = pictures(256)
+    copy = quantized(network(), x, Bits(4, 8))
+    for each in export(copy, tmp_path, x, ["keras", "saved_model", "onnx"]):
+        # Another order of additions moves some activations over the edge to the next step.
+        assert each.difference < 1e-2
 
 
 def test_smaller_numbers_make_smaller_files(tmp_path):
@@ -71,6 +92,9 @@ def test_a_file_that_says_something_else_is_told(tmp_path, monkeypatch):
 def test_what_cannot_be_exported_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Received: \\['tflite'\\]"):
         export(network(), tmp_path, pictures(), ["tflite"])
+    two = keras.Model(inputs := keras.Input((4,)), [keras.layers.Dense(2)(inputs), inputs], name="two")
+    with pytest.raises(ValueError, match="'two' has several, of shapes \\[\\(4, 2\\), \\(4, 4\\)\\]"):
+        export(two, tmp_path, np.ones((4, 4), "float32"))
     inputs = keras.Input((None, 4))
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(inputs)), name="open")
     with pytest.raises(ValueError, match="LiteRT wants inputs of known lengths. 'open' takes \\(None, None, 4\\)"):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill.compression import footprint, share
+from keras_distill.compression import export, footprint, share
 
 LAYERS = keras.layers
 
@@ -54,13 +54,37 @@ def test_unknown_lengths_are_refused():
         footprint.multiply_adds(model)
 
 
-def test_latency_is_that_of_the_function():
-    calls = []
+def test_a_file_is_weighed_as_it_is(tmp_path):
+    model, x = model_of((8,), LAYERS.Dense(4)), np.random.default_rng(0).normal(size=(600, 8)).astype("float32")
+    model.name = "student"
+    labels = np.asarray(model(x)).argmax(-1)
+    labels[:150] = (labels[:150] + 1) % 4
+    for exported in export(model, tmp_path, x, ["keras", "litert_float32"]):
+        found = footprint.weigh(model, exported, x, labels)
+        assert (found.model, found.format, found.threads) == ("student", exported.format, 1)
+        assert found.bytes == exported.path.stat().st_size
+        assert (found.parameters, found.multiply_adds) == (36, 32)
+        assert found.accuracies == (0.75,)
+        assert found.spread is None
+    assert 0 < found.median <= found.p95 < 1000
 
-    def run(x):
-        calls.append(x)
-        return x
 
-    taken = footprint.latency(run, np.ones((1, 2)), repeats=20)
-    assert len(calls) == 30
-    assert 0 < taken.median <= taken.p95 < 50
+def test_without_labels_there_is_no_accuracy(tmp_path):
+    model, x = model_of((8,), LAYERS.Dense(4)), np.ones((4, 8), "float32")
+    (exported,) = export(model, tmp_path, x, ["keras"])
+    found = footprint.weigh(model, exported, x)
+    assert found.accuracy is None and found.median is None and found.memory is None
+
+
+def test_the_table_says_what_was_measured():
+    teacher = footprint.Footprint(
+        "teacher", "saved_model", 2_000_000, 500_000, 7_000_000, (0.95,), 1.25, 2.5, 3 * 10**7
+    )
+    student = footprint.Footprint("student", "litert_int8", 50_000, 40_000, 600_000, (0.93, 0.95), 0.1, 0.2, None, 2)
+    kept = footprint.Footprint("student", "keras", 200_000, 40_000, 600_000)
+    headings, *lines = footprint.text([teacher, student, kept]).splitlines()
+    assert headings.split() == " ".join(footprint.HEADINGS).split()
+    first = "teacher saved_model 95.00 % 2 MB 1.0x 500,000 7,000,000 1.25 2.5 30 MB 1"
+    second = "student litert_int8 94.00 ± 1.41 % 50 kB 40.0x 40,000 600,000 0.1 0.2 – 2"
+    third = "student keras – 200 kB 10.0x 40,000 600,000 – – – –"
+    assert [" ".join(line.split()) for line in lines] == [first, second, third]

@@ -1,0 +1,40 @@
+"""What a file costs in a process of its own."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.compression import export
+from keras_distill.compression.runtimes import costs, latency
+
+FORMATS = ["saved_model", "onnx", "litert_float32"]
+
+
+def wide(units, name):
+    inputs = keras.Input((256,))
+    return keras.Model(inputs, keras.layers.Dense(8)(keras.layers.Dense(units)(inputs)), name=name)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_memory_holds_the_weights_and_more_weights_cost_more(format, tmp_path):
+    x, taken = np.ones((4, 256), "float32"), {}
+    for units in (64, 16_384):
+        (exported,) = export(wide(units, f"of_{units}"), tmp_path, x, [format])
+        taken[units] = costs(exported.path, format, x[:1])
+    weights = 4 * 16_384 * 264
+    assert weights < taken[16_384].memory < 6 * weights
+    assert taken[64].memory < taken[16_384].memory - 0.9 * weights
+    assert taken[64].median < taken[16_384].median <= taken[16_384].p95
+
+
+def test_a_file_that_cannot_be_run_says_so(tmp_path):
+    (tmp_path / "broken.tflite").write_bytes(b"no model")
+    with pytest.raises(RuntimeError, match="broken.tflite' could not be run by itself: ValueError"):
+        costs(tmp_path / "broken.tflite", "litert_int8", np.ones((1, 4), "float32"))
+
+
+def test_latency_is_that_of_the_function():
+    calls = []
+    median, p95 = latency(calls.append, np.ones((1, 2)), repeats=30)
+    assert len(calls) == 40
+    assert 0 < median <= p95 < 50

@@ -1,0 +1,31 @@
+"""Numbers and tables as people read them."""
+
+import pytest
+
+from keras_distill.text import aligned, percent_with_spread, size
+
+
+def test_tables_are_aligned():
+    assert aligned([("model", "size"), ("a", "1,000"), ("student", "7")]) == (
+        "model     size\na        1,000\nstudent      7"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (812, "812 B"),
+        (3_616, "3.62 kB"),
+        (50_000, "50 kB"),
+        (1_504_824, "1.5 MB"),
+        (12_000_000_000, "12 GB"),
+    ],
+)
+def test_sizes(count, text):
+    assert size(count) == text
+
+
+def test_percentages():
+    assert percent_with_spread(0.98523) == "98.52 %"
+    assert percent_with_spread(0.98523, 0.0012) == "98.52 ± 0.12 %"
