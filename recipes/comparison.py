@@ -13,23 +13,27 @@ import numpy as np
 from keras_distill import Distiller
 from keras_distill.batch import UNLABELLED
 from keras_distill.cache import fingerprint
+from keras_distill.compression import footprint
 from keras_distill.report import ModelResult, Results, write_page
 from recipes import common, judging, training, workdir
 from recipes import data as data_sets
 
 
 class Student(NamedTuple):
-    """One student of a recipe; all that are compared start from the same random numbers.
+    """One student of a recipe.
 
     Attributes:
         name: Such as "student distilled".
-        model: Makes it, untrained, given the trained teacher.
+        model: Makes it, not trained yet, given its trained teacher.
         terms: Makes the terms of its distillation, given the teacher; None if it learns from the labels alone.
         baseline: Name of the student without terms that it is compared with.
         teacher: Name of the student that teaches it, one further up in the list, as trained from the same seed; `model`
             and `terms` are then given that one. None for the recipe's teacher.
-        settings: `{name: value}` of what a search found for this student, in the place of flags; `alpha` among it is
-            the weight of its labels.
+        start: Name of the student that this one starts from, one further up in the list, as trained from the same
+            seed; `model` is then given that one, which it must leave as it is. None for a start at random, from the
+            same numbers for all.
+        settings: `{name: value}` in the place of flags of this name: `alpha`, the weight of its labels, `epochs` and
+            `learning_rate`, and what else a search found.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Student(NamedTuple):
     terms: Callable | None = None
     baseline: str | None = None
     teacher: str | None = None
+    start: str | None = None
     settings: Mapping = MappingProxyType({})
 
 
@@ -55,7 +60,7 @@ def alone_and_distilled(name, model, terms):
     ]
 
 
-def compare(title, description, data, teacher, students, keep="student distilled", search=None):
+def compare(title, description, data, teacher, students, keep="student distilled", search=None, files=None):
     """Trains the teacher, then every student over the seeds; prints and writes what came out.
 
     Accuracy is that after the last epoch; no epoch and no seed is chosen by its result. What was trained stays in the
@@ -69,12 +74,14 @@ def compare(title, description, data, teacher, students, keep="student distilled
         students: List of `Student`.
         keep: Name of the student that is saved as `student.keras`, trained with the first seed.
         search: The `Search` that found settings of one of them, for the report; None if there was none.
+        files: `{name of a model: [formats]}`, as of `compression.export`: what is written into `files/` in the workdir,
+            weighed and reported. None for none.
     """
     # Outside of the strategy's scope, which would be forgotten when Keras clears its session.
     _try_out(teacher, students)
     with contextlib.nullcontext() if common.STRATEGY.value == "none" else common.strategy().scope():
         data = data.head(256) if common.SMOKE.value else data
-        _compare(title, description, data, teacher, students, keep, search)
+        _compare(title, description, data, teacher, students, keep, search, files or {})
 
 
 def with_few_labels(data):
@@ -84,46 +91,48 @@ def with_few_labels(data):
     return data._replace(train=(inputs, np.where(np.arange(len(labels)) < count, labels, UNLABELLED)))
 
 
-def _compare(title, description, data, teacher, students, keep, search):
+def _compare(title, description, data, teacher, students, keep, search, files):
     seeds = [0] if common.SMOKE.value else list(range(common.SEEDS.value))
     folder = common.folder()
     teacher, taught = training.teacher(teacher, data, folder)
     seconds = taught.seconds
     runs = {student.name: [] for student in students}
-    models = {"teacher": teacher}
+    # One for each seed; a teacher is trained once.
+    models = {"teacher": [teacher]} | {student.name: [] for student in students}
     elsewhere = "workdir", "seeds", "strategy"
     settings = {name: value for name, value in common.settings().items() if name not in elsewhere}
     few = with_few_labels(data)
-    trained = {}
     for student in students:
         taught_by, lessons = None, _labelled(few)
-        for seed in seeds:
-            by = teacher if student.teacher is None else trained[student.teacher, seed]
+        for place, seed in enumerate(seeds):
+            by = teacher if student.teacher is None else models[student.teacher][place]
+            start = by if student.start is None else models[student.start][place]
             own = settings | {"teacher_weights": fingerprint.of_weights(by.weights)} | dict(student.settings)
+            if student.start is not None:
+                own["start_weights"] = fingerprint.of_weights(start.weights)
             if student.terms is not None and (student.teacher is not None or seed == seeds[0]):
                 said = folder if by is teacher else folder / "students" / own["teacher_weights"][:8]
                 taught_by, lessons = training.lessons(by, student, few, said)
             where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
             path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
-            train = functools.partial(training.student, student, by, taught_by, lessons, seed)
+            train = functools.partial(training.student, student, start, by, taught_by, lessons, seed)
             model, how = training.once(path, own, where, data, seed, train)
-            if any(other.teacher == student.name for other in students):
-                trained[student.name, seed] = model
+            models[student.name].append(model)
             seconds += how.seconds
             runs[student.name].append(how.run)
-            if seed == seeds[0]:
-                models[student.name] = model
+    first = {name: trained[0] for name, trained in models.items()}
     if common.writes():
-        workdir.save(models[keep], folder / "student.keras")
+        workdir.save(first[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
-    milliseconds = judging.milliseconds(models, data)
-    results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught.run], milliseconds["teacher"])]
+    milliseconds = judging.milliseconds(first, data)
+    footprints = judging.footprints(models, files, data, folder / "files") if common.writes() else []
+    results = [ModelResult("teacher", "teacher", footprint.parameters(teacher), [taught.run], milliseconds["teacher"])]
     for student in students:
         results.append(
             ModelResult(
                 student.name,
                 "alone" if student.terms is None else "distilled",
-                models[student.name].count_params(),
+                footprint.parameters(first[student.name]),
                 runs[student.name],
                 milliseconds[student.name],
                 student.baseline,
@@ -139,13 +148,15 @@ def _compare(title, description, data, teacher, students, keep, search):
         seconds=seconds,
         seeds=seeds,
         models=results,
-        examples=judging.doubtful(models, data),
+        examples=judging.doubtful(first, data),
         search=search,
+        footprints=footprints,
     )
     if common.writes():
         outcome.save(folder / "results.json")
         write_page(outcome, folder / "report.html")
-    print("\n".join(["", outcome.text(), "", *outcome.verdict(), ""]))
+    costs = [footprint.text(footprints), ""] if footprints else []
+    print("\n".join(["", outcome.text(), "", *costs, *outcome.verdict(), ""]))
     print(f"Written to {folder}: results.json, report.html, student.keras, teacher.keras")
 
 
@@ -153,13 +164,12 @@ def _try_out(teacher, students):
     """Makes everything once, untrained: what does not fit together is told before hours of training."""
     made = {None: teacher()}
     for student in students:
-        if student.teacher not in made:
-            before = list(made)[1:]
-            raise ValueError(
-                f"'{student.name}' is taught by '{student.teacher}', but the students before it are {before}."
-            )
+        for wanted in (student.teacher, student.start):
+            if wanted not in made:
+                before = list(made)[1:]
+                raise ValueError(f"'{student.name}' needs '{wanted}', but the students before it are {before}.")
         by = made[student.teacher]
-        made[student.name] = student.model(by)
+        made[student.name] = student.model(by if student.start is None else made[student.start])
         if student.terms is not None:
             Distiller(made[student.name], by, student.terms(by), training.alpha(student))
     # Layers without a name are numbered from the first again.

@@ -1,11 +1,14 @@
 """What the report of a recipe shows of its trained models beside their accuracy: time, and examples in doubt."""
 
+import dataclasses
+import re
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.compression import export, footprint
 from keras_distill.report import Example
 from recipes.data import rows
 
@@ -35,6 +38,31 @@ def milliseconds(models, data, batch=128, repeats=30):
             if repeat:
                 times[name].append(time.perf_counter() - start)
     return {name: 1000 * float(np.median(taken)) / batch for name, taken in times.items()}
+
+
+def footprints(models, files, data, folder):
+    """What files of trained models cost, and how good they are: a `Footprint` for each, with an accuracy a seed.
+
+    Args:
+        models: `{name: [keras.Model]}`, one for each seed.
+        files: `{name: [formats]}` of those that are written.
+        data: A `Data`: files are calibrated by its training examples and judged by the test examples.
+        folder: Where the files go.
+    """
+    seeds = [(name, place, model) for name in files for place, model in enumerate(models[name])]
+    found = {}
+    bar = keras.utils.Progbar(len(seeds), unit_name="model")
+    for name, place, model in seeds:
+        file = f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{place}"
+        for exported in export(model, folder, data.train[0], files[name], file):
+            known = found.get((name, exported.format))
+            if known is None:
+                found[name, exported.format] = footprint.weigh(model, exported, *data.test, name=name)
+            else:
+                accuracies = (*known.accuracies, footprint.accuracy(exported, *data.test))
+                found[name, exported.format] = dataclasses.replace(known, accuracies=accuracies)
+        bar.add(1)
+    return list(found.values())
 
 
 def doubtful(models, data):

@@ -51,12 +51,13 @@ def teacher(make, data, folder):
     return once(path, settings, "teacher", data, 0, train)
 
 
-def student(student, teacher, taught_by, lessons, seed, title, backup):
+def student(student, start, teacher, taught_by, lessons, seed, title, backup):
     """A trained student, and its history."""
     keras.utils.set_random_seed(seed)
-    model = student.model(teacher)
+    model = student.model(start)
     trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), alpha(student))
-    return model, _fit(trained, lessons, epochs(common.EPOCHS), common.LEARNING_RATE.value, title, backup)
+    rate = student.settings.get("learning_rate", common.LEARNING_RATE.value)
+    return model, _fit(trained, lessons, epochs(common.EPOCHS, student), rate, title, backup)
 
 
 def alpha(student):
@@ -64,9 +65,10 @@ def alpha(student):
     return student.settings.get("alpha", common.ALPHA.value)
 
 
-def epochs(flag):
-    """As many as the flag says, or one of `--smoke`."""
-    return 1 if common.SMOKE.value else flag.value
+def epochs(flag, student=None):
+    """As many as the flag says, or the student's own setting of that name, or one of `--smoke`."""
+    own = {} if student is None else student.settings
+    return 1 if common.SMOKE.value else own.get(flag.name, flag.value)
 
 
 def once(path, settings, title, data, seed, train):

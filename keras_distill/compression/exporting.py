@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_distill.compression.quantization import Quantized, rounded
 from keras_distill.compression.runtimes import quiet, runtime
@@ -121,22 +122,20 @@ def _suffix(format):
 
 
 def _write(format, model, path, examples):
-    if format == "keras":
-        model.save(path)
-    elif format == "saved_model":
-        model.export(path, verbose=False)
-    elif format == "onnx":
-        _write_onnx(model, path)
-    else:
-        with quiet():
-            content = _converted(format, model, examples)
-        path.write_bytes(content)
+    with quiet():
+        if format == "keras":
+            model.save(path)
+        elif format == "saved_model":
+            model.export(path, verbose=False)
+        elif format == "onnx":
+            _write_onnx(model, path)
+        else:
+            path.write_bytes(_converted(format, model, examples))
 
 
 def _write_onnx(model, path):
     try:
-        with quiet():
-            model.export(path, format="onnx", verbose=False, input_signature=[input_specs(None, model)])
+        model.export(path, format="onnx", verbose=False, input_signature=[input_specs(None, model)])
     except ImportError as error:
         raise ValueError(f"Writing ONNX takes tf2onnx: pip install 'keras-distill[export]'. ({error})") from error
 
@@ -177,7 +176,22 @@ def _converted(format, model, examples):
             converter.representative_dataset = calibration
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
-        return converter.convert()
+        return _each_once(converter.convert())
+
+
+def _each_once(content):
+    """A LiteRT file in which equal buffers are one: the converter rounds shared weights anew for each of their uses."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    first = {}
+    for number, buffer in enumerate(model.buffers):
+        # Those without content are places for what is computed.
+        if buffer.data is not None and len(buffer.data):
+            kept = first.setdefault(bytes(buffer.data), number)
+            if kept != number:
+                buffer.data = None
+                for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+                    tensor.buffer = kept if tensor.buffer == number else tensor.buffer
+    return flatbuffer_utils.convert_object_to_bytearray(model)
 
 
 def _compared(outputs, said):

@@ -85,7 +85,7 @@ class Footprint:
         )
 
 
-def weigh(model, exported, examples, labels=None, threads=1):
+def weigh(model, exported, examples, labels=None, name=None, threads=1):
     """The `Footprint` of a file that `export` wrote.
 
     ```python
@@ -99,6 +99,7 @@ def weigh(model, exported, examples, labels=None, threads=1):
         exported: An `Exported`.
         examples: Inputs, as the model takes them: the first is what is timed.
         labels: Their class numbers, shape `[examples]`, if accuracy is wanted.
+        name: In tables. Defaults to the model's.
         threads: How many the file's runtime may use while it is timed.
 
     Raises:
@@ -111,7 +112,7 @@ def weigh(model, exported, examples, labels=None, threads=1):
     # Keras' own model is called in the process that has it.
     taken = {} if exported.format == "keras" else costs(exported.path, exported.format, first, threads)._asdict()
     return Footprint(
-        model.name,
+        name or model.name,
         exported.format,
         exported.bytes,
         parameters(model),

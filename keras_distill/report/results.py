@@ -12,6 +12,7 @@ import re
 import numpy as np
 from PIL import Image
 
+from keras_distill.compression import Footprint
 from keras_distill.report import environment, table, verdict
 from keras_distill.report.search import Search
 
@@ -103,6 +104,7 @@ class Results:
         seeds: The seeds.
         examples: `Example`s; may be empty.
         search: The `Search` that chose hyperparameters, or None.
+        footprints: `Footprint`s of files of the models; may be empty.
         versions, machine, date: Filled in when made; kept as they are by `load`.
 
     Raises:
@@ -120,6 +122,7 @@ class Results:
     seeds: list
     examples: list = dataclasses.field(default_factory=list)
     search: Search | None = None
+    footprints: list = dataclasses.field(default_factory=list)
     versions: dict = dataclasses.field(default_factory=environment.versions)
     machine: dict = dataclasses.field(default_factory=environment.machine)
     date: str = dataclasses.field(
@@ -171,7 +174,10 @@ class Results:
         examples = [Example(**{**example, "image": decode_png(example["image"])}) for example in fields.pop("examples")]
         search = fields.pop("search", None)
         search = None if search is None else Search.from_fields(search)
-        return cls(models=models, examples=examples, search=search, **fields)
+        footprints = [
+            Footprint(**each | {"accuracies": tuple(each["accuracies"])}) for each in fields.pop("footprints", [])
+        ]
+        return cls(models=models, examples=examples, search=search, footprints=footprints, **fields)
 
 
 def encode_png(image):
@@ -221,6 +227,9 @@ def _check(results):
     strange = [name for name in chosen if name is not None and name not in names]
     if strange:
         raise ValueError(f"The search names the models {strange}. There: {names}.")
+    strange = sorted({each.model for each in results.footprints} - set(names))
+    if strange:
+        raise ValueError(f"There are footprints of the models {strange}. There: {names}.")
 
 
 def _check_model(results, model):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill.compression import Bits, export, quantized
+from keras_distill.compression import Bits, export, quantized, share
 from keras_distill.compression.exporting import FORMATS
 from keras_distill.compression.runtimes import runtime
 
@@ -80,6 +80,20 @@ def test_a_quantised_model_computes_in_its_file_as_it_does_in_keras(tmp_path):
     outputs = runtime(exported.path, "litert_int8")(x)
     # Within two steps of the output, which has 255 from its least to its greatest.
     assert np.abs(outputs - said).max() <= 2.5 * (said.max() - min(said.min(), 0)) / 255 + 0.02 * said.std()
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_shared_weights_are_exported_once(rounds, tmp_path):
+    inputs = x = keras.Input((64,))
+    for number in range(4):
+        x = keras.layers.Dense(64, activation="tanh", name=f"block_{number}")(x)
+    model = share(keras.Model(inputs, x, name="tall"), [f"block_{number}" for number in range(4)])
+    x = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
+    model = quantized(model, x) if rounds else model
+    for each in export(model, tmp_path, x, ["keras", "onnx", "litert_float32", "litert_int8"]):
+        weights = 64 * 64 * (1 if each.format == "litert_int8" else 4)
+        # Room for what else a file has; of Keras' that is its config.
+        assert weights < each.bytes < 2 * weights + 4000, each
 
 
 def test_a_file_that_says_something_else_is_told(tmp_path, monkeypatch):

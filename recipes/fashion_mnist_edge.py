@@ -1,0 +1,110 @@
+"""Fashion-MNIST: a convolutional network becomes a file for a small device, step by step.
+
+A teacher with residual blocks teaches a narrower student; the blocks of each of the student's stages then share one set
+of weights; and the shared student is distilled once more while it rounds weights and activations to 8 bits as the device
+will. Beside that, the same student is distilled for as long without rounding, and rounded afterwards (post-training
+quantization), so that the two differ in nothing else.
+
+Run:    python -m recipes.fashion_mnist_edge --originals=FOLDER
+Expect: not measured yet.
+Time:   not measured yet.
+References:
+    Polino et al., ICLR 2018, https://arxiv.org/abs/1802.05668 (quantised students)
+    Lan et al., ICLR 2020, https://arxiv.org/abs/1909.11942 (shared weights)
+    Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877 (8 bits)
+"""
+
+import keras
+from absl import flags
+
+from keras_distill import Term, mapping
+from keras_distill.compression import quantized, share
+from keras_distill.losses import KullbackLeibler
+from recipes import common, comparison, data
+
+WIDTH = flags.DEFINE_integer("width", 24, "Channels of the student's first stage.", lower_bound=1)
+LAST_EPOCHS = flags.DEFINE_integer("last_epochs", 4, "Epochs with rounding, and as many without.", lower_bound=1)
+LAST_RATE = flags.DEFINE_float("last_learning_rate", 5e-4, "Their learning rate.", lower_bound=1e-9)
+CALIBRATION = 500
+
+common.defaults(temperature=4.0, alpha=0.1, epochs=10, teacher_epochs=12, seeds=3, learning_rate=2e-3)
+
+FILES = {
+    "teacher": ["litert_float32", "saved_model"],
+    "student alone": ["litert_float32"],
+    "student distilled": ["litert_float32"],
+    "student shared": ["litert_float32"],
+    "shared, longer": ["litert_float32", "litert_int8"],
+    "shared, 8 bits": ["litert_int8"],
+}
+
+
+def network(width, blocks, name, normalised=False, dropout=0.0):
+    """Two stages of residual blocks, at 14x14 and 7x7 pixels."""
+    layers = keras.layers
+
+    def convolution(x, channels, stride, label):
+        x = layers.Conv2D(channels, 3, stride, padding="same", use_bias=not normalised, name=label)(x)
+        if normalised:
+            x = layers.BatchNormalization(name=f"{label}_bn")(x)
+        return layers.ReLU(name=f"{label}_relu")(x)
+
+    pictures = keras.Input((28, 28, 1))
+    x = pictures
+    for stage in range(2):
+        channels = width * 2**stage
+        x = convolution(x, channels, 2, f"stage_{stage}")
+        for block in range(blocks):
+            label = f"stage_{stage}_block_{block}"
+            x = layers.Add(name=f"{label}_sum")([x, convolution(x, channels, 1, label)])
+    x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(pictures, layers.Dense(10, name="logits")(x), name=name)
+
+
+def teacher():
+    return network(64, 2, "teacher", normalised=True, dropout=0.3)
+
+
+def student():
+    # Without normalisation, whose statistics would differ from block to block.
+    return network(WIDTH.value, 3, "student")
+
+
+def shared(model):
+    for stage in range(2):
+        model = share(model, [f"stage_{stage}_block_{block}" for block in range(3)])
+    return model
+
+
+def terms():
+    return [Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
+
+
+def recipe():
+    pictures = data.fashion_mnist()
+    calibration = pictures.train[0][:CALIBRATION]
+
+    def distilled(name, model, start=None, **settings):
+        return comparison.Student(name, model, lambda _: terms(), "student alone", start=start, settings=settings)
+
+    last = {"epochs": LAST_EPOCHS.value, "learning_rate": LAST_RATE.value}
+    comparison.compare(
+        "Fashion-MNIST: a file for a small device",
+        "A convolutional network of 64 to 128 channels with residual blocks teaches a narrower one, whose blocks then "
+        "share their weights, and which learns to compute in 8 bits.",
+        pictures,
+        teacher,
+        [
+            comparison.Student("student alone", lambda _: student()),
+            distilled("student distilled", lambda _: student()),
+            distilled("student shared", shared, "student distilled"),
+            distilled("shared, longer", keras.models.clone_model, "student shared", **last),
+            distilled("shared, 8 bits", lambda model: quantized(model, calibration), "student shared", **last),
+        ],
+        keep="shared, 8 bits",
+        files=FILES,
+    )
+
+
+if __name__ == "__main__":
+    common.run(recipe)
