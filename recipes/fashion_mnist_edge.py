@@ -1,9 +1,9 @@
 """Fashion-MNIST: a convolutional network becomes a file for a small device, step by step.
 
-A teacher with residual blocks teaches a narrower student; the blocks of each of the student's stages then share one set
-of weights; and the shared student is distilled once more while it rounds weights and activations to 8 bits as the device
-will. Beside that, the same student is distilled for as long without rounding, and rounded afterwards (post-training
-quantization), so that the two differ in nothing else.
+A teacher with residual blocks teaches a narrower student; the blocks of each of the student's stages then share one
+set of weights; and the shared student is distilled once more while it rounds weights and activations to 8 bits, as the
+device will. Beside that, the same student is distilled for as long without rounding, and rounded afterwards
+(post-training quantization), so that the two differ in nothing else.
 
 Run:    python -m recipes.fashion_mnist_edge --originals=FOLDER
 Expect: not measured yet.
@@ -17,12 +17,12 @@ References:
 import keras
 from absl import flags
 
-from keras_distill import Term, mapping
+from keras_distill import Term
 from keras_distill.compression import quantized, share
 from keras_distill.losses import KullbackLeibler
 from recipes import common, comparison, data
 
-WIDTH = flags.DEFINE_integer("width", 24, "Channels of the student's first stage.", lower_bound=1)
+WIDTH = flags.DEFINE_integer("width", 20, "Channels of the student's first stage.", lower_bound=1)
 LAST_EPOCHS = flags.DEFINE_integer("last_epochs", 4, "Epochs with rounding, and as many without.", lower_bound=1)
 LAST_RATE = flags.DEFINE_float("last_learning_rate", 5e-4, "Their learning rate.", lower_bound=1e-9)
 CALIBRATION = 500
@@ -62,7 +62,7 @@ def network(width, blocks, name, normalised=False, dropout=0.0):
 
 
 def teacher():
-    return network(64, 2, "teacher", normalised=True, dropout=0.3)
+    return network(64, 1, "teacher", normalised=True, dropout=0.3)
 
 
 def student():

@@ -69,14 +69,16 @@ def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=
         Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877; Polino et al., ICLR 2018,
         https://arxiv.org/abs/1802.05668 (distillation of quantised students)
     """
+    others = others or {}
+    _check_bits([bits, *others.values()])
     model = fold(model)
-    chosen = _chosen(model, bits, others or {})
+    wanted = {id(layer): each for layer, each in chosen(model, tuple(_CHANNELS), bits, others)}
 
     def clone(layer):
         if id(layer) not in copies:
             copy = type(layer).from_config(layer.get_config())
-            if chosen.get(id(layer)) is not None:
-                copy = Quantized(copy, *chosen[id(layer)], learned, name=layer.name, dtype=layer.dtype_policy)
+            if wanted.get(id(layer)) is not None:
+                copy = Quantized(copy, *wanted[id(layer)], learned, name=layer.name, dtype=layer.dtype_policy)
             copies[id(layer)] = layer, copy
         return copies[id(layer)][1]
 
@@ -162,7 +164,7 @@ class Quantized(keras.layers.Wrapper):
     def rounded_kernel(self):
         """The kernel as multiples of its channels' scales."""
         kernel = ops.convert_to_tensor(self.layer.kernel)
-        kept = {axis % len(kernel.shape) for axis in channels_of(self.layer)}
+        kept = {axis % len(kernel.shape) for axis in _CHANNELS[type(self.layer)]}
         axes = tuple(axis for axis in range(len(kernel.shape)) if axis not in kept)
         largest = ops.max(ops.abs(kernel), axis=axes, keepdims=True)
         scale = ops.maximum(largest, _LEAST) / (2 ** (self.weights_bits - 1) - 1)
@@ -230,33 +232,41 @@ def rounded_to_range(values, low, high, bits):
     return (steps - zero) * scale
 
 
-def channels_of(layer):
-    """The axes of a layer's kernel that have a scale for each entry; None for layers that are not quantised."""
-    # A DepthwiseConv2D is no Conv2D to Python, and no class here is another's ancestor.
-    return next((axes for kind, axes in _CHANNELS.items() if type(layer) is kind), None)
+def chosen(model, kinds, default, others):
+    """`[(layer, what is wanted of it)]` of the layers of some kinds, each once.
 
+    Args:
+        model: A `keras.Model`.
+        kinds: Classes of layers; what inherits from them is another kind.
+        default: What is wanted of those that are not named.
+        others: `{pattern of paths: what is wanted}`; the first that fits counts.
 
-def _chosen(model, bits, others):
-    """`{id(layer): Bits or None}` of the layers that can be rounded."""
-    possible = [(path, layer) for path, layer in walk(model) if channels_of(layer) is not None]
+    Raises:
+        ValueError: If there is no such layer, or none that a pattern names.
+    """
+    possible = [(path, layer) for path, layer in walk(model) if type(layer) in kinds]
     if not possible:
-        kinds = ", ".join(kind.__name__ for kind in _CHANNELS)
-        raise ValueError(f"'{model.name}' has no layer that can be quantised: {kinds}.")
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"'{model.name}' has no layer that can be quantised: {names}.")
     for pattern in others:
         if not any(_fits(path, pattern) for path, _ in possible):
             raise ValueError(f"No layer to quantise reads like '{pattern}'. There: {[path for path, _ in possible]}.")
-    for each in [bits, *others.values()]:
-        counts = [] if each is None else [each.weights] + [each.activations] * (each.activations is not None)
-        if not all(count in range(2, 9) for count in counts):
-            raise ValueError(f"Weights and activations have 2 to 8 bits. Received: {each}.")
-    return {
-        id(layer): next((other for pattern, other in others.items() if _fits(path, pattern)), bits)
-        for path, layer in possible
+    wanted = {
+        id(layer): (layer, next((other for pattern, other in others.items() if _fits(path, pattern)), default))
+        for path, layer in reversed(possible)
     }
+    return list(wanted.values())
 
 
 def _fits(path, pattern):
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"*/{pattern}")
+
+
+def _check_bits(given):
+    for each in given:
+        counts = [] if each is None else [each.weights] + [each.activations] * (each.activations is not None)
+        if not all(count in range(2, 9) for count in counts):
+            raise ValueError(f"Weights and activations have 2 to 8 bits. Received: {each}.")
 
 
 def _calibrate(model, examples, batch_size):
