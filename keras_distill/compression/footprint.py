@@ -22,8 +22,7 @@ HEADINGS = (
     "smaller",
     "parameters",
     "multiply-adds",
-    "ms, median",
-    "ms, 95 %",
+    "ms / 95 %",
     "memory",
     "threads",
 )
@@ -77,9 +76,8 @@ class Footprint:
             size(self.bytes),
             f"{first.bytes / self.bytes:.1f}x",
             f"{self.parameters:,}",
-            f"{self.multiply_adds:,}",
-            UNKNOWN if self.median is None else f"{self.median:.3g}",
-            UNKNOWN if self.p95 is None else f"{self.p95:.3g}",
+            f"{self.multiply_adds / 1e6:.3g} M",
+            UNKNOWN if self.median is None else f"{self.median:.3g} / {self.p95:.3g}",
             UNKNOWN if self.memory is None else size(self.memory),
             UNKNOWN if self.median is None else str(self.threads),
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_distill.compression import Footprint
 from keras_distill.report import Example, ModelResult, Results, Run
 
 FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -47,6 +48,17 @@ def examples(count, classes, shape, names):
             )
         )
     return made
+
+
+def footprints():
+    """Files of the three models of `results`."""
+    return [
+        Footprint("teacher", "litert_float32", 4_800_000, 1_200_000, 30_000_000, (0.985,), 1.25, 1.5, 9_000_000),
+        Footprint("student alone", "litert_float32", 130_000, 31_415, 900_000, (0.957, 0.955), 0.11, 0.13, 6_100_000),
+        Footprint("student distilled", "keras", 420_000, 31_415, 900_000),
+        Footprint("student distilled", "litert_float32", 130_000, 31_415, 900_000, (0.973, 0.972), 0.1, 0.2, None),
+        Footprint("student distilled", "litert_int8", 41_000, 31_415, 900_000, (0.968, 0.971), 0.04, 0.05, 5_900_000),
+    ]
 
 
 def results(classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, alone=0.957, distilled=0.972, **changed):
