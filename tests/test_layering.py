@@ -21,7 +21,7 @@ LEVELS = [
     {"distiller", "runs"},
     {"saving", "mutual", "backup", "compression"},
     {"report", "tuning"},
-    {"pipelines", "cli"},
+    {"pipelines", "cli", "tensorboard"},
 ]
 # Within a folder a file imports these of its siblings at most; teachers are made of models.
 SHARED = {"base", "ops", "model"}

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_distill.schedules import revived
+from keras_distill.schedules import revived, value_at
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -19,6 +19,8 @@ class DistillationLoss(keras.layers.Layer):
         relational: Whether the loss of an example depends on the others of the batch; it then sees those of all
             replicas.
         takes_several: Whether a side may be a tuple of activations; shapes are then tuples of shapes too.
+        temperature: A number or a schedule; None for a loss without one.
+        loss: The loss that it wraps, or None.
     """
 
     rank = None
@@ -27,6 +29,8 @@ class DistillationLoss(keras.layers.Layer):
     pointwise = False
     relational = False
     takes_several = False
+    temperature = None
+    loss = None
 
     def __init__(self, **kwargs):
         # float32 whatever the global policy: softened probabilities and distances lose their meaning in half precision.
@@ -62,6 +66,12 @@ class DistillationLoss(keras.layers.Layer):
 
     def remember(self, student, teacher, batch):
         """Moves the loss's own state; called after `compare`, in training only. Most losses have none."""
+
+    def temperature_at(self, step):
+        """The temperature at a step of the optimizer, its own or that of the loss it wraps; None without one."""
+        if self.temperature is not None:
+            return value_at(self.temperature, step)
+        return None if self.loss is None else self.loss.temperature_at(step)
 
     @classmethod
     def from_config(cls, config):

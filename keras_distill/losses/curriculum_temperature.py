@@ -84,13 +84,21 @@ class CurriculumTemperature(DistillationLoss):
             # From zeros, all examples start at the same temperature.
             self.kernel = self.add_weight(shape=(_HIDDEN, 1), initializer="zeros", name="kernel")
 
+    def temperature_at(self, step):
+        if self.instance:
+            return None
+        trained = ops.squeeze(curriculum_temperature(ops.convert_to_tensor(self.bias), *self._settings(step)))
+        return trained * (super().temperature_at(step) or 1.0)
+
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)
-        settings = (value_at(setting, batch.step) for setting in (self.low, self.high, self.reversal))
-        temperature = curriculum_temperature(self._score(student, teacher, batch), *settings)
+        temperature = curriculum_temperature(self._score(student, teacher, batch), *self._settings(batch.step))
         divisor = with_rank(temperature, len(student.shape))
         values = compare_logits(self.loss, student / divisor, teacher / divisor, batch, temperature=1.0)
         return ops.square(temperature) * values
+
+    def _settings(self, step):
+        return (value_at(setting, step) for setting in (self.low, self.high, self.reversal))
 
     def _score(self, student, teacher, batch):
         """Shape `[1]`, or `[batch]` where each example has its own."""

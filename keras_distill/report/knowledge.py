@@ -40,28 +40,16 @@ def softened(logits, temperature):
     return exponentials / exponentials.sum()
 
 
-def cards(results):
-    """A `Card` per example of the `Results`."""
-    return [_card(results, example) for example in results.examples]
+def bars(classes, label, panels, chosen):
+    """Class probabilities of one example. Returns a `Picture`.
 
-
-def _card(results, example):
-    label = results.classes[example.label]
-    height, width = example.image.shape[:2]
-    source = "data:image/png;base64," + encode_png(example.image)
-    answers = []
-    for model in results.models:
-        if model.name in example.logits:
-            guess = int(np.argmax(example.logits[model.name]))
-            answers.append((model.name, results.classes[guess], guess == example.label))
-    image = Picture(source, width, height, f"Test image of the class {label}.")
-    return Card(image, _bars(results, example), label, answers, max(height, width) <= 64)
-
-
-def _bars(results, example):
-    panels = _panels(results, example)
-    kept = _kept(results, example, panels)
-    chosen = colors(results)
+    Args:
+        classes: Their names.
+        label: Index of the true one.
+        panels: List of `(name of a model, temperature, probabilities)`.
+        chosen: `{name of a model: its colour}`.
+    """
+    kept = _kept(classes, label, panels)
     rows = -(-len(panels) // PER_ROW)
     softest = np.nanmax([values[kept] for _, temperature, values in panels if temperature != 1] or [1.0])
     softest = softest if np.isfinite(softest) else 1.0
@@ -81,12 +69,31 @@ def _bars(results, example):
             axes.grid(True, axis="x")
             axes.set_axisbelow(True)
         for axes in grid[:, 0]:
-            axes.set_yticks(range(len(kept)), [shorten(results.classes[index], 14) for index in kept])
+            axes.set_yticks(range(len(kept)), [shorten(classes[index], 14) for index in kept])
             for index, tick in zip(kept, axes.get_yticklabels(), strict=True):
-                tick.set_fontweight("bold" if index == example.label else "normal")
-        caption = f"{len(kept)} of {len(results.classes)} classes: those that some model finds most probable."
-        caption = caption if len(kept) < len(results.classes) else ""
-        return picture(drawn, _alt(results, example, panels), caption)
+                tick.set_fontweight("bold" if index == label else "normal")
+        caption = f"{len(kept)} of {len(classes)} classes: those that some model finds most probable."
+        caption = caption if len(kept) < len(classes) else ""
+        return picture(drawn, _alt(classes, label, panels), caption)
+
+
+def cards(results):
+    """A `Card` per example of the `Results`."""
+    return [_card(results, example) for example in results.examples]
+
+
+def _card(results, example):
+    label = results.classes[example.label]
+    height, width = example.image.shape[:2]
+    source = "data:image/png;base64," + encode_png(example.image)
+    answers = []
+    for model in results.models:
+        if model.name in example.logits:
+            guess = int(np.argmax(example.logits[model.name]))
+            answers.append((model.name, results.classes[guess], guess == example.label))
+    image = Picture(source, width, height, f"Test image of the class {label}.")
+    drawn = bars(results.classes, example.label, _panels(results, example), colors(results))
+    return Card(image, drawn, label, answers, max(height, width) <= 64)
 
 
 def _panels(results, example):
@@ -100,18 +107,18 @@ def _panels(results, example):
     return panels
 
 
-def _kept(results, example, panels):
+def _kept(classes, label, panels):
     """Indices of the classes to show: all, or those that any model finds most probable, and the true one."""
-    if len(results.classes) <= MOST_CLASSES:
-        return list(range(len(results.classes)))
+    if len(classes) <= MOST_CLASSES:
+        return list(range(len(classes)))
     highest = np.max([values for _, _, values in panels], axis=0, initial=0)
-    highest[example.label] = np.inf
+    highest[label] = np.inf
     return sorted(np.argsort(-highest)[:MOST_CLASSES].tolist())
 
 
-def _alt(results, example, panels):
+def _alt(classes, label, panels):
     said = []
     for name, temperature, values in panels:
-        top = [f"{results.classes[index]} {values[index]:.2f}" for index in np.argsort(-values)[:3]]
+        top = [f"{classes[index]} {values[index]:.2f}" for index in np.argsort(-values)[:3]]
         said.append(f"{name} at T = {temperature:g}: {', '.join(top)}")
-    return f"Class probabilities for a test image of {results.classes[example.label]}. {'; '.join(said)}."
+    return f"Class probabilities for a test image of {classes[label]}. {'; '.join(said)}."
