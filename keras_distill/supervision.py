@@ -6,7 +6,7 @@ from keras import ops
 from keras_distill import replicas
 from keras_distill.batch import labelled
 from keras_distill.losses import ChunkedCrossentropy
-from keras_distill.masking import with_rank
+from keras_distill.masking import weighted, with_rank
 from keras_distill.specs import Spec
 
 
@@ -165,12 +165,5 @@ def _times(sample_weight, weights):
     if sample_weight is None:
         return weights
     if keras.tree.is_nested(weights) and not keras.tree.is_nested(sample_weight):
-        return keras.tree.map_structure(lambda w: _product(sample_weight, w), weights)
-    return keras.tree.map_structure(_product, sample_weight, weights)
-
-
-def _product(sample_weight, weights):
-    sample_weight = ops.cast(sample_weight, "float32")
-    if len(sample_weight.shape) > 1 and sample_weight.shape[-1] == 1 and len(sample_weight.shape) > len(weights.shape):
-        sample_weight = ops.squeeze(sample_weight, axis=-1)
-    return with_rank(sample_weight, len(weights.shape)) * weights
+        return keras.tree.map_structure(lambda w: weighted(sample_weight, w), weights)
+    return keras.tree.map_structure(weighted, sample_weight, weights)
