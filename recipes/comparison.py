@@ -13,8 +13,9 @@ import numpy as np
 from keras_distill import Distiller
 from keras_distill.batch import UNLABELLED
 from keras_distill.cache import fingerprint
-from keras_distill.report import ModelResult, Results, write_page
-from recipes import common, judging, training, workdir
+from keras_distill.report import ModelResult, Results, judging, write_page
+from keras_distill.saving import save_model
+from recipes import common, training
 from recipes import data as data_sets
 
 
@@ -114,9 +115,9 @@ def _compare(title, description, data, teacher, students, keep, search):
             if seed == seeds[0]:
                 models[student.name] = model
     if common.writes():
-        workdir.save(models[keep], folder / "student.keras")
+        save_model(models[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
-    milliseconds = judging.milliseconds(models, data)
+    milliseconds = judging.milliseconds(models, data.test[0])
     results = [ModelResult("teacher", "teacher", teacher.count_params(), [taught.run], milliseconds["teacher"])]
     for student in students:
         results.append(
@@ -139,7 +140,7 @@ def _compare(title, description, data, teacher, students, keep, search):
         seconds=seconds,
         seeds=seeds,
         models=results,
-        examples=judging.doubtful(models, data),
+        examples=judging.doubtful(models, *data.test),
         search=search,
     )
     if common.writes():
