@@ -17,9 +17,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["keras_distill", "keras_distill.*"]),
+    # The command a second time, by a name that does not bring the package, and so TensorFlow, with it.
+    packages=[*find_packages(include=["keras_distill", "keras_distill.*"]), "keras_distill_cli"],
+    package_dir={"keras_distill_cli": "keras_distill/cli"},
     package_data={"keras_distill.report": ["*.jinja"]},
-    entry_points={"console_scripts": ["keras-distill = keras_distill.cli:main"]},
+    entry_points={"console_scripts": ["keras-distill = keras_distill_cli:main"]},
     install_requires=[
         "absl-py",
         "etils[epath]",

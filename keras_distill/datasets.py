@@ -33,6 +33,8 @@ def open_dataset(source, split="train", feature=None, scale=1.0, data_dir=None, 
         ValueError: If the source is nothing of this, or holds no such feature.
     """
     path = pathlib.Path(source).expanduser()
+    if path.is_file() and path.suffix not in (".npy", ".npz"):
+        raise ValueError(f"'{source}' is no data set. Give a .npy or .npz file, a folder, or a name.")
     if path.suffix in (".npy", ".npz"):
         dataset = _from_arrays(path)
     elif path.is_dir() and not list(path.glob("dataset_info.json")):
@@ -47,14 +49,24 @@ def open_dataset(source, split="train", feature=None, scale=1.0, data_dir=None, 
 def _from_arrays(path):
     try:
         held = np.load(path, allow_pickle=False)
-        arrays = (held,) if path.suffix == ".npy" else tuple(held[name] for name in ("x", "y") if name in held)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read: {error}") from error
-    if not arrays or path.suffix == ".npz" and "x" not in held:
+        if isinstance(held, np.ndarray) != (path.suffix == ".npy"):
+            raise ValueError(f"it is no {path.suffix} file.")
+        names = ["x", "y"] if path.suffix == ".npz" else []
+        arrays = tuple(held[name] for name in names if name in held) or (held,)
+    except Exception as error:
+        # Of a file that is broken, or of another kind, NumPy raises errors of many kinds.
+        raise ValueError(f"'{path}' cannot be read: {error or type(error).__name__}") from error
+    if path.suffix == ".npz" and "x" not in held:
         raise ValueError(f"'{path}' has no array called 'x'. There: {list(held)}.")
+    if any(array.ndim == 0 for array in arrays):
+        raise ValueError(f"'{path}' holds a single number where there should be one for each example.")
     if len({len(array) for array in arrays}) > 1:
         raise ValueError(f"'{path}' has {len(arrays[0]):,} inputs, but {len(arrays[1]):,} labels.")
-    return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
+    try:
+        return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
+    except (TypeError, ValueError) as error:
+        dtypes = ", ".join(array.dtype.name for array in arrays)
+        raise ValueError(f"'{path}' holds {dtypes}, which TensorFlow cannot take.") from error
 
 
 def _from_pictures(folder, like):

@@ -1,4 +1,7 @@
-"""Going on with a saved distiller."""
+"""Models as files, and going on with a saved distiller."""
+
+import os
+import pathlib
 
 import keras
 
@@ -32,3 +35,17 @@ def load_distiller(path, teacher, custom_objects=None, compile=True, safe_mode=T
             f"'{path}' holds a {type(loaded).__name__}, not a Distiller. Load it with keras.saving.load_model."
         )
     return loaded
+
+
+def save_model(model, path):
+    """Writes a model so that a process that dies meanwhile leaves what was there.
+
+    Args:
+        model: A `keras.Model`.
+        path: Where to, ending in `.keras`.
+    """
+    path = pathlib.Path(path)
+    # Keras wants a name that ends in `.keras`, and to open the file itself.
+    unfinished = path.with_name(f"unfinished_{path.name}")
+    model.save(unfinished)
+    os.replace(unfinished, path)

@@ -14,8 +14,9 @@ from keras_distill import Distiller
 from keras_distill.batch import UNLABELLED
 from keras_distill.cache import fingerprint
 from keras_distill.compression import footprint
-from keras_distill.report import ModelResult, Results, write_page
-from recipes import common, judging, training, workdir
+from keras_distill.report import ModelResult, Results, judging, write_page
+from keras_distill.saving import save_model
+from recipes import common, training
 from recipes import data as data_sets
 
 
@@ -122,10 +123,12 @@ def _compare(title, description, data, teacher, students, keep, search, files):
             runs[student.name].append(how.run)
     first = {name: trained[0] for name, trained in models.items()}
     if common.writes():
-        workdir.save(first[keep], folder / "student.keras")
+        save_model(first[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
-    milliseconds = judging.milliseconds(first, data)
-    footprints = judging.footprints(models, files, data, folder / "files") if common.writes() else []
+    milliseconds = judging.milliseconds(first, data.test[0])
+    footprints = []
+    if common.writes():
+        footprints = judging.footprints(models, files, data.train[0], *data.test, folder / "files")
     results = [ModelResult("teacher", "teacher", footprint.parameters(teacher), [taught.run], milliseconds["teacher"])]
     for student in students:
         results.append(
@@ -148,7 +151,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
         seconds=seconds,
         seeds=seeds,
         models=results,
-        examples=judging.doubtful(first, data),
+        examples=judging.doubtful(first, *data.test),
         search=search,
         footprints=footprints,
     )

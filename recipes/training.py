@@ -6,11 +6,10 @@ import json
 import time
 
 import keras
-import numpy as np
 
 from keras_distill import OUTPUT, Backup, Distiller, workers
 from keras_distill.cache import cached, label
-from keras_distill.report import Run
+from keras_distill.report import judging
 from keras_distill.taps import names_of
 from recipes import common, workdir
 
@@ -132,8 +131,4 @@ def _fit(model, data, epochs, learning_rate, title, backup):
 def _judge(model, data, seed, history):
     """The `Run` of a trained model."""
     inputs, labels = data.test
-    guesses = np.argmax(model.predict(inputs, batch_size=common.BATCH_SIZE.value, verbose=0), axis=-1)
-    confusion = np.zeros((len(data.classes),) * 2, int)
-    np.add.at(confusion, (labels, guesses), 1)
-    errors = int(np.sum(guesses != labels))
-    return Run(seed, 1 - errors / len(labels), errors, history, confusion.tolist())
+    return judging.judged(model.predict(inputs, batch_size=common.BATCH_SIZE.value, verbose=0), labels, seed, history)

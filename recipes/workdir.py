@@ -1,11 +1,11 @@
 """What a recipe keeps: a model that was trained is not trained again by the run that follows a killed one."""
 
 import json
-import os
 from typing import NamedTuple
 
 from keras_distill.files import replacing
 from keras_distill.report import Run
+from keras_distill.saving import save_model
 
 
 class Kept(NamedTuple):
@@ -37,14 +37,6 @@ def keep(path, model, how):
     notes = path.with_suffix(".json")
     # The notes are written last: a model without them is not taken for a finished one.
     notes.unlink(missing_ok=True)
-    save(model, path)
+    save_model(model, path)
     with replacing(notes) as file:
         file.write(json.dumps({**how._asdict(), "run": vars(how.run)}).encode())
-
-
-def save(model, path):
-    """Writes a model."""
-    # Keras wants a name that ends in `.keras`, and to open the file itself.
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    model.save(unfinished)
-    os.replace(unfinished, path)

@@ -25,6 +25,7 @@ FORMATS = {
     "litert_dynamic": 0.2,
     "litert_int8": 0.4,
 }
+USUAL = ("keras", "saved_model", "litert_float32", "litert_int8")
 _SUFFIXES = {"keras": ".keras", "saved_model": "", "onnx": ".onnx"}
 # Examples that outputs are compared on, and that ranges are taken from.
 _LOOKED_AT = 256
@@ -48,7 +49,7 @@ class Exported(NamedTuple):
     agreement: float
 
 
-def export(model, folder, examples, formats=("keras", "saved_model", "litert_float32", "litert_int8"), name=None):
+def export(model, folder, examples, formats=USUAL, name=None):
     """Writes a model in several formats, loads each file by its own runtime, and compares what it says.
 
     ```
@@ -98,7 +99,7 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
         model = rounded(model)
     found = []
     for each in formats:
-        path = folder / f"{name or model.name}{_suffix(each)}"
+        path = path_of(folder, name or model.name, each)
         _write(each, model, path, examples)
         exported = Exported(each, path, size(path), *_compared(runtime(path, each)(examples), said))
         found.append(exported)
@@ -111,14 +112,22 @@ def export(model, folder, examples, formats=("keras", "saved_model", "litert_flo
     return found
 
 
+def path_of(folder, name, format):
+    """Where `export` writes a format, a `pathlib.Path`.
+
+    Args:
+        folder: As for `export`.
+        name: Of the files.
+        format: Of `FORMATS`.
+    """
+    suffix = _SUFFIXES.get(format, f"_{format.removeprefix('litert_')}.tflite")
+    return pathlib.Path(folder) / f"{name}{suffix}"
+
+
 def size(path):
     """Bytes of a file, or of all files of a folder."""
     path = pathlib.Path(path)
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-
-
-def _suffix(format):
-    return _SUFFIXES.get(format, f"_{format.removeprefix('litert_')}.tflite")
 
 
 def _write(format, model, path, examples):

@@ -10,7 +10,6 @@ import pathlib
 import re
 
 import numpy as np
-from PIL import Image
 
 from keras_distill.compression import Footprint
 from keras_distill.report import environment, table, verdict
@@ -182,6 +181,9 @@ class Results:
 
 def encode_png(image):
     """An image, uint8 `[height, width]` or `[height, width, 3]`, as a PNG in base64."""
+    # Not installed with keras_distill; numbers can do without.
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -189,6 +191,8 @@ def encode_png(image):
 
 def decode_png(text):
     """The image that `encode_png` wrote, exactly."""
+    from PIL import Image
+
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 

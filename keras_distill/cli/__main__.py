@@ -1,0 +1,7 @@
+"""`python -m keras_distill.cli`."""
+
+import sys
+
+from .main import main
+
+sys.exit(main())

@@ -1,0 +1,150 @@
+"""keras-distill distill"""
+
+import argparse
+import pathlib
+import sys
+
+from .common import Refused, above_zero, add_dataset, add_force, add_import, command, count, refusing, share
+from .objective import add_objective
+
+OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
+
+
+def add(commands):
+    parser = command(
+        commands,
+        "distill",
+        "train a student by a teacher",
+        "Trains a saved student on what a saved teacher says and on labels, and judges both on examples that are held "
+        "out. Both are classifiers, which end in logits or in a softmax. A run that was killed goes on when the same "
+        "command is started again.",
+        "keras-distill distill teacher.keras student.keras --dataset=train.npz --out=run",
+        "keras-distill distill teacher.keras student.keras --dataset=mnist --scale=1/255 --out=run \\\n"
+        "      --validation=test --temperature=2 --alpha=0.5 --epochs=30 --baseline",
+        "keras-distill distill teacher.keras student.keras --dataset=pictures/ --scale=1/255 --out=run \\\n"
+        "      --cache=cache --hint 'block_*:block_*:0.1'",
+        after="\nIt writes into --out:\n"
+        "  student.keras  the trained student, without a trace of its teacher\n"
+        "  history.csv    losses and metrics of each epoch\n"
+        "  results.json   all numbers, for `keras-distill report`\n"
+        "  report.html    the page, if jinja2 and matplotlib are installed\n"
+        "With --baseline also student_alone.keras and history_alone.csv.",
+    )
+    parser.add_argument("teacher", metavar="TEACHER", help="a .keras file, read in Keras' safe mode; it stays as it is")
+    parser.add_argument("student", metavar="STUDENT", help="likewise; training begins with the weights that it has")
+    add_dataset(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to write what comes out")
+    add_objective(parser)
+    group = parser.add_argument_group("how it is learnt")
+    group.add_argument("--epochs", type=count, default=10, metavar="N", help="default 10")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default adam")
+    group.add_argument(
+        "--learning-rate",
+        type=above_zero,
+        default=1e-3,
+        metavar="RATE",
+        help="the first; it falls along a cosine to 0; default 0.001",
+    )
+    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of heads, dropout and order; default 0")
+    group.add_argument(
+        "--validation",
+        type=_validation,
+        default=0.1,
+        metavar="SHARE|SPLIT|SOURCE",
+        help="what the models are judged on: a share of the examples, which is held out, default 0.1; another split of "
+        "the data set, such as test; or another data set",
+    )
+    group.add_argument(
+        "--baseline",
+        action="store_true",
+        help="also train the student by the labels alone, for comparison",
+    )
+    group.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="what `label` wrote of this data set, so that the teacher need not run in each step; it is written if it "
+        "is not there",
+    )
+    group.add_argument(
+        "--backup-every",
+        type=count,
+        default=500,
+        metavar="STEPS",
+        help="how many steps a killed run loses at most; default 500, and each epoch",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="do not begin if `check` finds something; by default it is only said"
+    )
+    add_force(parser, "what an earlier run has written, or begun, in --out")
+    add_import(parser)
+    parser.set_defaults(run=run, goes_on=True)
+
+
+def run(options):
+    out = pathlib.Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise Refused(f"{out} is no folder. Choose another --out.")
+    with refusing(f"cannot distill {options.student}"):
+        return _run(options, out)
+
+
+def _run(options, out):
+    from . import outcome
+    from .lesson import Lesson
+    from .material import Material
+    from .training import VALIDATION, Training
+
+    lesson = Lesson(options)
+    material = Material(options, lesson, options.validation)
+    if options.baseline and material.labels is None:
+        raise Refused(f"{options.dataset} has no labels, from which a --baseline could learn.")
+    settings = outcome.settings(options, lesson)
+    training = Training(options, lesson, material, settings)
+    written = [out / name for name in outcome.FILES]
+    if options.force:
+        training.forget()
+        for path in written:
+            path.unlink(missing_ok=True)
+    elif not training.begun() and any(path.exists() for path in written):
+        results = outcome.earlier(out, settings)
+        if results is None:
+            raise Refused(f"{out} holds another run. Choose another --out, or replace it with --force.")
+        print(f"{out}: trained earlier")
+        outcome.tell(results)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _preflight(options, lesson, material)
+    if options.cache is not None:
+        material.use_cache(options.cache, training.folder / VALIDATION)
+    judge = outcome.Judge(options, lesson, material, settings)
+    results = judge.results(training.run())
+    outcome.tell(results)
+    training.forget()
+    print(f"Written to {out}: {', '.join(path.name for path in written if path.exists())}")
+
+
+def _preflight(options, lesson, material):
+    from .preflight import findings, in_words
+
+    found = findings(lesson, material, batches=8)
+    for finding in found:
+        print(f"keras-distill: warning: {in_words(finding)}", file=sys.stderr)
+    if found and options.strict:
+        raise Refused("not begun, since --strict is given.")
+
+
+def _seed(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)
+
+
+def _validation(text):
+    """A share as a number, all else as it is."""
+    try:
+        float(text.partition("/")[0])
+    except ValueError:
+        return text
+    if not share(text):
+        raise argparse.ArgumentTypeError("nothing would be held out to judge the models by")
+    return share(text)

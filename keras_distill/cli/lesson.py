@@ -1,0 +1,103 @@
+"""What a student is to learn: models and terms, as the options of `check` and `distill` name them."""
+
+import keras
+
+from keras_distill import losses, mapping
+from keras_distill.distiller import Distiller
+from keras_distill.saving import save_model
+from keras_distill.taps import names_of
+from keras_distill.term import Term
+
+from .common import Refused
+from .ending import without_softmax
+from .reading import load
+
+
+class Lesson:
+    """The models that a command was given, and the terms between them.
+
+    Attributes:
+        teacher: The teacher's `keras.Model`, less the softmax at its end.
+        student: The student's likewise, with the weights of its file.
+        classes: How many the student tells apart.
+        terms: List of `Term`.
+        taps: What of the teacher they need.
+
+    Raises:
+        Refused: If a model cannot be read, or is no classifier.
+        ValueError: If models and terms do not fit together, as `Distiller`.
+    """
+
+    def __init__(self, options):
+        self._options = options
+        self._put_back = {}
+        self.teacher = self._load(options.teacher)
+        self.student = self._load(options.student)
+        self.classes = _classes(self.student)
+        self.terms = _terms(options, self.student, self.teacher)
+        self.taps = list(dict.fromkeys(tap for term in self.terms for tap in names_of(term.teacher)))
+        # Before any data are read.
+        Distiller(self.student, self.teacher, self.terms, options.alpha)
+
+    def distiller(self, taught_by, labels, optimizer="adam"):
+        """A `Distiller` of the student, compiled.
+
+        Args:
+            taught_by: The teacher, or what a cache has of it.
+            labels: Of what kind they are, as `Material` has it.
+            optimizer: As for `compile`.
+        """
+        return compiled(Distiller(self.student, taught_by, self.terms, self._options.alpha), labels, optimizer)
+
+    @property
+    def version(self):
+        """What tells the teacher's activations from those of its file, for a cache; None if nothing does."""
+        return "logits" if self._put_back[self.teacher] else None
+
+    def baseline(self, labels, optimizer):
+        """The student as it is in its file, and a `Distiller` of it that learns from the labels alone."""
+        student = self._load(self._options.student)
+        return student, compiled(Distiller(student, None, []), labels, optimizer)
+
+    def save(self, student, path):
+        """Writes a trained student, with the softmax that its file had. It is not to be trained any further."""
+        if self._put_back[student]:
+            self._put_back[student]()
+        save_model(student, path)
+
+    def _load(self, path):
+        model = load(path, self._options.modules)
+        self._put_back[model] = without_softmax(model)
+        return model
+
+
+def compiled(distiller, labels, optimizer):
+    """The distiller, compiled for labels of a kind."""
+    loss = {
+        None: None,
+        "numbers": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
+    }[labels]
+    distiller.compile(optimizer, loss, metrics=None if loss is None else ["accuracy"])
+    return distiller
+
+
+def _classes(model):
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or not shape[-1] or shape[-1] < 2:
+        raise Refused(
+            f"'{model.name}' puts out {shape}. The command takes classifiers: one output, (None, classes), of 2 "
+            "classes or more. For others there is keras_distill.Distiller in Python."
+        )
+    return shape[-1]
+
+
+def _terms(options, student, teacher):
+    found = [Term(losses.KullbackLeibler(options.temperature), weight=1 - options.alpha)]
+    for feature in options.features:
+        pairs = [(feature.student, feature.teacher)]
+        if "*" in feature.student or "*" in feature.teacher:
+            pairs = mapping.uniform(mapping.layers(student, feature.student), mapping.layers(teacher, feature.teacher))
+        loss = getattr(losses, feature.loss)
+        found += [Term(loss(), *pair, head="auto", weight=feature.weight) for pair in pairs]
+    return found

@@ -1,0 +1,65 @@
+"""What a student is to learn, as options of `check` and `distill` declare it."""
+
+import argparse
+import functools
+from typing import NamedTuple
+
+from .common import above_zero, count, share, wrapped
+
+# Losses of two inner activations, by the names of their options.
+FEATURES = {
+    "hint": ("Hint", "their mean squared difference"),
+    "cosine": ("Cosine", "their direction, for hidden states"),
+    "attention-transfer": ("AttentionTransfer", "where maps are large"),
+    "similarity": ("SimilarityPreserving", "which examples they find alike"),
+}
+
+
+class Feature(NamedTuple):
+    """A comparison of inner activations.
+
+    Attributes:
+        loss: The name of its class in `keras_distill.losses`.
+        student, teacher: Taps; or patterns of layers, where one has a `*`.
+        weight: Of the term.
+    """
+
+    loss: str
+    student: str
+    teacher: str
+    weight: float
+
+
+def add_objective(parser):
+    group = parser.add_argument_group(
+        "what is learnt",
+        wrapped(
+            "A * (the labels) + (1 - A) * (the teacher's logits, softened by the temperature T), and inner "
+            "activations, as `inspect` lists them. STUDENT and TEACHER are taps, or patterns of layers, such as 'block_*', which "
+            "are paired evenly. Where shapes differ, a head is trained that maps the student's to the teacher's."
+        ),
+    )
+    group.add_argument(
+        "--temperature", type=above_zero, default=4.0, metavar="T", help="of the softened logits; default 4"
+    )
+    group.add_argument(
+        "--alpha", type=share, default=0.1, metavar="A", help="weight of the labels, from 0 to below 1; default 0.1"
+    )
+    for option, (loss, compared) in FEATURES.items():
+        group.add_argument(
+            f"--{option}",
+            action="append",
+            dest="features",
+            default=[],
+            type=functools.partial(_feature, loss),
+            metavar="STUDENT:TEACHER[:WEIGHT]",
+            help=f"two activations, by {compared}; weight 1 if none is given; may be repeated",
+        )
+    group.add_argument("--batch-size", type=count, default=128, metavar="N", help="examples of a step; default 128")
+
+
+def _feature(loss, text):
+    student, teacher, *weight = text.split(":")[:3] if ":" in text else ("", "")
+    if not (student and teacher) or text.count(":") > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT")
+    return Feature(loss, student, teacher, above_zero(weight[0]) if weight else 1.0)
