@@ -30,7 +30,7 @@ def block(heading):
     return re.search(rf"^## {heading}\n.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
 
 
-EXAMPLE, SEARCH = block("Use it"), block("Search for it")
+EXAMPLE, SMALL, SEARCH = block("Use it"), block("Make it small"), block("Search for it")
 
 
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):
@@ -43,6 +43,20 @@ def test_the_example_runs_as_printed(tmp_path, monkeypatch):
         {"make_a_smaller_model": lambda: network(8, "student"), "x_train": x, "y_train": y, "x_test": x, "y_test": y},
     )
     assert keras.saving.load_model("student.keras").count_params() == network(8, "student").count_params()
+
+
+def test_making_it_small_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, y = features(32, 8), np.arange(32) % 3
+    found = {"student": network(8, "student"), "teacher": network(64, "teacher")}
+    found |= {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    exec(SMALL.replace("epochs=10", "epochs=1, verbose=0"), found)  # noqa: S102
+    _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert [row.split()[:2] for row in rows] == [
+        ["teacher", "litert_float32"],
+        ["student", "litert_int8"],
+        ["student", "onnx"],
+    ]
 
 
 def test_the_search_runs_as_printed(tmp_path, monkeypatch):

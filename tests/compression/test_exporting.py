@@ -56,8 +56,7 @@ def test_what_a_quantised_model_rounds_to_is_in_every_file(tmp_path):
     x = pictures(256)
     copy = quantized(network(), x, Bits(4, 8))
     for each in export(copy, tmp_path, x, ["keras", "saved_model", "onnx"]):
-        # Another order of additions moves some activations over the edge to the next step.
-        assert each.difference < 1e-2
+        assert each.difference < (0.05 if each.format == "onnx" else 1e-4)
 
 
 def test_smaller_numbers_make_smaller_files(tmp_path):
