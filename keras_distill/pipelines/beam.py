@@ -1,5 +1,6 @@
 """LabelWithTeacher: `label` for data sets that take many machines."""
 
+import math
 import os
 
 import apache_beam as beam
@@ -71,10 +72,12 @@ class LabelWithTeacher(beam.PTransform):
         self._sizes = {"shard_bytes": shard_bytes, "batch_size": batch_size}
 
     def expand(self, examples):
-        directory, size = self._directory, self._sizes["batch_size"]
+        directory = self._directory
         about = labelling.about_cache(self._load(), self._inputs, **self._kept)
         with shards.writing(directory):
             manifest = labelling.begun(directory, about, **self._sizes)
+        # A finished cache is only compared, by batches of any size: none may lie across two of its shards.
+        size = math.gcd(self._sizes["batch_size"], manifest["shard_examples"])
         # Keys are integers: Dask takes others for different ones in different processes. And no step waits for the end
         # of a bundle to put out what it holds: Dask would lose it.
         written = (

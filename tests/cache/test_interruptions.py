@@ -91,3 +91,24 @@ def test_a_file_that_cannot_grow_leaves_finished_shards_and_no_others(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "writing.lock"]
     label(teacher, data(), tmp_path, ("output", "features"), verbose=0)
     assert cached(tmp_path).examples == 24
+
+
+def test_it_goes_on_in_batches_that_fit_its_shards(tmp_path, monkeypatch):
+    teacher, options = mlp(16, name="teacher"), {"shard_bytes": 1, "verbose": 0}
+    write = shards.write_shard
+
+    def full(directory, number, *arguments, **options):
+        if number == 2:
+            raise OSError(28, "No space left on device")
+        return write(directory, number, *arguments, **options)
+
+    monkeypatch.setattr(shards, "write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        label(teacher, data(), tmp_path, batch_size=6, **options)
+    monkeypatch.setattr(shards, "write_shard", write)
+    with pytest.raises(ValueError, match="shards of 6 examples.*or another divisor of that. Received: batch_size=4"):
+        label(teacher, data(), tmp_path, batch_size=4, **options)
+    label(teacher, data(), tmp_path, batch_size=3, **options)
+    assert cached(tmp_path).examples == 24
+    # What is finished is only looked at, in batches of any size.
+    label(teacher, data(), tmp_path, batch_size=4, **options)

@@ -151,6 +151,9 @@ def test_a_finished_cache_is_left_alone_and_of_others_refused(whole, folder):
     labelled(folder, range(200))
     before = content(folder / "cache")
     labelled(folder, range(200))
+    # Batches that divide no shard, and larger ones than a shard.
+    labelled(folder, range(200), batch_size=7)
+    labelled(folder, range(200), batch_size=150)
     assert content(folder / "cache") == before
     x = examples()
     x[42] += 1
