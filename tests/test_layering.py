@@ -21,7 +21,8 @@ LEVELS = [
     {"distiller", "runs"},
     {"saving", "mutual", "backup", "compression", "evaluation"},
     {"report", "tuning"},
-    {"pipelines", "cli", "tensorboard"},
+    {"tensorboard"},
+    {"pipelines", "cli"},
 ]
 # Within a folder a file imports these of its siblings at most; teachers are made of models.
 SHARED = {"base", "ops", "model"}

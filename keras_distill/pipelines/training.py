@@ -15,6 +15,7 @@ from keras_distill.pipelines.exporting import ACTIVATIONS, export
 from keras_distill.pipelines.reading import Reader, counted, serialized
 from keras_distill.pipelines.saved import Signature
 from keras_distill.pipelines.settings import Settings
+from keras_distill.tensorboard import TensorBoard
 
 
 def run_fn(fn_args):
@@ -41,7 +42,7 @@ def run_fn(fn_args):
         settings={**fn_args.custom_config, "hp": fn_args.hyperparameters, "examples": fn_args.train_files},
         keep=True,
     )
-    board = keras.callbacks.TensorBoard(run)
+    board = TensorBoard(run)
     distiller.fit(
         backup.epochs(lesson.train),
         validation_data=lesson.eval(),

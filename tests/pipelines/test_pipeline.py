@@ -245,7 +245,8 @@ def test_what_is_served_is_the_student(ran):
 
 def test_a_run_is_shown_by_tensorboard_and_leaves_no_backup(ran):
     run = pathlib.Path(ran.uri("Trainer.student", "model_run"))
-    assert list(run.glob("train/events*")) and list(run.glob("validation/events*"))
+    for part in ("train", "validation", "distillation"):
+        assert list(run.glob(f"{part}/events*")), part
     assert not list(run.rglob("*backup*"))
 
 
