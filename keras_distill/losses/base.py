@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_distill.schedules import revived, value_at
+from keras_distill.masking import mean_over_positions
+from keras_distill.schedules import positive, revived, value_at
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -76,6 +77,43 @@ class DistillationLoss(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**revived(config))
+
+
+class SoftenedLoss(DistillationLoss):
+    """Compares logits at a temperature, each position by itself; the mean over positions counts. Abstract.
+
+    A leaf implements `divergence`.
+
+    Args:
+        temperature: A number or a schedule.
+    """
+
+    logits = True
+    pointwise = True
+
+    def __init__(self, temperature, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = positive(temperature, "temperature")
+
+    def divergence(self, student, teacher, temperature):
+        """The loss of each position.
+
+        Args:
+            student: Logits, float32, shape `[batch, positions..., classes]`.
+            teacher: Likewise.
+            temperature: A float or a scalar tensor.
+
+        Returns:
+            float32, shape `[batch, positions...]`.
+        """
+        raise NotImplementedError
+
+    def compare(self, student, teacher, batch):
+        values = self.divergence(student, teacher, value_at(self.temperature, batch.step))
+        return mean_over_positions(values, batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
 
 
 def alike(student_shape, teacher_shape):

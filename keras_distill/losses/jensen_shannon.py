@@ -5,10 +5,8 @@ import numbers
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.ops import check_classes, divergence, float32, relative_entropy, softened
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
 
 
 def jensen_shannon(student, teacher, beta=0.5, temperature=1.0):
@@ -55,7 +53,7 @@ def _over_mixture(ratio, share):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class JensenShannon(DistillationLoss):
+class JensenShannon(SoftenedLoss):
     """`jensen_shannon` as a loss for a `Term`; with positions (tokens, pixels), their mean.
 
     Args:
@@ -63,22 +61,17 @@ class JensenShannon(DistillationLoss):
         temperature: A number or a schedule, default 1.
     """
 
-    logits = True
-    pointwise = True
-
     def __init__(self, beta=0.5, temperature=1.0, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(temperature, **kwargs)
         if isinstance(beta, bool) or not isinstance(beta, numbers.Real) or not 0 <= beta <= 1:
             raise ValueError(f"`beta` must be a number from 0 to 1. Received: {beta!r}")
         self.beta = float(beta)
-        self.temperature = positive(temperature, "temperature")
 
     def build(self, student_shape, teacher_shape):
         check_classes("JensenShannon", student_shape, teacher_shape)
 
-    def compare(self, student, teacher, batch):
-        values = jensen_shannon(student, teacher, self.beta, value_at(self.temperature, batch.step))
-        return mean_over_positions(values, batch.position_weight)
+    def divergence(self, student, teacher, temperature):
+        return jensen_shannon(student, teacher, self.beta, temperature)
 
     def get_config(self):
-        return {**super().get_config(), "beta": self.beta, "temperature": self.temperature}
+        return {**super().get_config(), "beta": self.beta}

@@ -2,10 +2,8 @@
 
 import keras
 
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.ops import check_classes, float32, relative_entropy
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
 
 
 def kullback_leibler(student, teacher, temperature):
@@ -34,26 +32,18 @@ def kullback_leibler(student, teacher, temperature):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class KullbackLeibler(DistillationLoss):
+class KullbackLeibler(SoftenedLoss):
     """`kullback_leibler` as a loss for a `Term`; with positions (tokens, pixels), their mean.
 
     Args:
         temperature: A number or a schedule, default 4.
     """
 
-    logits = True
-    pointwise = True
-
     def __init__(self, temperature=4.0, **kwargs):
-        super().__init__(**kwargs)
-        self.temperature = positive(temperature, "temperature")
+        super().__init__(temperature, **kwargs)
 
     def build(self, student_shape, teacher_shape):
         check_classes("KullbackLeibler", student_shape, teacher_shape)
 
-    def compare(self, student, teacher, batch):
-        values = kullback_leibler(student, teacher, value_at(self.temperature, batch.step))
-        return mean_over_positions(values, batch.position_weight)
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}
+    def divergence(self, student, teacher, temperature):
+        return kullback_leibler(student, teacher, temperature)

@@ -2,10 +2,8 @@
 
 import keras
 
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.ops import check_classes, float32, relative_entropy
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
 
 
 def reverse_kl(student, teacher, temperature=1.0):
@@ -36,26 +34,18 @@ def reverse_kl(student, teacher, temperature=1.0):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class ReverseKL(DistillationLoss):
+class ReverseKL(SoftenedLoss):
     """`reverse_kl` as a loss for a `Term`; with positions (tokens, pixels), their mean.
 
     Args:
         temperature: A number or a schedule, default 1.
     """
 
-    logits = True
-    pointwise = True
-
     def __init__(self, temperature=1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.temperature = positive(temperature, "temperature")
+        super().__init__(temperature, **kwargs)
 
     def build(self, student_shape, teacher_shape):
         check_classes("ReverseKL", student_shape, teacher_shape)
 
-    def compare(self, student, teacher, batch):
-        values = reverse_kl(student, teacher, value_at(self.temperature, batch.step))
-        return mean_over_positions(values, batch.position_weight)
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}
+    def divergence(self, student, teacher, temperature):
+        return reverse_kl(student, teacher, temperature)

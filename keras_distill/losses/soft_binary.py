@@ -3,10 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.ops import float32, relative_entropy
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
 
 
 def soft_binary(student, teacher, temperature=1.0):
@@ -37,23 +35,15 @@ def soft_binary(student, teacher, temperature=1.0):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class SoftBinary(DistillationLoss):
+class SoftBinary(SoftenedLoss):
     """`soft_binary` as a loss for a `Term`; with positions (tokens, pixels, boxes), their mean.
 
     Args:
         temperature: A number or a schedule, default 1.
     """
 
-    logits = True
-    pointwise = True
-
     def __init__(self, temperature=1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.temperature = positive(temperature, "temperature")
+        super().__init__(temperature, **kwargs)
 
-    def compare(self, student, teacher, batch):
-        values = soft_binary(student, teacher, value_at(self.temperature, batch.step))
-        return mean_over_positions(values, batch.position_weight)
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}
+    def divergence(self, student, teacher, temperature):
+        return soft_binary(student, teacher, temperature)

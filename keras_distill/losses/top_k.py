@@ -3,10 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.ops import check_classes, float32, relative_entropy
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
 from keras_distill.top import selected
 
 
@@ -42,7 +40,7 @@ def top_k(student, teacher, k=10, temperature=1.0, tail=True):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class TopK(DistillationLoss):
+class TopK(SoftenedLoss):
     """`top_k` as a loss for a `Term`; with positions (tokens, pixels), their mean.
 
     Args:
@@ -51,25 +49,20 @@ class TopK(DistillationLoss):
         tail: Whether the other classes count as one, default True.
     """
 
-    logits = True
-    pointwise = True
-
     def __init__(self, k=10, temperature=1.0, tail=True, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(temperature, **kwargs)
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"`k` must be an integer, 1 or more. Received: {k!r}")
         if k == 1 and not tail:
             raise ValueError("`k` is 1 and there is no `tail`: a single class has probability 1 in both networks.")
         self.k = k
-        self.temperature = positive(temperature, "temperature")
         self.tail = tail
 
     def build(self, student_shape, teacher_shape):
         check_classes("TopK", student_shape, teacher_shape)
 
-    def compare(self, student, teacher, batch):
-        values = top_k(student, teacher, self.k, value_at(self.temperature, batch.step), self.tail)
-        return mean_over_positions(values, batch.position_weight)
+    def divergence(self, student, teacher, temperature):
+        return top_k(student, teacher, self.k, temperature, self.tail)
 
     def get_config(self):
-        return {**super().get_config(), "k": self.k, "temperature": self.temperature, "tail": self.tail}
+        return {**super().get_config(), "k": self.k, "tail": self.tail}
