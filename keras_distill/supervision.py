@@ -41,6 +41,7 @@ class Supervision:
 
     def __init__(self, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, output_names=None):
         self.supervised = loss is not None
+        self._given = (loss, loss_weights, output_names)
         # Two, since Keras gives no weights to `metrics`, which here still have to leave missing labels out.
         self._plain = _Compiled(output_names, loss=loss, loss_weights=loss_weights, weighted_metrics=metrics)
         self._weighted = _Compiled(output_names, weighted_metrics=weighted_metrics)
@@ -58,6 +59,11 @@ class Supervision:
             for name in output_names
         }
         return {name: cls(loss, loss_weights, *own[name], outputs) for name, outputs in output_names.items()}
+
+    def alone(self):
+        """The same loss without metrics, which keeps what Keras counts of its parts to itself."""
+        loss, loss_weights, output_names = self._given
+        return Supervision(loss, loss_weights, output_names=output_names)
 
     @property
     def metrics(self):
