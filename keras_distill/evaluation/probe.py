@@ -150,11 +150,12 @@ class Probe:
 
     def _temperatures(self, pair):
         step = self.distiller.optimizer.iterations
-        return {
-            name: float(value_at(term.loss.temperature, step))
+        found = {
+            name: term.loss.temperature_at(step)
             for name, term in self.terms.items()
-            if (term.student, term.teacher) == pair and hasattr(term.loss, "temperature")
+            if (term.student, term.teacher) == pair
         }
+        return {name: float(temperature) for name, temperature in found.items() if temperature is not None}
 
     def _ahead(self, schedule):
         now = int(self.distiller.optimizer.iterations)

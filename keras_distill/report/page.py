@@ -38,6 +38,7 @@ def render(results):
     pair_headings, pair_rows = confusions.frequent(results)
     return environment.get_template("page.html.jinja").render(
         results=results,
+        chosen=chosen,
         verdict=results.verdict(),
         criterion=CRITERION if any(len(model.runs) > 1 for model in results.models) else "",
         headings=HEADINGS,

@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from keras_distill.compression import Footprint
+from keras_distill.evaluation import Finding
 from keras_distill.report import environment, table, verdict
 from keras_distill.report.search import Search
 
@@ -104,6 +105,7 @@ class Results:
         examples: `Example`s; may be empty.
         search: The `Search` that chose hyperparameters, or None.
         footprints: `Footprint`s of files of the models; may be empty.
+        findings: `{name of a model: [Finding]}` of what was checked before it was trained.
         versions, machine, date: Filled in when made; kept as they are by `load`.
 
     Raises:
@@ -122,6 +124,7 @@ class Results:
     examples: list = dataclasses.field(default_factory=list)
     search: Search | None = None
     footprints: list = dataclasses.field(default_factory=list)
+    findings: dict = dataclasses.field(default_factory=dict)
     versions: dict = dataclasses.field(default_factory=environment.versions)
     machine: dict = dataclasses.field(default_factory=environment.machine)
     date: str = dataclasses.field(
@@ -176,7 +179,8 @@ class Results:
         footprints = [
             Footprint(**each | {"accuracies": tuple(each["accuracies"])}) for each in fields.pop("footprints", [])
         ]
-        return cls(models=models, examples=examples, search=search, footprints=footprints, **fields)
+        findings = {name: [Finding(**each) for each in found] for name, found in fields.pop("findings", {}).items()}
+        return cls(models=models, examples=examples, search=search, footprints=footprints, findings=findings, **fields)
 
 
 def encode_png(image):
@@ -202,6 +206,8 @@ def _plain(value):
         return {"image": encode_png(value.image), "label": _plain(value.label), "logits": _plain(value.logits)}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Finding):
+        return value._asdict()
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -231,9 +237,10 @@ def _check(results):
     strange = [name for name in chosen if name is not None and name not in names]
     if strange:
         raise ValueError(f"The search names the models {strange}. There: {names}.")
-    strange = sorted({each.model for each in results.footprints} - set(names))
-    if strange:
-        raise ValueError(f"There are footprints of the models {strange}. There: {names}.")
+    for what, of in (("footprints", [each.model for each in results.footprints]), ("findings", results.findings)):
+        strange = sorted(set(of) - set(names))
+        if strange:
+            raise ValueError(f"There are {what} of the models {strange}. There: {names}.")
 
 
 def _check_model(results, model):

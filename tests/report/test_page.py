@@ -10,7 +10,7 @@ import pytest
 from report import samples
 
 from keras_distill.report import ModelResult, Results, canvas, confusions, knowledge, plots, write_page
-from keras_distill.report.page import duration
+from keras_distill.report.page import duration, render
 
 VOID = {"meta", "img", "br", "link"}
 # Begins with what matplotlib would refuse as mathematics.
@@ -219,3 +219,16 @@ def test_loaded_results_draw_the_same_page(tmp_path):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_page_has_what_was_found_before_training(tmp_path):
+    results = samples.results(findings=samples.findings())
+    page = render(results)
+    assert "Checked before training" in page and "Teacher &#39;output&#39; holds &lt;probabilities&gt;." in page
+    assert "add up to 1.0000" in page and "To do: Tap the layer before." in page
+    assert page.count("Nothing was found") == 1
+    assert "Checked before training" not in render(samples.results())
+    results.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json").findings == samples.findings()
+    with pytest.raises(ValueError, match="findings of the models \\['small'\\]"):
+        samples.results(findings={"small": []})
