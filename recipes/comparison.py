@@ -103,6 +103,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
     elsewhere = "workdir", "seeds", "strategy"
     settings = {name: value for name, value in common.settings().items() if name not in elsewhere}
     few = with_few_labels(data)
+    findings = {}
     for student in students:
         taught_by, lessons = None, _labelled(few)
         for place, seed in enumerate(seeds):
@@ -114,6 +115,9 @@ def _compare(title, description, data, teacher, students, keep, search, files):
             if student.terms is not None and (student.teacher is not None or seed == seeds[0]):
                 said = folder if by is teacher else folder / "students" / own["teacher_weights"][:8]
                 taught_by, lessons = training.lessons(by, student, few, said)
+            # A check looks at one device.
+            if student.terms is not None and seed == seeds[0] and common.STRATEGY.value == "none":
+                findings[student.name] = _told(training.found(student, start, by, taught_by, lessons))
             where = f"{student.name}, seed {seed}" if len(seeds) > 1 else student.name
             path = folder / "students" / f"{re.sub('[^a-z0-9]+', '_', student.name.lower())}_{seed}.keras"
             train = functools.partial(training.student, student, start, by, taught_by, lessons, seed)
@@ -154,6 +158,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
         examples=judging.doubtful(first, *data.test),
         search=search,
         footprints=footprints,
+        findings=findings,
     )
     if common.writes():
         outcome.save(folder / "results.json")
@@ -177,6 +182,13 @@ def _try_out(teacher, students):
             Distiller(made[student.name], by, student.terms(by), training.alpha(student))
     # Layers without a name are numbered from the first again.
     keras.utils.clear_session()
+
+
+def _told(findings):
+    """The findings, printed."""
+    for finding in findings:
+        print(finding)
+    return findings
 
 
 def _labelled(data):

@@ -9,6 +9,7 @@ import keras
 
 from keras_distill import OUTPUT, Backup, Distiller, workers
 from keras_distill.cache import cached, label
+from keras_distill.evaluation import check
 from keras_distill.report import judging
 from keras_distill.taps import names_of
 from recipes import common, workdir
@@ -43,20 +44,23 @@ def teacher(make, data, folder):
 
     def train(title, backup):
         keras.utils.set_random_seed(0)
-        model = make()
+        model, long = make(), epochs(common.TEACHER_EPOCHS)
         rate = common.TEACHER_LEARNING_RATE.value or common.LEARNING_RATE.value
-        return model, _fit(model, data, epochs(common.TEACHER_EPOCHS), rate, title, backup)
+        return model, _fit(_compiled(model, data, long, rate), data, long, title, backup)
 
     return once(path, settings, "teacher", data, 0, train)
 
 
 def student(student, start, teacher, taught_by, lessons, seed, title, backup):
     """A trained student, and its history."""
-    keras.utils.set_random_seed(seed)
-    model = student.model(start)
-    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), alpha(student))
-    rate = student.settings.get("learning_rate", common.LEARNING_RATE.value)
-    return model, _fit(trained, lessons, epochs(common.EPOCHS, student), rate, title, backup)
+    model, trained, long = _lesson(student, start, teacher, taught_by, lessons, seed)
+    return model, _fit(trained, lessons, long, title, backup)
+
+
+def found(student, start, teacher, taught_by, lessons):
+    """What a check says of a student's distillation before it begins, a list of `Finding`."""
+    _, distiller, _ = _lesson(student, start, teacher, taught_by, lessons, 0)
+    return check(distiller, *lessons.train)
 
 
 def alpha(student):
@@ -113,8 +117,17 @@ def lessons(teacher, student, data, folder):
     return stored.teacher, data._replace(**parts)
 
 
-def _fit(model, data, epochs, learning_rate, title, backup):
-    """Trains a model or a `Distiller`, from where a `Backup` stands, and returns the history of all epochs."""
+def _lesson(student, start, teacher, taught_by, lessons, seed):
+    """A student, not trained yet; what is to be trained, itself or its `Distiller`; and the number of epochs."""
+    keras.utils.set_random_seed(seed)
+    model = student.model(start)
+    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), alpha(student))
+    rate, long = student.settings.get("learning_rate", common.LEARNING_RATE.value), epochs(common.EPOCHS, student)
+    return model, _compiled(trained, lessons, long, rate), long
+
+
+def _compiled(model, data, epochs, learning_rate):
+    """The model, or what trains it on several devices, ready to be fitted."""
     if common.strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
         # Keras' own loop has shares of the same size only, and no workers.
         model = Distiller(model, None, [])
@@ -124,6 +137,11 @@ def _fit(model, data, epochs, learning_rate, title, backup):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    return model
+
+
+def _fit(model, data, epochs, title, backup):
+    """Trains a model or a `Distiller`, from where a `Backup` stands, and returns the history of all epochs."""
     options = {"batch_size": common.BATCH_SIZE.value, "epochs": epochs, "validation_data": data.test, "verbose": 0}
     return model.fit(*data.train, **options, callbacks=[EpochBar(title), backup]).history
 
