@@ -2,12 +2,33 @@
 
 import argparse
 import contextlib
+import importlib
+import os
 import re
+import sys
 import textwrap
 
 
 class Refused(Exception):
     """What the user asked for cannot be done; the text says why, and what to do."""
+
+
+def start():
+    """Imports the package, which takes seconds, without what TensorFlow says of itself meanwhile."""
+    if "keras_distill" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    try:
+        # From C++, where nothing else reaches it.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        importlib.import_module("keras_distill")
+    except ImportError as error:
+        raise Refused(str(error)) from error
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

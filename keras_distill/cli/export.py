@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from .common import Refused, add_dataset, add_force, add_import, command, print_table, refusing
+from .common import Refused, add_dataset, add_force, add_import, command, print_table, refusing, start
 
 HEADINGS = ("format", "file", "difference", "agreement", "ms", "bytes")
 EXAMPLES = 256
@@ -98,6 +98,7 @@ def _exported(model, folder, name, formats, inputs):
 
 class _List(argparse.Action):
     def __call__(self, parser, *arguments):
+        start()
         from keras_distill.compression.exporting import FORMATS
 
         print("\n".join(FORMATS))

@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
-import os
 import signal
 import sys
 import textwrap
@@ -11,7 +9,7 @@ import threading
 import warnings
 
 from . import check, distill, export, inspect, label, report
-from .common import Refused
+from .common import Refused, start
 
 # EX_TEMPFAIL of sysexits.h, as `keras_distill.backup.PREEMPTED`.
 STOPPED = 75
@@ -39,11 +37,11 @@ def main(arguments=None):
     options.command = ["keras-distill", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         with _quiet(), _stopping() if options.goes_on else contextlib.nullcontext():
-            _start()
+            start()
             return options.run(options) or 0
     except Refused as error:
         # Some of Keras' errors have several lines, and more of them than anybody reads.
-        print(f"keras-distill: {textwrap.shorten(str(error), 1000, placeholder=' ...')}", file=sys.stderr)
+        print(f"keras-distill: {textwrap.shorten(str(error), 600, placeholder=' ...')}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader has seen enough, as `head` does.
@@ -58,7 +56,6 @@ def main(arguments=None):
 @contextlib.contextmanager
 def _quiet():
     """Warnings are a line each, and TensorFlow says nothing of its own business."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -68,23 +65,6 @@ def _quiet():
 
 def _warn(message, category, filename, line, file=None, text=None):
     print(f"keras-distill: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _start():
-    """Imports the package, which takes seconds, without what TensorFlow says of itself meanwhile."""
-    if "keras_distill" in sys.modules:
-        return
-    kept = os.dup(2)
-    try:
-        # From C++, where nothing else reaches it.
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        importlib.import_module("keras_distill")
-    except ImportError as error:
-        raise Refused(str(error)) from error
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 @contextlib.contextmanager

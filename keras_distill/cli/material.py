@@ -40,7 +40,7 @@ class Material:
         models = lesson.student, lesson.teacher
         whole = examples(options, *models)
         self.labels = _kind_of_labels(options.dataset, whole.element_spec, lesson.classes)
-        self._training = self._whole = indexed(whole)
+        self._training = self._whole = _some(indexed(whole), options.dataset)
         self._validation, self._other = self._training.take(0), None
         if isinstance(validation, str):
             other = _named(options, validation, *models)
@@ -49,13 +49,10 @@ class Material:
                     f"the examples of --validation={validation} are {other.element_spec}, but those of "
                     f"{options.dataset} {whole.element_spec}. Both must be alike."
                 )
-            self._validation = self._other = indexed(other)
+            self._validation = self._other = _some(indexed(other), validation)
         elif validation:
             self._training, self._validation = _divided(self._whole, validation, options.dataset)
         self.count, self.held_out = _length(self._training), _length(self._validation)
-        for source, length in ((options.dataset, self.count), (validation, self.held_out)):
-            if not length and source:
-                raise Refused(f"{source} holds no example.")
         self._shuffled = min(self.count, max(_SHUFFLED_BYTES // _bytes(whole.element_spec), 1))
         self._stored = self._stored_validation = None
 
@@ -148,6 +145,13 @@ def _kind_of_labels(source, spec, classes):
         f"the labels of {source} are {labels.dtype.name} of shape {labels.shape}. They must be class numbers, or "
         f"one-hot for the student's {classes} classes."
     )
+
+
+def _some(dataset, source):
+    """The data set, if it is not empty."""
+    if not _length(dataset):
+        raise Refused(f"{source} holds no example.")
+    return dataset
 
 
 def _named(options, name, *models):

@@ -35,8 +35,9 @@ def add_objective(parser):
         "what is learnt",
         wrapped(
             "A * (the labels) + (1 - A) * (the teacher's logits, softened by the temperature T), and inner "
-            "activations, as `inspect` lists them. STUDENT and TEACHER are taps, or patterns of layers, such as 'block_*', which "
-            "are paired evenly. Where shapes differ, a head is trained that maps the student's to the teacher's."
+            "activations, as `inspect` lists them. STUDENT and TEACHER are taps, or patterns of layers, such as "
+            "'block_*', which are paired evenly. Where shapes differ, a head is trained that maps the student's to "
+            "the teacher's."
         ),
     )
     group.add_argument(

@@ -66,8 +66,11 @@ def _check_file(path):
         raise Refused(f"cannot read {path}: it is no .keras file, or not a whole one. Save the model anew.")
     with zipfile.ZipFile(path) as file:
         missing = {"config.json", "model.weights.h5"} - set(file.namelist())
-    if missing:
-        raise Refused(f"cannot read {path}: it is no Keras model, since it holds no {sorted(missing)[0]}.")
+        if missing:
+            raise Refused(f"cannot read {path}: it is no Keras model, since it holds no {sorted(missing)[0]}.")
+        # Keras does not notice.
+        if file.testzip() is not None:
+            raise Refused(f"cannot read {path}: it is damaged. Save the model anew, or copy the file once more.")
 
 
 def _check_inputs(source, given, model):
