@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_distill.batch import Batch, split, unpack
 from keras_distill.loop import Loop, mean, own_mean, penalties, share
+from keras_distill.metric import Comparisons, separated
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
 from keras_distill.supervision import Supervision, connect
@@ -58,15 +59,9 @@ class Distiller(Loop):
         self.supervised_weight = positive(supervised_weight, "supervised_weight", zero=True)
         self.student = student
         self.teacher = teacher
-        tapped = [name for term in terms for name in names_of(term.student)]
-        self._taps = Taps(student, dict.fromkeys([OUTPUT, *tapped]))
-        teacher.connect(list(dict.fromkeys(name for term in terms for name in names_of(term.teacher))))
+        tapped = [[name for term in terms for name in names_of(getattr(term, side))] for side in ("student", "teacher")]
         inputs = input_specs(inputs, student, *teacher.models)
-        self._traced = Traced(
-            inputs,
-            student=trace(lambda x: self._taps(x, training=False), inputs),
-            teacher=trace(lambda x: teacher.activations(Batch(x[0], cached=x[1])), (inputs, dict(teacher.stored))),
-        )
+        self._tap(inputs, [OUTPUT, *tapped[0]], tapped[1])
         # Once more: a model that was not built had no weights to share before it was traced.
         check_models(student, teacher)
         students, teachers = self._traced.student, self._traced.teacher
@@ -80,13 +75,15 @@ class Distiller(Loop):
         names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]
         names += [f"{term.name}_weight" for term in self.terms if term.balanced]
         self._follow(names, of_labels=["supervised_loss"])
-        self._supervision = Supervision()
+        self._supervision, self._comparisons = Supervision(), Comparisons()
         self.built = True
 
     def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
         check_balances(self.terms, loss)
         warn_of_wrong_link(loss, self._traced.student[OUTPUT])
         connect(loss, self.student, self._traced.student[OUTPUT])
+        (metrics, plain), (weighted_metrics, weighted) = separated(metrics), separated(weighted_metrics)
+        self._compare(Comparisons(plain, weighted, self._trackers))
         output_names = getattr(self.student, "output_names", None)
         self._supervision = Supervision(loss, loss_weights, metrics, weighted_metrics, output_names)
 
@@ -102,13 +99,14 @@ class Distiller(Loop):
             scaled = self.optimizer.scale_loss(part * losses["loss"])
         self._update(tape.gradient(scaled, self.trainable_variables))
         self.teacher.after_step(self.student)
-        return self._logs(batch, student[OUTPUT], losses)
+        return self._logs(batch, student, teacher, losses)
 
     def test_step(self, data):
         batch = unpack(data, self.optimizer.iterations)
         student = self._taps(batch.inputs, training=False)
-        losses, _ = self._measure(batch, student, self.teacher.activations(batch), training=False)
-        return self._logs(batch, student[OUTPUT], losses)
+        teacher = self.teacher.activations(batch)
+        losses, _ = self._measure(batch, student, teacher, training=False)
+        return self._logs(batch, student, teacher, losses)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The supervised loss alone, or None; see `keras.Model.compute_loss`."""
@@ -120,11 +118,12 @@ class Distiller(Loop):
         return self.get_metrics_result()
 
     def _results(self):
-        return {tracker.name: tracker.result() for tracker in self._shown()} | self._supervision.results()
+        losses = {tracker.name: tracker.result() for tracker in self._shown()}
+        return losses | self._supervision.results() | self._comparisons.results()
 
     @property
     def metrics(self):
-        return [*self._shown(), *self._supervision.metrics]
+        return [*self._shown(), *self._supervision.metrics, *self._comparisons.metrics]
 
     def summary(self, *args, print_fn=None, **kwargs):
         """As `keras.Model.summary`, with the terms, taps, heads and shapes below."""
@@ -159,6 +158,34 @@ class Distiller(Loop):
             "A saved Distiller does not hold its teacher: load it with keras_distill.load_distiller(path, teacher=...)."
         )
 
+    def _tap(self, inputs, student_taps, teacher_taps):
+        """Has both models tapped, and finds out what will be there."""
+        self._taps = Taps(self.student, dict.fromkeys(student_taps))
+        self.teacher.connect(list(dict.fromkeys(teacher_taps)))
+        self._traced = Traced(
+            inputs,
+            student=trace(lambda x: self._taps(x, training=False), inputs),
+            teacher=trace(
+                lambda x: self.teacher.activations(Batch(x[0], cached=x[1])), (inputs, dict(self.teacher.stored))
+            ),
+        )
+
+    def _compare(self, comparisons):
+        """Takes metrics that see the teacher, and taps what they ask for."""
+        traced = self._traced
+        known = traced.student, traced.teacher
+        asked = [[getattr(metric, side) for metric in comparisons.metrics] for side in ("student", "teacher")]
+        if any(tap not in found for found, taps in zip(known, asked) for tap in taps):
+            try:
+                self._tap(traced.inputs, *([*found, *taps] for found, taps in zip(known, asked)))
+            except ValueError:
+                self._tap(traced.inputs, *known)
+                raise
+        for metric in comparisons.metrics:
+            metric.check(self._traced.student[metric.student], self._traced.teacher[metric.teacher])
+        check_masks(comparisons.metrics, traced.inputs, self._traced.student)
+        self._comparisons = comparisons
+
     def _measure(self, batch, student, teacher, training):
         """What the trackers follow, by name: this replica's mean losses before any weight, `loss`, which is their
         weighted sum, and the weights of balanced terms; and this replica's share of the step.
@@ -178,9 +205,10 @@ class Distiller(Loop):
             total += weight * compared
         return {"loss": total + penalties([*self.heads, *self.term_losses]), **losses}, part
 
-    def _logs(self, batch, outputs, losses):
+    def _logs(self, batch, student, teacher, losses):
         self._track(losses, batch)
-        return self._reported(self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight))
+        self._comparisons.update(batch, student, teacher)
+        return self._reported(self.compute_metrics(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight))
 
     def _unlisted(self):
         """The random states, and the state of a teacher that moves."""

@@ -93,6 +93,22 @@ def weights_of_tap(sample_weight, tap):
     return weights
 
 
+def weighted(sample_weight, weights):
+    """Weights of examples, or of positions, times sample weights of a lower rank or the same.
+
+    Args:
+        sample_weight: Shape `[batch]`, `[batch, 1]` or `[batch, positions...]`.
+        weights: float32, shape `[batch, positions...]`.
+
+    Returns:
+        float32, of the shape of `weights`.
+    """
+    sample_weight = ops.cast(sample_weight, "float32")
+    if len(sample_weight.shape) > 1 and sample_weight.shape[-1] == 1 and len(sample_weight.shape) > len(weights.shape):
+        sample_weight = ops.squeeze(sample_weight, axis=-1)
+    return with_rank(sample_weight, len(weights.shape)) * weights
+
+
 def split_weights(weights, mask, rank):
     """Sample weights as `(weight of each position or None, weight of each example or None)`.
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_distill.batch import split, unpack
 from keras_distill.loop import Loop, mean, own_mean, penalties, share
 from keras_distill.losses import DistillationLoss, KullbackLeibler
+from keras_distill.metric import separated
 from keras_distill.schedules import positive, value_at
 from keras_distill.specs import Traced, input_specs, symbolic, trace
 from keras_distill.supervision import Supervision
@@ -98,6 +99,12 @@ class MutualDistiller(Loop):
         self.built = True
 
     def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
+        comparing = [metric.name for given in (metrics, weighted_metrics) for metric in separated(given)[1]]
+        if comparing:
+            raise ValueError(
+                f"The metrics {comparing} compare a student with its teacher, and peers have none. Leave them out, or "
+                "update them with two peers' predictions yourself."
+            )
         for found in self._traced.student.values():
             warn_of_wrong_link(loss, found[OUTPUT])
         outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}

@@ -94,6 +94,31 @@ def trace(function, inputs):
     return found[0]
 
 
+def check_tapped(spec, who, what, tap, logits):
+    """Refuses what cannot be compared: several tensors at once, and probabilities in the place of logits.
+
+    Args:
+        spec: `Spec` of an activation, or a structure of several.
+        who: Who compares it, such as "Term 'hint'".
+        what: What it is called, such as "student 'output'".
+        tap: Where it is.
+        logits: Whether it must hold logits.
+
+    Raises:
+        ValueError: Naming all of these.
+    """
+    if not isinstance(spec, Spec):
+        keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
+        raise ValueError(
+            f"{who} taps {what}, which is a structure with the entries {keys}. Choose one: '{tap}[{keys[0]}]'."
+        )
+    if logits and spec.probabilities:
+        raise ValueError(
+            f"{who} compares logits, but {what} ends in a {spec.source.lower()}. "
+            "Tap the layer before it, or give that layer no activation."
+        )
+
+
 def symbolic(spec):
     """A `tf.TensorSpec` as Keras writes it into a file."""
     return keras.KerasTensor(spec.shape, spec.dtype.name)

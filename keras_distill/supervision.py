@@ -6,7 +6,7 @@ from keras import ops
 from keras_distill import replicas
 from keras_distill.batch import labelled
 from keras_distill.losses import ChunkedCrossentropy
-from keras_distill.masking import with_rank
+from keras_distill.masking import weighted, with_rank
 from keras_distill.specs import Spec
 
 
@@ -41,6 +41,7 @@ class Supervision:
 
     def __init__(self, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, output_names=None):
         self.supervised = loss is not None
+        self._given = (loss, loss_weights, output_names)
         # Two, since Keras gives no weights to `metrics`, which here still have to leave missing labels out.
         self._plain = _Compiled(output_names, loss=loss, loss_weights=loss_weights, weighted_metrics=metrics)
         self._weighted = _Compiled(output_names, weighted_metrics=weighted_metrics)
@@ -58,6 +59,11 @@ class Supervision:
             for name in output_names
         }
         return {name: cls(loss, loss_weights, *own[name], outputs) for name, outputs in output_names.items()}
+
+    def alone(self):
+        """The same loss without metrics, which keeps what Keras counts of its parts to itself."""
+        loss, loss_weights, output_names = self._given
+        return Supervision(loss, loss_weights, output_names=output_names)
 
     @property
     def metrics(self):
@@ -165,12 +171,5 @@ def _times(sample_weight, weights):
     if sample_weight is None:
         return weights
     if keras.tree.is_nested(weights) and not keras.tree.is_nested(sample_weight):
-        return keras.tree.map_structure(lambda w: _product(sample_weight, w), weights)
-    return keras.tree.map_structure(_product, sample_weight, weights)
-
-
-def _product(sample_weight, weights):
-    sample_weight = ops.cast(sample_weight, "float32")
-    if len(sample_weight.shape) > 1 and sample_weight.shape[-1] == 1 and len(sample_weight.shape) > len(weights.shape):
-        sample_weight = ops.squeeze(sample_weight, axis=-1)
-    return with_rank(sample_weight, len(weights.shape)) * weights
+        return keras.tree.map_structure(lambda w: weighted(sample_weight, w), weights)
+    return keras.tree.map_structure(weighted, sample_weight, weights)

@@ -12,7 +12,7 @@ from keras_distill.heads import Convolution, Head, Projection
 from keras_distill.losses import DistillationLoss
 from keras_distill.masking import entry_of_tap, masks_of, split_weights, weights_of_tap, without_padding
 from keras_distill.schedules import Schedule, positive, value_at
-from keras_distill.specs import Spec
+from keras_distill.specs import check_tapped
 from keras_distill.taps import OUTPUT, names_of
 
 AUTO = "auto"
@@ -206,17 +206,7 @@ class Term:
         tapped = [("student", *pair) for pair in zip(names_of(self.student), _each(students))]
         tapped += [("teacher", *pair) for pair in zip(names_of(self.teacher), _each(teachers))]
         for side, tap, spec in tapped:
-            if not isinstance(spec, Spec):
-                keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
-                raise ValueError(
-                    f"Term '{self.name}' taps {side} '{tap}', which is a structure with the entries {keys}. "
-                    f"Choose one: '{tap}[{keys[0]}]'."
-                )
-            if loss.logits and spec.probabilities:
-                raise ValueError(
-                    f"Term '{self.name}' compares logits, but {side} '{tap}' ends in a {spec.source.lower()}. "
-                    "Tap the layer before it, or give that layer no activation."
-                )
+            check_tapped(spec, f"Term '{self.name}'", f"{side} '{tap}'", tap, loss.logits)
         if loss.rank is not None and any(len(spec.shape) != loss.rank for _, _, spec in tapped):
             received = ", ".join(f"{side} '{tap}' of shape {spec.shape}" for side, tap, spec in tapped)
             raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")

@@ -237,10 +237,10 @@ def check_shares(strategy, batch):
 
 
 def check_masks(terms, inputs, students):
-    """Refuses a term whose `mask` is no input, or does not fit what the term compares.
+    """Refuses a term, or a metric, whose `mask` is no input, or does not fit what it compares.
 
     Args:
-        terms: List of `Term`.
+        terms: List of `Term` or `DistillationMetric`.
         inputs: Structure of `tf.TensorSpec`.
         students: `{tap: Spec}`.
 
@@ -250,13 +250,16 @@ def check_masks(terms, inputs, students):
     for term in terms:
         if term.mask is None:
             continue
+        kind = "term" if isinstance(term, Term) else "metric"
         if not isinstance(inputs, dict) or term.mask not in inputs:
             there = list(inputs) if isinstance(inputs, dict) else "a single tensor or a list, which have no names"
-            raise ValueError(f"Term '{term.name}' looks for its mask in the input '{term.mask}'. Inputs: {there}.")
+            raise ValueError(
+                f"{kind.capitalize()} '{term.name}' looks for its mask in the input '{term.mask}'. Inputs: {there}."
+            )
         tap, mask = names_of(term.student)[0], inputs[term.mask]
         if len(mask.shape) < 2 or not fits(mask, students[tap]):
             raise ValueError(
-                f"The mask '{term.mask}' of term '{term.name}' has shape {tuple(mask.shape)}, which does not fit "
+                f"The mask '{term.mask}' of {kind} '{term.name}' has shape {tuple(mask.shape)}, which does not fit "
                 f"student '{tap}' of shape {students[tap].shape}: its axes must be the first ones of that."
             )
 

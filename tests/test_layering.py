@@ -14,12 +14,12 @@ PACKAGE = ROOT / "keras_distill"
 LEVELS = [
     {"batch", "taps", "schedules", "masking", "specs", "replicas", "top", "datasets", "files"},
     {"mapping", "inspection", "vocabulary", "snapshots", "workers"},
-    {"losses", "heads", "teachers", "balance"},
+    {"losses", "heads", "teachers", "balance", "metric"},
     {"supervision", "term", "cache"},
     {"validation"},
     {"loop"},
     {"distiller", "runs"},
-    {"saving", "mutual", "backup", "compression"},
+    {"saving", "mutual", "backup", "compression", "evaluation"},
     {"report", "tuning"},
     {"pipelines", "cli"},
 ]

@@ -15,7 +15,7 @@ from tfx.utils import io_utils
 
 from keras_distill import runs
 from keras_distill.batch import UNLABELLED, Batch
-from keras_distill.losses.kullback_leibler import kullback_leibler
+from keras_distill.evaluation import Agreement, Divergence
 from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
 from keras_distill.pipelines.reading import read_schema, serialized
@@ -71,12 +71,12 @@ class Executor(base_executor.BaseExecutor):
         }
         pattern = artifacts.patterns(examples, [split])[split]
         lesson = _Lesson(schema, label, exec_properties["tap"])
-        tallies = {name: _Tally(lesson.classes) for name in models}
+        tallies = {name: _Tally(lesson.classes, temperature) for name in models}
         for batch in serialized([pattern]).batch(_BATCH):
             labels, taught = lesson(batch)
             for name, model in models.items():
                 logits = taught if name == TEACHER else _logits(name, model, batch, lesson.classes)
-                tallies[name].add(labels, taught, logits, temperature)
+                tallies[name].add(labels, taught, logits)
 
         metrics = {
             f"{name}, {metric}": value for name, tally in tallies.items() for metric, value in tally.metrics().items()
@@ -216,24 +216,22 @@ class _Lesson:
 class _Tally:
     """What one model said, summed up over batches. Examples without a label count for all but the accuracy."""
 
-    def __init__(self, classes):
+    def __init__(self, classes, temperature):
         self._confusion = np.zeros((classes, classes), int)
-        self._examples = self._agreed = 0
-        self._divergence = 0.0
+        self._agreement, self._divergence = Agreement(), Divergence(temperature)
 
-    def add(self, labels, taught, logits, temperature):
+    def add(self, labels, taught, logits):
         guesses = np.argmax(logits, -1)
         known = labels != UNLABELLED
         np.add.at(self._confusion, (labels[known], guesses[known]), 1)
-        self._examples += len(labels)
-        self._agreed += int(np.sum(guesses == np.argmax(taught, -1)))
-        self._divergence += float(tf.reduce_sum(kullback_leibler(logits, taught, temperature))) / temperature**2
+        for metric in (self._agreement, self._divergence):
+            metric.update_state(logits, taught)
 
     def metrics(self):
         return {
             "accuracy": self.run().accuracy,
-            "agreement": self._agreed / self._examples,
-            "divergence": self._divergence / self._examples,
+            "agreement": float(self._agreement.result()),
+            "divergence": float(self._divergence.result()),
         }
 
     def run(self):
