@@ -15,6 +15,9 @@ FEATURES = {
 }
 
 
+OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
+
+
 class Feature(NamedTuple):
     """A comparison of inner activations.
 
@@ -57,6 +60,14 @@ def add_objective(parser):
             help=f"two activations, by {compared}; weight 1 if none is given; may be repeated",
         )
     group.add_argument("--batch-size", type=count, default=128, metavar="N", help="examples of a step; default 128")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default adam")
+    group.add_argument(
+        "--learning-rate",
+        type=above_zero,
+        default=1e-3,
+        metavar="RATE",
+        help="the first; it falls along a cosine to 0; default 0.001",
+    )
 
 
 def _feature(loss, text):
