@@ -18,9 +18,8 @@ from keras_distill.report import Results
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
-PRINTED = re.search(
-    r"^## Without Python\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-)
+README = (ROOT / "README.md").read_text()
+PRINTED = re.search(r"^## Without Python\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 COMMANDS = dict((line.split()[1], shlex.split(line)[1:]) for line in PRINTED[1].splitlines())
 

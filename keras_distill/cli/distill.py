@@ -35,7 +35,6 @@ def add(commands):
     add_objective(parser)
     group = parser.add_argument_group("how it is learnt")
     group.add_argument("--epochs", type=count, default=10, metavar="N", help="default 10")
-    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of heads, dropout and order; default 0")
     group.add_argument(
         "--validation",
         type=_validation,
@@ -119,12 +118,6 @@ def _look_ahead(options, lesson, material):
         print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
     if found and options.strict:
         raise Refused("not begun, since --strict was given.")
-
-
-def _seed(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)
 
 
 def _validation(text):

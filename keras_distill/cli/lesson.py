@@ -10,7 +10,7 @@ from keras_distill.taps import names_of
 from keras_distill.term import Term
 
 from .common import Refused
-from .ending import without_softmax
+from .ending import LOGITS, without_softmax
 from .reading import load
 
 
@@ -43,7 +43,7 @@ class Lesson:
     @property
     def version(self):
         """What tells the teacher's activations from those of its file, for a cache; None if nothing does."""
-        return "logits" if self._put_back[self.teacher] else None
+        return LOGITS if self._put_back[self.teacher] else None
 
     def distiller(self, material, steps):
         """A `Distiller` of the student, compiled.
@@ -52,6 +52,8 @@ class Lesson:
             material: The `Material`.
             steps: How many the training has.
         """
+        # For the heads.
+        keras.utils.set_random_seed(self._options.seed)
         distiller = Distiller(self.student, material.taught_by, self.terms, self._options.alpha)
         return self._compiled(distiller, material, steps)
 
@@ -71,6 +73,8 @@ class Lesson:
         save_model(student, path)
 
     def _load(self, path):
+        # Dropout has seeds of its own, which are in no file.
+        keras.utils.set_random_seed(self._options.seed)
         model = load(path, self._options.modules)
         self._put_back[model] = without_softmax(model)
         return model

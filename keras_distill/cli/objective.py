@@ -68,6 +68,7 @@ def add_objective(parser):
         metavar="RATE",
         help="the first; it falls along a cosine to 0; default 0.001",
     )
+    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of heads, dropout and order; default 0")
 
 
 def _feature(loss, text):
@@ -75,3 +76,9 @@ def _feature(loss, text):
     if not (student and teacher) or text.count(":") > 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT")
     return Feature(loss, student, teacher, above_zero(weight[0]) if weight else 1.0)
+
+
+def _seed(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)

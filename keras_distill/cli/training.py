@@ -65,8 +65,6 @@ class Training:
 
     def _train(self, name):
         options, material = self._options, self._material
-        # Heads are drawn when the distiller is made.
-        keras.utils.set_random_seed(options.seed)
         steps = options.epochs * -(-material.count // options.batch_size)
         taught = name == DISTILLED
         distiller = (self._lesson.distiller if taught else self._lesson.baseline)(material, steps)
