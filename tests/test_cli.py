@@ -1,7 +1,9 @@
 """The command as a user calls it."""
 
+import importlib
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,9 +12,23 @@ import numpy as np
 import pytest
 from helpers import data, mlp
 
+from keras_distill.backup import PREEMPTED
 from keras_distill.cache import cached
 from keras_distill.cli import main
 from keras_distill.datasets import open_dataset
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMANDS = ["inspect", "check", "label", "distill", "export", "report"]
+BY_ITS_OTHER_NAME = f"""
+import importlib.util, sys
+folder = {str(ROOT / "keras_distill" / "cli")!r}
+spec = importlib.util.spec_from_file_location(
+    "keras_distill_cli", folder + "/__init__.py", submodule_search_locations=[folder]
+)
+sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+main = module.main
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +82,7 @@ class Twice(keras.layers.Layer):
     )
     subprocess.run([sys.executable, "-c", model], cwd=tmp_path, check=True)
     assert main(["inspect", f"{tmp_path}/m.keras"]) == 1
-    assert "Twice" in capsys.readouterr().err
+    assert "'Twice' in it is unknown. Name the module" in capsys.readouterr().err
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["inspect", f"{tmp_path}/m.keras", "--import", "twice"]) == 0
     assert "Twice" in capsys.readouterr().out
@@ -101,6 +117,27 @@ WRONG = [
     ["label", "x", "--out=y"],
     ["label", "x", "--dataset=y", "--out=z", "--scale=big"],
     ["label", "x", "--dataset=y", "--out=z", "--top-k=few"],
+    ["label", "x", "--dataset=y", "--out=z", "--batch-size=0"],
+    ["check"],
+    ["check", "x", "y"],
+    ["check", "x", "--dataset=y"],
+    ["check", "x", "y", "z", "--dataset=y"],
+    ["check", "x", "y", "--dataset=y", "--teacher=x"],
+    ["check", "x", "y", "--dataset=y", "--hint=a"],
+    ["distill", "x", "--dataset=y", "--out=z"],
+    ["distill", "x", "y", "--dataset=y"],
+    *(
+        ["distill", "x", "y", "--dataset=y", "--out=z", option]
+        for option in (
+            *("--temperature=0", "--temperature=hot", "--alpha=1", "--alpha=-0.1", "--epochs=0", "--epochs=1.5"),
+            *("--learning-rate=0", "--learning-rate=inf", "--optimizer=adamm", "--seed=-1", "--validation=0"),
+            *("--validation=1", "--validation=1.5", "--batch-size=0", "--backup-every=0", "--hint=:a", "--hint=a:"),
+            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2"),
+        )
+    ),
+    ["export", "x", "--dataset=y"],
+    ["export", "x", "--out=y"],
+    ["report"],
 ]
 
 
@@ -111,11 +148,59 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert exit.value.code == 2 and "usage: keras-distill" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["inspect", "label", "check"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0 and f"examples:\n  keras-distill {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_the_help_are_asked_for_rightly(command, capsys, monkeypatch):
+    module = importlib.import_module(f"keras_distill.cli.{command}")
+    asked = []
+    monkeypatch.setattr(module, "run", asked.append)
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = capsys.readouterr().out.replace("\\\n", " ")
+    examples = re.findall(r"^  keras-distill (.*)$", printed, re.MULTILINE)
+    for example in examples:
+        assert main(shlex.split(example)) == 0, example
+    assert len(asked) == len(examples) >= 3
+
+
+def test_help_does_not_wait_for_tensorflow():
+    # As it is installed: by a name that does not bring the package with it.
+    code = (
+        BY_ITS_OTHER_NAME
+        + f"""
+for arguments in [[], *([command] for command in {COMMANDS})]:
+    try:
+        main([*arguments, "--help"])
+    except SystemExit as exit:
+        assert exit.code == 0
+assert not {{"keras", "tensorflow", "numpy", "keras_distill"}} & set(sys.modules), sys.modules
+"""
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_tensorflow_says_nothing(path):
+    code = BY_ITS_OTHER_NAME + "sys.exit(main(sys.argv[1:]))"
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": "/nonexistent"}
+    command = [sys.executable, "-c", code, "inspect", path]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "features" in done.stdout and done.stderr == ""
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**environment, "KERAS_BACKEND": "jax"}, check=False
+    )
+    assert done.returncode == 1 and re.fullmatch("keras-distill: .*jax.*\n", done.stderr)
+
+
+def test_the_other_name_is_that_of_the_same_folder():
+    code = (ROOT / "setup.py").read_text()
+    assert '"keras_distill_cli": "keras_distill/cli"' in code and "keras-distill = keras_distill_cli:main" in code
+    assert importlib.import_module("keras_distill.cli.main").STOPPED == PREEMPTED
 
 
 def test_label_keeps_what_check_finds_whole(path, npz, tmp_path, capsys):
@@ -147,9 +232,9 @@ def test_an_interrupted_label_says_so(path, npz, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("keras_distill.cli.label", interrupted)
+    monkeypatch.setattr("keras_distill.cache.label", interrupted)
     assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]) == 130
-    assert "keras-distill: interrupted" in capsys.readouterr().err
+    assert "keras-distill: interrupted. The same command goes on." in capsys.readouterr().err
 
 
 def test_the_command_is_installed(path):

@@ -1,7 +1,5 @@
 """keras-distill check"""
 
-import sys
-
 from .common import add_dataset, add_import, command, count, print_table, refusing
 from .objective import add_objective
 
@@ -71,14 +69,10 @@ def _check_cache(options, directory):
 def _check_models(options):
     from .lesson import Lesson
     from .material import Material
-    from .preflight import findings, in_words
 
     with refusing("cannot check"):
         lesson = Lesson(options)
         material = Material(options, lesson)
-        found = findings(lesson, material, options.batches)
-    for finding in found:
-        print(in_words(finding), file=sys.stderr)
-    if not found:
-        print(f"Nothing that would go wrong, in {options.batches} batches of {options.batch_size} examples.")
+        found = lesson.findings(material, options.batches)
+    print(*found or [f"Nothing was found in up to {options.batches} batches."], sep="\n\n")
     return int(bool(found))

@@ -4,10 +4,8 @@ import argparse
 import pathlib
 import sys
 
-from .common import Refused, above_zero, add_dataset, add_force, add_import, command, count, refusing, share
+from .common import Refused, add_dataset, add_force, add_import, command, count, refusing, share
 from .objective import add_objective
-
-OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
 
 
 def add(commands):
@@ -37,15 +35,6 @@ def add(commands):
     add_objective(parser)
     group = parser.add_argument_group("how it is learnt")
     group.add_argument("--epochs", type=count, default=10, metavar="N", help="default 10")
-    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default adam")
-    group.add_argument(
-        "--learning-rate",
-        type=above_zero,
-        default=1e-3,
-        metavar="RATE",
-        help="the first; it falls along a cosine to 0; default 0.001",
-    )
-    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of heads, dropout and order; default 0")
     group.add_argument(
         "--validation",
         type=_validation,
@@ -113,7 +102,7 @@ def _run(options, out):
         outcome.tell(results)
         return
     out.mkdir(parents=True, exist_ok=True)
-    _preflight(options, lesson, material)
+    _look_ahead(options, lesson, material)
     if options.cache is not None:
         material.use_cache(options.cache, training.folder / VALIDATION)
     judge = outcome.Judge(options, lesson, material, settings)
@@ -123,20 +112,12 @@ def _run(options, out):
     print(f"Written to {out}: {', '.join(path.name for path in written if path.exists())}")
 
 
-def _preflight(options, lesson, material):
-    from .preflight import findings, in_words
-
-    found = findings(lesson, material, batches=8)
+def _look_ahead(options, lesson, material):
+    found = lesson.findings(material)
     for finding in found:
-        print(f"keras-distill: warning: {in_words(finding)}", file=sys.stderr)
+        print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
     if found and options.strict:
-        raise Refused("not begun, since --strict is given.")
-
-
-def _seed(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)
+        raise Refused("not begun, since --strict was given.")
 
 
 def _validation(text):

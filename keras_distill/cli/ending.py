@@ -5,6 +5,9 @@ import keras
 from keras_distill.specs import Spec, input_specs, trace
 from keras_distill.taps import walk
 
+# What tells a teacher's cache from that of the same teacher with its softmax.
+LOGITS = "logits"
+
 
 def without_softmax(model):
     """Takes the softmax off the end of a model, in its place.

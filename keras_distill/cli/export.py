@@ -21,6 +21,7 @@ def add(commands):
         "prediction in milliseconds.",
         "keras-distill export student.keras --out=files --dataset=train.npz",
         "keras-distill export student.keras --out=files --dataset=mnist --scale=1/255 --format=litert_int8",
+        "keras-distill export student.keras --out=files --dataset=test.npz --name=digits --force",
         after="\nThe files of litert_int8 are made for the ranges that these examples come to: take them from the "
         "training data.",
     )

@@ -44,8 +44,14 @@ def run(options):
     from keras_distill.cache import label
     from keras_distill.taps import OUTPUT
 
+    from .ending import LOGITS, without_softmax
+
+    taps = tuple(options.taps or [OUTPUT])
     with refusing(f"cannot label {options.dataset}"):
         dataset = examples(options, teacher)
-        taps = tuple(options.taps or [OUTPUT])
-        label(teacher, dataset, options.out, taps, options.dtype, options.top_k, batch_size=options.batch_size)
+        version = LOGITS if without_softmax(teacher) else None
+        if version and OUTPUT in taps:
+            print("The teacher ends in a softmax. Its logits are kept, which losses compare.")
+        kept = {"dtype": options.dtype, "top_k": options.top_k, "version": version}
+        label(teacher, dataset, options.out, taps, **kept, batch_size=options.batch_size)
     print(f"Written to {options.out}: keras_distill.cache.cached({options.out!r})")

@@ -4,12 +4,13 @@ import keras
 
 from keras_distill import losses, mapping
 from keras_distill.distiller import Distiller
+from keras_distill.evaluation import check
 from keras_distill.saving import save_model
 from keras_distill.taps import names_of
 from keras_distill.term import Term
 
 from .common import Refused
-from .ending import without_softmax
+from .ending import LOGITS, without_softmax
 from .reading import load
 
 
@@ -37,27 +38,33 @@ class Lesson:
         self.terms = _terms(options, self.student, self.teacher)
         self.taps = list(dict.fromkeys(tap for term in self.terms for tap in names_of(term.teacher)))
         # Before any data are read.
-        Distiller(self.student, self.teacher, self.terms, options.alpha)
-
-    def distiller(self, taught_by, labels, optimizer="adam"):
-        """A `Distiller` of the student, compiled.
-
-        Args:
-            taught_by: The teacher, or what a cache has of it.
-            labels: Of what kind they are, as `Material` has it.
-            optimizer: As for `compile`.
-        """
-        return compiled(Distiller(self.student, taught_by, self.terms, self._options.alpha), labels, optimizer)
+        Distiller(self.student, self.teacher, self.terms, self._options.alpha)
 
     @property
     def version(self):
         """What tells the teacher's activations from those of its file, for a cache; None if nothing does."""
-        return "logits" if self._put_back[self.teacher] else None
+        return LOGITS if self._put_back[self.teacher] else None
 
-    def baseline(self, labels, optimizer):
-        """The student as it is in its file, and a `Distiller` of it that learns from the labels alone."""
-        student = self._load(self._options.student)
-        return student, compiled(Distiller(student, None, []), labels, optimizer)
+    def distiller(self, material, steps):
+        """A `Distiller` of the student, compiled.
+
+        Args:
+            material: The `Material`.
+            steps: How many the training has.
+        """
+        # For the heads.
+        keras.utils.set_random_seed(self._options.seed)
+        distiller = Distiller(self.student, material.taught_by, self.terms, self._options.alpha)
+        return self._compiled(distiller, material, steps)
+
+    def baseline(self, material, steps):
+        """The same of the student as it is in its file, learning from the labels alone."""
+        return self._compiled(Distiller(self._load(self._options.student), None, []), material, steps)
+
+    def findings(self, material, batches=8):
+        """What is likely to spoil the training, a list of `Finding`."""
+        # In an order of their own the first ones might all be of one class.
+        return check(self.distiller(material, steps=material.count), material.batches(seed=0), batches=batches)
 
     def save(self, student, path):
         """Writes a trained student, with the softmax that its file had. It is not to be trained any further."""
@@ -66,20 +73,22 @@ class Lesson:
         save_model(student, path)
 
     def _load(self, path):
+        # Dropout has seeds of its own, which are in no file.
+        keras.utils.set_random_seed(self._options.seed)
         model = load(path, self._options.modules)
         self._put_back[model] = without_softmax(model)
         return model
 
-
-def compiled(distiller, labels, optimizer):
-    """The distiller, compiled for labels of a kind."""
-    loss = {
-        None: None,
-        "numbers": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
-    }[labels]
-    distiller.compile(optimizer, loss, metrics=None if loss is None else ["accuracy"])
-    return distiller
+    def _compiled(self, distiller, material, steps):
+        rate = keras.optimizers.schedules.CosineDecay(self._options.learning_rate, steps)
+        optimizer = {"class_name": self._options.optimizer, "config": {"learning_rate": rate}}
+        loss = {
+            None: None,
+            "numbers": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
+        }[material.labels]
+        distiller.compile(keras.optimizers.get(optimizer), loss, metrics=None if loss is None else ["accuracy"])
+        return distiller
 
 
 def _classes(model):

@@ -15,7 +15,7 @@ from .common import Refused, start
 STOPPED = 75
 STATUS = """exit status:
   0    done
-  1    the job failed, or `check` has found something; stderr says what
+  1    the job failed, as stderr says; or `check` has found something
   2    it was asked for wrongly
   75   label and distill were stopped by SIGTERM; the same command goes on
   130  interrupted from the keyboard; the same command goes on"""

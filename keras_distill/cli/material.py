@@ -74,7 +74,7 @@ class Material:
                 f"the cache {directory} holds {list(about)}, but not {missing}. Label into another directory, with "
                 "--tap for each of them."
             )
-        if manifest is not None and manifest["version"] != self._lesson.version:
+        if manifest is not None and manifest["version"] is None and self._lesson.version is not None:
             raise Refused(
                 f"the cache {directory} holds probabilities, since the teacher ends in a softmax, and what is compared "
                 "are logits. Name another --cache, which is then written with these."

@@ -15,6 +15,9 @@ FEATURES = {
 }
 
 
+OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
+
+
 class Feature(NamedTuple):
     """A comparison of inner activations.
 
@@ -57,6 +60,15 @@ def add_objective(parser):
             help=f"two activations, by {compared}; weight 1 if none is given; may be repeated",
         )
     group.add_argument("--batch-size", type=count, default=128, metavar="N", help="examples of a step; default 128")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default adam")
+    group.add_argument(
+        "--learning-rate",
+        type=above_zero,
+        default=1e-3,
+        metavar="RATE",
+        help="the first; it falls along a cosine to 0; default 0.001",
+    )
+    group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of heads, dropout and order; default 0")
 
 
 def _feature(loss, text):
@@ -64,3 +76,9 @@ def _feature(loss, text):
     if not (student and teacher) or text.count(":") > 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT")
     return Feature(loss, student, teacher, above_zero(weight[0]) if weight else 1.0)
+
+
+def _seed(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 import sys
 import zipfile
 
@@ -31,13 +32,8 @@ def load(path, modules=()):
         _check_file(pathlib.Path(path))
         try:
             model = keras.saving.load_model(path, compile=False)
-        except ValueError as error:
-            if "safe_mode" in str(error):
-                raise Refused(
-                    f"cannot read {path}: it holds code of its own, such as a Lambda layer's, which is not run. Save "
-                    "the model with a layer class in its place, and name its module with --import."
-                ) from error
-            raise
+        except Exception as error:
+            raise Refused(f"cannot read {path}: {_why(str(error))}") from error
         if not isinstance(model, keras.Model):
             raise Refused(f"cannot read {path}: it holds a {type(model).__name__}, not a model.")
         return model
@@ -53,6 +49,19 @@ def examples(options, *models, source=None, split=None):
     for model in models:
         _check_inputs(source, inputs, model)
     return dataset
+
+
+def _why(said):
+    """What Keras says of a file that it cannot read, without the configuration of all layers around the one."""
+    if "safe_mode" in said:
+        return (
+            "it holds code of its own, such as a Lambda layer's, which is not run. Save the model with a layer class "
+            "in its place, and name its module with --import."
+        )
+    strange = re.search(r"Could not locate (?:class|function) '(.*?)'", said)
+    if strange:
+        return f"'{strange[1]}' in it is unknown. Name the module that registers it with --import."
+    return said.rpartition("Exception encountered:")[2]
 
 
 def _check_file(path):

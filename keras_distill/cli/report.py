@@ -59,5 +59,8 @@ def _page(path, out):
 def _pictures(folder, objective, out):
     from keras_distill.report import draw_search, read_search
 
-    draw_search(read_search(folder, objective), out)
+    search = read_search(folder, objective)
+    if not search.ranked():
+        raise Refused(f"cannot draw {folder}: no trial has been completed yet.")
+    draw_search(search, out)
     return out

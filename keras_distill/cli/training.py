@@ -65,15 +65,9 @@ class Training:
 
     def _train(self, name):
         options, material = self._options, self._material
-        # Heads are drawn when the distiller is made.
-        keras.utils.set_random_seed(options.seed)
-        optimizer = _optimizer(options, steps=options.epochs * -(-material.count // options.batch_size))
+        steps = options.epochs * -(-material.count // options.batch_size)
         taught = name == DISTILLED
-        if taught:
-            student = self._lesson.student
-            distiller = self._lesson.distiller(material.taught_by, material.labels, optimizer)
-        else:
-            student, distiller = self._lesson.baseline(material.labels, optimizer)
+        distiller = (self._lesson.distiller if taught else self._lesson.baseline)(material, steps)
         backup = Backup(
             self.folder / name, every=options.backup_every, seed=options.seed, settings=self._settings, keep=True
         )
@@ -89,9 +83,4 @@ class Training:
             # A bar in a file would fill it.
             verbose=1 if sys.stdout.isatty() else 2,
         ).history
-        return Trained(student, history, time.time() - started)
-
-
-def _optimizer(options, steps):
-    rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
-    return keras.optimizers.get({"class_name": options.optimizer, "config": {"learning_rate": rate}})
+        return Trained(distiller.student, history, time.time() - started)
