@@ -3,12 +3,20 @@
 UNKNOWN = "–"
 
 
-def aligned(lines):
-    """Lines of cells in columns, the first to the left and the others to the right."""
+def aligned(lines, left=1):
+    """Lines of cells in columns.
+
+    Args:
+        lines: Tuples of strings.
+        left: How many columns stand to the left; numbers, to the right, come after them.
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:]))])
-        for first, *rest in lines
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
     )
 
 

@@ -1,12 +1,15 @@
 """`keras-distill export`: files for devices, compared on real data."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
 from helpers import data, mlp
 
 from keras_distill.cli import main
-from keras_distill.compression import exporting
+from keras_distill.compression import exporting, footprint
+from keras_distill.text import size
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +34,24 @@ def export(folder, tmp_path, capsys):
 
 def test_files_and_what_they_cost(tmp_path, export):
     printed = export("--format=keras", "--format=litert_float32")
-    rows = [line.split() for line in printed.out.splitlines()]
-    assert rows[0] == ["format", "file", "difference", "agreement", "ms", "bytes"]
+    likeness, costs = ([line.split() for line in table.splitlines()] for table in printed.out.split("\n\n"))
+    assert likeness[0] == ["format", "file", "difference", "agreement"]
     files = tmp_path / "files"
-    for row, name in zip(rows[1:], ("student.keras", "student_float32.tflite"), strict=True):
-        assert row[1] == str(files / name) and row[3] == "100.0%" and float(row[2]) < 1e-4 and float(row[4]) > 0
-        assert row[5] == f"{(files / name).stat().st_size:,}"
+    for row, name in zip(likeness[1:], ("student.keras", "student_float32.tflite"), strict=True):
+        assert row[1] == str(files / name) and row[3] == "100.0%" and float(row[2]) < 1e-4
+    assert costs[0] == " ".join(footprint.HEADINGS).split()
+    for row, name in zip(costs[1:], ("student.keras", "student_float32.tflite"), strict=True):
+        assert " ".join(row[3:5]) == size((files / name).stat().st_size) and row[6] == "99"
+    assert float(costs[2][9]) > 0
     assert keras.saving.load_model(files / "student.keras").count_params() == 99
 
 
 def test_examples_are_from_all_over_the_data_set(folder, tmp_path, export, monkeypatch):
     seen = []
     monkeypatch.setattr("keras_distill.compression.export", lambda *given: seen.append(given) or [exported(given)])
-    monkeypatch.setattr("keras_distill.compression.exporting.runtime", lambda path, format: lambda x: None)
 
     def exported(given):
-        return exporting.Exported("keras", given[1], 1, 0.0, 1.0)
+        return exporting.Exported("keras", pathlib.Path(given[1]), 1, 0.0, 1.0)
 
     export("--format=keras")
     held = np.load(folder / "by_class.npz")
@@ -70,7 +75,9 @@ def test_nothing_is_overwritten(tmp_path, export):
 def test_a_format_that_fails_does_not_hold_up_the_others(export, monkeypatch):
     monkeypatch.setitem(exporting.FORMATS, "litert_float16", -1.0)
     printed = export("--format=litert_float16", "--format=keras", status=1)
-    assert [line.split()[0] for line in printed.out.splitlines()] == ["format", "keras"]
+    likeness, costs = (table.splitlines() for table in printed.out.split("\n\n"))
+    assert [line.split()[0] for line in likeness] == ["format", "keras"]
+    assert [line.split()[1] for line in costs] == ["format", "keras"]
     first, last = printed.err.splitlines()
     assert "litert_float16" in first and "says something else than 'net'" in first
     assert last == "keras-distill: 1 of 2 formats failed."

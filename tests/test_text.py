@@ -9,6 +9,7 @@ def test_tables_are_aligned():
     assert aligned([("model", "size"), ("a", "1,000"), ("student", "7")]) == (
         "model     size\na        1,000\nstudent      7"
     )
+    assert aligned([("a", "b", "c"), ("tap", "x", "1,000")], left=2) == "a    b      c\ntap  x  1,000"
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,9 @@ def count(text):
 
 def print_table(rows):
     """Rows of texts in columns, the last one to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for *texts, number in rows:
-        cells = [text.ljust(width) for text, width in zip(texts, widths)]
-        print("  ".join([*cells, number.rjust(widths[-1])]))
+    from keras_distill.text import aligned
+
+    print(aligned(rows, left=len(rows[0]) - 1))
 
 
 def _reason(error):

@@ -6,7 +6,7 @@ import sys
 
 from .common import Refused, add_dataset, add_force, add_import, command, print_table, refusing, start
 
-HEADINGS = ("format", "file", "difference", "agreement", "ms", "bytes")
+HEADINGS = ("format", "file", "difference", "agreement")
 EXAMPLES = 256
 
 
@@ -16,9 +16,10 @@ def add(commands):
         "export",
         "write a student as files for devices, and compare them with it",
         "Writes a model in other formats, runs each file by its own runtime, and compares what it says with the model "
-        f"on {EXAMPLES} examples from all over the data set. A table shows the mean difference of the outputs, in "
-        "units of their standard deviation; the share of examples that get the same class; and the median time of one "
-        "prediction in milliseconds.",
+        f"on {EXAMPLES} examples from all over the data set. One table shows the mean difference of the outputs, in "
+        "units of their standard deviation, and the share of examples that get the same class; the other one what "
+        "each file costs: bytes, parameters (shared ones once), multiply-adds of one example, milliseconds of one "
+        "prediction (the median, and what 95 of 100 take at most) and the memory that it adds to its runtime.",
         "keras-distill export student.keras --out=files --dataset=train.npz",
         "keras-distill export student.keras --out=files --dataset=mnist --scale=1/255 --format=litert_int8",
         "keras-distill export student.keras --out=files --dataset=test.npz --name=digits --force",
@@ -47,6 +48,7 @@ def run(options):
 
     model = load(options.model, options.modules)
 
+    from keras_distill.compression import footprint
     from keras_distill.compression.exporting import FORMATS, USUAL, path_of
 
     formats = list(dict.fromkeys(options.formats or USUAL))
@@ -60,7 +62,8 @@ def run(options):
     with refusing(f"cannot export {options.model}"):
         found, faults = _exported(model, options.out, name, formats, _some(examples(options, model)))
     if found:
-        print_table([HEADINGS, *found])
+        print_table([HEADINGS, *((one.format, str(one.path), *_likeness(one)) for one, _ in found)])
+        print(f"\n{footprint.text([costs for _, costs in found])}")
     if faults:
         print(*faults, sep="\n", file=sys.stderr)
         raise Refused(f"{len(faults)} of {len(formats)} formats failed.")
@@ -79,22 +82,21 @@ def _some(dataset):
 
 
 def _exported(model, folder, name, formats, inputs):
-    """Rows of the table, and why other formats failed."""
-    from keras_distill.compression import export
-    from keras_distill.compression.exporting import runtime
-    from keras_distill.compression.footprint import latency
+    """`[(Exported, Footprint)]`, and why other formats failed."""
+    from keras_distill.compression import export, weigh
 
     found, faults = [], []
     for each in formats:
         try:
             (one,) = export(model, folder, inputs, [each], name)
+            found.append((one, weigh(model, one, inputs)))
         except (ValueError, RuntimeError, ImportError) as error:
             faults.append(f"keras-distill: {each}: {' '.join(str(error).split())}")
-            continue
-        taken = latency(runtime(one.path, each), inputs[:1], repeats=50)
-        numbers = f"{one.difference:.2g}", f"{one.agreement:.1%}", f"{taken.median:.2g}", f"{one.bytes:,}"
-        found.append((each, str(one.path), *numbers))
     return found, faults
+
+
+def _likeness(one):
+    return f"{one.difference:.2g}", f"{one.agreement:.1%}"
 
 
 class _List(argparse.Action):
