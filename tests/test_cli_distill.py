@@ -109,6 +109,9 @@ def test_numbers_are_those_of_the_saved_student(folder, tmp_path, drawn, distill
         }
     )
     assert results.verdict()[0] in printed.out
+    (findings,) = results.findings.values()
+    assert [finding.what for finding in findings if finding.what not in printed.err] == []
+    assert len(findings) == printed.err.count("keras-distill: warning:")
     for name, file in (("student distilled", "history.csv"), ("student alone", "history_alone.csv")):
         rows = list(csv.DictReader((tmp_path / "run" / file).open()))
         history = next(model.runs[0].history for model in results.models if model.name == name)

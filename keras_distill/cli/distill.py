@@ -102,11 +102,11 @@ def _run(options, out):
         outcome.tell(results)
         return
     out.mkdir(parents=True, exist_ok=True)
-    _look_ahead(options, lesson, material)
+    found = _look_ahead(options, lesson, material)
     if options.cache is not None:
         material.use_cache(options.cache, training.folder / VALIDATION)
     judge = outcome.Judge(options, lesson, material, settings)
-    results = judge.results(training.run())
+    results = judge.results(training.run(), found)
     outcome.tell(results)
     training.forget()
     print(f"Written to {out}: {', '.join(path.name for path in written if path.exists())}")
@@ -118,6 +118,7 @@ def _look_ahead(options, lesson, material):
         print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
     if found and options.strict:
         raise Refused("not begun, since --strict was given.")
+    return found
 
 
 def _validation(text):

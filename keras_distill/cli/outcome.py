@@ -73,8 +73,8 @@ class Judge:
         self._labels = self._teacher.argmax(-1) if self._by_teacher else labels
         self._before = self._run(self._said(lesson.student)).accuracy
 
-    def results(self, trained):
-        """The `Results` of `{name: Trained}`, which are also written."""
+    def results(self, trained, findings):
+        """The `Results` of `{name: Trained}`, with the `Finding`s from before; they are also written."""
         models = {"teacher": self._lesson.teacher}
         models |= {f"student {name}": each.model for name, each in trained.items()}
         times = judging.milliseconds(models, self._inputs)
@@ -96,6 +96,7 @@ class Judge:
             seconds=time.time() - self._started,
             seeds=[self._options.seed],
             examples=judging.doubtful(models, self._inputs, self._labels),
+            findings={f"student {DISTILLED}": findings},
         )
         self._write(results, trained)
         return results
