@@ -27,7 +27,7 @@ def test_nothing_is_found(recipe, tmp_path):
         command += [f"--preset={preset}", f"--originals={bert.save_snippets(tmp_path)}", "--teacher_learning_rate=1e-3"]
     if recipe == "fashion_mnist_hint":
         # More steps, for the moving statistics of its normalisation.
-        command += ["--batch_size=32"]
+        command += ["--batch_size=16"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
