@@ -89,6 +89,15 @@ def once(path, settings, title, data, seed, train):
     return model, how
 
 
+def compile(model, learning_rate, steps):
+    """Compiles a model or a `Distiller` as all recipes do: with a learning rate that falls to 0 in so many steps."""
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+
+
 def lessons(teacher, student, data, folder):
     """The teacher for a `Distiller`, and the data to fit it on.
 
@@ -116,12 +125,7 @@ def _fit(model, data, epochs, learning_rate, title, backup):
     if common.strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
         # Keras' own loop has shares of the same size only, and no workers.
         model = Distiller(model, None, [])
-    steps = epochs * -(-len(data.train[1]) // common.BATCH_SIZE.value)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    compile(model, learning_rate, epochs * -(-len(data.train[1]) // common.BATCH_SIZE.value))
     options = {"batch_size": common.BATCH_SIZE.value, "epochs": epochs, "validation_data": data.test, "verbose": 0}
     return model.fit(*data.train, **options, callbacks=[EpochBar(title), backup]).history
 

@@ -6,3 +6,4 @@ from keras_distill.evaluation.cka import CKA
 from keras_distill.evaluation.divergence import Divergence
 from keras_distill.evaluation.finding import Finding
 from keras_distill.evaluation.preflight import check
+from keras_distill.metric import DistillationMetric

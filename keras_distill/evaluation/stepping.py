@@ -52,7 +52,7 @@ class Trial:
         first = [probe.gradient(data, self._weights) for data in self._batches]
         self.before = float(np.mean([total for _, total, _ in first]))
         self.broken = sorted({name for _, _, gradients in first for name in self._infinite(gradients)})
-        self.norms = {part: self._norm(part) for part in self._weights}
+        self.norms = self._norms()
         self.peak, self.rates, self.steps = self._peak(), [], 0
         with warnings.catch_warnings():
             # Keras tells of weights without gradient at each step.
@@ -74,15 +74,16 @@ class Trial:
         self.moved = _length([a - b for a, b in zip(new, old)]) / max(_length(old), 1e-12)
         self.after = float(np.mean([self.probe.gradient(data, self._weights)[1] for data in self._batches]))
 
-    def _norm(self, part):
-        alone = {other: weight if other == part else 0.0 for other, weight in self._weights.items()}
-        without = dict.fromkeys(alone, 0.0)
-        norms = []
+    def _norms(self):
+        norms = {part: [] for part in self._weights}
+        nothing = dict.fromkeys(self._weights, 0.0)
         for data in self._batches[:SHARED]:
-            # Less the gradient of the regularisers, which come with every part.
-            pair = [self._dense(self.probe.gradient(data, weights)[2]) for weights in (alone, without)]
-            norms.append(_length([a - b for a, b in zip(*pair)]))
-        return float(np.mean(norms))
+            # That of the regularisers, which come with every part.
+            added = self._dense(self.probe.gradient(data, nothing)[2])
+            for part, weight in self._weights.items():
+                alone = self._dense(self.probe.gradient(data, {**nothing, part: weight})[2])
+                norms[part].append(_length([a - b for a, b in zip(alone, added)]))
+        return {part: float(np.mean(lengths)) for part, lengths in norms.items()}
 
     def _dense(self, gradients):
         return [

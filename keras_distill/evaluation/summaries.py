@@ -8,6 +8,8 @@ import numpy as np
 _ROUNDING = 1e-6
 # How far the sum of probabilities may be from 1; bfloat16 has three digits.
 _SUM = 1e-2
+# Tokens or pixels of a batch whose logits are looked at: a vocabulary makes them large.
+_MOST = 1024
 
 
 class Activity:
@@ -102,18 +104,20 @@ class Answers:
             labels: Class numbers, shape `[positions]`, -1 where there is none; or None.
             temperatures: `{term: its temperature}`.
         """
-        student, teacher = (np.asarray(x, "float64") for x in (student, teacher))
         if not len(teacher):
             return
+        step = -(-len(teacher) // _MOST)
+        student, teacher = (np.asarray(x, "float64")[::step] for x in (student, teacher))
         for term, temperature in temperatures.items():
             soft = _softmax(teacher / temperature)
             # Divergence from evenly spread, which keeps its digits where the entropy is all but complete.
             lack = (soft * np.log(np.maximum(soft * self.classes, 1e-300))).sum(-1) / np.log(self.classes)
             self._soft.setdefault(term, []).append(np.stack([np.sort(soft, -1)[:, :-1].sum(-1), lack], -1))
         if labels is not None:
-            known = np.asarray(labels) >= 0
+            labels = np.asarray(labels)[::step]
+            known = labels >= 0
             rows = labels, student.argmax(-1), teacher.argmax(-1), _softmax(teacher).max(-1)
-            self._said.append([np.asarray(row)[known] for row in rows])
+            self._said.append([row[known] for row in rows])
 
 
 def _softmax(logits):

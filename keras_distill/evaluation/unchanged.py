@@ -6,13 +6,12 @@ import random
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.eager import context
 
 # Shuffles whose order depends on how often they were begun; with the seeds alone each is as if it never was.
 _UNSHARED = {"ShuffleDatasetV3": "ShuffleDataset", "ShuffleAndRepeatDatasetV2": "ShuffleAndRepeatDataset"}
 
+# Under which Keras keeps the seeds of what was given none.
+_SEEDS = "global_seed_generator"
 # Bytes of a data set held in memory, beyond which a copy takes too long: its shuffle is begun, after all.
 _LARGEST = 1 << 29
 
@@ -24,6 +23,10 @@ def unchanged(distiller):
     Kept and given back are the values of all variables: weights, statistics, optimizer, metrics, seeds, a teacher's
     state; and the states of Python's, NumPy's, Keras' and TensorFlow's own random numbers.
     """
+    # Private names, and asked for only here: whoever does not call `check` does not depend on them.
+    from keras.src.backend.common import global_state
+    from tensorflow.python.eager import context
+
     teacher = distiller.teacher
     models = [model for model in teacher.models if isinstance(model, keras.layers.Layer)]
     variables = [
@@ -35,7 +38,7 @@ def unchanged(distiller):
         *(variable for model in models for variable in model.variables),
     ]
     kept = [(variable, np.array(variable)) for variable in {id(v): v for v in variables}.values()]
-    seeds = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    seeds = global_state.get_global_attribute(_SEEDS)
     if seeds is not None:
         kept.append((seeds.state, np.array(seeds.state)))
     # What TensorFlow draws seeds from, where a seed for all was set.
@@ -47,7 +50,7 @@ def unchanged(distiller):
         for variable, value in kept:
             variable.assign(value)
         if seeds is None:
-            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+            global_state.set_global_attribute(_SEEDS, None)
         random.setstate(states[0])
         np.random.set_state(states[1])
         if drawn:

@@ -1,0 +1,35 @@
+"""Nothing is found in the recipes' own distillers, in a process each, since they share their flags."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import bert
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+DISTILLED = {
+    "digits": ["student distilled"],
+    "digits_chain": ["student distilled", "assistant distilled", "student by assistant"],
+    "mnist_hinton": ["800 units distilled", "30 units distilled"],
+    "fashion_mnist_hint": ["student distilled"],
+    "minilm_layers": ["copied, logits", "copied, logits, layers"],
+}
+
+
+@pytest.mark.parametrize("recipe", DISTILLED)
+def test_nothing_is_found(recipe, tmp_path):
+    command = [sys.executable, str(pathlib.Path(__file__).parent / "recipe_run.py"), recipe]
+    if recipe == "minilm_layers":
+        preset = bert.save_preset(tmp_path / "preset", layers=6)
+        command += [f"--preset={preset}", f"--originals={bert.save_snippets(tmp_path)}", "--teacher_learning_rate=1e-3"]
+    if recipe == "fashion_mnist_hint":
+        # More steps, for the moving statistics of its normalisation.
+        command += ["--batch_size=32"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(.*): (\d+) findings$", done.stdout, re.MULTILINE)
+    assert found == [(student, "0") for student in DISTILLED[recipe]], done.stdout
