@@ -1,11 +1,15 @@
 """The command as a user calls it."""
 
 import importlib
+import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+import warnings
 
 import keras
 import numpy as np
@@ -13,6 +17,7 @@ import pytest
 from helpers import data, mlp
 
 from keras_distill.backup import PREEMPTED
+from keras_distill.batch import split
 from keras_distill.cache import cached
 from keras_distill.cli import main
 from keras_distill.datasets import open_dataset
@@ -235,6 +240,38 @@ def test_an_interrupted_label_says_so(path, npz, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("keras_distill.cache.label", interrupted)
     assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]) == 130
     assert "keras-distill: interrupted. The same command goes on." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["stopped", "warned"])
+def test_signals_and_warnings_in_the_midst_of_a_job(kind, path, npz, tmp_path, monkeypatch, capsys):
+    def job(*arguments, **options):
+        if kind == "stopped":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        warnings.warn("One line\nand another.", stacklevel=1)
+
+    monkeypatch.setattr("keras_distill.cache.label", job)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = ["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]
+    if kind == "stopped":
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == PREEMPTED
+    else:
+        assert main(arguments) == 0
+        assert capsys.readouterr().err == "keras-distill: warning: One line and another.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_label_keeps_logits_where_the_teacher_ends_in_a_softmax(path, npz, tmp_path, capsys):
+    teacher = keras.saving.load_model(path)
+    teacher.add(keras.layers.Softmax())
+    teacher.save(tmp_path / "softmax.keras")
+    assert main(["label", str(tmp_path / "softmax.keras"), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"]) == 0
+    assert "ends in a softmax. Its logits are kept" in capsys.readouterr().out
+    (joined,) = cached(tmp_path / "cache").join(open_dataset(npz)).batch(24)
+    kept = split(joined[0])[1]["output"]
+    np.testing.assert_allclose(kept, keras.saving.load_model(path)(data()[0]), rtol=1e-5, atol=1e-6)
 
 
 def test_the_command_is_installed(path):

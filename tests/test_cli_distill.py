@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import assert_same_weights, data, mlp, softmax, weights_of
+from prepared import prepare
 
 from keras_distill.cache import label
 from keras_distill.cli import main
@@ -236,6 +237,8 @@ def test_nothing_is_overwritten(folder, tmp_path, distill):
     printed = distill("--epochs=2", status=1)
     assert "holds another run. Choose another --out, or replace it with --force." in printed.err
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    printed = distill("--epochs=2", "--force", "--strict", dataset=labels_out_of_range(folder), status=1)
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
     distill("--epochs=2", "--force")
     assert not np.allclose(first[0], weights_of(trained(tmp_path))[0], atol=1e-7)
     (tmp_path / "mine").mkdir()
@@ -311,9 +314,11 @@ def test_findings_are_said_before_training(folder, tmp_path, distill, capsys):
     printed = distill("--strict", dataset=dataset, status=1)
     first, *_, last = printed.err.splitlines()
     assert first.startswith("keras-distill: warning: ") and found.splitlines()[0] in first
-    assert last.endswith("not begun, since --strict was given.") and "Epoch 1" not in printed.out
-    # What TensorFlow says of the same is one line, too.
+    assert last.endswith("not begun, since --strict was given.") and not (tmp_path / "run").exists()
     printed = distill(dataset=dataset, status=1)
+    assert "the classes 7 to 9, but the student tells apart 0 to 2" in printed.err.splitlines()[-1]
+    # Of a validation that is well TensorFlow finds out, and says so at length.
+    printed = distill(f"--validation={folder / 'test.npz'}", dataset=dataset, status=1)
     assert printed.err.startswith("keras-distill: warning: ") and len(printed.err.splitlines()) == 2
 
 
@@ -333,3 +338,50 @@ def test_a_teacher_that_agrees_with_its_labels_passes(folder, tmp_path, distill,
     models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
     assert main(["check", *models, f"--dataset={folder / 'its_own.npz'}", "--temperature=1"]) == 0
     assert capsys.readouterr().out == "Nothing was found in up to 8 batches.\n"
+
+
+def classifier(shape, name):
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10)], name=name)
+
+
+def test_splits_of_tensorflow_datasets(folder, tmp_path, distill):
+    prepare(tmp_path, "mnist", {"train": 60, "test": 20})
+    for name in ("teacher", "student"):
+        classifier((28, 28, 1), name).save(folder / f"{name}_28.keras")
+    models = {"teacher": "teacher_28.keras", "student": "student_28.keras"}
+    arguments = ["distill", *(str(folder / name) for name in models.values()), "--dataset=mnist", "--scale=1/255"]
+    out = tmp_path / "run"
+    arguments += [f"--data-dir={tmp_path}", "--validation=test", "--epochs=1", f"--out={out}"]
+    assert main(arguments) == 0
+    results = Results.load(out / "results.json")
+    assert sum(map(sum, results.models[0].runs[0].confusion)) == 20 and len(results.examples) <= 6
+
+
+def test_pictures_that_come_class_by_class(folder, tmp_path, distill):
+    for name in ("teacher", "student"):
+        classifier((4, 4, 3), name).save(folder / f"{name}_4.keras")
+    for number in range(3):
+        (tmp_path / "pictures" / f"class_{number}").mkdir(parents=True)
+        for index in range(20):
+            picture = np.random.default_rng(20 * number + index).integers(0, 255, (4, 4, 3))
+            keras.utils.save_img(tmp_path / "pictures" / f"class_{number}" / f"{index}.png", picture, scale=False)
+    distill(
+        *("--epochs=1", "--scale=1/255", "--validation=0.5"),
+        teacher="teacher_4.keras",
+        student="student_4.keras",
+        dataset=tmp_path / "pictures",
+    )
+    confusion = np.array(Results.load(tmp_path / "run" / "results.json").models[0].runs[0].confusion)
+    # Some of each class are held out, and some are not.
+    assert confusion.sum() == 30 and np.all(confusion.sum(axis=1)[:3] > 3) and confusion.sum(axis=1)[3:].sum() == 0
+
+
+def test_examples_without_a_label_are_learnt_from_and_not_judged_by(folder, tmp_path, distill):
+    held = np.load(folder / "test.npz")
+    labels = held["y"].astype("float32")
+    labels[:20] = np.nan
+    labels[20:24] = -1
+    np.savez(folder / "few.npz", x=held["x"], y=labels)
+    np.savez(folder / "floats.npz", x=held["x"], y=held["y"].astype("float32"))
+    printed = distill("--epochs=1", f"--validation={folder / 'few.npz'}", dataset="floats.npz")
+    assert "Of 8 held-out examples" in printed.out

@@ -67,10 +67,10 @@ def _check_cache(options, directory):
 
 
 def _check_models(options):
-    from .lesson import Lesson
-    from .material import Material
-
     with refusing("cannot check"):
+        from .lesson import Lesson
+        from .material import Material
+
         lesson = Lesson(options)
         material = Material(options, lesson)
         found = lesson.findings(material, options.batches)

@@ -90,19 +90,19 @@ def _run(options, out):
     settings = outcome.settings(options, lesson)
     training = Training(options, lesson, material, settings)
     written = [out / name for name in outcome.FILES]
-    if options.force:
-        training.forget()
-        for path in written:
-            path.unlink(missing_ok=True)
-    elif not training.begun() and any(path.exists() for path in written):
+    if not (options.force or training.begun()) and any(path.exists() for path in written):
         results = outcome.earlier(out, settings)
         if results is None:
             raise Refused(f"{out} holds another run. Choose another --out, or replace it with --force.")
         print(f"{out}: trained earlier")
         outcome.tell(results)
         return
-    out.mkdir(parents=True, exist_ok=True)
     found = _look_ahead(options, lesson, material)
+    out.mkdir(parents=True, exist_ok=True)
+    if options.force:
+        training.forget()
+        for path in written:
+            path.unlink(missing_ok=True)
     if options.cache is not None:
         material.use_cache(options.cache, training.folder / VALIDATION)
     judge = outcome.Judge(options, lesson, material, settings)

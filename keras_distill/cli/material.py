@@ -118,13 +118,18 @@ class Material:
         if self.labels is None:
             return inputs, None
         labels = np.concatenate([labels for _, labels in elements])
-        if self.labels == "one-hot":
-            return inputs, labels.argmax(-1)
-        labels = labels.reshape(len(labels)).astype("int64")
-        there = labels != UNLABELLED
-        if not there.any():
+        numbers = labels.argmax(-1) if self.labels == "one-hot" else labels.reshape(len(labels))
+        there = ~np.isnan(labels).reshape(len(labels), -1).any(-1) & (numbers != UNLABELLED)
+        numbers = numbers[there].astype("int64")
+        if not len(numbers):
             raise Refused("none of the held-out examples has a label to judge by.")
-        return keras.tree.map_structure(lambda array: array[there], inputs), labels[there]
+        classes = self._lesson.classes
+        if numbers.min() < 0 or numbers.max() >= classes:
+            raise Refused(
+                f"the held-out examples are of the classes {numbers.min()} to {numbers.max()}, but the student tells "
+                f"apart 0 to {classes - 1}. Number them from 0 without gaps."
+            )
+        return keras.tree.map_structure(lambda array: array[there], inputs), numbers
 
     def _batched(self, dataset, stored):
         dataset = dataset.batch(self._batch_size)
