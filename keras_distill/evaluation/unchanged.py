@@ -53,8 +53,10 @@ def unchanged(distiller):
             global_state.set_global_attribute(_SEEDS, None)
         random.setstate(states[0])
         np.random.set_state(states[1])
-        if drawn:
+        if drawn and drawn.getstate() != states[2]:
             drawn.setstate(states[2])
+            # Operations that ran with these seeds would go on where they were.
+            context.context().clear_kernel_cache()
 
 
 def first_batches(data, y, batches, batch_size):
