@@ -22,9 +22,9 @@ from keras_distill.compression import quantized, share
 from keras_distill.losses import KullbackLeibler
 from recipes import common, comparison, data
 
-WIDTH = flags.DEFINE_integer("width", 20, "Channels of the student's first stage.", lower_bound=1)
-LAST_EPOCHS = flags.DEFINE_integer("last_epochs", 4, "Epochs with rounding, and as many without.", lower_bound=1)
-LAST_RATE = flags.DEFINE_float("last_learning_rate", 5e-4, "Their learning rate.", lower_bound=1e-9)
+WIDTH = flags.DEFINE_integer("width", 16, "Channels of the student's first stage.", lower_bound=1)
+LAST_EPOCHS = flags.DEFINE_integer("last_epochs", 5, "Epochs with rounding, and as many without.", lower_bound=1)
+LAST_RATE = flags.DEFINE_float("last_learning_rate", 1e-3, "Their learning rate.", lower_bound=1e-9)
 CALIBRATION = 500
 
 common.defaults(temperature=4.0, alpha=0.1, epochs=10, teacher_epochs=12, seeds=3, learning_rate=2e-3)
@@ -39,15 +39,13 @@ FILES = {
 }
 
 
-def network(width, blocks, name, normalised=False, dropout=0.0):
+def network(width, blocks, name, dropout=0.0):
     """Two stages of residual blocks, at 14x14 and 7x7 pixels."""
     layers = keras.layers
 
     def convolution(x, channels, stride, label):
-        x = layers.Conv2D(channels, 3, stride, padding="same", use_bias=not normalised, name=label)(x)
-        if normalised:
-            x = layers.BatchNormalization(name=f"{label}_bn")(x)
-        return layers.ReLU(name=f"{label}_relu")(x)
+        x = layers.Conv2D(channels, 3, stride, padding="same", use_bias=False, name=label)(x)
+        return layers.ReLU(name=f"{label}_relu")(layers.BatchNormalization(name=f"{label}_bn")(x))
 
     pictures = keras.Input((28, 28, 1))
     x = pictures
@@ -62,15 +60,15 @@ def network(width, blocks, name, normalised=False, dropout=0.0):
 
 
 def teacher():
-    return network(64, 1, "teacher", normalised=True, dropout=0.3)
+    return network(64, 1, "teacher", dropout=0.3)
 
 
 def student():
-    # Without normalisation, whose statistics would differ from block to block.
     return network(WIDTH.value, 3, "student")
 
 
 def shared(model):
+    """The student with one convolution for all blocks of a stage; each block keeps its own normalisation."""
     for stage in range(2):
         model = share(model, [f"stage_{stage}_block_{block}" for block in range(3)])
     return model

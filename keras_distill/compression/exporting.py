@@ -61,8 +61,9 @@ def export(model, folder, examples, formats=USUAL, name=None):
     litert_int8       weights, activations, input and output in 8 bits, by the ranges that the examples come to
     ```
 
-    LiteRT's files take one example at a time. A model from `quantized` is written with the weights that it rounds to
-    and the ranges that it learnt, so that "litert_int8" computes as it did; ONNX Runtime then computes in 8 bits, too.
+    LiteRT's files take one example at a time. A model from `quantized` is written with the weights that it rounds to,
+    exactly; activations keep the ranges that it learnt, but for "litert_int8", where each operation's are those that
+    the examples come to. ONNX Runtime then computes in 8 bits, too.
 
     Args:
         model: A built `keras.Model` of one output: a student, without its distiller.
@@ -94,15 +95,17 @@ def export(model, folder, examples, formats=USUAL, name=None):
             "keras.Model(model.inputs, one_of_them)."
         )
     said = np.asarray(outputs)
-    limits = FORMATS
+    limits, written = FORMATS, dict.fromkeys(formats, model)
     if any(isinstance(layer, Quantized) for _, layer in walk(model)):
-        model = rounded(model)
+        # LiteRT leaves what has no range of its own, such as a sum, in floats if anything has one.
+        plain = rounded(model, activations=False)
+        written = dict.fromkeys(formats, rounded(model)) | {"litert_int8": plain}
         # ONNX Runtime computes in integers where activations are rounded, and rounds weights and biases anew for that.
         limits = FORMATS | {"onnx": FORMATS["litert_int8"]}
     found = []
     for each in formats:
         path = path_of(folder, name or model.name, each)
-        _write(each, model, path, examples)
+        _write(each, written[each], path, examples)
         exported = Exported(each, path, size(path), *_compared(runtime(path, each)(examples), said))
         found.append(exported)
         if not exported.difference <= limits[each]:

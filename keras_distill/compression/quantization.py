@@ -91,29 +91,33 @@ def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=
     return result
 
 
-def rounded(model):
+def rounded(model, activations=True):
     """A copy of a model from `quantized` whose kernels hold what they round to, for exporting.
+
+    Args:
+        model: A `keras.Model`.
+        activations: Whether its layers still round their inputs. Without, they are the plain layers that they were.
 
     Raises:
         ValueError: If no layer of it is quantised.
     """
-    found = [layer for _, layer in walk(model) if isinstance(layer, Quantized)]
-    if not found:
+    if not any(isinstance(layer, Quantized) for _, layer in walk(model)):
         raise ValueError(f"'{model.name}' has no quantised layers. Make some with `quantized`.")
-    copies = []
+    copies = {}
 
     def clone(layer):
-        config = layer.get_config()
-        copy = type(layer).from_config(config | {"rounds": False} if isinstance(layer, Quantized) else config)
-        copies.append((layer, copy))
-        return copy
+        if id(layer) not in copies:
+            source = layer.layer if isinstance(layer, Quantized) and not activations else layer
+            config = source.get_config() | ({"rounds": False} if isinstance(source, Quantized) else {})
+            copies[id(layer)] = layer, source, type(source).from_config(config)
+        return copies[id(layer)][2]
 
     result = rebuilt(model, clone)
-    for layer, copy in copies:
-        if isinstance(layer, keras.layers.Layer):
-            copy.set_weights(layer.get_weights())
+    for layer, source, copy in copies.values():
+        if isinstance(source, keras.layers.Layer):
+            copy.set_weights(source.get_weights())
         if isinstance(layer, Quantized):
-            copy.layer.kernel.assign(layer.rounded_kernel())
+            (copy.layer if activations else copy).kernel.assign(layer.rounded_kernel())
     return result
 
 

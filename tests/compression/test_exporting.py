@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from tensorflow.lite.python.schema_py_generated import TensorType
+from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_distill.compression import Bits, export, quantized, share
 from keras_distill.compression.exporting import FORMATS
@@ -79,6 +81,31 @@ def test_a_quantised_model_computes_in_its_file_as_it_does_in_keras(tmp_path):
     outputs = runtime(exported.path, "litert_int8")(x)
     # Within two steps of the output, which has 255 from its least to its greatest.
     assert np.abs(outputs - said).max() <= 2.5 * (said.max() - min(said.min(), 0)) / 255 + 0.02 * said.std()
+
+
+def test_a_quantised_model_of_sums_has_no_floats_in_its_file(tmp_path):
+    inputs = x = keras.Input((8, 8, 2))
+    convolution = keras.layers.Conv2D(2, 3, padding="same", use_bias=False, name="conv")
+    for number in range(3):
+        # One kernel; each block has a scale of its own.
+        y = keras.layers.BatchNormalization(name=f"bn_{number}")(convolution(x))
+        x = keras.layers.Add()([x, keras.layers.ReLU()(y)])
+    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)), name="student")
+    random = np.random.default_rng(0)
+    ranges = {4: (-0.5, 0.5), 2: (-1, 1), 1: (0.5, 1.5)}
+    model.set_weights([random.uniform(*ranges[weight.ndim], weight.shape) for weight in model.get_weights()])
+    x = pictures(256)
+    copy = quantized(model, x)
+    (exported,) = export(copy, tmp_path, x, ["litert_int8"])
+    file = flatbuffer_utils.read_model(str(exported.path))
+    (graph,) = file.subgraphs
+    assert {tensor.type for tensor in graph.tensors} <= {TensorType.INT8, TensorType.INT32}
+    kernels = [file.buffers[tensor.buffer] for tensor in graph.tensors if tuple(tensor.shape) == (2, 3, 3, 2)]
+    # Those of the three blocks are the same integers, and in the file once.
+    assert len(kernels) == 3 and len({id(kernel) for kernel in kernels}) == 1
+    scale = np.abs(np.array(convolution.kernel)).max(axis=(0, 1, 2))
+    steps = np.round(np.array(convolution.kernel) * 127 / scale).transpose(3, 0, 1, 2)
+    np.testing.assert_array_equal(np.frombuffer(bytes(kernels[0].data), "int8"), steps.ravel())
 
 
 @pytest.mark.parametrize("rounds", [False, True])
