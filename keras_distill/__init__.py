@@ -8,7 +8,7 @@ if keras.backend.backend() != "tensorflow":
         "Set KERAS_BACKEND=tensorflow before the first import of keras."
     )
 
-from keras_distill import cache, evaluation, heads, losses, mapping, schedules, teachers
+from keras_distill import cache, compression, evaluation, heads, losses, mapping, schedules, teachers
 from keras_distill.backup import Backup
 from keras_distill.balance import Balance
 from keras_distill.distiller import Distiller
