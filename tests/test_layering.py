@@ -80,8 +80,8 @@ import sys, keras
 before = set(sys.modules)
 import keras_distill
 loaded = {name.split(".")[0] for name in set(sys.modules) - before}
-optional = {"tfx", "apache_beam", "keras_tuner", "matplotlib", "jinja2", "sklearn", "tensorflow_datasets", "onnxruntime"}
-heavy = loaded & optional
+optional = {"tfx", "apache_beam", "keras_tuner", "matplotlib", "jinja2", "sklearn", "tensorflow_datasets"}
+heavy = loaded & (optional | {"onnxruntime", "ai_edge_litert"})
 assert not heavy, heavy
 assert not {"keras_distill.report", "keras_distill.tuning"} & set(sys.modules)
 # Models that hold these are loaded by Keras alone.
