@@ -1,5 +1,7 @@
 """What several tests need."""
 
+import sys
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -103,3 +105,19 @@ class Counter(keras.layers.Layer):
 
     def counted(self):
         return int(self.count[True].numpy()), int(self.count[False].numpy())
+
+
+def missing_package(patch, name):
+    """As if a package were not installed that reports are drawn with.
+
+    Args:
+        patch: A `pytest.MonkeyPatch`, which undoes it.
+        name: Of the package.
+    """
+    import keras_distill.report
+
+    # What is imported meanwhile takes its place.
+    patch.setattr(keras_distill, "report", keras_distill.report)
+    for module in [module for module in sys.modules if module.startswith("keras_distill.report")]:
+        patch.delitem(sys.modules, module)
+    patch.setitem(sys.modules, name, None)

@@ -4,13 +4,12 @@ import csv
 import json
 import re
 import shutil
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, data, mlp, softmax, weights_of
+from helpers import assert_same_weights, data, missing_package, mlp, softmax, weights_of
 from prepared import prepare
 
 from keras_distill.cache import label
@@ -288,9 +287,7 @@ def test_other_classes_and_other_models_are_refused(folder, distill):
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_numbers_need_nothing_that_draws(missing, tmp_path, drawn, distill, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        for name in [name for name in sys.modules if name.startswith("keras_distill.report")]:
-            patch.delitem(sys.modules, name)
-        patch.setitem(sys.modules, missing, None)
+        missing_package(patch, missing)
         printed = distill("--epochs=1")
         assert f"There is no report.html: keras_distill.report needs {missing}" in printed.err
         assert main(["report", str(tmp_path / "run")]) == 1

@@ -5,6 +5,7 @@ import pathlib
 
 import keras_tuner
 import pytest
+from helpers import missing_package
 from report import samples
 
 from keras_distill.cli import main
@@ -71,11 +72,7 @@ def test_a_search_without_a_finished_trial_has_no_pictures(tmp_path, capsys):
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_what_is_missing_is_named(missing, tmp_path, capsys, monkeypatch):
-    import sys
-
     samples.results().save(tmp_path / "results.json")
-    for name in [name for name in sys.modules if name.startswith("keras_distill.report")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
+    missing_package(monkeypatch, missing)
     assert main(["report", str(tmp_path)]) == 1
     assert f'needs {missing}, which is not installed. Install it with: pip install "keras-' in capsys.readouterr().err

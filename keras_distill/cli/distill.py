@@ -97,8 +97,15 @@ def _run(options, out):
         print(f"{out}: trained earlier")
         outcome.tell(results)
         return
-    found = _look_ahead(options, lesson, material)
+    new = not out.exists()
+    # Whether it can be written to is told before the seconds that the check takes.
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        found = _look_ahead(options, lesson, material)
+    except Refused:
+        if new:
+            out.rmdir()
+        raise
     if options.force:
         training.forget()
         for path in written:

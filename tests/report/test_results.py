@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import missing_package
 from report import samples
 
 from keras_distill.report import Example, ModelResult, Results, Run
@@ -126,8 +127,6 @@ def test_refuses_examples_that_do_not_fit(example, message):
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
 def test_says_what_to_install(monkeypatch, missing):
-    for name in [name for name in sys.modules if name.startswith("keras_distill.report")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
+    missing_package(monkeypatch, missing)
     with pytest.raises(ImportError, match=rf'{missing}.*pip install "keras-distill\[recipes\]"'):
         from keras_distill.report import write_page  # noqa: F401
