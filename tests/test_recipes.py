@@ -57,7 +57,7 @@ def test_a_recipe_runs(recipe, tmp_path, data_dir, more_flags):
         assert model["name"] in done.stdout
         assert len(model["runs"]) == 1
     student = keras.saving.load_model(tmp_path / "student.keras")
-    assert student.count_params() == results["models"][1]["parameters"]
+    assert student.count_params() in [model["parameters"] for model in results["models"][1:]]
     page = (tmp_path / "report.html").read_text()
     assert results["title"] in page and "<img" in page
 

@@ -97,6 +97,8 @@ def _run(options, out):
         print(f"{out}: trained earlier")
         outcome.tell(results)
         return
+    if options.cache is not None:
+        material.check_cache(options.cache)
     new = not out.exists()
     # Whether it can be written to is told before the seconds that the check takes.
     out.mkdir(parents=True, exist_ok=True)

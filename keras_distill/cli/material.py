@@ -56,6 +56,21 @@ class Material:
         self._shuffled = min(self.count, max(_SHUFFLED_BYTES // _bytes(whole.element_spec), 1))
         self._stored = self._stored_validation = None
 
+    def check_cache(self, directory):
+        """Refuses what is no cache of this teacher; one that is not there, or not finished, passes.
+
+        Args:
+            directory: Of the cache.
+
+        Raises:
+            ValueError: If it is broken, or of another teacher.
+        """
+        if pathlib.Path(directory).is_file():
+            raise Refused(f"{directory} is a file, and a cache is a folder. Choose another --cache.")
+        manifest = read_manifest(directory)
+        if manifest is not None and manifest["complete"]:
+            cached(directory, self._lesson.teacher)
+
     def use_cache(self, directory, validation_directory):
         """Takes what the teacher says from a cache; what is not there yet is written.
 
