@@ -5,9 +5,23 @@ set of weights; and the shared student is distilled once more while it rounds we
 device will. Beside that, the same student is distilled for as long without rounding, and rounded afterwards
 (post-training quantization), so that the two differ in nothing else.
 
-Run:    python -m recipes.fashion_mnist_edge --originals=FOLDER
-Expect: not measured yet.
-Time:   not measured yet.
+Run:    python -m recipes.fashion_mnist_edge --originals=FOLDER --seeds=2
+Expect: files, accuracy on the 10,000 test pictures as each file gives it (mean and sample standard deviation over 2
+        seeds, the teacher 1), bytes, milliseconds of one prediction on one thread (median):
+
+        teacher            LiteRT, floats    92.01 %            1,045 kB             0.355
+        student alone      LiteRT, floats    91.12 +- 0.21 %      167 kB    6.3x     0.067
+        student distilled  LiteRT, floats    90.82 +- 0.16 %      167 kB    6.3x     0.067
+        student shared     LiteRT, floats    90.80 +- 0.08 %      167 kB    6.3x     0.067
+        shared, longer     LiteRT, floats    90.95 +- 0.15 %      167 kB    6.3x     0.075
+        shared, longer     LiteRT, 8 bits    90.98 +- 0.02 %     39.7 kB   26.3x     0.036
+        shared, 8 bits     LiteRT, 8 bits    90.96 +- 0.01 %     30.4 kB   34.4x     0.035
+
+        The file is 34 times smaller than the teacher's and ten times as fast, for 1.05 points of accuracy; the aim was
+        less than 1. With all labels and so few epochs distillation gains nothing over the labels alone. Learning to
+        round is as accurate as rounding afterwards, and its kernels stay the same integers in all blocks that share
+        them, which makes the file 23 % smaller.
+Time:   an hour on 2 cores of an AMD EPYC, shared with other work
 References:
     Polino et al., ICLR 2018, https://arxiv.org/abs/1802.05668 (quantised students)
     Lan et al., ICLR 2020, https://arxiv.org/abs/1909.11942 (shared weights)
