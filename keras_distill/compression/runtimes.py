@@ -186,7 +186,10 @@ def _interpreter():
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
+
+        # Larger and older, but always there.
+        Interpreter = tf.lite.Interpreter
     return Interpreter
 
 

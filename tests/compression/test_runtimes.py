@@ -1,11 +1,13 @@
 """What a file costs in a process of its own."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 
 from keras_distill.compression import export
-from keras_distill.compression.runtimes import costs, latency
+from keras_distill.compression.runtimes import costs, latency, runtime
 
 FORMATS = ["saved_model", "onnx", "litert_float32"]
 
@@ -25,6 +27,23 @@ def test_memory_holds_the_weights_and_more_weights_cost_more(format, tmp_path):
     assert weights < taken[16_384].memory < 6 * weights
     assert taken[64].memory < taken[16_384].memory - 0.9 * weights
     assert taken[64].median < taken[16_384].median <= taken[16_384].p95
+
+
+def test_litert_runs_with_tensorflow_alone(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(4, 256)).astype("float32")
+    model = wide(8, "small")
+    (exported,) = export(model, tmp_path, x, ["litert_float32"])
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    np.testing.assert_allclose(runtime(exported.path, "litert_float32")(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_says_what_to_install(tmp_path, monkeypatch):
+    model, x = wide(8, "small"), np.ones((4, 256), "float32")
+    (exported,) = export(model, tmp_path, x, ["onnx"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="takes onnxruntime: pip install 'keras-distill\\[export\\]'"):
+        runtime(exported.path, "onnx")
 
 
 def test_a_file_that_cannot_be_run_says_so(tmp_path):
