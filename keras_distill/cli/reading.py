@@ -10,7 +10,6 @@ import absl.logging
 import keras
 import tensorflow as tf
 
-import keras_distill.compression  # noqa: F401  Quantised students are of its layers.
 from keras_distill.datasets import open_dataset
 from keras_distill.specs import input_specs
 
