@@ -31,8 +31,7 @@ class Student(NamedTuple):
         teacher: Name of the student that teaches it, one further up in the list, as trained from the same seed; `model`
             and `terms` are then given that one. None for the recipe's teacher.
         start: Name of the student that this one starts from, one further up in the list, as trained from the same
-            seed; `model` is then given that one, which it must leave as it is. None for a start at random, from the
-            same numbers for all.
+            seed; `model` is then given a copy of that one. None for a start at random, from the same numbers for all.
         settings: `{name: value}` in the place of flags of this name: `alpha`, the weight of its labels, `epochs` and
             `learning_rate`, and what else a search found.
     """
@@ -108,7 +107,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
         taught_by, lessons = None, _labelled(few)
         for place, seed in enumerate(seeds):
             by = teacher if student.teacher is None else models[student.teacher][place]
-            start = by if student.start is None else models[student.start][place]
+            start = by if student.start is None else _copied(models[student.start][place])
             own = settings | {"teacher_weights": fingerprint.of_weights(by.weights)} | dict(student.settings)
             if student.start is not None:
                 own["start_weights"] = fingerprint.of_weights(start.weights)
@@ -182,6 +181,13 @@ def _try_out(teacher, students):
             Distiller(made[student.name], by, student.terms(by), training.alpha(student))
     # Layers without a name are numbered from the first again.
     keras.utils.clear_session()
+
+
+def _copied(model):
+    copy = keras.models.clone_model(model)
+    # It has new ones.
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _told(findings):

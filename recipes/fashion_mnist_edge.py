@@ -88,13 +88,6 @@ def shared(model):
     return model
 
 
-def same(model):
-    """A copy with the same weights."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def terms():
     return [Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
@@ -117,7 +110,7 @@ def recipe():
             comparison.Student("student alone", lambda _: student()),
             distilled("student distilled", lambda _: student()),
             distilled("student shared", shared, "student distilled"),
-            distilled("shared, longer", same, "student shared", **last),
+            distilled("shared, longer", lambda model: model, "student shared", **last),
             distilled("shared, 8 bits", lambda model: quantized(model, calibration), "student shared", **last),
         ],
         keep="shared, 8 bits",

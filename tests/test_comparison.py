@@ -1,0 +1,47 @@
+"""The comparison that recipes make."""
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from keras_distill import Distiller, Term
+from keras_distill.losses import KullbackLeibler
+from recipes import comparison, data, training
+
+
+def network():
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)], name="student")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(workdir=str(tmp_path), smoke=True, seeds=1, teacher="online"):
+        yield
+
+
+def test_a_student_starts_from_what_the_one_it_names_has_learnt(settings, tmp_path, monkeypatch):
+    def learn_one(model, *arguments):
+        trained = model.student if isinstance(model, Distiller) else model
+        for weight in trained.trainable_weights:
+            weight.assign_add(np.ones(weight.shape, "float32"))
+        return {}
+
+    monkeypatch.setattr(training, "_fit", learn_one)
+    monkeypatch.setattr(training, "check", lambda *arguments: [])
+    students = [comparison.Student("alone", lambda _: network())]
+    for name, start in (("first", None), ("second", "first"), ("third", "second"), ("other", "first")):
+        options = {"start": start, "baseline": "alone"}
+        make = (lambda _: network()) if start is None else (lambda model: model)
+        students.append(comparison.Student(name, make, lambda _: [Term(KullbackLeibler())], **options))
+    comparison.compare("Title", "Description.", data.digits(), network, students, keep="third")
+    weights = {
+        student.name: keras.saving.load_model(tmp_path / "students" / f"{student.name}_0.keras").get_weights()
+        for student in students
+    }
+    for name, learnt in (("first", 0), ("second", 1), ("third", 2), ("other", 1)):
+        for ours, alone in zip(weights[name], weights["alone"], strict=True):
+            np.testing.assert_allclose(ours, alone + learnt, rtol=1e-6, atol=1e-6)
