@@ -110,6 +110,12 @@ def settings():
     return {flag.name: flag.value for module in ours for flag in flags.FLAGS.flags_by_module_dict()[module]}
 
 
+def choices():
+    """The settings that a trained model depends on: not where things are, which devices train it, how many others."""
+    elsewhere = "workdir", "data_dir", "originals", "strategy", "seeds"
+    return {name: value for name, value in settings().items() if name not in elsewhere}
+
+
 def command():
     """The command that made this run."""
     return shlex.join(["python", "-m", f"recipes.{_name()}", *sys.argv[1:]])

@@ -99,8 +99,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
     runs = {student.name: [] for student in students}
     # One for each seed; a teacher is trained once.
     models = {"teacher": [teacher]} | {student.name: [] for student in students}
-    elsewhere = "workdir", "seeds", "strategy"
-    settings = {name: value for name, value in common.settings().items() if name not in elsewhere}
+    settings = common.choices()
     few = with_few_labels(data)
     findings = {}
     for student in students:

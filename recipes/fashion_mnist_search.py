@@ -101,7 +101,7 @@ def searched(pictures, folder):
 
 def _tuner(hypermodel, epochs, folder, teacher_weights):
     trials = 2 if common.SMOKE.value else TRIALS.value
-    ours = {name: value for name, value in common.settings().items() if name not in ("workdir", "seeds", "trials")}
+    ours = {name: value for name, value in common.choices().items() if name != "trials"}
     # A folder for each choice of settings: a search with others is another one, one with more trials goes on.
     chosen = hashlib.sha256(json.dumps([ours, teacher_weights], sort_keys=True).encode()).hexdigest()[:8]
     options = {"seed": 1, "directory": folder, "project_name": f"{TUNER.value}_{chosen}"}

@@ -19,6 +19,21 @@ tf.config.set_logical_device_configuration(
 )
 tf.get_logger().setLevel("ERROR")
 
+# Minutes each. Begun last, one of them would keep a single process busy while the others are done.
+LONG_FILES = (
+    "test_contract.py",
+    "test_recipes.py",
+    "test_backup.py",
+    "test_tuning.py",
+    "test_cli_walk.py",
+    "test_recipes_are_sound.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
 
 @pytest.fixture(autouse=True)
 def clean():

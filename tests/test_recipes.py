@@ -1,10 +1,12 @@
 """The recipes as a user starts them: in a process of their own, on data as TensorFlow Datasets keeps them."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,55 +50,81 @@ def more_flags(tmp_path_factory):
     return {"minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs(recipe, tmp_path, data_dir, more_flags):
-    done = run(recipe, "--smoke", f"--workdir={tmp_path}", f"--data_dir={data_dir}", *more_flags.get(recipe, []))
-    results = json.loads((tmp_path / "results.json").read_text())
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory, data_dir, more_flags):
+    """`smoke(recipe)`: the folder of a run of it with `--smoke`, made once, and the finished process."""
+
+    @functools.cache
+    def made(recipe):
+        folder = tmp_path_factory.mktemp(recipe)
+        flags = [f"--workdir={folder}", f"--data_dir={data_dir}", *more_flags.get(recipe, [])]
+        return folder, run(recipe, "--smoke", *flags)
+
+    return made
+
+
+@pytest.fixture
+def digits(smoke, tmp_path):
+    """A copy of the folder of a run of the digits with `--smoke`."""
+    return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
+
+
+# Two minutes.
+LONG = ("minilm_layers",)
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RECIPES]
+)
+def test_a_recipe_runs(recipe, smoke):
+    folder, done = smoke(recipe)
+    results = json.loads((folder / "results.json").read_text())
     assert len(results["models"]) >= 3
     for model in results["models"]:
         assert model["name"] in done.stdout
         assert len(model["runs"]) == 1
-    student = keras.saving.load_model(tmp_path / "student.keras")
+    student = keras.saving.load_model(folder / "student.keras")
     assert student.count_params() in [model["parameters"] for model in results["models"][1:]]
-    page = (tmp_path / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert results["title"] in page and "<img" in page
 
 
-def test_what_was_trained_is_not_trained_again(tmp_path):
-    first, second = (run("digits", "--smoke", f"--workdir={tmp_path}") for _ in range(2))
+def test_what_was_trained_is_not_trained_again(digits, smoke):
+    first, second = smoke("digits")[1], run("digits", "--smoke", f"--workdir={digits}")
     assert "trained earlier" not in first.stdout and second.stdout.count("trained earlier") == 3
 
 
-def test_a_teacher_teaches_the_same_from_its_cache(tmp_path):
-    runs = {}
-    for teacher in ("cached", "online"):
-        run("digits", "--smoke", f"--teacher={teacher}", f"--workdir={tmp_path / teacher}")
-        runs[teacher] = json.loads((tmp_path / teacher / "results.json").read_text())["models"][-1]["runs"][0]
-        assert (tmp_path / teacher / "teacher_cache").exists() == (teacher == "cached")
-    for name, values in runs["online"]["history"].items():
-        np.testing.assert_allclose(runs["cached"]["history"][name], values, rtol=1e-4, err_msg=name)
+def test_a_teacher_teaches_the_same_from_its_cache(digits, tmp_path):
+    online = tmp_path / "online"
+    run("digits", "--smoke", "--teacher=online", f"--workdir={online}")
+    assert (digits / "teacher_cache").exists() and not (online / "teacher_cache").exists()
+    cached, asked = (
+        json.loads((folder / "results.json").read_text())["models"][-1]["runs"][0]["history"]
+        for folder in (digits, online)
+    )
+    for name, values in asked.items():
+        np.testing.assert_allclose(cached[name], values, rtol=1e-4, err_msg=name)
 
 
-def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(tmp_path):
-    run("digits", "--smoke", f"--workdir={tmp_path}")
-    other_settings = run("digits", "--smoke", "--temperature=3", f"--workdir={tmp_path}")
+def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(digits):
+    other_settings = run("digits", "--smoke", "--temperature=3", f"--workdir={digits}")
     assert other_settings.stdout.count("trained earlier") == 1
-    (tmp_path / "teacher.json").unlink()
-    (tmp_path / "teacher.keras").unlink()
-    other_teacher = run("digits", "--smoke", "--temperature=3", "--teacher_epochs=2", f"--workdir={tmp_path}")
+    (digits / "teacher.json").unlink()
+    (digits / "teacher.keras").unlink()
+    other_teacher = run("digits", "--smoke", "--temperature=3", "--teacher_epochs=2", f"--workdir={digits}")
     assert "trained earlier" not in other_teacher.stdout
 
 
-def test_a_student_may_teach_the_next(tmp_path):
-    run("digits_chain", "--smoke", f"--workdir={tmp_path}")
+def test_a_student_may_teach_the_next(smoke):
+    folder, _ = smoke("digits_chain")
     taught_by = {
         path.stem: json.loads(path.read_text())["settings"]["teacher_weights"]
-        for path in (tmp_path / "students").glob("*.json")
+        for path in (folder / "students").glob("*.json")
     }
     for student, teacher in (
-        ("student_by_assistant_0", tmp_path / "students" / "assistant_distilled_0.keras"),
-        ("assistant_distilled_0", tmp_path / "teacher.keras"),
-        ("student_distilled_0", tmp_path / "teacher.keras"),
+        ("student_by_assistant_0", folder / "students" / "assistant_distilled_0.keras"),
+        ("assistant_distilled_0", folder / "teacher.keras"),
+        ("student_distilled_0", folder / "teacher.keras"),
     ):
         assert taught_by[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
 
@@ -121,13 +149,12 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_epoch(notice, code, tmp_pa
     assert [model["runs"] for model in first] == [model["runs"] for model in second]
 
 
-def test_a_teacher_of_other_settings_is_not_taken_for_it(tmp_path):
-    run("digits", "--smoke", f"--workdir={tmp_path}")
-    before = (tmp_path / "teacher.keras").read_bytes()
-    done = run("digits", f"--workdir={tmp_path}", check=False)
+def test_a_teacher_of_other_settings_is_not_taken_for_it(digits):
+    before = (digits / "teacher.keras").read_bytes()
+    done = run("digits", f"--workdir={digits}", check=False)
     assert done.returncode != 0
     assert "was trained with" in done.stderr and "Choose another --workdir" in done.stderr
-    assert (tmp_path / "teacher.keras").read_bytes() == before
+    assert (digits / "teacher.keras").read_bytes() == before
 
 
 # A processor that seems two devices.

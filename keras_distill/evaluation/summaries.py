@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 # Of the largest value: what differs less was rounded differently.
@@ -121,5 +122,4 @@ class Answers:
 
 
 def _softmax(logits):
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))

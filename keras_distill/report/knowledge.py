@@ -3,6 +3,7 @@
 import dataclasses
 import textwrap
 
+import keras
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -35,9 +36,7 @@ class Card:
 
 def softened(logits, temperature):
     """Softmax of `logits / temperature`, float64, same shape."""
-    scaled = np.asarray(logits, float) / temperature
-    exponentials = np.exp(scaled - scaled.max())
-    return exponentials / exponentials.sum()
+    return keras.ops.convert_to_numpy(keras.ops.softmax(np.asarray(logits, float) / temperature))
 
 
 def bars(classes, label, panels, chosen):
