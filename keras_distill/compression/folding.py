@@ -64,14 +64,22 @@ def rebuilt(model, clone):
 
     Args:
         model: A `keras.Model`.
-        clone: Gives the layer that stands for a given one, in nested models, too.
+        clone: Gives the layer that stands for a given one, in nested models, too; it is asked once about each.
 
     Raises:
         ValueError: If the model is not functional.
     """
+    made = {}
+
+    def once(layer):
+        if id(layer) not in made:
+            functional = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
+            # Keras' own way into nested models, `recursive=True`, ends at the first level in Keras 3.12.
+            made[id(layer)] = keras.models.clone_model(layer, clone_function=once) if functional else clone(layer)
+        return made[id(layer)]
 
     try:
-        return keras.models.clone_model(model, clone_function=clone, recursive=True)
+        return keras.models.clone_model(model, clone_function=once)
     except ValueError as error:
         raise ValueError(f"Only functional models can be rebuilt, and '{model.name}' is none: {error}") from error
 

@@ -38,14 +38,7 @@ def keras_quantized(model, mode="int8", others=None):
     for each in (mode, *others.values()):
         if each is not None and each not in MODES:
             raise ValueError(f"Keras quantises in the modes {list(MODES)}. Received: {each!r}.")
-    copies = {}
-
-    def clone(layer):
-        if id(layer) not in copies:
-            copies[id(layer)] = type(layer).from_config(layer.get_config())
-        return copies[id(layer)]
-
-    copy = rebuilt(model, clone)
+    copy = rebuilt(model, lambda layer: type(layer).from_config(layer.get_config()))
     copy.set_weights(model.get_weights())
     for layer, each in chosen(copy, _KINDS, mode, others):
         if each is not None:

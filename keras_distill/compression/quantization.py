@@ -74,17 +74,17 @@ def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=
     model = fold(model)
     wanted = {id(layer): each for layer, each in chosen(model, tuple(_CHANNELS), bits, others)}
 
-    def clone(layer):
-        if id(layer) not in copies:
-            copy = type(layer).from_config(layer.get_config())
-            if wanted.get(id(layer)) is not None:
-                copy = Quantized(copy, *wanted[id(layer)], learned, name=layer.name, dtype=layer.dtype_policy)
-            copies[id(layer)] = layer, copy
-        return copies[id(layer)][1]
+    copies = []
 
-    copies = {}
+    def clone(layer):
+        copy = type(layer).from_config(layer.get_config())
+        if wanted.get(id(layer)) is not None:
+            copy = Quantized(copy, *wanted[id(layer)], learned, name=layer.name, dtype=layer.dtype_policy)
+        copies.append((layer, copy))
+        return copy
+
     result = rebuilt(model, clone)
-    for layer, copy in copies.values():
+    for layer, copy in copies:
         if isinstance(layer, keras.layers.Layer):
             (copy.layer if isinstance(copy, Quantized) else copy).set_weights(layer.get_weights())
     _calibrate(result, examples, batch_size)
@@ -103,17 +103,16 @@ def rounded(model, activations=True):
     """
     if not any(isinstance(layer, Quantized) for _, layer in walk(model)):
         raise ValueError(f"'{model.name}' has no quantised layers. Make some with `quantized`.")
-    copies = {}
+    copies = []
 
     def clone(layer):
-        if id(layer) not in copies:
-            source = layer.layer if isinstance(layer, Quantized) and not activations else layer
-            config = source.get_config() | ({"rounds": False} if isinstance(source, Quantized) else {})
-            copies[id(layer)] = layer, source, type(source).from_config(config)
-        return copies[id(layer)][2]
+        source = layer.layer if isinstance(layer, Quantized) and not activations else layer
+        config = source.get_config() | ({"rounds": False} if isinstance(source, Quantized) else {})
+        copies.append((layer, source, type(source).from_config(config)))
+        return copies[-1][2]
 
     result = rebuilt(model, clone)
-    for layer, source, copy in copies.values():
+    for layer, source, copy in copies:
         if isinstance(source, keras.layers.Layer):
             copy.set_weights(source.get_weights())
         if isinstance(layer, Quantized):

@@ -29,8 +29,8 @@ def share(model, blocks, own=()):
             such as BatchNormalization: each block sees other activations.
 
     Raises:
-        ValueError: If the model is not functional, if there is one block only or one is not there, if the layers of a
-            block are not like those of the first, or if an old Keras does not share them.
+        ValueError: If the model is not functional, if there is one block only or one is not there, or if the layers of
+            a block are not like those of the first.
 
     Reference:
         Lan et al., ICLR 2020, https://arxiv.org/abs/1909.11942
@@ -51,13 +51,6 @@ def share(model, blocks, own=()):
         return made[id(layer)][1]
 
     shared = rebuilt(model, clone)
-    spared = sum(len(layer.weights) for block in others for _, layer in block)
-    if spared and len(shared.weights) == len(model.weights):
-        # Seen with Keras 3.12 for blocks inside of models.
-        raise ValueError(
-            f"Keras {keras.__version__} gave {list(blocks)} weights of their own again. Take a later Keras, or a model "
-            "whose blocks are layers of its own."
-        )
     for layer, copy in made.values():
         # Operations such as `x + y` have none.
         if isinstance(layer, keras.layers.Layer):
