@@ -6,8 +6,18 @@ over the seeds, beside one with the defaults (temperature 4, alpha 0.1, the weig
 that learns from the labels alone. The report says what the search bought; the test pictures choose nothing.
 
 Run:    python -m recipes.fashion_mnist_search --originals=FOLDER --trials=30 --tuner=hyperband|bayesian|random
-Expect: not measured at full length yet.
-Time:   not measured; a search of --trials=30 takes about as long as 30 students
+Expect: accuracy and errors on the 10,000 test pictures (mean and sample standard deviation over 3 seeds, the teacher
+        1), after 30 trials of Hyperband:
+
+        teacher            90.40 %            960
+        student alone      86.79 +- 0.26 %  1,321
+        student distilled  86.07 +- 0.18 %  1,393
+        student searched   86.60 +- 0.09 %  1,340
+
+        The search found temperature 1.5, alpha 0.46, weight 0.1 for the hint and 145 for attention: 86.99 % of the
+        pictures held out, where the seven others that had 10 epochs got 85.4 to 86.6. That is 4 % fewer errors than
+        with the defaults, which were made for few labels. A student that sees all of them gains nothing by either.
+Time:   39 minutes on one core of an AMD EPYC whose other core was busy too, with a teacher trained earlier
 References:
     Li et al., JMLR 2018, https://arxiv.org/abs/1603.06560 (Hyperband)
     Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699 (the defaults)
