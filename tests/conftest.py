@@ -11,9 +11,6 @@ import tensorflow as tf
 
 import keras_distill  # noqa: F401
 
-# Keras collects garbage before each test; what was imported is none, and takes a third of a second to look through.
-gc.freeze()
-
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
@@ -39,6 +36,9 @@ def pytest_collection_modifyitems(items):
 def clean():
     """Each test starts from the same seed, in float32, and with automatic names from the first on."""
     keras.utils.clear_session()
+    # Keras has just collected garbage. What is left outlives its test, and to look through it again before each of the
+    # next ones would take longer and longer.
+    gc.freeze()
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
