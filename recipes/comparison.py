@@ -99,7 +99,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
     runs = {student.name: [] for student in students}
     # One for each seed; a teacher is trained once.
     models = {"teacher": [teacher]} | {student.name: [] for student in students}
-    settings = common.choices()
+    settings = common.choices() | {"data": data.digest()}
     few = with_few_labels(data)
     findings = {}
     for student in students:

@@ -34,7 +34,7 @@ class EpochBar(keras.callbacks.Callback):
 def teacher(make, data, folder):
     """The teacher and how it was trained, perhaps by an earlier run."""
     names = ("teacher_epochs", "batch_size", "learning_rate", "teacher_learning_rate", "smoke", "evaluate_on")
-    settings = {name: common.settings()[name] for name in names}
+    settings = {name: common.settings()[name] for name in names} | {"data": data.digest()}
     path = folder / "teacher.keras"
     earlier = workdir.kept(path)
     if earlier is not None and earlier.settings != settings:

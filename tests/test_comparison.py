@@ -23,6 +23,35 @@ def settings(tmp_path):
         yield
 
 
+def test_what_learnt_from_other_examples_is_not_taken_for_it(settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "_fit", lambda *arguments: {})
+    students = [comparison.Student("alone", lambda _: network())]
+
+    def compare(examples):
+        comparison.compare("Title", "Description.", examples, network, students, keep="alone")
+        return capsys.readouterr().out.count("trained earlier")
+
+    digits = data.digits()
+    assert compare(digits) == 0
+    assert compare(data.digits()) == 2
+    x, y = digits.train
+    others = digits._replace(train=(x, np.where(np.arange(len(y)) == 3, (y + 1) % 10, y)))
+    with pytest.raises(ValueError, match="Choose another --workdir"):
+        compare(others)
+    (tmp_path / "teacher.keras").unlink()
+    assert compare(others) == 0
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_digest_is_of_the_values(texts):
+    def made(word="of", label=1, judged=0):
+        inputs = np.array([["a", word]], object if texts else None)
+        return data.Data(((inputs, np.ones((1, 2))), np.array([label])), (inputs, np.array([judged])), ("no", "yes"))
+
+    assert made().digest() == made().digest()
+    assert len({each.digest() for each in (made(), made(word="on"), made(label=0), made(judged=1))}) == 4
+
+
 def test_a_student_starts_from_what_the_one_it_names_has_learnt(settings, tmp_path, monkeypatch):
     def learn_one(model, *arguments):
         trained = model.student if isinstance(model, Distiller) else model
