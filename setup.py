@@ -11,16 +11,17 @@ TFX = ["tfx[kfp]==1.21.0", *BEAM]
 
 setup(
     name="keras-distill",
-    version="0.1.0",
+    version="0.2.0",
     description="Knowledge distillation for Keras 3 on TensorFlow",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # The command a second time, by a name that does not bring the package, and so TensorFlow, with it.
-    packages=[*find_packages(include=["keras_distill", "keras_distill.*"]), "keras_distill_cli"],
-    package_dir={"keras_distill_cli": "keras_distill/cli"},
-    package_data={"keras_distill.report": ["*.jinja"]},
+    packages=find_packages(include=["keras_distill", "keras_distill.*"]),
+    # The console script is a module of its own, outside the package: importing the package imports TensorFlow.
+    py_modules=["keras_distill_cli"],
+    package_dir={"keras_distill": "keras_distill", "": "keras_distill/cli"},
+    package_data={"keras_distill": ["py.typed"], "keras_distill.report": ["*.jinja"]},
     entry_points={"console_scripts": ["keras-distill = keras_distill_cli:main"]},
     install_requires=[
         "absl-py",

@@ -1,19 +1,58 @@
-"""Knowledge distillation for Keras: a small student learns from a large teacher."""
+"""Knowledge distillation for Keras 3 on TensorFlow."""
+
+import importlib
 
 import keras
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
-        f"keras_distill runs on Keras with TensorFlow, but Keras was started with {keras.backend.backend()}. "
-        "Set KERAS_BACKEND=tensorflow before the first import of keras."
+        f"keras_distill requires the TensorFlow backend of Keras, but the active backend is "
+        f"'{keras.backend.backend()}'. Set KERAS_BACKEND=tensorflow before the first import of keras."
     )
 
-from keras_distill import cache, compression, evaluation, heads, losses, mapping, schedules, teachers
-from keras_distill.backup import Backup
-from keras_distill.balance import Balance
-from keras_distill.distiller import Distiller
-from keras_distill.mutual import MutualDistiller
+# Imported eagerly: they register the classes that a saved file may hold.
+from keras_distill import cache, callbacks, compression, data, heads, losses, mapping, metrics, schedules, teachers
+from keras_distill.callbacks import Backup
+from keras_distill.models import OUTPUT, HiddenStates
 from keras_distill.saving import load_distiller
-from keras_distill.taps import OUTPUT
-from keras_distill.term import Term
-from keras_distill.vocabulary import HiddenStates
+from keras_distill.training import Balance, Distiller, MutualDistiller, Term
+
+__version__ = "0.2.0"
+
+# Imported at first use: they need optional packages, or are needed only before or after training.
+_LAZY = ("pipelines", "preflight", "report", "tuning")
+
+__all__ = [
+    "OUTPUT",
+    "Backup",
+    "Balance",
+    "Distiller",
+    "HiddenStates",
+    "MutualDistiller",
+    "Term",
+    "cache",
+    "callbacks",
+    "compression",
+    "data",
+    "heads",
+    "load_distiller",
+    "losses",
+    "mapping",
+    "metrics",
+    "pipelines",
+    "preflight",
+    "report",
+    "schedules",
+    "teachers",
+    "tuning",
+]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__():
+    return [*__all__, "__version__"]

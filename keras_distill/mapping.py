@@ -11,7 +11,7 @@ Paths are those that `Term` reads, and may be extended to a layer inside: `f"{s}
 
 import re
 
-from keras_distill.taps import walk
+from keras_distill.models.taps import walk_layers
 
 
 def layers(model, pattern):
@@ -27,7 +27,7 @@ def layers(model, pattern):
     Raises:
         ValueError: If there is none.
     """
-    every = list(walk(model))
+    every = list(walk_layers(model))
     found = {id(layer): path for path, layer in reversed(every) if _starred(path, pattern) is not None}
     if not found:
         raise ValueError(

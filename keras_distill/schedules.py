@@ -30,7 +30,7 @@ def value_at(value, step):
     return ops.cast(value(step), "float32") if isinstance(value, Schedule) else value
 
 
-def positive(value, name, zero=False, schedule=True):
+def check_positive(value, name, zero=False, schedule=True):
     """`value` as a Python float; a schedule is returned as it is.
 
     Args:
@@ -52,7 +52,7 @@ def positive(value, name, zero=False, schedule=True):
     return float(value)
 
 
-def revived(config):
+def deserialize_values(config):
     """The settings of a saved config, schedules and losses among them made anew.
 
     Keras writes an object inside a config, but hands it back as the dictionary it was written as.
@@ -76,16 +76,16 @@ class _Nesting(Schedule):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config))
+        return cls(**deserialize_values(config))
 
 
 class _Ramp(_Nesting):
     """From `start` to `end` within `steps` steps, then `end` for good. Abstract."""
 
     def __init__(self, start, end, steps):
-        self.start = positive(start, "start", zero=True)
-        self.end = positive(end, "end", zero=True)
-        self.steps = positive(steps, "steps", schedule=False)
+        self.start = check_positive(start, "start", zero=True)
+        self.end = check_positive(end, "end", zero=True)
+        self.steps = check_positive(steps, "steps", schedule=False)
 
     def __call__(self, step):
         way = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
@@ -115,7 +115,7 @@ class Linear(_Ramp):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Cosine(_Ramp):
+class CosineDecay(_Ramp):
     """From `start` to `end` along half a cosine: slowly, faster, slowly.
 
     Args:
@@ -170,8 +170,8 @@ class Piecewise(_Nesting):
     """
 
     def __init__(self, boundaries, values):
-        self.boundaries = [positive(boundary, "boundaries", schedule=False) for boundary in boundaries]
-        self.values = [positive(value, "values", zero=True) for value in values]
+        self.boundaries = [check_positive(boundary, "boundaries", schedule=False) for boundary in boundaries]
+        self.values = [check_positive(value, "values", zero=True) for value in values]
         if any(later <= earlier for earlier, later in itertools.pairwise(self.boundaries)):
             raise ValueError(f"`boundaries` must ascend. Received: {boundaries!r}")
         if len(self.values) != len(self.boundaries) + 1:
@@ -205,8 +205,8 @@ class StopAfter(_Nesting):
     """
 
     def __init__(self, value, steps):
-        self.value = positive(value, "value", zero=True)
-        self.steps = positive(steps, "steps", schedule=False)
+        self.value = check_positive(value, "value", zero=True)
+        self.steps = check_positive(steps, "steps", schedule=False)
 
     def __call__(self, step):
         return ops.where(ops.cast(step, "float32") < self.steps, value_at(self.value, step), 0.0)

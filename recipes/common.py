@@ -10,7 +10,7 @@ import sys
 import tensorflow as tf
 from absl import app, flags
 
-from keras_distill import workers
+from keras_distill.distribution import workers
 from recipes import data as data_sets
 
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=1e-3)
@@ -94,7 +94,7 @@ def strategy():
 
 def writes():
     """Whether this process is the one, of those that share the steps, that writes into the workdir."""
-    return workers.writes(strategy())
+    return workers.is_chief(strategy())
 
 
 def folder():

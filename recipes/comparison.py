@@ -11,11 +11,11 @@ import keras
 import numpy as np
 
 from keras_distill import Distiller
-from keras_distill.batch import UNLABELLED
 from keras_distill.cache import fingerprint
-from keras_distill.compression import footprint
-from keras_distill.report import ModelResult, Results, judging, write_page
-from keras_distill.saving import save_model
+from keras_distill.compression import profiling
+from keras_distill.data.labels import UNLABELLED
+from keras_distill.report import ModelResult, Results, evaluation, write_page
+from keras_distill.saving.load import save_model
 from recipes import common, training
 from recipes import data as data_sets
 
@@ -127,17 +127,19 @@ def _compare(title, description, data, teacher, students, keep, search, files):
     if common.writes():
         save_model(first[keep], folder / "student.keras")
     print("measuring how long one prediction takes")
-    milliseconds = judging.milliseconds(first, data.test[0])
+    milliseconds = evaluation.milliseconds(first, data.test[0])
     footprints = []
     if common.writes():
-        footprints = judging.footprints(models, files, data.train[0], *data.test, folder / "files")
-    results = [ModelResult("teacher", "teacher", footprint.parameters(teacher), [taught.run], milliseconds["teacher"])]
+        footprints = evaluation.profile_models(models, files, data.train[0], *data.test, folder / "files")
+    results = [
+        ModelResult("teacher", "teacher", profiling.count_parameters(teacher), [taught.run], milliseconds["teacher"])
+    ]
     for student in students:
         results.append(
             ModelResult(
                 student.name,
                 "alone" if student.terms is None else "distilled",
-                footprint.parameters(first[student.name]),
+                profiling.count_parameters(first[student.name]),
                 runs[student.name],
                 milliseconds[student.name],
                 student.baseline,
@@ -153,7 +155,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
         seconds=seconds,
         seeds=seeds,
         models=results,
-        examples=judging.doubtful(first, *data.test),
+        examples=evaluation.least_confident_examples(first, *data.test),
         search=search,
         footprints=footprints,
         findings=findings,
@@ -161,7 +163,7 @@ def _compare(title, description, data, teacher, students, keep, search, files):
     if common.writes():
         outcome.save(folder / "results.json")
         write_page(outcome, folder / "report.html")
-    costs = [footprint.text(footprints), ""] if footprints else []
+    costs = [profiling.format_profiles(footprints), ""] if footprints else []
     print("\n".join(["", outcome.text(), "", *costs, *outcome.verdict(), ""]))
     print(f"Written to {folder}: results.json, report.html, student.keras, teacher.keras")
 
@@ -177,7 +179,12 @@ def _try_out(teacher, students):
         by = made[student.teacher]
         made[student.name] = student.model(by if student.start is None else made[student.start])
         if student.terms is not None:
-            Distiller(made[student.name], by, student.terms(by), training.alpha(student))
+            Distiller(
+                student=made[student.name],
+                teacher=by,
+                terms=student.terms(by),
+                supervised_weight=training.alpha(student),
+            )
     # Layers without a name are numbered from the first again.
     keras.utils.clear_session()
 

@@ -13,7 +13,7 @@ Time:   2 minutes on 2 cores of an AMD EPYC, shared with other work
 import keras
 
 from keras_distill import Term
-from keras_distill.losses import KullbackLeibler
+from keras_distill.losses import KLDivergence
 from recipes import common, comparison, data
 
 common.defaults(temperature=2.0, alpha=0.1, epochs=60, teacher_epochs=40, seeds=5, batch_size=64, labels=100)
@@ -50,7 +50,7 @@ def student():
 
 
 def terms():
-    return [Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
+    return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
 def recipe():

@@ -33,8 +33,8 @@ import keras
 from absl import flags
 
 from keras_distill import Term
-from keras_distill.compression import quantized, share
-from keras_distill.losses import KullbackLeibler
+from keras_distill.compression import quantize_aware, tie_weights
+from keras_distill.losses import KLDivergence
 from recipes import common, comparison, data
 
 WIDTH = flags.DEFINE_integer("width", 20, "Channels of the student's first stage.", lower_bound=1)
@@ -85,12 +85,12 @@ def student():
 def shared(model):
     """The student with one convolution for all blocks of a stage; each block keeps its own normalisation."""
     for stage in range(2):
-        model = share(model, [f"stage_{stage}_block_{block}" for block in range(3)])
+        model = tie_weights(model, [f"stage_{stage}_block_{block}" for block in range(3)])
     return model
 
 
 def terms():
-    return [Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
+    return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
 def recipe():
@@ -112,7 +112,7 @@ def recipe():
             distilled("student distilled", lambda _: student()),
             distilled("student shared", shared, "student distilled"),
             distilled("shared, longer", lambda model: model, "student shared", **last),
-            distilled("shared, 8 bits", lambda model: quantized(model, calibration), "student shared", **last),
+            distilled("shared, 8 bits", lambda model: quantize_aware(model, calibration), "student shared", **last),
         ],
         keep="shared, 8 bits",
         files=FILES,

@@ -18,7 +18,7 @@ import keras
 from absl import flags
 
 from keras_distill import Term
-from keras_distill.losses import AttentionTransfer, Hint, KullbackLeibler
+from keras_distill.losses import AttentionTransfer, Hint, KLDivergence
 from recipes import common, comparison, data
 
 HINT = flags.DEFINE_float("hint", 0.1, "Weight of the hint term.", lower_bound=1e-6)
@@ -41,7 +41,7 @@ def cnn(width, name, dropout=0.0):
 
 def terms():
     return [
-        Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value),
+        Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value),
         Term(Hint(), "block_2", "block_2", head="auto", weight=HINT.value),
         Term(AttentionTransfer(), "block_1", "block_1", weight=ATTENTION.value),
     ]

@@ -33,7 +33,7 @@ from absl import app, flags
 
 from keras_distill import Term
 from keras_distill.cache import fingerprint
-from keras_distill.losses import AttentionTransfer, Hint, KullbackLeibler
+from keras_distill.losses import AttentionTransfer, Hint, KLDivergence
 from keras_distill.report import draw_search, read_search
 from keras_distill.tuning import DistillationHyperModel, spaces
 from recipes import common, comparison, data, training
@@ -60,7 +60,7 @@ def alpha(hp):
 
 def terms(hp):
     return [
-        Term(KullbackLeibler(spaces.temperature(hp, default=common.TEMPERATURE.value)), weight=1 - alpha(hp)),
+        Term(KLDivergence(spaces.temperature(hp, default=common.TEMPERATURE.value)), weight=1 - alpha(hp)),
         Term(Hint(), "block_2", "block_2", head="auto", weight=spaces.weight(hp, "hint", HINT.value)),
         Term(AttentionTransfer(), "block_1", "block_1", weight=spaces.weight(hp, "attention", ATTENTION.value)),
     ]

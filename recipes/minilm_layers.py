@@ -33,8 +33,8 @@ import numpy as np
 from absl import flags
 
 from keras_distill import Term, mapping
-from keras_distill.losses import AttentionRelation, HiddenState, KullbackLeibler
-from keras_distill.taps import find_layer
+from keras_distill.losses import AttentionRelation, HiddenState, KLDivergence
+from keras_distill.models.taps import find_layer
 from recipes import common, comparison, data
 
 LAYERS = flags.DEFINE_integer("layers", 3, "Layers of the student; the teacher has a multiple of it.", lower_bound=1)
@@ -105,7 +105,7 @@ def pairs(teacher):
 
 
 def logits(teacher):
-    return [Term(KullbackLeibler(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
+    return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
 def logits_and_layers(teacher):

@@ -22,7 +22,7 @@ import keras
 from absl import flags
 
 from keras_distill import Term
-from keras_distill.losses import KullbackLeibler
+from keras_distill.losses import KLDivergence
 from recipes import common, comparison, data
 
 SMALL_TEMPERATURE = flags.DEFINE_float("small_temperature", 3.0, "Temperature for the student of 30 units a layer.")
@@ -57,7 +57,7 @@ def student(units):
 
 
 def terms(temperature):
-    return [Term(KullbackLeibler(temperature), weight=1 - common.ALPHA.value)]
+    return [Term(KLDivergence(temperature), weight=1 - common.ALPHA.value)]
 
 
 def recipe():

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from keras_distill import Term
-from keras_distill.losses import KullbackLeibler
+from keras_distill.losses import KLDivergence
 
 PIXELS = [f"pixel_{number:02}" for number in range(64)]
 
@@ -48,7 +48,7 @@ def compiled(model, hp):
 
 def terms(hp):
     temperature = hp.Float("temperature", 1.0, 8.0, sampling="log", default=2.0)
-    return [Term(KullbackLeibler(temperature), weight=hp.Float("weight", 0.5, 2.0, default=1.0))]
+    return [Term(KLDivergence(temperature), weight=hp.Float("weight", 0.5, 2.0, default=1.0))]
 
 
 def _dense(widths, name):

@@ -7,11 +7,12 @@ import time
 
 import keras
 
-from keras_distill import OUTPUT, Backup, Distiller, workers
-from keras_distill.cache import cached, label
-from keras_distill.evaluation import check
-from keras_distill.report import judging
-from keras_distill.taps import names_of
+from keras_distill import OUTPUT, Backup, Distiller
+from keras_distill.cache import label, open_cache
+from keras_distill.distribution import workers
+from keras_distill.models.taps import tap_names
+from keras_distill.preflight import check
+from keras_distill.report import evaluation
 from recipes import common, workdir
 
 
@@ -111,7 +112,7 @@ def lessons(teacher, student, data, folder):
     """
     if common.TEACHER.value == "online":
         return teacher, data
-    taps = sorted({tap for term in student.terms(teacher) for tap in names_of(term.teacher)})
+    taps = sorted({tap for term in student.terms(teacher) for tap in tap_names(term.teacher)})
     dtypes = {tap: "float32" if tap == OUTPUT else "float16" for tap in taps}
     parts = {}
     for part in ("train", "test"):
@@ -120,8 +121,8 @@ def lessons(teacher, student, data, folder):
         where = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
         if common.writes():
             label(teacher, inputs, where, taps, dtypes, batch_size=common.BATCH_SIZE.value)
-        workers.said(common.strategy(), "There it is.")
-        stored = cached(where)
+        workers.all_gather_text(common.strategy(), "There it is.")
+        stored = open_cache(where)
         parts[part] = (stored.load(inputs), labels)
     return stored.teacher, data._replace(**parts)
 
@@ -130,7 +131,11 @@ def _lesson(student, start, teacher, taught_by, lessons, seed):
     """A student, not trained yet; what is to be trained, itself or its `Distiller`; and the number of epochs."""
     keras.utils.set_random_seed(seed)
     model = student.model(start)
-    trained = model if taught_by is None else Distiller(model, taught_by, student.terms(teacher), alpha(student))
+    trained = (
+        model
+        if taught_by is None
+        else Distiller(student=model, teacher=taught_by, terms=student.terms(teacher), supervised_weight=alpha(student))
+    )
     rate, long = student.settings.get("learning_rate", common.LEARNING_RATE.value), epochs(common.EPOCHS, student)
     return model, _compiled(trained, lessons, long, rate), long
 
@@ -139,7 +144,7 @@ def _compiled(model, data, epochs, learning_rate):
     """The model, or what trains it on several devices, ready to be fitted."""
     if common.strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
         # Keras' own loop has shares of the same size only, and no workers.
-        model = Distiller(model, None, [])
+        model = Distiller(student=model, teacher=None, terms=[])
     compile(model, learning_rate, epochs * -(-len(data.train[1]) // common.BATCH_SIZE.value))
     return model
 
@@ -153,4 +158,6 @@ def _fit(model, data, epochs, title, backup):
 def _judge(model, data, seed, history):
     """The `Run` of a trained model."""
     inputs, labels = data.test
-    return judging.judged(model.predict(inputs, batch_size=common.BATCH_SIZE.value, verbose=0), labels, seed, history)
+    return evaluation.evaluate_predictions(
+        model.predict(inputs, batch_size=common.BATCH_SIZE.value, verbose=0), labels, seed, history
+    )

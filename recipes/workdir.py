@@ -3,9 +3,9 @@
 import json
 from typing import NamedTuple
 
-from keras_distill.files import replacing
 from keras_distill.report import Run
-from keras_distill.saving import save_model
+from keras_distill.saving.load import save_model
+from keras_distill.utils.files import atomic_write
 
 
 class Kept(NamedTuple):
@@ -38,5 +38,5 @@ def keep(path, model, how):
     # The notes are written last: a model without them is not taken for a finished one.
     notes.unlink(missing_ok=True)
     save_model(model, path)
-    with replacing(notes) as file:
+    with atomic_write(notes) as file:
         file.write(json.dumps({**how._asdict(), "run": vars(how.run)}).encode())

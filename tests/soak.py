@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from tests.cluster import start
+from tests.support.cluster import start
 
 WORKERS = 1, 2, 3
 # What the last step of a float32 sum over several workers may come to.
@@ -34,7 +34,7 @@ def supervised(folder, workers, plans, deadline=300):
         `(whether all ended well, steps made by the first worker)`.
     """
     logs = pathlib.Path(tempfile.mkdtemp(dir=folder))
-    command = ["-m", "tests.backup_run", folder / "backup", folder]
+    command = ["-m", "tests.support.backup_run", folder / "backup", folder]
     processes = start([[*command, json.dumps(plans.get(worker, []))] for worker in range(workers)], workers, logs)
     end = time.monotonic() + deadline
     while time.monotonic() < end and all(process.poll() in (None, 0) for process in processes):

@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from helpers import compiled, crossentropy, features, fitted
 
 from keras_distill import Distiller, Term, mapping
 from keras_distill.losses import Hint
+from tests.support.helpers import compiled, crossentropy, features, fitted
 
 
 def names(count, prefix="layer"):
@@ -74,7 +74,12 @@ def test_pairs_become_terms_that_train():
     pairs = mapping.uniform(mapping.layers(student, "block_*"), mapping.layers(teacher, "block_*"))
     terms = [Term(Hint(), s, t, weight=10.0, name=f"layer_{i}") for i, (s, t) in enumerate(pairs)]
     x = features(32, 8)
-    history = fitted(compiled(Distiller(student, teacher, terms), loss=crossentropy()), x, np.arange(32) % 3, epochs=5)
+    history = fitted(
+        compiled(Distiller(student=student, teacher=teacher, terms=terms), loss=crossentropy()),
+        x,
+        np.arange(32) % 3,
+        epochs=5,
+    )
     assert history["layer_0_loss"][-1] < history["layer_0_loss"][0]
     assert history["layer_1_loss"][-1] < history["layer_1_loss"][0]
 

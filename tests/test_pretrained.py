@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from keras_distill.taps import Taps
+from keras_distill.models.taps import Taps
 from recipes import data, minilm_layers
 
 # Cosines that the documentation of Sentence Transformers gives for all-MiniLM-L6-v2, https://www.sbert.net

@@ -6,9 +6,9 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers import features
 
 import keras_distill
+from tests.support.helpers import features
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

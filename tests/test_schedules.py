@@ -2,11 +2,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import compiled, data, fitted, mlp
 
 from keras_distill import Distiller, Term, load_distiller
-from keras_distill.losses import KullbackLeibler
-from keras_distill.schedules import Cosine, Linear, Piecewise, StopAfter, WarmUp, positive, value_at
+from keras_distill.losses import KLDivergence
+from keras_distill.schedules import CosineDecay, Linear, Piecewise, StopAfter, WarmUp, check_positive, value_at
+from tests.support.helpers import compiled, data, fitted, mlp
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from keras_distill.schedules import Cosine, Linear, Piecewise, StopAfter, WarmUp
         (Linear(8.0, 2.0, 4), [8.0, 6.5, 5.0, 3.5, 2.0, 2.0]),
         (WarmUp(3.0, 3), [0.0, 1.0, 2.0, 3.0, 3.0, 3.0]),
         # Half a cosine from 4 to 0 in 4 steps: 4 * (1 + cos(pi * step / 4)) / 2.
-        (Cosine(4.0, 0.0, 4), [4.0, 2 + np.sqrt(2), 2.0, 2 - np.sqrt(2), 0.0, 0.0]),
+        (CosineDecay(4.0, 0.0, 4), [4.0, 2 + np.sqrt(2), 2.0, 2 - np.sqrt(2), 0.0, 0.0]),
         (keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [1.0, 2.0, 0.0]), [1.0, 1.0, 2.0, 2.0, 0.0, 0.0]),
         (Piecewise([1, 3], [1.0, 2.0, 0.0]), [1.0, 2.0, 2.0, 0.0, 0.0, 0.0]),
         (Piecewise([], [3.0]), [3.0] * 6),
@@ -38,9 +38,9 @@ def test_values_in_the_graph(schedule, values):
     [
         Linear(8.0, 2.0, 4),
         WarmUp(3.0, 3),
-        Cosine(4.0, 0.0, 4),
+        CosineDecay(4.0, 0.0, 4),
         Piecewise([1, 3], [1.0, 2.0, 0.0]),
-        Piecewise([1], [Cosine(4.0, 1.0, 4), StopAfter(WarmUp(3.0, 3), 5)]),
+        Piecewise([1], [CosineDecay(4.0, 1.0, 4), StopAfter(WarmUp(3.0, 3), 5)]),
         StopAfter(keras.optimizers.schedules.PolynomialDecay(4.0, 10, 2.0), 3),
     ],
 )
@@ -54,7 +54,7 @@ def test_schedules_are_written_and_revived(schedule):
 def test_a_term_that_stops(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     weight = StopAfter(WarmUp(1.0, 2), 4)
-    first = compiled(Distiller(mlp(), teacher, [Term(KullbackLeibler(), weight=weight)]))
+    first = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence(), weight=weight)]))
     fitted(first, x, y)
     first.save(tmp_path / "d.keras")
     second = load_distiller(tmp_path / "d.keras", teacher)
@@ -67,14 +67,14 @@ def test_a_term_that_stops(tmp_path):
 
 def test_numbers_stay_numbers():
     assert value_at(3.0, 10) == 3.0
-    assert positive(np.float32(2), "weight") == 2.0 and type(positive(2, "weight")) is float
-    assert positive(0, "weight", zero=True) == 0.0
+    assert check_positive(np.float32(2), "weight") == 2.0 and type(check_positive(2, "weight")) is float
+    assert check_positive(0, "weight", zero=True) == 0.0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 0, True, "1", None, [1.0]])
 def test_errors_name_the_number(value):
     with pytest.raises(ValueError, match="`beta` must be a finite number above 0, or a schedule. Received: "):
-        positive(value, "beta")
+        check_positive(value, "beta")
 
 
 @pytest.mark.parametrize(

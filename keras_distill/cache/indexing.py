@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_distill.batch import split, with_index
 from keras_distill.cache import fingerprint
+from keras_distill.data.batch import split_inputs, with_index
 
 _PRINT = "keras_distill/fingerprint"
 
@@ -23,22 +23,22 @@ def indexed(dataset):
         dataset = tf.data.Dataset.from_tensor_slices(dataset)
     if is_indexed(dataset):
         return dataset
-    return dataset.enumerate().map(numbered, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.enumerate().map(with_fingerprint, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def parts(element):
+def split_element(element):
     """`(inputs, number, fingerprint, rest)` of an element of an indexed data set, or of its batch or spec."""
     joined, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
-    inputs, _, index = split(joined)
+    inputs, _, index = split_inputs(joined)
     return inputs, index, joined[_PRINT], rest
 
 
-def described(inputs):
+def input_signature(inputs):
     """Shapes and dtypes of an example's inputs, as a manifest has them."""
     return [[list(spec.shape), spec.dtype.name] for spec in keras.tree.flatten(inputs)]
 
 
-def numbered(number, element):
+def with_fingerprint(number, element):
     """An element of an indexed data set, of the single example `element` and its number."""
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     joined = {**with_index(inputs, number), _PRINT: fingerprint.of_example(inputs)}

@@ -4,15 +4,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.batch import split, with_activations, with_index
 from keras_distill.cache import fingerprint, packing, shards
-from keras_distill.cache.indexing import described, indexed, is_indexed, parts
+from keras_distill.cache.indexing import indexed, input_signature, is_indexed, split_element
+from keras_distill.data.batch import split_inputs, with_activations, with_index
 from keras_distill.teachers import CachedTeacher, as_teacher
 
 _AT_ONCE = 1024
 
 
-def cached(directory, teacher=None):
+def open_cache(directory, teacher=None):
     """The activations that `label` wrote.
 
     Args:
@@ -36,10 +36,10 @@ def cached(directory, teacher=None):
                 f"'{directory}' is of another teacher than the one given: its fingerprint was {manifest['teacher']}, "
                 f"this one's is {found}. Label anew, into another directory."
             )
-    return Cached(directory, manifest)
+    return TeacherCache(directory, manifest)
 
 
-class Cached:
+class TeacherCache:
     """A teacher's activations on disk.
 
     Attributes:
@@ -98,7 +98,7 @@ class Cached:
                 f"'{self.directory}' was labelled in {self.views} views of each example. Received: views={views}."
             )
         if views is not None:
-            if parts(dataset.element_spec)[1].shape.rank:
+            if split_element(dataset.element_spec)[1].shape.rank:
                 raise ValueError("Views are made of single examples. Join first, then batch.")
             dataset = views.one_of(dataset, seed)
         return dataset.map(self._joined, num_parallel_calls=tf.data.AUTOTUNE)
@@ -121,7 +121,9 @@ class Cached:
         )
         for number, joined in enumerate(self.join(indexed(inputs).batch(_AT_ONCE))):
             rows = slice(number * _AT_ONCE, (number + 1) * _AT_ONCE)
-            keras.tree.map_structure(lambda to, x, rows=rows: np.copyto(to[rows], x.numpy()), held, split(joined)[1])
+            keras.tree.map_structure(
+                lambda to, x, rows=rows: np.copyto(to[rows], x.numpy()), held, split_inputs(joined)[1]
+            )
         return with_activations(inputs, held)
 
     def verify(self, verbose=0):
@@ -140,7 +142,7 @@ class Cached:
 
     def _indexed(self, dataset):
         dataset = indexed(dataset)
-        found = described(parts(dataset.element_spec)[0])
+        found = input_signature(split_element(dataset.element_spec)[0])
         if found != self._inputs:
             raise ValueError(
                 f"The examples of the data set are {found}, but those labelled in '{self.directory}' {self._inputs}. "
@@ -150,7 +152,7 @@ class Cached:
 
     def _joined(self, *element):
         element = element if len(element) > 1 else element[0]
-        inputs, index, prints, rest = parts(element)
+        inputs, index, prints, rest = split_element(element)
         dtypes = [_stored_dtype(spec.dtype) for spec in self._fields.values()]
         found = tf.numpy_function(self._rows, [index, prints], dtypes, stateful=False)
         tensors = {}

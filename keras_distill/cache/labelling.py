@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.batch import Batch
 from keras_distill.cache import fingerprint, packing, shards
-from keras_distill.cache.indexing import described, indexed, parts
-from keras_distill.specs import trace
-from keras_distill.taps import OUTPUT
+from keras_distill.cache.indexing import indexed, input_signature, split_element
+from keras_distill.data.batch import Batch
+from keras_distill.models.specs import trace
+from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import as_teacher
 
 
@@ -32,7 +32,7 @@ def label(
     ```python
     label(teacher, dataset, "cache")
     stored = cached("cache")
-    distiller = Distiller(student, stored.teacher, [Term(KullbackLeibler())])
+    distiller = Distiller(student=student, teacher=stored.teacher, terms=[Term(KLDivergence())])
     distiller.fit(stored.join(indexed(dataset).shuffle(10_000).batch(128)), epochs=10)
     ```
 
@@ -62,16 +62,16 @@ def label(
     """
     teacher = as_teacher(teacher)
     dataset = indexed(dataset) if views is None else views.all_of(indexed(dataset))
-    inputs = parts(dataset.element_spec)[0]
-    about = about_cache(teacher, inputs, taps, dtype, top_k, 1 if views is None else views.count, version)
-    with shards.writing(directory):
-        manifest = begun(directory, about, shard_bytes, batch_size)
+    inputs = split_element(dataset.element_spec)[0]
+    about = new_manifest(teacher, inputs, taps, dtype, top_k, 1 if views is None else views.count, version)
+    with shards.write_lock(directory):
+        manifest = begin(directory, about, shard_bytes, batch_size)
         _check_examples(directory, manifest, dataset)
         if not manifest["complete"]:
             _go_on(teacher, dataset, directory, manifest, batch_size, verbose)
 
 
-def about_cache(teacher, inputs, taps, dtype, top_k, views, version):
+def new_manifest(teacher, inputs, taps, dtype, top_k, views, version):
     """What a manifest says of a cache before there are shards.
 
     Args:
@@ -90,13 +90,13 @@ def about_cache(teacher, inputs, taps, dtype, top_k, views, version):
         "format": shards.FORMAT,
         "teacher": fingerprint.of_teacher(teacher),
         "version": version,
-        "inputs": described(inputs),
+        "inputs": input_signature(inputs),
         "views": views,
-        "taps": packing.described({tap: specs[tap] for tap in taps}, dtype, top_k),
+        "taps": packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k),
     }
 
 
-def begun(directory, about, shard_bytes, batch_size):
+def begin(directory, about, shard_bytes, batch_size):
     """The manifest that is there, if it is of the same, or a new one.
 
     Args:
@@ -128,7 +128,7 @@ def begun(directory, about, shard_bytes, batch_size):
     return manifest
 
 
-def speaker(teacher, taps):
+def teacher_function(teacher, taps):
     """A function that gives what is stored of a batch, `{name: array}`, of its inputs.
 
     Args:
@@ -153,7 +153,9 @@ def _check_examples(directory, manifest, dataset):
     stored = np.concatenate(stored)
     # One more, to see whether the data set goes on behind a finished cache.
     seen = dataset.take(len(stored) + manifest["complete"]).batch(1024)
-    seen = np.concatenate([np.zeros(0, "int64"), *(parts(element)[2].numpy() for element in seen)]).astype(stored.dtype)
+    seen = np.concatenate([np.zeros(0, "int64"), *(split_element(element)[2].numpy() for element in seen)]).astype(
+        stored.dtype
+    )
     shorter = min(len(seen), len(stored))
     differs = np.flatnonzero(seen[:shorter] != stored[:shorter])
     if len(differs) or len(seen) != len(stored):
@@ -187,9 +189,9 @@ def _go_on(teacher, dataset, directory, manifest, batch_size, verbose):
 
 def _spoken(teacher, batches, taps, bar):
     """What is stored of each batch, `{name: array}`, with the examples' fingerprints."""
-    speak = speaker(teacher, taps)
+    speak = teacher_function(teacher, taps)
     for element in batches:
-        inputs, _, prints, _ = parts(element)
+        inputs, _, prints, _ = split_element(element)
         prints = prints.numpy().astype(packing.print_dtype(taps))
         yield speak(inputs) | {shards.EXAMPLES: prints}
         bar.add(len(prints))

@@ -3,15 +3,15 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.taps import OUTPUT
-from keras_distill.top import selected
+from keras_distill.data.top_k import gather_top_k
+from keras_distill.models.taps import OUTPUT
 
 DTYPES = ("float32", "float16", "bfloat16")
 # So many classes have numbers of two bytes.
 _SHORT = 2**16
 
 
-def described(specs, dtype, top_k):
+def stored_taps(specs, dtype, top_k):
     """How each tap is kept, `{tap: {"shape", "dtype", "top"}}`.
 
     Args:
@@ -73,7 +73,10 @@ def pack(tap, activation, about):
     logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
     _, classes = tf.math.top_k(logits, about["top"])
     top, numbers = fields(tap, about).items()
-    return {top[0]: tf.cast(selected(logits, classes), top[1].dtype), numbers[0]: tf.cast(classes, numbers[1].dtype)}
+    return {
+        top[0]: tf.cast(gather_top_k(logits, classes), top[1].dtype),
+        numbers[0]: tf.cast(classes, numbers[1].dtype),
+    }
 
 
 def unpack(tap, tensors, about):

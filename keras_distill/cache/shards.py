@@ -21,7 +21,7 @@ import urllib.parse
 import numpy as np
 from etils import epath
 
-from keras_distill.files import UNFINISHED, is_local, replacing
+from keras_distill.utils.files import UNFINISHED_SUFFIX, atomic_write, is_local
 
 FORMAT = 1
 EXAMPLES = "examples"
@@ -29,7 +29,7 @@ _MANIFEST = "manifest.json"
 _LOCK = "writing.lock"
 
 
-class Damaged(ValueError):
+class CorruptedCacheError(ValueError):
     """A cache whose files are not what its manifest says."""
 
 
@@ -46,9 +46,13 @@ def read_manifest(directory):
         manifest = json.loads(path.read_text())
         format = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"'{path}' is no manifest of a cache: {error!r}. Delete '{directory}' and label anew.") from error
+        raise CorruptedCacheError(
+            f"'{path}' is no manifest of a cache: {error!r}. Delete '{directory}' and label anew."
+        ) from error
     if format != FORMAT:
-        raise Damaged(f"'{directory}' has format {format}, but this keras_distill reads {FORMAT}. Label anew.")
+        raise CorruptedCacheError(
+            f"'{directory}' has format {format}, but this keras_distill reads {FORMAT}. Label anew."
+        )
     return manifest
 
 
@@ -110,7 +114,7 @@ def read_entry(directory, number, of):
 
 def remove_entries(directory):
     """Removes all of them, and what killed processes left unfinished."""
-    for pattern in ("[0-9]*.json", f"*{UNFINISHED}"):
+    for pattern in ("[0-9]*.json", f"*{UNFINISHED_SUFFIX}"):
         for path in epath.Path(directory).glob(pattern):
             path.unlink(missing_ok=True)
 
@@ -129,9 +133,9 @@ def open_array(directory, shard, name):
             with path.open("rb") as file:
                 array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise Damaged(f"'{path}' cannot be read: {error}. Label anew, or restore the file.") from error
+        raise CorruptedCacheError(f"'{path}' cannot be read: {error}. Label anew, or restore the file.") from error
     if len(array) != shard["examples"]:
-        raise Damaged(f"'{path}' has {len(array)} rows, the manifest says {shard['examples']}. Label anew.")
+        raise CorruptedCacheError(f"'{path}' has {len(array)} rows, the manifest says {shard['examples']}. Label anew.")
     return array
 
 
@@ -146,11 +150,13 @@ def check_sums(directory, shard):
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "nothing"
         written = shard["sha256"][name]
         if found != written:
-            raise Damaged(f"'{path}' is not what was written: its checksum is {found[:12]}, not {written[:12]}.")
+            raise CorruptedCacheError(
+                f"'{path}' is not what was written: its checksum is {found[:12]}, not {written[:12]}."
+            )
 
 
 @contextlib.contextmanager
-def writing(directory):
+def write_lock(directory):
     """Holds a directory for one writer; a process that dies lets it go.
 
     Raises:
@@ -196,5 +202,5 @@ def _npy(array):
 
 
 def _replace(path, content, several=False):
-    with replacing(path, several) as file:
+    with atomic_write(path, several) as file:
         file.write(content)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_distill.cache.indexing import numbered, parts
+from keras_distill.cache.indexing import split_element, with_fingerprint
 
 
 class Views(NamedTuple):
@@ -54,6 +54,6 @@ class Views(NamedTuple):
         # A function of a data set gets the parts of a tuple one by one.
         while isinstance(element, tuple) and len(element) == 1:
             element = element[0]
-        inputs, index, _, rest = parts(element)
+        inputs, index, _, rest = split_element(element)
         inputs = self.augment(inputs, tf.stack([index, view]))
-        return numbered(index * self.count + view, (inputs, *rest) if rest else inputs)
+        return with_fingerprint(index * self.count + view, (inputs, *rest) if rest else inputs)

@@ -1,7 +1,9 @@
 """The command `keras-distill`.
 
-Modules of this folder import one another by relative names, and the rest of the package only when a job begins: the
-folder is also installed as `keras_distill_cli`, so that `--help` need not wait for TensorFlow.
+Modules of this folder import one another by relative names and the rest of the package only when a job begins:
+`keras_distill_cli` loads them without `keras_distill`, so that `--help` does not wait for TensorFlow.
 """
 
 from .main import main
+
+__all__ = ["main"]

@@ -1,6 +1,6 @@
 """keras-distill check"""
 
-from .common import add_dataset, add_import, command, count, print_table, refusing
+from .common import add_dataset, add_import, as_command_error, command, positive_integer, print_table
 from .objective import add_objective
 
 
@@ -26,7 +26,9 @@ def add(commands):
     parser.add_argument("--teacher", metavar="MODEL", help="of a cache: also check that it is of this teacher")
     add_dataset(parser, required=False)
     add_objective(parser)
-    parser.add_argument("--batches", type=count, default=8, metavar="N", help="how many are looked at; default 8")
+    parser.add_argument(
+        "--batches", type=positive_integer, default=8, metavar="N", help="how many are looked at; default 8"
+    )
     add_import(parser)
     parser.set_defaults(run=run)
 
@@ -51,10 +53,10 @@ def _check_cache(options, directory):
 
     teacher = None if options.teacher is None else load(options.teacher, options.modules)
 
-    from keras_distill.cache import cached
+    from keras_distill.cache import open_cache
 
-    with refusing(f"cannot use {directory}"):
-        stored = cached(directory, teacher)
+    with as_command_error(f"cannot use {directory}"):
+        stored = open_cache(directory, teacher)
         rows = [("tap", "shape", "dtype", "kept")]
         for tap, spec in stored.taps.items():
             kept = f"top {stored.tops[tap]}" if tap in stored.tops else "all"
@@ -67,12 +69,12 @@ def _check_cache(options, directory):
 
 
 def _check_models(options):
-    with refusing("cannot check"):
-        from .lesson import Lesson
-        from .material import Material
+    with as_command_error("cannot check"):
+        from .data import Data
+        from .job import DistillationJob
 
-        lesson = Lesson(options)
-        material = Material(options, lesson)
+        lesson = DistillationJob(options)
+        material = Data(options, lesson)
         found = lesson.findings(material, options.batches)
     print(*found or [f"Nothing was found in up to {options.batches} batches."], sep="\n\n")
     return int(bool(found))

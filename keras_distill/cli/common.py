@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 
-class Refused(Exception):
+class CommandError(Exception):
     """What the user asked for cannot be done; the text says why, and what to do."""
 
 
@@ -25,34 +25,34 @@ def start():
             os.dup2(nowhere.fileno(), 2)
         importlib.import_module("keras_distill")
     except ImportError as error:
-        raise Refused(str(error)) from error
+        raise CommandError(str(error)) from error
     finally:
         os.dup2(kept, 2)
         os.close(kept)
 
 
 @contextlib.contextmanager
-def refusing(what):
+def as_command_error(what):
     """Puts `what` before the error of a job that fails, such as "cannot label mnist"."""
     try:
         yield
-    except (Refused, BrokenPipeError):
+    except (CommandError, BrokenPipeError):
         raise
     except Exception as error:
         # Keras, NumPy and TensorFlow raise errors of all kinds for a file that they cannot read.
-        raise Refused(f"{what}: {_reason(error)}") from error
+        raise CommandError(f"{what}: {_reason(error)}") from error
 
 
 def command(commands, name, summary, description, *examples, after=""):
     """The parser of a command; its help ends with examples."""
     epilog = "\n".join(["examples:", *(f"  {example}" for example in examples), *([after] if after else [])])
-    texts = {"help": summary, "description": wrapped(description), "epilog": epilog}
+    texts = {"help": summary, "description": wrap_text(description), "epilog": epilog}
     parser = commands.add_parser(name, **texts, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(error=parser.error, goes_on=False)
     return parser
 
 
-def wrapped(text):
+def wrap_text(text):
     """A text in lines, which argparse does not make where it leaves examples as they are."""
     return textwrap.fill(text, 100)
 
@@ -101,21 +101,21 @@ def fraction(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.5 or 1/255") from None
 
 
-def above_zero(text):
+def positive_number(text):
     number = fraction(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
 
 
-def share(text):
+def fraction_below_one(text):
     number = fraction(text)
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1, less than 1")
     return number
 
 
-def count(text):
+def positive_integer(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
@@ -123,9 +123,9 @@ def count(text):
 
 def print_table(rows):
     """Rows of texts in columns, the last one to the right."""
-    from keras_distill.text import aligned
+    from keras_distill.utils.formatting import align_columns
 
-    print(aligned(rows, left=len(rows[0]) - 1))
+    print(align_columns(rows, left=len(rows[0]) - 1))
 
 
 def _reason(error):

@@ -4,7 +4,16 @@ import argparse
 import pathlib
 import sys
 
-from .common import Refused, add_dataset, add_force, add_import, command, count, refusing, share
+from .common import (
+    CommandError,
+    add_dataset,
+    add_force,
+    add_import,
+    as_command_error,
+    command,
+    fraction_below_one,
+    positive_integer,
+)
 from .objective import add_objective
 
 
@@ -34,7 +43,7 @@ def add(commands):
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write what comes out")
     add_objective(parser)
     group = parser.add_argument_group("how it is learnt")
-    group.add_argument("--epochs", type=count, default=10, metavar="N", help="default 10")
+    group.add_argument("--epochs", type=positive_integer, default=10, metavar="N", help="default 10")
     group.add_argument(
         "--validation",
         type=_validation,
@@ -56,7 +65,7 @@ def add(commands):
     )
     group.add_argument(
         "--backup-every",
-        type=count,
+        type=positive_integer,
         default=500,
         metavar="STEPS",
         help="how many steps a killed run loses at most; default 500, and each epoch",
@@ -72,30 +81,30 @@ def add(commands):
 def run(options):
     out = pathlib.Path(options.out)
     if out.exists() and not out.is_dir():
-        raise Refused(f"{out} is no folder. Choose another --out.")
-    with refusing(f"cannot distill {options.student}"):
+        raise CommandError(f"{out} is no folder. Choose another --out.")
+    with as_command_error(f"cannot distill {options.student}"):
         return _run(options, out)
 
 
 def _run(options, out):
-    from . import outcome
-    from .lesson import Lesson
-    from .material import Material
+    from . import results
+    from .data import Data
+    from .job import DistillationJob
     from .training import VALIDATION, Training
 
-    lesson = Lesson(options)
-    material = Material(options, lesson, options.validation)
+    lesson = DistillationJob(options)
+    material = Data(options, lesson, options.validation)
     if options.baseline and material.labels is None:
-        raise Refused(f"{options.dataset} has no labels, from which a --baseline could learn.")
-    settings = outcome.settings(options, lesson)
+        raise CommandError(f"{options.dataset} has no labels, from which a --baseline could learn.")
+    settings = results.settings(options, lesson)
     training = Training(options, lesson, material, settings)
-    written = [out / name for name in outcome.FILES]
+    written = [out / name for name in results.FILES]
     if not (options.force or training.begun()) and any(path.exists() for path in written):
-        results = outcome.earlier(out, settings)
+        results = results.earlier(out, settings)
         if results is None:
-            raise Refused(f"{out} holds another run. Choose another --out, or replace it with --force.")
+            raise CommandError(f"{out} holds another run. Choose another --out, or replace it with --force.")
         print(f"{out}: trained earlier")
-        outcome.tell(results)
+        results.tell(results)
         return
     if options.cache is not None:
         material.check_cache(options.cache)
@@ -104,7 +113,7 @@ def _run(options, out):
     out.mkdir(parents=True, exist_ok=True)
     try:
         found = _look_ahead(options, lesson, material)
-    except Refused:
+    except CommandError:
         if new:
             out.rmdir()
         raise
@@ -114,9 +123,9 @@ def _run(options, out):
             path.unlink(missing_ok=True)
     if options.cache is not None:
         material.use_cache(options.cache, training.folder / VALIDATION)
-    judge = outcome.Judge(options, lesson, material, settings)
+    judge = results.Judge(options, lesson, material, settings)
     results = judge.results(training.run(), found)
-    outcome.tell(results)
+    results.tell(results)
     training.forget()
     print(f"Written to {out}: {', '.join(path.name for path in written if path.exists())}")
 
@@ -126,7 +135,7 @@ def _look_ahead(options, lesson, material):
     for finding in found:
         print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
     if found and options.strict:
-        raise Refused("not begun, since --strict was given.")
+        raise CommandError("not begun, since --strict was given.")
     return found
 
 
@@ -136,6 +145,6 @@ def _validation(text):
         float(text.partition("/")[0])
     except ValueError:
         return text
-    if not share(text):
+    if not fraction_below_one(text):
         raise argparse.ArgumentTypeError("nothing would be held out to judge the models by")
-    return share(text)
+    return fraction_below_one(text)

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from .common import Refused, add_dataset, add_force, add_import, command, print_table, refusing, start
+from .common import CommandError, add_dataset, add_force, add_import, as_command_error, command, print_table, start
 
 HEADINGS = ("format", "file", "difference", "agreement")
 EXAMPLES = 256
@@ -48,7 +48,7 @@ def run(options):
 
     model = load(options.model, options.modules)
 
-    from keras_distill.compression import footprint
+    from keras_distill.compression import profiling
     from keras_distill.compression.exporting import FORMATS, USUAL, path_of
 
     formats = list(dict.fromkeys(options.formats or USUAL))
@@ -58,15 +58,15 @@ def run(options):
     name = options.name or pathlib.Path(options.model).stem
     there = [path for path in (path_of(options.out, name, each) for each in formats) if path.exists()]
     if there and not options.force:
-        raise Refused(f"{there[0]} is there already. Choose another --out or --name, or replace it with --force.")
-    with refusing(f"cannot export {options.model}"):
+        raise CommandError(f"{there[0]} is there already. Choose another --out or --name, or replace it with --force.")
+    with as_command_error(f"cannot export {options.model}"):
         found, faults = _exported(model, options.out, name, formats, _some(examples(options, model)))
     if found:
         print_table([HEADINGS, *((one.format, str(one.path), *_likeness(one)) for one, _ in found)])
-        print(f"\n{footprint.text([costs for _, costs in found])}")
+        print(f"\n{profiling.format_profiles([costs for _, costs in found])}")
     if faults:
         print(*faults, sep="\n", file=sys.stderr)
-        raise Refused(f"{len(faults)} of {len(formats)} formats failed.")
+        raise CommandError(f"{len(faults)} of {len(formats)} formats failed.")
 
 
 def _some(dataset):
@@ -77,19 +77,19 @@ def _some(dataset):
     some = dataset.shard(max(count // EXAMPLES, 1), 0).take(EXAMPLES).as_numpy_iterator()
     inputs = [element[0] if isinstance(element, tuple) else element for element in some]
     if not inputs:
-        raise Refused("the data set holds no example.")
+        raise CommandError("the data set holds no example.")
     return np.stack(inputs)
 
 
 def _exported(model, folder, name, formats, inputs):
     """`[(Exported, Footprint)]`, and why other formats failed."""
-    from keras_distill.compression import export, weigh
+    from keras_distill.compression import export, profile
 
     found, faults = [], []
     for each in formats:
         try:
             (one,) = export(model, folder, inputs, [each], name)
-            found.append((one, weigh(model, one, inputs)))
+            found.append((one, profile(model, one, inputs)))
         except (ValueError, RuntimeError, ImportError) as error:
             faults.append(f"keras-distill: {each}: {' '.join(str(error).split())}")
     return found, faults

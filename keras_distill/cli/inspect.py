@@ -2,7 +2,7 @@
 
 import re
 
-from .common import Refused, add_import, command, print_table, refusing
+from .common import CommandError, add_import, as_command_error, command, print_table
 
 HEADINGS = ("tap", "shape", "layer", "parameters")
 
@@ -28,15 +28,15 @@ def run(options):
 
     model = load(options.model, options.modules)
 
-    from keras_distill.inspection import tappable
+    from keras_distill.models.inspection import tappable
 
-    with refusing(f"cannot inspect {options.model}"):
+    with as_command_error(f"cannot inspect {options.model}"):
         found = tappable(model)
     if options.match:
         pattern = ".*".join(map(re.escape, options.match.split("*")))
         found = [entry for entry in found if re.search(pattern, entry.tap)]
         if not found:
-            raise Refused(f"no tap of {options.model} holds '{options.match}'.")
+            raise CommandError(f"no tap of {options.model} holds '{options.match}'.")
     seen = [entry for entry in found if not entry.note]
     print_table([HEADINGS, *((e.tap, str(e.shape), e.layer, f"{e.parameters:,}") for e in seen)])
     hidden = [entry for entry in found if entry.note]

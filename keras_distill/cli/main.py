@@ -9,10 +9,10 @@ import threading
 import warnings
 
 from . import check, distill, export, inspect, label, report
-from .common import Refused, start
+from .common import CommandError, start
 
-# EX_TEMPFAIL of sysexits.h, as `keras_distill.backup.PREEMPTED`.
-STOPPED = 75
+# EX_TEMPFAIL of sysexits.h, as `keras_distill.callbacks.backup.EXIT_PREEMPTED`.
+EXIT_PREEMPTED = 75
 STATUS = """exit status:
   0    done
   1    the job failed, as stderr says; or `check` has found something
@@ -39,7 +39,7 @@ def main(arguments=None):
         with _quiet(), _stopping() if options.goes_on else contextlib.nullcontext():
             start()
             return options.run(options) or 0
-    except Refused as error:
+    except CommandError as error:
         # Some of Keras' errors have several lines, and more of them than anybody reads.
         print(f"keras-distill: {textwrap.shorten(str(error), 600, placeholder=' ...')}", file=sys.stderr)
         return 1
@@ -72,7 +72,7 @@ def _stopping():
     """On SIGTERM the process exits with `STOPPED`, and what is being written is written or not there."""
 
     def stop(number, frame):
-        raise SystemExit(STOPPED)
+        raise SystemExit(EXIT_PREEMPTED)
 
     # Python lets no other thread.
     if threading.current_thread() is not threading.main_thread():

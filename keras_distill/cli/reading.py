@@ -10,10 +10,10 @@ import absl.logging
 import keras
 import tensorflow as tf
 
-from keras_distill.datasets import open_dataset
-from keras_distill.specs import input_specs
+from keras_distill.data.datasets import open_dataset
+from keras_distill.models.specs import input_specs
 
-from .common import Refused, refusing
+from .common import CommandError, as_command_error
 
 # TensorFlow warns of the functions that each new model needs, Keras by absl of what it saves.
 tf.get_logger().setLevel("ERROR")
@@ -22,7 +22,7 @@ absl.logging.set_verbosity(absl.logging.ERROR)
 
 def load(path, modules=()):
     """A `keras.Model` from a `.keras` file, in safe mode, after the modules that its layers need."""
-    with refusing(f"cannot read {path}"):
+    with as_command_error(f"cannot read {path}"):
         # A command, unlike `python -m`, does not find the modules of the folder it is started in.
         if "" not in sys.path:
             sys.path.insert(0, "")
@@ -32,9 +32,9 @@ def load(path, modules=()):
         try:
             model = keras.saving.load_model(path, compile=False)
         except Exception as error:
-            raise Refused(f"cannot read {path}: {_why(str(error))}") from error
+            raise CommandError(f"cannot read {path}: {_why(str(error))}") from error
         if not isinstance(model, keras.Model):
-            raise Refused(f"cannot read {path}: it holds a {type(model).__name__}, not a model.")
+            raise CommandError(f"cannot read {path}: it holds a {type(model).__name__}, not a model.")
         return model
 
 
@@ -65,20 +65,20 @@ def _why(said):
 
 def _check_file(path):
     if path.is_dir():
-        raise Refused(f"cannot read {path}: it is a folder. Give a .keras file, as `model.save` writes it.")
+        raise CommandError(f"cannot read {path}: it is a folder. Give a .keras file, as `model.save` writes it.")
     if not path.exists():
-        raise Refused(f"cannot read {path}: it is not there.")
+        raise CommandError(f"cannot read {path}: it is not there.")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         with path.open("rb"):
             pass
-        raise Refused(f"cannot read {path}: it is no .keras file, or not a whole one. Save the model anew.")
+        raise CommandError(f"cannot read {path}: it is no .keras file, or not a whole one. Save the model anew.")
     with zipfile.ZipFile(path) as file:
         missing = {"config.json", "model.weights.h5"} - set(file.namelist())
         if missing:
-            raise Refused(f"cannot read {path}: it is no Keras model, since it holds no {sorted(missing)[0]}.")
+            raise CommandError(f"cannot read {path}: it is no Keras model, since it holds no {sorted(missing)[0]}.")
         # Keras does not notice.
         if file.testzip() is not None:
-            raise Refused(f"cannot read {path}: it is damaged. Save the model anew, or copy the file once more.")
+            raise CommandError(f"cannot read {path}: it is damaged. Save the model anew, or copy the file once more.")
 
 
 def _check_inputs(source, given, model):

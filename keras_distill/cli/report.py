@@ -2,7 +2,7 @@
 
 import pathlib
 
-from .common import Refused, add_force, command, refusing
+from .common import CommandError, add_force, as_command_error, command
 
 
 def add(commands):
@@ -31,14 +31,14 @@ def add(commands):
 def run(options):
     folder = pathlib.Path(options.directory)
     if options.out and pathlib.Path(options.out).exists() and not options.force:
-        raise Refused(f"{options.out} is there already. Choose another --out, or replace it with --force.")
-    with refusing(f"cannot draw {folder}"):
+        raise CommandError(f"{options.out} is there already. Choose another --out, or replace it with --force.")
+    with as_command_error(f"cannot draw {folder}"):
         if (folder / "results.json").is_file():
             written = _page(folder / "results.json", pathlib.Path(options.out or folder / "report.html"))
         elif (folder / "oracle.json").is_file():
             written = _pictures(folder, options.objective, pathlib.Path(options.out or folder / "pictures"))
         else:
-            raise Refused(
+            raise CommandError(
                 f"cannot draw {folder}: there is neither a results.json, as `distill` and the recipes write it, nor "
                 "the oracle.json of a tuner."
             )
@@ -51,7 +51,9 @@ def _page(path, out):
     try:
         results = Results.load(path)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Refused(f"cannot draw {path}: it is no results.json of keras_distill, or not a whole one.") from error
+        raise CommandError(
+            f"cannot draw {path}: it is no results.json of keras_distill, or not a whole one."
+        ) from error
     write_page(results, out)
     return out
 
@@ -61,6 +63,6 @@ def _pictures(folder, objective, out):
 
     search = read_search(folder, objective)
     if not search.ranked():
-        raise Refused(f"cannot draw {folder}: no trial has been completed yet.")
+        raise CommandError(f"cannot draw {folder}: no trial has been completed yet.")
     draw_search(search, out)
     return out

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import keras
 
-from keras_distill import snapshots
-from keras_distill.backup import Backup
+from keras_distill.callbacks.backup import Backup
+from keras_distill.saving import checkpoints
 
 DISTILLED, ALONE = NAMES = ("distilled", "alone")
 VALIDATION = "teacher_validation"
@@ -54,7 +54,7 @@ class Training:
     def forget(self):
         """Deletes what was begun."""
         for name in NAMES:
-            snapshots.remove(self.folder / name)
+            checkpoints.remove(self.folder / name)
         shutil.rmtree(self.folder / VALIDATION, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()

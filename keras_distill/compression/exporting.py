@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_distill.compression.quantization import Quantized, rounded
-from keras_distill.compression.runtimes import quiet, runtime
-from keras_distill.specs import input_specs
-from keras_distill.taps import walk
+from keras_distill.compression.quantization import Quantized, bake_quantization
+from keras_distill.compression.runtimes import runtime, silence_runtime
+from keras_distill.models.specs import input_specs
+from keras_distill.models.taps import walk_layers
 
 # How far the outputs of a file may be from the model's: the mean difference in units of their standard deviation.
 FORMATS = {
@@ -96,10 +96,10 @@ def export(model, folder, examples, formats=USUAL, name=None):
         )
     said = np.asarray(outputs)
     limits, written = FORMATS, dict.fromkeys(formats, model)
-    if any(isinstance(layer, Quantized) for _, layer in walk(model)):
+    if any(isinstance(layer, Quantized) for _, layer in walk_layers(model)):
         # LiteRT leaves what has no range of its own, such as a sum, in floats if anything has one.
-        plain = rounded(model, activations=False)
-        written = dict.fromkeys(formats, rounded(model)) | {"litert_int8": plain}
+        plain = bake_quantization(model, activations=False)
+        written = dict.fromkeys(formats, bake_quantization(model)) | {"litert_int8": plain}
         # ONNX Runtime computes in integers where activations are rounded, and rounds weights and biases anew for that.
         limits = FORMATS | {"onnx": FORMATS["litert_int8"]}
     found = []
@@ -136,7 +136,7 @@ def size(path):
 
 
 def _write(format, model, path, examples):
-    with quiet():
+    with silence_runtime():
         if format == "keras":
             model.save(path)
         elif format == "saved_model":

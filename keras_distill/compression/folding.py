@@ -5,12 +5,12 @@ import collections
 import keras
 from keras import ops
 
-from keras_distill.taps import walk
+from keras_distill.models.taps import walk_layers
 
 _LINEAR = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
-def fold(model):
+def fold_batch_norm(model):
     """A model that computes the same in inference with fewer operations: what normalisation does, weights do.
 
     A BatchNormalization behind a Dense, Conv1D, Conv2D or DepthwiseConv2D without an activation, whose output goes
@@ -38,7 +38,7 @@ def fold(model):
         made.append((layer, copy))
         return copy
 
-    copied = rebuilt(model, clone)
+    copied = rebuild(model, clone)
     for layer, copy in made:
         if id(layer) in pairs:
             copy.set_weights(_folded(layer, pairs[id(layer)]))
@@ -59,7 +59,7 @@ class Folded(keras.layers.Layer):
         return inputs
 
 
-def rebuilt(model, clone):
+def rebuild(model, clone):
     """A functional model of other layers.
 
     Args:
@@ -86,7 +86,7 @@ def rebuilt(model, clone):
 
 def _pairs(model):
     """Each layer that can be folded, with its BatchNormalization."""
-    for each in [model, *(layer for _, layer in walk(model) if isinstance(layer, keras.Model))]:
+    for each in [model, *(layer for _, layer in walk_layers(model) if isinstance(layer, keras.Model))]:
         calls = _calls(each)
         taken = collections.Counter(name for sources in calls.values() for call in sources for name in call)
         taken.update(_returned(each))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from keras_distill.taps import find_layer, walk
+from keras_distill.models.taps import find_layer, walk_layers
 
 
 class Copied(NamedTuple):
@@ -69,10 +69,10 @@ def copy_weights(student, teacher, pairs=(), others=True):
     sources = {}
     for ours, theirs in pairs:
         sources |= _paired(find_layer(student, ours), find_layer(teacher, theirs), ours, theirs)
-    inner = dict(walk(teacher))
+    inner = dict(walk_layers(teacher))
     rows, copies = [], []
     seen = set()
-    for path, layer in walk(student):
+    for path, layer in walk_layers(student):
         for weight in _own_weights(layer):
             if id(weight) in seen:
                 continue
@@ -91,8 +91,10 @@ def copy_weights(student, teacher, pairs=(), others=True):
 
 def _paired(ours, theirs, our_path, their_path):
     """`{id(weight): (teacher's name, shape, weight)}` of two layers with all that is inside."""
-    own = [(path, weight) for path, layer in [("", ours), *walk(ours, "/")] for weight in _own_weights(layer)]
-    other = [(path, weight) for path, layer in [("", theirs), *walk(theirs, "/")] for weight in _own_weights(layer)]
+    own = [(path, weight) for path, layer in [("", ours), *walk_layers(ours, "/")] for weight in _own_weights(layer)]
+    other = [
+        (path, weight) for path, layer in [("", theirs), *walk_layers(theirs, "/")] for weight in _own_weights(layer)
+    ]
     unlike = len(own) != len(other) or any(not _fits(a, b) for (_, a), (_, b) in zip(own, other))
     if unlike:
         described = [[f"{weight.name} {tuple(weight.shape)}" for _, weight in side] for side in (own, other)]
@@ -120,5 +122,5 @@ def _fits(weight, source):
 
 def _own_weights(layer):
     """Weights of a layer itself, without those of layers inside, and without random states."""
-    inside = {id(weight) for _, child in walk(layer) for weight in child.weights}
+    inside = {id(weight) for _, child in walk_layers(layer) for weight in child.weights}
     return [weight for weight in layer.weights if id(weight) not in inside]

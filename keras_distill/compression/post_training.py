@@ -2,14 +2,14 @@
 
 import keras
 
-from keras_distill.compression.folding import rebuilt
-from keras_distill.compression.quantization import chosen
+from keras_distill.compression.folding import rebuild
+from keras_distill.compression.quantization import choose_bits
 
 _KINDS = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
 MODES = ("int8", "int4", "float8")
 
 
-def keras_quantized(model, mode="int8", others=None):
+def quantize_post_training(model, mode="int8", others=None):
     """A copy of a trained model that Keras has quantised, for servers that run Keras itself.
 
     ```python
@@ -38,9 +38,9 @@ def keras_quantized(model, mode="int8", others=None):
     for each in (mode, *others.values()):
         if each is not None and each not in MODES:
             raise ValueError(f"Keras quantises in the modes {list(MODES)}. Received: {each!r}.")
-    copy = rebuilt(model, lambda layer: type(layer).from_config(layer.get_config()))
+    copy = rebuild(model, lambda layer: type(layer).from_config(layer.get_config()))
     copy.set_weights(model.get_weights())
-    for layer, each in chosen(copy, _KINDS, mode, others):
+    for layer, each in choose_bits(copy, _KINDS, mode, others):
         if each is not None:
             layer.quantize(each)
     return copy

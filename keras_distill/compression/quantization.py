@@ -7,8 +7,8 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_distill.compression.folding import fold, rebuilt
-from keras_distill.taps import walk
+from keras_distill.compression.folding import fold_batch_norm, rebuild
+from keras_distill.models.taps import walk_layers
 
 # The axes of a kernel that have a scale for each entry.
 _CHANNELS = {
@@ -21,7 +21,7 @@ _CHANNELS = {
 _LEAST = 1e-8
 
 
-class Bits(NamedTuple):
+class BitWidths(NamedTuple):
     """How many bits a layer computes with.
 
     Attributes:
@@ -33,15 +33,15 @@ class Bits(NamedTuple):
     activations: int | None = 8
 
 
-INT8 = Bits()
+INT8 = BitWidths()
 
 
-def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=128):
+def quantize_aware(model, examples, bits=INT8, others=None, learned=True, batch_size=128):
     """A copy of a model whose layers round their weights and inputs, for a student that is trained on.
 
     ```python
     student = quantized(trained_student, x_train[:1000], others={"logits": None, "block_3_*": Bits(4, 8)})
-    distiller = Distiller(student, teacher, [Term(KullbackLeibler(4.0))])
+    distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(4.0))])
     ```
 
     Kernels are rounded to multiples of a scale for each channel, `max|w| / (2^(bits-1) - 1)`; a layer's inputs to
@@ -71,8 +71,8 @@ def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=
     """
     others = others or {}
     _check_bits([bits, *others.values()])
-    model = fold(model)
-    wanted = {id(layer): each for layer, each in chosen(model, tuple(_CHANNELS), bits, others)}
+    model = fold_batch_norm(model)
+    wanted = {id(layer): each for layer, each in choose_bits(model, tuple(_CHANNELS), bits, others)}
 
     copies = []
 
@@ -83,7 +83,7 @@ def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=
         copies.append((layer, copy))
         return copy
 
-    result = rebuilt(model, clone)
+    result = rebuild(model, clone)
     for layer, copy in copies:
         if isinstance(layer, keras.layers.Layer):
             (copy.layer if isinstance(copy, Quantized) else copy).set_weights(layer.get_weights())
@@ -91,7 +91,7 @@ def quantized(model, examples, bits=INT8, others=None, learned=True, batch_size=
     return result
 
 
-def rounded(model, activations=True):
+def bake_quantization(model, activations=True):
     """A copy of a model from `quantized` whose kernels hold what they round to, for exporting.
 
     Args:
@@ -101,7 +101,7 @@ def rounded(model, activations=True):
     Raises:
         ValueError: If no layer of it is quantised.
     """
-    if not any(isinstance(layer, Quantized) for _, layer in walk(model)):
+    if not any(isinstance(layer, Quantized) for _, layer in walk_layers(model)):
         raise ValueError(f"'{model.name}' has no quantised layers. Make some with `quantized`.")
     copies = []
 
@@ -111,7 +111,7 @@ def rounded(model, activations=True):
         copies.append((layer, source, type(source).from_config(config)))
         return copies[-1][2]
 
-    result = rebuilt(model, clone)
+    result = rebuild(model, clone)
     for layer, source, copy in copies:
         if isinstance(source, keras.layers.Layer):
             copy.set_weights(source.get_weights())
@@ -202,10 +202,10 @@ class Quantized(keras.layers.Wrapper):
         if not self.rounds:
             # The operation that converters know.
             return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, num_bits=bits)
-        return rounded_to_range(inputs, low, high, bits)
+        return fake_quantize(inputs, low, high, bits)
 
 
-def rounded_to_range(values, low, high, bits):
+def fake_quantize(values, low, high, bits):
     """Values rounded to the nearest of 2^bits steps from low to high, of which zero is one.
 
     ```
@@ -235,7 +235,7 @@ def rounded_to_range(values, low, high, bits):
     return (steps - zero) * scale
 
 
-def chosen(model, kinds, default, others):
+def choose_bits(model, kinds, default, others):
     """`[(layer, what is wanted of it)]` of the layers of some kinds, each once.
 
     Args:
@@ -247,7 +247,7 @@ def chosen(model, kinds, default, others):
     Raises:
         ValueError: If there is no such layer, or none that a pattern names.
     """
-    possible = [(path, layer) for path, layer in walk(model) if type(layer) in kinds]
+    possible = [(path, layer) for path, layer in walk_layers(model) if type(layer) in kinds]
     if not possible:
         names = ", ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"'{model.name}' has no layer that can be quantised: {names}.")
@@ -275,7 +275,7 @@ def _check_bits(given):
 def _calibrate(model, examples, batch_size):
     """Sets the ranges of activations to what examples come to in the model without rounding."""
     # Each once: nested models may share them.
-    layers = {id(layer): layer for _, layer in walk(model) if isinstance(layer, Quantized)}.values()
+    layers = {id(layer): layer for _, layer in walk_layers(model) if isinstance(layer, Quantized)}.values()
     layers = [layer for layer in layers if layer.activations_bits is not None]
     for layer in layers:
         layer.observe()

@@ -73,7 +73,7 @@ def latency(run, examples, repeats=500):
     return float(np.median(taken)), float(np.percentile(taken, 95))
 
 
-def costs(path, format, example, threads=1):
+def measure_costs(path, format, example, threads=1):
     """The `Costs` of a file in a process of its own, which has loaded nothing but the runtime.
 
     Args:
@@ -166,7 +166,7 @@ def _onnxruntime():
 
 
 def _litert(path, threads):
-    with quiet():
+    with silence_runtime():
         interpreter = _interpreter()(model_path=os.fspath(path), num_threads=threads)
         interpreter.allocate_tensors()
     # In the order of the model's own inputs, which the file has lost; their names were made for that.
@@ -219,7 +219,7 @@ def _first(x):
 
 
 @contextlib.contextmanager
-def quiet():
+def silence_runtime():
     """Without what converters and interpreters print of their own business, from C++, too."""
     with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.ops import check_maps
+from keras_distill.heads.checks import check_maps
 
 MOST_CHANNELS = 512
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.ops import check_maps, needs_resize, resize
+from keras_distill.heads.checks import check_maps, needs_resize, resize
 
 
 def kept(uniform, ratio, channels=False):

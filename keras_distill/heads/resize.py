@@ -3,7 +3,7 @@
 import keras
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.ops import check_maps, needs_resize, resize
+from keras_distill.heads.checks import check_maps, needs_resize, resize
 
 
 @keras.saving.register_keras_serializable("keras_distill")

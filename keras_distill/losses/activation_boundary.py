@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.maths import float32
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.schedules import check_positive, value_at
 
 
 def activation_boundary(student, teacher, margin=1.0):
@@ -45,7 +45,7 @@ class ActivationBoundary(DistillationLoss):
 
     def __init__(self, margin=1.0, **kwargs):
         super().__init__(**kwargs)
-        self.margin = positive(margin, "margin")
+        self.margin = check_positive(margin, "margin")
 
     def compare(self, student, teacher, batch):
         values = activation_boundary(student, teacher, value_at(self.margin, batch.step))

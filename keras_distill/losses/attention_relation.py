@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import float32, pair_of, pair_of_shapes, relative_entropy, scaled_products
-from keras_distill.masking import mean_over_positions
+from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.maths import as_pair, as_shape_pair, attention_scores_of, float32, kl_from_logits
+from keras_distill.models.masking import mean_over_positions
 
 
 def attention_relation(student, teacher, position_weight=None):
@@ -34,7 +34,7 @@ def attention_relation(student, teacher, position_weight=None):
     if position_weight is not None:
         present = ops.expand_dims(position_weight, (1, 2)) > 0
         student, teacher = (ops.where(present, products, -1e30) for products in (student, teacher))
-    return mean_over_positions(ops.mean(relative_entropy(student, teacher), axis=1), position_weight)
+    return mean_over_positions(ops.mean(kl_from_logits(student, teacher), axis=1), position_weight)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -63,7 +63,7 @@ class AttentionRelation(DistillationLoss):
         self.heads = heads
 
     def build(self, student_shape, teacher_shape):
-        for shape in (*pair_of_shapes(student_shape), *pair_of_shapes(teacher_shape)):
+        for shape in (*as_shape_pair(student_shape), *as_shape_pair(teacher_shape)):
             if len(shape) not in ((4,) if self.heads is None else (3, 4)):
                 takes = "[batch, tokens, heads, dim]" + (", or give it `heads`" if self.heads is None else "")
                 raise ValueError(f"AttentionRelation compares activations of shape {takes}. Received: shape {shape}.")
@@ -71,12 +71,12 @@ class AttentionRelation(DistillationLoss):
                 raise ValueError(f"A width of {_width(shape)} does not divide into {self.heads} heads. Shape: {shape}.")
 
     def comparable(self, student_shape, teacher_shape):
-        pairs = zip(pair_of_shapes(student_shape), pair_of_shapes(teacher_shape))
+        pairs = zip(as_shape_pair(student_shape), as_shape_pair(teacher_shape))
         axes = slice(1, 3 if self.heads is None else 2)
-        return all(alike(student[axes], teacher[axes]) for student, teacher in pairs)
+        return all(shapes_match(student[axes], teacher[axes]) for student, teacher in pairs)
 
     def compare(self, student, teacher, batch):
-        products = (scaled_products(*map(self._with_heads, pair_of(side))) for side in (student, teacher))
+        products = (attention_scores_of(*map(self._with_heads, as_pair(side))) for side in (student, teacher))
         return attention_relation(*products, batch.position_weight)
 
     def _with_heads(self, activation):

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import float32, pair_of, pair_of_shapes, scaled_products
+from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.maths import as_pair, as_shape_pair, attention_scores_of, float32
 
 
 def attention_scores(student, teacher, position_weight=None):
@@ -51,9 +51,9 @@ class AttentionScores(DistillationLoss):
     takes_several = True
 
     def comparable(self, student_shape, teacher_shape):
-        pairs = zip(pair_of_shapes(student_shape), pair_of_shapes(teacher_shape))
-        return all(alike(student[1:3], teacher[1:3]) for student, teacher in pairs)
+        pairs = zip(as_shape_pair(student_shape), as_shape_pair(teacher_shape))
+        return all(shapes_match(student[1:3], teacher[1:3]) for student, teacher in pairs)
 
     def compare(self, student, teacher, batch):
-        scores = (scaled_products(*pair_of(side)) for side in (student, teacher))
+        scores = (attention_scores_of(*as_pair(side)) for side in (student, teacher))
         return attention_scores(*scores, batch.position_weight)

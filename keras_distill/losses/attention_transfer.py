@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import can_be_equally_large, check_positions, equally_large, float32, unit
-from keras_distill.masking import mean_over_positions
+from keras_distill.losses.checks import check_positions
+from keras_distill.losses.maths import float32, match_resolutions, resolutions_can_match, unit_vectors
+from keras_distill.models.masking import mean_over_positions
 
 
 def attention_transfer(student, teacher, power=2):
@@ -35,7 +36,7 @@ def attention_transfer(student, teacher, power=2):
     Reference:
         Zagoruyko and Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928
     """
-    student, teacher = equally_large(*float32(student, teacher))
+    student, teacher = match_resolutions(*float32(student, teacher))
     return ops.square(_attention(student, power) - _attention(teacher, power))
 
 
@@ -44,7 +45,7 @@ def _attention(features, power):
     powers = ops.square(features) if power == 2 else ops.power(ops.abs(features), power)
     maps = ops.mean(powers, axis=-1)
     flat = ops.reshape(maps, (ops.shape(maps)[0], -1))
-    return ops.reshape(unit(flat), ops.shape(maps))
+    return ops.reshape(unit_vectors(flat), ops.shape(maps))
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -65,7 +66,7 @@ class AttentionTransfer(DistillationLoss):
         self.power = power
 
     def comparable(self, student_shape, teacher_shape):
-        return can_be_equally_large(student_shape, teacher_shape)
+        return resolutions_can_match(student_shape, teacher_shape)
 
     def build(self, student_shape, teacher_shape):
         check_positions("AttentionTransfer", student_shape, teacher_shape)

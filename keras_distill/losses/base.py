@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, revived, value_at
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.schedules import check_positive, deserialize_values, value_at
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -50,7 +50,7 @@ class DistillationLoss(keras.layers.Layer):
 
     def comparable(self, student_shape, teacher_shape):
         """Whether activations of these shapes can be compared without a head: here, if they are alike."""
-        return alike(student_shape[1:], teacher_shape[1:])
+        return shapes_match(student_shape[1:], teacher_shape[1:])
 
     def compare(self, student, teacher, batch):
         """The loss of each example.
@@ -76,7 +76,7 @@ class DistillationLoss(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**revived(config))
+        return cls(**deserialize_values(config))
 
 
 class SoftenedLoss(DistillationLoss):
@@ -93,7 +93,7 @@ class SoftenedLoss(DistillationLoss):
 
     def __init__(self, temperature, **kwargs):
         super().__init__(**kwargs)
-        self.temperature = positive(temperature, "temperature")
+        self.temperature = check_positive(temperature, "temperature")
 
     def divergence(self, student, teacher, temperature):
         """The loss of each position.
@@ -116,7 +116,7 @@ class SoftenedLoss(DistillationLoss):
         return {**super().get_config(), "temperature": self.temperature}
 
 
-def alike(student_shape, teacher_shape):
+def shapes_match(student_shape, teacher_shape):
     """Whether two shapes agree, an unknown length agreeing with any."""
     return len(student_shape) == len(teacher_shape) and all(
         s is None or t is None or s == t for s, t in zip(student_shape, teacher_shape)

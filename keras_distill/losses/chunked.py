@@ -4,12 +4,12 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_distill.batch import Batch
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import build_wrapped, compare_logits, float32, wrap
-from keras_distill.masking import mean_over_positions
-from keras_distill.taps import find_layer
-from keras_distill.vocabulary import Vocabulary
+from keras_distill.data.batch import Batch
+from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.maths import build_wrapped, compare_logits, float32, wrap
+from keras_distill.models.lm_head import LMHead
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.models.taps import find_layer
 
 
 def in_chunks(function, rows, weights, others, tokens):
@@ -86,7 +86,7 @@ class Chunked(DistillationLoss):
 
     ```python
     student_body, teacher_body = HiddenStates(student), HiddenStates(teacher)
-    distiller = Distiller(student_body, teacher_body, [Term(Chunked(KullbackLeibler(2.0), "logits", "logits"))])
+    distiller = Distiller(student=student_body, teacher=teacher_body, terms=[Term(Chunked(KLDivergence(2.0), "logits", "logits"))])
     distiller.compile("adam", ChunkedCrossentropy("logits"))
     ```
 
@@ -95,9 +95,9 @@ class Chunked(DistillationLoss):
     tokens and 32,000 words are 131 MB, and a loss and its gradient hold them a dozen times or more.
 
     Args:
-        loss: A loss of logits that compares each position on its own: KullbackLeibler, ReverseKL, JensenShannon,
-            TotalVariation, LogitMSE, DecoupledKD, SoftBinary, TopK, or a LogitStandardization of one of these.
-            Defaults to what `KullbackLeibler(temperature=1.0)` does.
+        loss: A loss of logits that compares each position on its own: KLDivergence, ReverseKL, JensenShannon,
+            TotalVariation, LogitMSE, DecoupledKD, BinaryKD, TopK, or a LogitStandardization of one of these.
+            Defaults to what `KLDivergence(temperature=1.0)` does.
         student_layer: The path of the layer that makes logits of the student's hidden states: a `Dense`, or an
             `Embedding` for tied weights. None if the tap gives logits.
         teacher_layer: Likewise, in the teacher; it stays as it is. None for logits, as from a `CachedTeacher`.
@@ -117,7 +117,7 @@ class Chunked(DistillationLoss):
         wrap(self, loss)
         if loss is not None and not loss.pointwise:
             raise ValueError(
-                f"Chunked takes a loss that compares each position on its own, such as KullbackLeibler(). "
+                f"Chunked takes a loss that compares each position on its own, such as KLDivergence(). "
                 f"{type(loss).__name__} needs them all at once."
             )
         self.student_layer = student_layer
@@ -125,13 +125,13 @@ class Chunked(DistillationLoss):
         self.tokens = _whole(tokens)
         # Whoever wraps this one, or refuses the output of a softmax, must know what it is given.
         self.logits = student_layer is None and teacher_layer is None
-        self._student, self._teacher = Vocabulary(), Vocabulary()
+        self._student, self._teacher = LMHead(), LMHead()
 
     def connect(self, student, teacher):
         if self.student_layer is not None:
-            self._student = Vocabulary(find_layer(student, self.student_layer))
+            self._student = LMHead(find_layer(student, self.student_layer))
         if self.teacher_layer is not None:
-            self._teacher = Vocabulary(teacher.find_layer(self.teacher_layer))
+            self._teacher = LMHead(teacher.find_layer(self.teacher_layer))
 
     def build_from_config(self, config):
         """Nothing: a loss out of a file knows no layers yet."""
@@ -149,7 +149,7 @@ class Chunked(DistillationLoss):
     def comparable(self, student_shape, teacher_shape):
         """Positions must be alike; hidden states may differ in size, where logits are made of them."""
         until = None if self.logits else -1
-        return alike(student_shape[1:until], teacher_shape[1:until])
+        return shapes_match(student_shape[1:until], teacher_shape[1:until])
 
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)
@@ -211,11 +211,11 @@ class ChunkedCrossentropy(keras.losses.Loss):
         self.layer = layer if named else layer.name
         self.tokens = _whole(tokens)
         # Inside another object, or Keras would write the layer's weights a second time.
-        self.vocabulary = None if named else Vocabulary(layer)
+        self.vocabulary = None if named else LMHead(layer)
 
     def connect(self, student, hidden_shape):
         """Looks up the layer, and checks that it takes hidden states of this shape."""
-        self.vocabulary = self.vocabulary or Vocabulary(find_layer(student, self.layer))
+        self.vocabulary = self.vocabulary or LMHead(find_layer(student, self.layer))
         self.vocabulary.shape(hidden_shape)
 
     def call(self, y_true, y_pred):

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import around_one, build_wrapped, compare_logits, float32, wrap
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.maths import build_wrapped, compare_logits, float32, relative_temperatures, wrap
+from keras_distill.schedules import check_positive, value_at
 
 
 def confidence_temperature(student, beta=0.25, position_weight=None):
@@ -33,7 +33,7 @@ def confidence_temperature(student, beta=0.25, position_weight=None):
     """
     (student,) = float32(student)
     difficulty = 1.0 / (ops.max(ops.softmax(student, axis=-1), axis=-1) + 1e-3)
-    return around_one(difficulty, beta, position_weight)
+    return relative_temperatures(difficulty, beta, position_weight)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -45,7 +45,7 @@ class ConfidenceTemperature(DistillationLoss):
     `LogitStandardization`, not around one, which would undo any scale.
 
     Args:
-        loss: Any loss of logits. Defaults to what `KullbackLeibler(temperature=4.0)` does.
+        loss: Any loss of logits. Defaults to what `KLDivergence(temperature=4.0)` does.
         beta: How far the temperatures spread, a number or a schedule, default 0.25.
     """
 
@@ -55,7 +55,7 @@ class ConfidenceTemperature(DistillationLoss):
     def __init__(self, loss=None, beta=0.25, **kwargs):
         super().__init__(**kwargs)
         wrap(self, loss)
-        self.beta = positive(beta, "beta")
+        self.beta = check_positive(beta, "beta")
 
     def build(self, student_shape, teacher_shape):
         build_wrapped(self, student_shape, teacher_shape)

@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32, unit
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.schedules import check_positive, value_at
 
 
 def contrastive_representation(scores, log_mean, prior=None):
@@ -81,9 +81,9 @@ class ContrastiveRepresentation(DistillationLoss):
                 raise ValueError(f"`{name}` must be an integer, {least} or more. Received: {number!r}")
         self.dim = dim
         self.size = size
-        self.temperature = positive(temperature, "temperature")
+        self.temperature = check_positive(temperature, "temperature")
         self.examples = examples
-        self.momentum = positive(momentum, "momentum", zero=True)
+        self.momentum = check_positive(momentum, "momentum", zero=True)
         self.seed = seed
 
     def build(self, student_shape, teacher_shape):
@@ -136,11 +136,11 @@ class ContrastiveRepresentation(DistillationLoss):
             )
         momentum = value_at(self.momentum, batch.step)
         moved = momentum * ops.take(kept, batch.index, axis=0) + (1.0 - momentum) * latest
-        return ops.scatter_update(kept, ops.expand_dims(batch.index, -1), unit(moved))
+        return ops.scatter_update(kept, ops.expand_dims(batch.index, -1), unit_vectors(moved))
 
     def _embeddings(self, *vectors):
         parts = zip(float32(*vectors), self.kernels, self.biases)
-        return [unit(ops.matmul(x, kernel) + bias) for x, kernel, bias in parts]
+        return [unit_vectors(ops.matmul(x, kernel) + bias) for x, kernel, bias in parts]
 
     def _scores(self, student, teacher, batch):
         student, teacher = self._embeddings(student, teacher)
@@ -177,4 +177,4 @@ class ContrastiveRepresentation(DistillationLoss):
 
 
 def _directions(shape, dtype):
-    return unit(keras.random.normal(shape, dtype=dtype))
+    return unit_vectors(keras.random.normal(shape, dtype=dtype))

@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32, unit
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.schedules import check_positive, value_at
 
 
 def correlation_congruence(student, teacher, gamma=0.4, order=2):
@@ -64,14 +64,14 @@ class CorrelationCongruence(DistillationLoss):
         super().__init__(**kwargs)
         if isinstance(order, bool) or not isinstance(order, int) or order < 1:
             raise ValueError(f"`order` must be an integer, 1 or more. Received: {order!r}")
-        self.gamma = None if gamma is None else positive(gamma, "gamma")
+        self.gamma = None if gamma is None else check_positive(gamma, "gamma")
         self.order = order
 
     def comparable(self, student_shape, teacher_shape):
         return len(student_shape) == len(teacher_shape)
 
     def compare(self, student, teacher, batch):
-        student, teacher = (unit(features) for features in float32(student, teacher))
+        student, teacher = (unit_vectors(features) for features in float32(student, teacher))
         return correlation_congruence(student, teacher, value_at(self.gamma, batch.step), self.order)
 
     def get_config(self):

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import build_wrapped, compare_logits, float32, wrap
-from keras_distill.masking import mean_over_positions, with_rank
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.maths import build_wrapped, compare_logits, float32, wrap
+from keras_distill.models.masking import expand_to_rank, mean_over_positions
+from keras_distill.schedules import check_positive, value_at
 
 _HIDDEN = 32
 
@@ -54,7 +54,7 @@ class CurriculumTemperature(DistillationLoss):
     Put it inside a `LogitStandardization`, not around one, which would undo any scale.
 
     Args:
-        loss: Any loss of logits. Defaults to what `KullbackLeibler(temperature=1.0)` does.
+        loss: Any loss of logits. Defaults to what `KLDivergence(temperature=1.0)` does.
         low: Least temperature, a number or a schedule, default 1.
         high: Largest temperature, a number or a schedule, default 21.
         reversal: A number or a schedule, default 1. 0 leaves the temperature where it is.
@@ -67,11 +67,11 @@ class CurriculumTemperature(DistillationLoss):
     def __init__(self, loss=None, low=1.0, high=21.0, reversal=1.0, instance=False, **kwargs):
         super().__init__(**kwargs)
         wrap(self, loss)
-        self.low = positive(low, "low")
-        self.high = positive(high, "high")
+        self.low = check_positive(low, "low")
+        self.high = check_positive(high, "high")
         if isinstance(self.low, float) and isinstance(self.high, float) and self.high <= self.low:
             raise ValueError(f"`high` must be above `low`. Received: low={low!r}, high={high!r}")
-        self.reversal = positive(reversal, "reversal", zero=True)
+        self.reversal = check_positive(reversal, "reversal", zero=True)
         self.instance = instance
 
     def build(self, student_shape, teacher_shape):
@@ -93,7 +93,7 @@ class CurriculumTemperature(DistillationLoss):
     def compare(self, student, teacher, batch):
         student, teacher = float32(student, teacher)
         temperature = curriculum_temperature(self._score(student, teacher, batch), *self._settings(batch.step))
-        divisor = with_rank(temperature, len(student.shape))
+        divisor = expand_to_rank(temperature, len(student.shape))
         values = compare_logits(self.loss, student / divisor, teacher / divisor, batch, temperature=1.0)
         return ops.square(temperature) * values
 

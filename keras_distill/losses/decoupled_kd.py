@@ -4,9 +4,10 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import check_classes, float32, one_hot_labels, relative_entropy
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.checks import check_classes
+from keras_distill.losses.maths import float32, kl_from_logits, one_hot_labels
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.schedules import check_positive, value_at
 
 
 def decoupled_kd(student, teacher, labels, alpha=1.0, beta=8.0, temperature=4.0):
@@ -39,8 +40,8 @@ def decoupled_kd(student, teacher, labels, alpha=1.0, beta=8.0, temperature=4.0)
     labels = one_hot_labels(labels, student)
     target = ops.one_hot(ops.argmax(labels, axis=-1), student.shape[-1], dtype="bool")
 
-    binary = relative_entropy(*(_target_or_not(logits, target, temperature) for logits in (student, teacher)))
-    others = relative_entropy(*(_others(logits, target) for logits in (student, teacher)), temperature)
+    binary = kl_from_logits(*(_target_or_not(logits, target, temperature) for logits in (student, teacher)))
+    others = kl_from_logits(*(_others(logits, target) for logits in (student, teacher)), temperature)
     return ops.where(ops.any(labels > 0, axis=-1), temperature**2 * (alpha * binary + beta * others), 0.0)
 
 
@@ -72,9 +73,9 @@ class DecoupledKD(DistillationLoss):
 
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):
         super().__init__(**kwargs)
-        self.alpha = positive(alpha, "alpha", zero=True)
-        self.beta = positive(beta, "beta", zero=True)
-        self.temperature = positive(temperature, "temperature")
+        self.alpha = check_positive(alpha, "alpha", zero=True)
+        self.beta = check_positive(beta, "beta", zero=True)
+        self.temperature = check_positive(temperature, "temperature")
         if self.alpha == 0 and self.beta == 0:
             raise ValueError("`alpha` and `beta` are both 0: nothing is left of DecoupledKD.")
 

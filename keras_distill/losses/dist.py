@@ -4,9 +4,10 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import centred, check_classes, float32, one_minus_cosine, rows
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.checks import check_classes
+from keras_distill.losses.maths import center, cosine_distance, flatten_positions, float32
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.schedules import check_positive, value_at
 
 # Classes whose probabilities vary less than this, over the batch, teach little: as in the published code.
 _LEAST_NORM = 1e-8
@@ -40,21 +41,21 @@ def dist(student, teacher, beta=1.0, gamma=1.0, temperature=1.0, position_weight
         Huang et al., NeurIPS 2022, https://arxiv.org/abs/2205.10536
     """
     student, teacher = (ops.softmax(x / temperature, axis=-1) for x in float32(student, teacher))
-    over_classes = _one_minus_correlation(*(centred(p, axis=-1) for p in (student, teacher)))
+    over_classes = _one_minus_correlation(*(center(p, axis=-1) for p in (student, teacher)))
     over_examples = _one_minus_correlation(*(_columns(p, position_weight) for p in (student, teacher)))
     return temperature**2 * (beta * over_classes + gamma * ops.mean(over_examples))
 
 
 def _columns(probabilities, position_weight):
     """What each class gets in every example, centred: shape `[classes, batch * positions]`."""
-    probabilities, weight = rows(probabilities, position_weight)
-    columns = centred(probabilities, axis=0, weight=weight)
+    probabilities, weight = flatten_positions(probabilities, position_weight)
+    columns = center(probabilities, axis=0, weight=weight)
     return ops.transpose(columns if weight is None else columns * ops.sqrt(weight))
 
 
 def _one_minus_correlation(student, teacher):
     shrinkage = ops.stop_gradient(_shrinkage(student) * _shrinkage(teacher))
-    return 1.0 - shrinkage + shrinkage * one_minus_cosine(student, teacher)
+    return 1.0 - shrinkage + shrinkage * cosine_distance(student, teacher)
 
 
 def _shrinkage(vectors):
@@ -62,7 +63,7 @@ def _shrinkage(vectors):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Dist(DistillationLoss):
+class DIST(DistillationLoss):
     """`dist` as a loss for a `Term`; with positions (tokens, pixels), their mean.
 
     Args:
@@ -76,9 +77,9 @@ class Dist(DistillationLoss):
 
     def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, **kwargs):
         super().__init__(**kwargs)
-        self.beta = positive(beta, "beta", zero=True)
-        self.gamma = positive(gamma, "gamma", zero=True)
-        self.temperature = positive(temperature, "temperature")
+        self.beta = check_positive(beta, "beta", zero=True)
+        self.gamma = check_positive(gamma, "gamma", zero=True)
+        self.temperature = check_positive(temperature, "temperature")
         if self.beta == 0 and self.gamma == 0:
             raise ValueError("`beta` and `gamma` are both 0: nothing is left of Dist.")
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32
+from keras_distill.losses.maths import float32
 
 
 def factor_transfer(student, teacher, p=1, q=2):

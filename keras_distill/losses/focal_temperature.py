@@ -4,15 +4,15 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import (
-    around_one,
+from keras_distill.losses.maths import (
     build_wrapped,
     compare_logits,
+    cosine_distance,
     float32,
-    one_minus_cosine,
+    relative_temperatures,
     wrap,
 )
-from keras_distill.schedules import positive, value_at
+from keras_distill.schedules import check_positive, value_at
 
 
 def focal_temperature(student, teacher, beta=0.25, gamma=1.0, position_weight=None):
@@ -39,8 +39,8 @@ def focal_temperature(student, teacher, beta=0.25, gamma=1.0, position_weight=No
         Wen, Lai and Qian, 2019, https://arxiv.org/abs/1911.07471. TextBrewer adds `beta` to the temperature rather than
         to a multiple of it: its `beta` is ours times the loss's temperature.
     """
-    difficulty = ops.power(one_minus_cosine(*float32(student, teacher)), gamma)
-    return around_one(difficulty, beta, position_weight)
+    difficulty = ops.power(cosine_distance(*float32(student, teacher)), gamma)
+    return relative_temperatures(difficulty, beta, position_weight)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -52,7 +52,7 @@ class FocalTemperature(DistillationLoss):
     `LogitStandardization`, not around one, which would undo any scale.
 
     Args:
-        loss: Any loss of logits. Defaults to what `KullbackLeibler(temperature=4.0)` does.
+        loss: Any loss of logits. Defaults to what `KLDivergence(temperature=4.0)` does.
         beta: How far the temperatures spread, a number or a schedule, default 0.25.
         gamma: Exponent of the disagreement, a number or a schedule, default 1.
     """
@@ -63,8 +63,8 @@ class FocalTemperature(DistillationLoss):
     def __init__(self, loss=None, beta=0.25, gamma=1.0, **kwargs):
         super().__init__(**kwargs)
         wrap(self, loss)
-        self.beta = positive(beta, "beta")
-        self.gamma = positive(gamma, "gamma")
+        self.beta = check_positive(beta, "beta")
+        self.gamma = check_positive(gamma, "gamma")
 
     def build(self, student_shape, teacher_shape):
         build_wrapped(self, student_shape, teacher_shape)

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32
-from keras_distill.masking import mean_over_positions
+from keras_distill.losses.maths import float32
+from keras_distill.models.masking import mean_over_positions
 
 
 def hidden_state(student, teacher):

@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import float32, pool
-from keras_distill.masking import mean_over_positions, with_rank
+from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.maths import adaptive_average_pool, float32
+from keras_distill.models.masking import expand_to_rank, mean_over_positions
 
 SIZES = (4, 2, 1)
 
@@ -34,7 +34,7 @@ def hierarchical_context(student, teacher, position_weight=None):
     student, teacher = float32(student, teacher)
     difference, weight = student - teacher, None
     if position_weight is not None:
-        weight = with_rank(ops.cast(position_weight, "float32"), 4)
+        weight = expand_to_rank(ops.cast(position_weight, "float32"), 4)
         weight = ops.broadcast_to(weight, (*ops.shape(difference)[:3], 1))
         difference = ops.where(weight > 0, difference, 0.0)
     loss = _mean_of_squares(difference, weight)
@@ -54,7 +54,7 @@ def hierarchical_context(student, teacher, position_weight=None):
 
 
 def _pooled(maps, size):
-    return pool(pool(maps, 1, size), 2, size)
+    return adaptive_average_pool(adaptive_average_pool(maps, 1, size), 2, size)
 
 
 def _mean_of_squares(maps, weight=None):
@@ -75,7 +75,7 @@ class HierarchicalContext(DistillationLoss):
 
     def comparable(self, student_shape, teacher_shape):
         students, teachers = _levels(student_shape), _levels(teacher_shape)
-        return len(students) == len(teachers) and all(alike(s[1:], t[1:]) for s, t in zip(students, teachers))
+        return len(students) == len(teachers) and all(shapes_match(s[1:], t[1:]) for s, t in zip(students, teachers))
 
     def build(self, student_shape, teacher_shape):
         if any(None in shape[1:3] for shape in (*_levels(student_shape), *_levels(teacher_shape))):

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.ops import check_classes, divergence, float32, relative_entropy, softened
+from keras_distill.losses.checks import check_classes
+from keras_distill.losses.maths import float32, kl_from_logits, kl_from_probabilities, softmax_pair
 
 
 def jensen_shannon(student, teacher, beta=0.5, temperature=1.0):
@@ -35,11 +36,11 @@ def jensen_shannon(student, teacher, beta=0.5, temperature=1.0):
     student, teacher = float32(student, teacher)
     if beta in (0, 1):
         ends = (student, teacher) if beta == 0 else (teacher, student)
-        return temperature**2 * relative_entropy(*ends, temperature)
-    q, p, ratio = softened(student, teacher, temperature)
+        return temperature**2 * kl_from_logits(*ends, temperature)
+    q, p, ratio = softmax_pair(student, teacher, temperature)
     mixture = beta * p + (1.0 - beta) * q
-    from_teacher = divergence(p, mixture, _over_mixture(ratio, beta))
-    from_student = divergence(q, mixture, _over_mixture(-ratio, 1.0 - beta))
+    from_teacher = kl_from_probabilities(p, mixture, _over_mixture(ratio, beta))
+    from_student = kl_from_probabilities(q, mixture, _over_mixture(-ratio, 1.0 - beta))
     return temperature**2 * (beta * from_teacher + (1.0 - beta) * from_student)
 
 

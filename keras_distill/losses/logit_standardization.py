@@ -4,14 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import (
-    build_wrapped,
-    centred,
-    compare_logits,
-    float32,
-    unit_deviation,
-    wrap,
-)
+from keras_distill.losses.maths import build_wrapped, center, compare_logits, divide_by_deviation, float32, wrap
 
 
 def logit_standardization(logits):
@@ -34,8 +27,10 @@ def logit_standardization(logits):
         Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
     """
     (logits,) = float32(logits)
-    logits = centred(logits, axis=-1)
-    return unit_deviation(logits, ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1), 1e-7)
+    logits = center(logits, axis=-1)
+    return divide_by_deviation(
+        logits, ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1), 1e-7
+    )
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -43,7 +38,7 @@ class LogitStandardization(DistillationLoss):
     """Another loss, of standardized logits: `LogitStandardization(DecoupledKD())`.
 
     Args:
-        loss: Any loss of logits. Defaults to the paper's, which is that of `KullbackLeibler(temperature=2.0)`.
+        loss: Any loss of logits. Defaults to the paper's, which is that of `KLDivergence(temperature=2.0)`.
     """
 
     logits = True

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32
-from keras_distill.masking import with_rank
+from keras_distill.losses.maths import float32
+from keras_distill.models.masking import expand_to_rank
 
 
 def masked_generative(generated, teacher):
@@ -43,5 +43,5 @@ class MaskedGenerative(DistillationLoss):
     def compare(self, student, teacher, batch):
         values = masked_generative(student, teacher)
         if batch.position_weight is not None:
-            values = values * with_rank(ops.cast(batch.position_weight, "float32"), len(values.shape))
+            values = values * expand_to_rank(ops.cast(batch.position_weight, "float32"), len(values.shape))
         return ops.sum(ops.reshape(values, (ops.shape(values)[0], -1)), axis=-1)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import divergence, float32, unit
+from keras_distill.losses.maths import float32, kl_from_probabilities, unit_vectors
 
 _EPSILON = 1e-7
 
@@ -32,11 +32,11 @@ def probabilistic_transfer(student, teacher):
     """
     # Opposite examples are no neighbours at all, and log 0 is not finite.
     q, p = (_neighbours(features) + _EPSILON for features in float32(student, teacher))
-    return divergence(p, q, ops.log(p) - ops.log(q))
+    return kl_from_probabilities(p, q, ops.log(p) - ops.log(q))
 
 
 def _neighbours(features):
-    directions = unit(features)
+    directions = unit_vectors(features)
     # Rounding leaves cosines just below -1, whose similarity would be negative.
     similarities = ops.maximum(ops.matmul(directions, ops.transpose(directions)) + 1.0, 0.0)
     return similarities / ops.sum(similarities, axis=-1, keepdims=True)

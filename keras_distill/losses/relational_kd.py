@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32, squared_distances, unit
-from keras_distill.schedules import positive, value_at
+from keras_distill.losses.maths import float32, squared_distances, unit_vectors
+from keras_distill.schedules import check_positive, value_at
 
 
 def distance_wise(student, teacher):
@@ -66,7 +66,7 @@ def _distances(features):
 
 
 def _cosines(features):
-    directions = unit(ops.expand_dims(features, 0) - ops.expand_dims(features, 1))
+    directions = unit_vectors(ops.expand_dims(features, 0) - ops.expand_dims(features, 1))
     return ops.matmul(directions, ops.swapaxes(directions, 1, 2))
 
 
@@ -86,8 +86,8 @@ class RelationalKD(DistillationLoss):
 
     def __init__(self, distance=25.0, angle=50.0, **kwargs):
         super().__init__(**kwargs)
-        self.distance = positive(distance, "distance", zero=True)
-        self.angle = positive(angle, "angle", zero=True)
+        self.distance = check_positive(distance, "distance", zero=True)
+        self.angle = check_positive(angle, "angle", zero=True)
         if self.distance == 0 and self.angle == 0:
             raise ValueError("`distance` and `angle` are both 0: nothing is left of RelationalKD.")
 

@@ -3,7 +3,8 @@
 import keras
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.ops import check_classes, float32, relative_entropy
+from keras_distill.losses.checks import check_classes
+from keras_distill.losses.maths import float32, kl_from_logits
 
 
 def reverse_kl(student, teacher, temperature=1.0):
@@ -30,7 +31,7 @@ def reverse_kl(student, teacher, temperature=1.0):
         https://arxiv.org/abs/2306.13649
     """
     student, teacher = float32(student, teacher)
-    return temperature**2 * relative_entropy(teacher, student, temperature)
+    return temperature**2 * kl_from_logits(teacher, student, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.ops import float32, unit
+from keras_distill.losses.maths import float32, unit_vectors
 
 
 def similarity_preserving(student, teacher):
@@ -35,7 +35,7 @@ def similarity_preserving(student, teacher):
 def _similarities(features):
     flat = ops.reshape(features, (ops.shape(features)[0], -1))
     # An example without any activation resembles none; dividing by its length would make the gradient explode.
-    return unit(ops.matmul(flat, ops.transpose(flat)))
+    return unit_vectors(ops.matmul(flat, ops.transpose(flat)))
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
+from keras_distill.data.top_k import gather_top_k
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.ops import check_classes, float32, relative_entropy
-from keras_distill.top import selected
+from keras_distill.losses.checks import check_classes
+from keras_distill.losses.maths import float32, kl_from_logits
 
 
 def top_k(student, teacher, k=10, temperature=1.0, tail=True):
@@ -35,8 +36,8 @@ def top_k(student, teacher, k=10, temperature=1.0, tail=True):
     """
     student, teacher = float32(student, teacher)
     _, classes = ops.top_k(teacher, min(k, teacher.shape[-1]))
-    student, teacher = (selected(logits, classes, temperature, tail) for logits in (student, teacher))
-    return temperature**2 * relative_entropy(student, teacher, temperature)
+    student, teacher = (gather_top_k(logits, classes, temperature, tail) for logits in (student, teacher))
+    return temperature**2 * kl_from_logits(student, teacher, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.ops import check_classes, difference, float32, softened
+from keras_distill.losses.checks import check_classes
+from keras_distill.losses.maths import float32, probability_difference, softmax_pair
 
 
 def total_variation(student, teacher, temperature=1.0):
@@ -29,7 +30,7 @@ def total_variation(student, teacher, temperature=1.0):
     Reference:
         Wen et al., ACL 2023, https://arxiv.org/abs/2307.15190
     """
-    gaps = difference(*softened(*float32(student, teacher), temperature))
+    gaps = probability_difference(*softmax_pair(*float32(student, teacher), temperature))
     return temperature / 2.0 * ops.sum(ops.abs(gaps), axis=-1)
 
 

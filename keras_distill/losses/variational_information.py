@@ -5,10 +5,10 @@ import math
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss, alike
-from keras_distill.losses.ops import float32
-from keras_distill.masking import mean_over_positions
-from keras_distill.schedules import positive
+from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.maths import float32
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.schedules import check_positive
 
 LEAST_VARIANCE = 1e-5
 
@@ -79,7 +79,7 @@ class VariationalInformation(DistillationLoss):
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
             raise ValueError(f"`depth` must be an integer, 0 or more. Received: {depth!r}")
         self.depth = depth
-        self.variance = positive(variance, "variance")
+        self.variance = check_positive(variance, "variance")
         if not isinstance(self.variance, float) or self.variance <= LEAST_VARIANCE:
             raise ValueError(f"`variance` must be a number above {LEAST_VARIANCE}. Received: {variance!r}")
 
@@ -97,7 +97,7 @@ class VariationalInformation(DistillationLoss):
 
     def comparable(self, student_shape, teacher_shape):
         end = -1 if self.depth else None
-        return alike(student_shape[1:end], teacher_shape[1:end])
+        return shapes_match(student_shape[1:end], teacher_shape[1:end])
 
     def compare(self, student, teacher, batch):
         values = variational_information(regress(student, self.kernels), self.log_scale, teacher)

@@ -11,7 +11,7 @@ from apache_beam.utils import shared
 
 from keras_distill.cache import fingerprint, labelling, packing, shards
 from keras_distill.cache.shards import EXAMPLES
-from keras_distill.taps import OUTPUT
+from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import as_teacher
 
 
@@ -73,9 +73,9 @@ class LabelWithTeacher(beam.PTransform):
 
     def expand(self, examples):
         directory = self._directory
-        about = labelling.about_cache(self._load(), self._inputs, **self._kept)
-        with shards.writing(directory):
-            manifest = labelling.begun(directory, about, **self._sizes)
+        about = labelling.new_manifest(self._load(), self._inputs, **self._kept)
+        with shards.write_lock(directory):
+            manifest = labelling.begin(directory, about, **self._sizes)
         # A finished cache is only compared, by batches of any size: none may lie across two of its shards.
         size = math.gcd(self._sizes["batch_size"], manifest["shard_examples"])
         # Keys are integers: Dask takes others for different ones in different processes. And no step waits for the end
@@ -161,7 +161,7 @@ class _Speaking:
     """What a teacher says of batches, and the fingerprints of their examples."""
 
     def __init__(self, teacher, inputs, taps):
-        self._speak = labelling.speaker(teacher, taps)
+        self._speak = labelling.teacher_function(teacher, taps)
         self._dtype = packing.print_dtype(taps)
         self._prints = tf.function(
             lambda inputs: tf.map_fn(fingerprint.of_example, inputs, fn_output_signature=tf.int64),

@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_distill.specs import input_specs
-from keras_distill.taps import OUTPUT, Taps
+from keras_distill.models.specs import input_specs
+from keras_distill.models.taps import OUTPUT, Taps
 
 SERVING, TENSORS, ACTIVATIONS = "serving_default", "tensors", "activations"
 

@@ -14,12 +14,12 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils
 
-from keras_distill import runs
 from keras_distill.cache import packing
 from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import ACTIVATIONS
 from keras_distill.pipelines.reading import first_of, read_schema
 from keras_distill.pipelines.saved import Signature
+from keras_distill.saving import runs
 
 
 class TeacherLabellerSpec(ComponentSpec):
@@ -64,7 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         signature = artifacts.signature(model, exec_properties["signature"])
         for pattern in patterns.values():
             _try_out(signature, pattern)
-        abouts = packing.described(_chosen(signature, taps), dtype, top_k)
+        abouts = packing.stored_taps(_chosen(signature, taps), dtype, top_k)
         ask = _Ask(signature.path, exec_properties["signature"], abouts, exec_properties["teacher"], shared.Shared())
         extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), ask.abouts)
 

@@ -6,8 +6,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import schema_utils
 from tfx.utils import io_utils
 
-from keras_distill.batch import with_activations
 from keras_distill.cache import packing
+from keras_distill.data.batch import with_activations
 from keras_distill.pipelines import activations
 
 
@@ -50,7 +50,7 @@ class Reader:
         self._teacher = teacher
         self.abouts = activations.described(read)
         if teacher is not None:
-            self.abouts = packing.described(teacher.outputs, "float32", None)
+            self.abouts = packing.stored_taps(teacher.outputs, "float32", None)
         # A student that learns from labels alone has no use for them.
         self._stored = self.abouts if teacher is None and settings.terms is not None else {}
 

@@ -13,14 +13,15 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils
 
-from keras_distill import runs
-from keras_distill.batch import UNLABELLED, Batch
-from keras_distill.evaluation import Agreement, Divergence
+from keras_distill.data.batch import Batch
+from keras_distill.data.labels import UNLABELLED
+from keras_distill.metrics import Agreement, TeacherDivergence
+from keras_distill.models.taps import OUTPUT
 from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
 from keras_distill.pipelines.reading import read_schema, serialized
 from keras_distill.report import ModelResult, Results, Run, write_page
-from keras_distill.taps import OUTPUT
+from keras_distill.saving import runs
 
 TEACHER = "teacher"
 # Names in the report: the component's inputs, and the roles of `ModelResult`.
@@ -70,7 +71,7 @@ class Executor(base_executor.BaseExecutor):
             if input_dict.get(key)
         }
         pattern = artifacts.patterns(examples, [split])[split]
-        lesson = _Lesson(schema, label, exec_properties["tap"])
+        lesson = LabelledLogits(schema, label, exec_properties["tap"])
         tallies = {name: _Tally(lesson.classes, temperature) for name in models}
         for batch in serialized([pattern]).batch(_BATCH):
             labels, taught = lesson(batch)
@@ -175,7 +176,7 @@ class DistillationReport(base_component.BaseComponent):
         super().__init__(spec=spec)
 
 
-class _Lesson:
+class LabelledLogits:
     """Labels and the teacher's logits, `(labels, logits)`, of serialized examples.
 
     Attributes:
@@ -218,7 +219,7 @@ class _Tally:
 
     def __init__(self, classes, temperature):
         self._confusion = np.zeros((classes, classes), int)
-        self._agreement, self._divergence = Agreement(), Divergence(temperature)
+        self._agreement, self._divergence = Agreement(), TeacherDivergence(temperature)
 
     def add(self, labels, taught, logits):
         guesses = np.argmax(logits, -1)

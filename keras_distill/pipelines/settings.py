@@ -7,7 +7,7 @@ import inspect
 import json
 import pathlib
 
-from keras_distill import runs
+from keras_distill.saving import runs
 
 _KEY = "keras_distill"
 _PLACES = ("student", "preprocessing", "terms", "compile", "strategy")

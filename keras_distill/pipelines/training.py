@@ -7,15 +7,15 @@ import keras_tuner
 import tensorflow as tf
 from tfx.components.tuner.component import TunerFnResult
 
-from keras_distill import workers
-from keras_distill.backup import Backup
-from keras_distill.distiller import Distiller
+from keras_distill.callbacks.backup import Backup
+from keras_distill.callbacks.tensorboard import TensorBoard
+from keras_distill.distribution import workers
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
 from keras_distill.pipelines.reading import Reader, counted, serialized
 from keras_distill.pipelines.saved import Signature
 from keras_distill.pipelines.settings import Settings
-from keras_distill.tensorboard import TensorBoard
+from keras_distill.training.distiller import Distiller
 
 
 def run_fn(fn_args):
@@ -29,7 +29,7 @@ def run_fn(fn_args):
     Raises:
         ValueError: If the examples, the Schema or the teacher do not fit the settings.
     """
-    lesson = Lesson(fn_args)
+    lesson = TrainerInputs(fn_args)
     settings = lesson.settings
     keras.utils.set_random_seed(settings.seed)
     with lesson.strategy.scope():
@@ -50,7 +50,7 @@ def run_fn(fn_args):
         callbacks=[board, backup],
         verbose=2,
     )
-    if workers.writes(lesson.strategy):
+    if workers.is_chief(lesson.strategy):
         distiller.student.save(os.path.join(run, "student.keras"))
         export(distiller.student, lesson.reader, fn_args.serving_model_dir)
     backup.delete()
@@ -65,7 +65,7 @@ def tuner_fn(fn_args):
     Returns:
         A `TunerFnResult`.
     """
-    lesson = Lesson(fn_args)
+    lesson = TrainerInputs(fn_args)
     settings = lesson.settings
     tuner = keras_tuner.RandomSearch(
         lesson.distiller,
@@ -80,7 +80,7 @@ def tuner_fn(fn_args):
     return TunerFnResult(tuner=tuner, fit_kwargs=fit)
 
 
-class Lesson:
+class TrainerInputs:
     """What a node's `FnArgs` give to train with.
 
     Attributes:
@@ -139,7 +139,12 @@ class Lesson:
         terms = settings.function("terms")
         try:
             taught = activations.teacher(self.reader.abouts) if terms else None
-            distiller = Distiller(student, taught, terms(hp) if terms else [], settings.supervised_weight)
+            distiller = Distiller(
+                student=student,
+                teacher=taught,
+                terms=terms(hp) if terms else [],
+                supervised_weight=settings.supervised_weight,
+            )
         except ValueError as error:
             kept = {f"{activations.PREFIX}{tap}": about["shape"] for tap, about in self.reader.abouts.items()}
             origin = (

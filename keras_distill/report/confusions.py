@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 
-from keras_distill.report.canvas import figure, picture, shorten
 from keras_distill.report.table import count
-from keras_distill.text import UNKNOWN
+from keras_distill.utils.drawing import figure, render_figure, shorten
+from keras_distill.utils.formatting import UNKNOWN
 
 # Blue for fewer errors and vermilion for more, as in the palette.
 CHANGE = LinearSegmentedColormap.from_list("change", ["#0072B2", "#FFFFFF", "#D55E00"])
@@ -82,7 +82,7 @@ def _matrix(results, values, title, colormap, norm, said):
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted class", ylabel="true class")
         drawn.suptitle(title, fontweight="bold", fontsize=9)
-        return picture(drawn, f"{said} {_extremes(results, values)}")
+        return render_figure(drawn, f"{said} {_extremes(results, values)}")
 
 
 def _write_numbers(axes, image, values):

@@ -2,14 +2,14 @@
 
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from keras_distill.report.canvas import colors, figure, picture
-from keras_distill.text import percent_with_spread, size
+from keras_distill.utils.drawing import colors, figure, render_figure
+from keras_distill.utils.formatting import format_size, percent_with_spread
 
 
 def footprint_pictures(results):
     """A `Picture` for bytes and one for latency, of the footprints in the `Results` that have both and accuracy."""
     costs = {
-        "bytes on disk": (lambda each: each.bytes, size),
+        "bytes on disk": (lambda each: each.bytes, format_size),
         "ms of one prediction, median": (lambda each: each.median, lambda value: f"{value:.3g}"),
     }
     drawn = []
@@ -78,4 +78,4 @@ def _against(results, points, label, written):
         )
         if any(each.spread is not None for _, each, _ in points):
             caption += " Bars: sample standard deviation over the seeds."
-        return picture(drawn, alt + ".", caption)
+        return render_figure(drawn, alt + ".", caption)

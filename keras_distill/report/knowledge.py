@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_distill.report.canvas import Picture, colors, figure, picture, shorten
 from keras_distill.report.results import encode_png
+from keras_distill.utils.drawing import Figure, colors, figure, render_figure, shorten
 
 # More classes than this in one figure are too small to read on a phone.
 MOST_CLASSES = 12
@@ -27,8 +27,8 @@ class Card:
         small: Whether the image is to be enlarged pixel by pixel.
     """
 
-    image: Picture
-    bars: Picture
+    image: Figure
+    bars: Figure
     label: str
     answers: list
     small: bool
@@ -73,7 +73,7 @@ def bars(classes, label, panels, chosen):
                 tick.set_fontweight("bold" if index == label else "normal")
         caption = f"{len(kept)} of {len(classes)} classes: those that some model finds most probable."
         caption = caption if len(kept) < len(classes) else ""
-        return picture(drawn, _alt(classes, label, panels), caption)
+        return render_figure(drawn, _alt(classes, label, panels), caption)
 
 
 def cards(results):
@@ -90,7 +90,7 @@ def _card(results, example):
         if model.name in example.logits:
             guess = int(np.argmax(example.logits[model.name]))
             answers.append((model.name, results.classes[guess], guess == example.label))
-    image = Picture(source, width, height, f"Test image of the class {label}.")
+    image = Figure(source, width, height, f"Test image of the class {label}.")
     drawn = bars(results.classes, example.label, _panels(results, example), colors(results))
     return Card(image, drawn, label, answers, max(height, width) <= 64)
 

@@ -4,13 +4,13 @@ import pathlib
 
 import jinja2
 
-from keras_distill.compression import footprint
+from keras_distill.compression import profiling
 from keras_distill.report import confusions, knowledge, plots
-from keras_distill.report.canvas import colors
 from keras_distill.report.footprint_plots import footprint_pictures
 from keras_distill.report.search_plots import search_pictures
 from keras_distill.report.table import HEADINGS
 from keras_distill.report.verdict import CRITERION
+from keras_distill.utils.drawing import colors
 
 
 def write_page(results, path):
@@ -46,7 +46,7 @@ def render(results):
         accuracy=plots.accuracy_bars(results),
         metrics=plots.metric_curves(results),
         losses=plots.loss_curves(results),
-        footprint_headings=footprint.HEADINGS,
+        footprint_headings=profiling.HEADINGS,
         footprints=[(chosen[each.model], each.cells(results.footprints[0])) for each in results.footprints],
         footprint_pictures=footprint_pictures(results),
         search=None if results.search is None else list(search_pictures(results.search).values()),

@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_distill.report.canvas import colors, figure, picture, shorten
-from keras_distill.text import percent_with_spread
+from keras_distill.utils.drawing import colors, figure, render_figure, shorten
+from keras_distill.utils.formatting import percent_with_spread
 
 
 def accuracy_bars(results):
@@ -30,7 +30,7 @@ def accuracy_bars(results):
             f"{row.name}: {percent_with_spread(row.accuracy, row.spread)}" for row in results.table()
         )
         axis = "" if start == 0 else f" The axis starts at {start:g} %, not at 0: the bars' lengths exaggerate."
-        return picture(drawn, alt, "Bars: mean over the seeds. Dots: the seeds, one each." + axis)
+        return render_figure(drawn, alt, "Bars: mean over the seeds. Dots: the seeds, one each." + axis)
 
 
 def metric_curves(results):
@@ -56,7 +56,7 @@ def _metric_curve(results, name):
         axes.set(xlabel="epoch", title=_title(name))
         drawn.legend(loc="outside lower center", ncols=columns, handlelength=1.6)
         alt = f"Learning curves of {_title(name)}. " + _sentence(_ending(model, name) for model in models)
-        return picture(drawn, alt, _how_to_read(models, [name]))
+        return render_figure(drawn, alt, _how_to_read(models, [name]))
 
 
 def _loss_terms(model, color):
@@ -71,7 +71,7 @@ def _loss_terms(model, color):
         drawn.suptitle(shorten(model.name, 44), fontweight="bold", fontsize=9)
         alt = f"Loss curves of {model.name}. " + _sentence(_ending(model, name) for name in names)
         scales = ["Each panel has a scale of its own."] if len(names) > 1 else []
-        return picture(drawn, alt, " ".join([*scales, _how_to_read([model], names)]))
+        return render_figure(drawn, alt, " ".join([*scales, _how_to_read([model], names)]))
 
 
 def _measured(model):

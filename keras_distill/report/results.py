@@ -11,8 +11,8 @@ import re
 
 import numpy as np
 
-from keras_distill.compression import Footprint
-from keras_distill.evaluation import Finding
+from keras_distill.compression import Profile
+from keras_distill.preflight import Finding
 from keras_distill.report import environment, table, verdict
 from keras_distill.report.search import Search
 
@@ -177,7 +177,7 @@ class Results:
         search = fields.pop("search", None)
         search = None if search is None else Search.from_fields(search)
         footprints = [
-            Footprint(**each | {"accuracies": tuple(each["accuracies"])}) for each in fields.pop("footprints", [])
+            Profile(**each | {"accuracies": tuple(each["accuracies"])}) for each in fields.pop("footprints", [])
         ]
         findings = {name: [Finding(**each) for each in found] for name, found in fields.pop("findings", {}).items()}
         return cls(models=models, examples=examples, search=search, footprints=footprints, findings=findings, **fields)

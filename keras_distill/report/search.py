@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from keras_distill.text import UNKNOWN
+from keras_distill.utils.formatting import UNKNOWN
 
 STATES = ("completed", "over budget", "failed", "unfinished")
 

@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.scale import LogScale
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from keras_distill.report.canvas import FIRST, figure, picture, shorten
+from keras_distill.utils.drawing import FIRST, figure, render_figure, shorten
 
 # Pale for bad trials and dark for good ones; the best has a colour of its own.
 BETTER = LinearSegmentedColormap.from_list("better", ["#CFD8DF", "#7FBCE0", "#0072B2", "#003B5C"])
@@ -75,7 +75,7 @@ def best_so_far(search):
             said.append("Triangles: beyond the axis.")
         if any(trial.state != "completed" for trial in search.trials):
             said.append("×: over the budget, failed or unfinished.")
-        return picture(drawn, _alt(search), " ".join(said))
+        return render_figure(drawn, _alt(search), " ".join(said))
 
 
 def parallel_coordinates(search):
@@ -122,7 +122,7 @@ def parallel_coordinates(search):
             said.append("No dot: a trial has no such hyperparameter.")
         if any(not view.shows(trial.score) for trial in ranked):
             said.append(f"What is worse than the axis of {view.label} stands at its end.")
-        return picture(drawn, _alt(search), " ".join(said))
+        return render_figure(drawn, _alt(search), " ".join(said))
 
 
 def one_against_another(search, one, other):
@@ -146,7 +146,7 @@ def one_against_another(search, one, other):
         )
         bar.outline.set_visible(False)
         bar.set_label(view.label)
-        return picture(drawn, _alt(search), "Dots: the trials. The ring is around the best one.")
+        return render_figure(drawn, _alt(search), "Dots: the trials. The ring is around the best one.")
 
 
 class _View:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from keras_distill.text import UNKNOWN, aligned, percent_with_spread
+from keras_distill.utils.formatting import UNKNOWN, align_columns, percent_with_spread
 
 HEADINGS = ("model", "accuracy", "kept", "errors", "parameters", "ms per example", "speed-up", "gap recovered")
 
@@ -66,7 +66,7 @@ def rows(results):
 
 def text(rows):
     """The rows aligned in columns."""
-    return aligned([HEADINGS, *(row.cells() for row in rows)])
+    return align_columns([HEADINGS, *(row.cells() for row in rows)])
 
 
 def count(value):

@@ -1,6 +1,6 @@
 """Where activations to imitate come from."""
 
-from keras_distill.batch import with_activations, with_index
+from keras_distill.data.batch import with_activations, with_index
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.cached import CachedTeacher
 from keras_distill.teachers.ema import EMATeacher

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_distill.data.top_k import scatter_top_k
 from keras_distill.teachers.base import Teacher
-from keras_distill.top import spread
 
 
 class CachedTeacher(Teacher):
@@ -13,7 +13,7 @@ class CachedTeacher(Teacher):
 
     ```python
     logits = teacher.predict(x)
-    distiller = Distiller(student, CachedTeacher({"output": logits}), [Term(KullbackLeibler())])
+    distiller = Distiller(student=student, teacher=CachedTeacher({"output": logits}), terms=[Term(KLDivergence())])
     distiller.fit(with_activations(x, {"output": logits}), y)
     ```
 
@@ -52,4 +52,4 @@ class CachedTeacher(Teacher):
     def _whole(self, tap, stored):
         if tap not in self._counts:
             return stored
-        return spread(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])
+        return scatter_top_k(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_distill.schedules import positive, value_at
+from keras_distill.schedules import check_positive, value_at
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.model import ModelTeacher
 
@@ -15,7 +15,7 @@ class EMATeacher(Teacher):
     ```
 
     ```python
-    distiller = Distiller(student, EMATeacher(student, decay=0.99), [Term(KullbackLeibler())])
+    distiller = Distiller(student=student, teacher=EMATeacher(student, decay=0.99), terms=[Term(KLDivergence())])
     ```
 
     Moving statistics, as of batch normalization, follow alike. The copy is saved with the distiller, since no file of
@@ -37,7 +37,7 @@ class EMATeacher(Teacher):
     def __init__(self, student, decay=0.999, inputs=None):
         if not (isinstance(student, keras.Model) and student.built):
             raise ValueError(f"EMATeacher copies a built keras.Model. Received: {student!r}")
-        self.decay = positive(decay, "decay", zero=True)
+        self.decay = check_positive(decay, "decay", zero=True)
         if isinstance(self.decay, float) and self.decay > 1:
             raise ValueError(f"`decay` must not be above 1. Received: {decay!r}")
         self.model = keras.models.clone_model(student)

@@ -5,11 +5,11 @@ import copy
 import keras
 from keras import ops
 
-from keras_distill.schedules import positive, value_at
-from keras_distill.taps import OUTPUT
+from keras_distill.models.taps import OUTPUT
+from keras_distill.schedules import check_positive, value_at
 from keras_distill.teachers.base import Teacher
+from keras_distill.teachers.checks import check_logits
 from keras_distill.teachers.model import as_teacher
-from keras_distill.teachers.ops import check_logits
 
 
 class Ensemble(Teacher):
@@ -56,7 +56,7 @@ class Ensemble(Teacher):
         if stored:
             raise ValueError(f"The members {stored} do not run: their activations come with the batch. Average these.")
         self.shares = weights if callable(weights) else _shares(weights, list(members))
-        self.temperature = None if temperature is None else positive(temperature, "temperature")
+        self.temperature = None if temperature is None else check_positive(temperature, "temperature")
 
     @property
     def signature(self):
@@ -135,7 +135,7 @@ def most_confident(logits, batch):
 
 
 def _shares(weights, names):
-    weights = [1.0] * len(names) if weights is None else [positive(w, "weights", zero=True) for w in weights]
+    weights = [1.0] * len(names) if weights is None else [check_positive(w, "weights", zero=True) for w in weights]
     if len(weights) != len(names) or not all(isinstance(w, float) for w in weights) or not sum(weights):
         raise ValueError(f"`weights` must be {len(names)} numbers, one for each of {names}. Received: {weights}.")
     return [weight / sum(weights) for weight in weights]

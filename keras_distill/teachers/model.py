@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_distill.taps import OUTPUT, Taps, find_layer
+from keras_distill.models.taps import OUTPUT, Taps, find_layer
 from keras_distill.teachers.base import Teacher
-from keras_distill.teachers.ops import class_map, mapped
+from keras_distill.teachers.checks import class_map, map_logits
 
 
 class ModelTeacher(Teacher):
@@ -90,7 +90,7 @@ class ModelTeacher(Teacher):
     def _mapped(self, tap, activation):
         # Several outputs at once are refused by the term, which says how to choose one.
         output = tap.partition("[")[0] == OUTPUT and not keras.tree.is_nested(activation)
-        return mapped(ops.convert_to_tensor(activation), self.classes) if output else activation
+        return map_logits(ops.convert_to_tensor(activation), self.classes) if output else activation
 
 
 def as_teacher(teacher):

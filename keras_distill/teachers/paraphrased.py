@@ -1,6 +1,6 @@
 """A model as the teacher, with factors of one of its maps."""
 
-from keras_distill.taps import Taps
+from keras_distill.models.taps import Taps
 from keras_distill.teachers.base import Teacher
 
 FACTORS = "factors"
@@ -11,8 +11,8 @@ class ParaphrasedTeacher(Teacher):
 
     ```python
     teacher = ParaphrasedTeacher(model, "block_6", paraphraser)
-    terms = [Term(KullbackLeibler()), Term(FactorTransfer(), "block_3", "factors", Translator(), weight=500.0)]
-    Distiller(student, teacher, terms)
+    terms = [Term(KLDivergence()), Term(FactorTransfer(), "block_3", "factors", Translator(), weight=500.0)]
+    Distiller(student=student, teacher=teacher, terms=terms)
     ```
 
     Model and paraphraser run in inference mode and stay as they are.

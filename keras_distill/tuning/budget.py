@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.compression.footprint import parameters
+from keras_distill.compression.profiling import count_parameters
 from keras_distill.compression.runtimes import latency
-from keras_distill.schedules import positive
-from keras_distill.specs import input_specs
+from keras_distill.models.specs import input_specs
+from keras_distill.schedules import check_positive
 
 _REPEATS = 30
 
@@ -48,7 +48,7 @@ class Budget:
     def __post_init__(self):
         for name, limit in self._limits().items():
             if limit != math.inf:
-                positive(limit, name, schedule=False)
+                check_positive(limit, name, schedule=False)
         if not self._limits():
             raise ValueError("A Budget limits `parameters`, `megabytes` or `milliseconds`. Received none of them.")
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -63,7 +63,7 @@ class Budget:
         Raises:
             ValueError: If its time is limited and its inputs have lengths that are not known.
         """
-        measures = {"parameters": parameters, "megabytes": _megabytes, "milliseconds": self._milliseconds}
+        measures = {"parameters": count_parameters, "megabytes": _megabytes, "milliseconds": self._milliseconds}
         return {name: measures[name](student) for name in self._limits()}
 
     def excess(self, costs):

@@ -12,8 +12,8 @@ import keras_tuner
 import numpy as np
 from keras_tuner.src.engine.tuner_utils import TunerCallback
 
-from keras_distill.distiller import Distiller
 from keras_distill.teachers import Teacher
+from keras_distill.training.distiller import Distiller
 from keras_distill.tuning.budget import Costs, Worse, untrained, validates
 
 
@@ -22,7 +22,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
 
     ```python
     def terms(hp):
-        return [Term(KullbackLeibler(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))]
+        return [Term(KLDivergence(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))]
 
     hypermodel = DistillationHyperModel(
         student=lambda hp: cnn(spaces.width(hp, 8, 64)),
@@ -105,7 +105,13 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             # A Teacher knows the taps of one distiller; of two best models each has its own. Its models are the same.
             teacher = copy.copy(self.teacher) if isinstance(self.teacher, Teacher) else self.teacher
             weight = _value(self.supervised_weight, hp)
-            distiller = Distiller(student, teacher, _value(self.terms, hp), weight, self.inputs)
+            distiller = Distiller(
+                student=student,
+                teacher=teacher,
+                terms=_value(self.terms, hp),
+                supervised_weight=weight,
+                inputs=self.inputs,
+            )
             self._check_anew(student)
             compiled = {name: _own(_value(getattr(self, name), hp)) for name in ("optimizer", "loss", "metrics")}
             distiller.compile(**compiled, **_own(self.options))

@@ -2,7 +2,7 @@
 
 ```python
 def terms(hp):
-    return [Term(KullbackLeibler(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))]
+    return [Term(KLDivergence(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))]
 ```
 
 Asked again in the same trial, each gives the same value again. The defaults, which

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from keras_distill.cache import cached, indexed, label
+from keras_distill.cache import indexed, label, open_cache
 from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
 from tests.benchmarks.step_time import compiled, steps
@@ -64,7 +64,7 @@ def reading(name, pair, classes, dtype):
     with tempfile.TemporaryDirectory() as folder:
         label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype=dtype, verbose=0)
         dataset = indexed(x).shuffle(READ, seed=1).batch(pair.batch)
-        joined = iter(cached(folder).join(dataset).repeat().prefetch(tf.data.AUTOTUNE))
+        joined = iter(open_cache(folder).join(dataset).repeat().prefetch(tf.data.AUTOTUNE))
         plain = iter(tf.data.Dataset.from_tensor_slices(x).shuffle(READ, seed=1).batch(pair.batch).repeat())
         numbered = iter(dataset.repeat())
         functions = {

@@ -3,7 +3,7 @@
 Run:    python -m tests.benchmarks.large_vocabulary [--xla] [--repeats=9] [--tokens=64]
 Prints: a table, and as its last line the two ratios as JSON.
 
-A step is a forward and a backward pass of `KullbackLeibler` from hidden states of size 256, both networks' logits
+A step is a forward and a backward pass of `KLDivergence` from hidden states of size 256, both networks' logits
 included. Times are medians of steps taken in turn in one process. Memory is the peak of a process that makes a single
 step, above what it had before.
 """
@@ -19,8 +19,8 @@ import time
 import keras
 import tensorflow as tf
 
-from keras_distill.batch import Batch
-from keras_distill.losses import Chunked, KullbackLeibler
+from keras_distill.data.batch import Batch
+from keras_distill.losses import Chunked, KLDivergence
 from keras_distill.teachers import ModelTeacher
 
 TEXTS, LENGTH, WORDS, HIDDEN = 8, 128, 32_000, 256
@@ -36,7 +36,7 @@ def model(name):
 def compiled_steps(tokens, xla):
     """`{path: function of no arguments}`, each returning the loss and its gradients."""
     keras.utils.set_random_seed(0)
-    student, teacher, loss = model("student"), model("teacher"), KullbackLeibler(2.0)
+    student, teacher, loss = model("student"), model("teacher"), KLDivergence(2.0)
     chunked = Chunked(loss, "logits", "logits", tokens=tokens)
     chunked.connect(student, ModelTeacher(teacher))
     chunked.build(*[(None, LENGTH, HIDDEN)] * 2)

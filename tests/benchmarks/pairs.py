@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_distill import Term
-from keras_distill.losses import AttentionTransfer, Cosine, HiddenState, Hint, SimilarityPreserving
+from keras_distill.losses import AttentionTransfer, CosineSimilarity, HiddenState, Hint, SimilarityPreserving
 
 CLASSES = 10
 
@@ -67,7 +67,7 @@ def _dense_features():
     return [
         Term(SimilarityPreserving(), "hidden_0", "hidden_0", weight=0.1),
         Term(Hint(), "hidden_1", "hidden_2", weight=0.1),
-        Term(Cosine(), "hidden_1", "hidden_2", weight=0.1),
+        Term(CosineSimilarity(), "hidden_1", "hidden_2", weight=0.1),
     ]
 
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from keras_distill import OUTPUT, Distiller
-from keras_distill.batch import with_activations
+from keras_distill.data.batch import with_activations
 from keras_distill.teachers import CachedTeacher
 from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
@@ -52,7 +52,7 @@ def ratios(name, pair):
     strategies = {count: strategy(count) for count in COUNTS}
 
     def distiller():
-        return Distiller(pair.student(), CachedTeacher(logits), LOGITS)
+        return Distiller(student=pair.student(), teacher=CachedTeacher(logits), terms=LOGITS)
 
     functions = {}
     for count, shared_by in strategies.items():

@@ -25,8 +25,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from keras_distill import Term
-from keras_distill.cache import cached, label
-from keras_distill.losses import KullbackLeibler
+from keras_distill.cache import label, open_cache
+from keras_distill.losses import KLDivergence
 from keras_distill.tuning import DistillationHyperModel, spaces
 from recipes import data
 from recipes.fashion_mnist_hint import cnn
@@ -54,7 +54,7 @@ def parts(x, y):
 
 def labelled(teacher, x, folder):
     label(teacher, x, folder, verbose=0)
-    return cached(folder)
+    return open_cache(folder)
 
 
 def search(stored, x, y):
@@ -62,7 +62,7 @@ def search(stored, x, y):
     hypermodel = DistillationHyperModel(
         student=lambda hp: cnn(8, "student"),
         teacher=stored.teacher,
-        terms=lambda hp: [Term(KullbackLeibler(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))],
+        terms=lambda hp: [Term(KLDivergence(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))],
         supervised_weight=spaces.alpha,
         **compiled(),
     )

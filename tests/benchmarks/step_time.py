@@ -27,9 +27,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from keras_distill import OUTPUT, Distiller, Term
-from keras_distill.batch import with_activations
-from keras_distill.cache import cached, label
-from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.cache import label, open_cache
+from keras_distill.data.batch import with_activations
+from keras_distill.losses import Hint, KLDivergence
 from keras_distill.teachers import CachedTeacher
 from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
@@ -38,7 +38,7 @@ ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each step is timed.", low
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of one timing.", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of a whole run.", lower_bound=1)
 EXAMPLES = flags.DEFINE_integer("examples", 4096, "Examples of a whole run.", lower_bound=1)
-LOGITS = [Term(KullbackLeibler(), weight=0.9)]
+LOGITS = [Term(KLDivergence(), weight=0.9)]
 
 
 def compiled(model, jit=False):
@@ -90,9 +90,9 @@ def step_ratios(name, pair):
     features = LOGITS + pair.features()
     models = {
         "student": compiled(pair.student()),
-        "cached": compiled(Distiller(pair.student(), CachedTeacher(logits), LOGITS)),
-        "online": compiled(Distiller(pair.student(), teacher, LOGITS)),
-        "features": compiled(Distiller(pair.student(), teacher, features)),
+        "cached": compiled(Distiller(student=pair.student(), teacher=CachedTeacher(logits), terms=LOGITS)),
+        "online": compiled(Distiller(student=pair.student(), teacher=teacher, terms=LOGITS)),
+        "features": compiled(Distiller(student=pair.student(), teacher=teacher, terms=features)),
     }
     batches = {model: (with_activations(x, logits) if model == "cached" else x, y) for model in models}
     functions = {model: steps(models[model], batches[model]) for model in models}
@@ -119,7 +119,7 @@ def keras_run(pair, x, y):
         keras.distillation.LogitsDistillation(),
         keras.distillation.FeatureDistillation(teacher_layer_name=theirs, student_layer_name=ours),
     ]
-    model = keras.distillation.Distiller(pair.teacher(), pair.student(), losses)
+    model = keras.distillation.Distiller(student=pair.teacher(), teacher=pair.student(), terms=losses)
     compiled(model).fit(x, y, batch_size=pair.batch, epochs=EPOCHS.value, verbose=0)
 
 
@@ -130,8 +130,10 @@ def our_run(pair, x, y):
     with tempfile.TemporaryDirectory() as folder:
         dtypes = {OUTPUT: "float32", theirs: "float16"}
         label(pair.teacher(), dataset, folder, tuple(dtypes), dtypes, batch_size=pair.batch, verbose=0)
-        stored = cached(folder)
-        distiller = compiled(Distiller(pair.student(), stored.teacher, [*LOGITS, Term(Hint(), ours, theirs)]))
+        stored = open_cache(folder)
+        distiller = compiled(
+            Distiller(student=pair.student(), teacher=stored.teacher, terms=[*LOGITS, Term(Hint(), ours, theirs)])
+        )
         distiller.fit(stored.load(x), y, batch_size=pair.batch, epochs=EPOCHS.value, verbose=0)
 
 

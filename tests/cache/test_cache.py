@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import compiled, data, mlp
 
 from keras_distill import OUTPUT, Distiller, Term
-from keras_distill.batch import split
-from keras_distill.cache import cached, indexed, label, on_inputs
-from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.cache import indexed, label, on_inputs, open_cache
+from keras_distill.data.batch import split_inputs
+from keras_distill.losses import Hint, KLDivergence
+from tests.support.helpers import compiled, data, mlp
 
 TAPS = (OUTPUT, "features")
 
@@ -27,7 +27,7 @@ def dataset():
 
 def labelled(teacher, directory, **options):
     label(teacher, dataset(), directory, TAPS, verbose=0, **options)
-    return cached(directory)
+    return open_cache(directory)
 
 
 def check(stored, joined, teacher, tolerance=1e-5):
@@ -35,7 +35,7 @@ def check(stored, joined, teacher, tolerance=1e-5):
     taps = keras.Model(teacher.inputs[0], [teacher.layers[-1].output, teacher.get_layer("features").output])
     seen = []
     for inputs, labels in joined:
-        x, activations, index = split(inputs)
+        x, activations, index = split_inputs(inputs)
         for tap, expected in zip(TAPS, taps(x)):
             found = tf.cast(activations[tap], "float32")
             np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
@@ -55,12 +55,14 @@ def test_the_activations_are_the_teachers(teacher, tmp_path, dtype, tolerance):
 def test_all_may_be_loaded_into_memory(teacher, tmp_path, dtype):
     stored = labelled(teacher, tmp_path, dtype=dtype, shard_bytes=1, batch_size=5)
     inputs, labels = data()
-    _, activations, _ = split(stored.load(inputs))
+    _, activations, _ = split_inputs(stored.load(inputs))
     for tap, layer in ((OUTPUT, teacher.layers[-1]), ("features", teacher.get_layer("features"))):
         expected = keras.Model(teacher.inputs[0], layer.output)(inputs)
         np.testing.assert_allclose(activations[tap].astype("float32"), expected, rtol=2e-2, atol=2e-2)
         assert str(activations[tap].dtype) == dtype
-    compiled(Distiller(mlp(8), stored.teacher, [Term(KullbackLeibler())])).fit(stored.load(inputs), labels, verbose=0)
+    compiled(Distiller(student=mlp(8), teacher=stored.teacher, terms=[Term(KLDivergence())])).fit(
+        stored.load(inputs), labels, verbose=0
+    )
     with pytest.raises(tf.errors.InvalidArgumentError, match="Example 0 is not the one"):
         stored.load(inputs[::-1])
 
@@ -78,17 +80,21 @@ def test_examples_may_be_shuffled_filtered_and_repeated(teacher, tmp_path, batch
 def test_an_augmented_example_keeps_what_was_said_of_the_original(teacher, tmp_path):
     stored = labelled(teacher, tmp_path)
     for inputs, _ in stored.join(indexed(dataset()).map(on_inputs(lambda x: -x))).batch(24):
-        x, activations, _ = split(inputs)
+        x, activations, _ = split_inputs(inputs)
         np.testing.assert_allclose(activations[OUTPUT], teacher(-x), rtol=1e-5, atol=1e-6)
 
 
 def test_it_teaches_as_the_teacher_itself(teacher, tmp_path):
     stored = labelled(teacher, tmp_path)
-    terms = [Term(KullbackLeibler(2.0)), Term(Hint(), "features", "features", head="auto")]
+    terms = [Term(KLDivergence(2.0)), Term(Hint(), "features", "features", head="auto")]
     histories = []
     for source, examples in ((teacher, dataset()), (stored.teacher, stored.join(dataset()))):
         keras.utils.set_random_seed(1)
-        histories.append(compiled(Distiller(mlp(), source, terms)).fit(examples.batch(8), epochs=3, verbose=0).history)
+        histories.append(
+            compiled(Distiller(student=mlp(), teacher=source, terms=terms))
+            .fit(examples.batch(8), epochs=3, verbose=0)
+            .history
+        )
     for name, values in histories[0].items():
         np.testing.assert_allclose(histories[1][name], values, rtol=1e-4, err_msg=name)
 
@@ -158,7 +164,7 @@ def test_a_damaged_cache_is_refused(teacher, tmp_path, damage, message):
     labelled(teacher, tmp_path)
     damage(tmp_path)
     with pytest.raises(ValueError, match=message):
-        cached(tmp_path)
+        open_cache(tmp_path)
 
 
 def truncate(path):
@@ -185,14 +191,14 @@ def test_a_changed_byte_is_found_by_its_checksum(teacher, tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="00000.features.npy' is not what was written"):
-        cached(tmp_path).verify()
+        open_cache(tmp_path).verify()
 
 
 def test_another_teacher_is_told_from_the_one_that_spoke(teacher, tmp_path):
     labelled(teacher, tmp_path)
-    cached(tmp_path, teacher)
+    open_cache(tmp_path, teacher)
     with pytest.raises(ValueError, match="another teacher than the one given: its fingerprint was"):
-        cached(tmp_path, mlp(16, name="teacher"))
+        open_cache(tmp_path, mlp(16, name="teacher"))
 
 
 def test_no_example_is_not_a_cache(teacher, tmp_path):

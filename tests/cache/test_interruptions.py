@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import data, mlp
 
-from keras_distill.cache import cached, label, shards
+from keras_distill.cache import label, open_cache, shards
+from tests.support.helpers import data, mlp
 
 # Labels into a directory; the process kills itself at a given call of a function of the file layer.
 SCRIPT = """
@@ -61,16 +61,16 @@ def test_killed_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
         assert finished >= kept
         kept = finished
         with pytest.raises(ValueError, match="no cache|not finished"):
-            cached(tmp_path / "killed")
+            open_cache(tmp_path / "killed")
     assert kept > 0
     done = labelling(tmp_path / "teacher.keras", tmp_path / "killed")
     assert done.returncode == 0, done.stderr
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
-    assert cached(tmp_path / "killed").examples == 100
+    assert open_cache(tmp_path / "killed").examples == 100
 
 
 def test_two_writers_do_not_meet(tmp_path):
-    with shards.writing(tmp_path):
+    with shards.write_lock(tmp_path):
         with pytest.raises(RuntimeError, match=f"Another process is labelling into .*: process {os.getpid()}"):
             label(mlp(name="teacher"), data(), tmp_path, verbose=0)
     label(mlp(name="teacher"), data(), tmp_path, verbose=0)
@@ -90,7 +90,7 @@ def test_a_file_that_cannot_grow_leaves_finished_shards_and_no_others(tmp_path):
         signal.signal(signal.SIGXFSZ, ignored)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "writing.lock"]
     label(teacher, data(), tmp_path, ("output", "features"), verbose=0)
-    assert cached(tmp_path).examples == 24
+    assert open_cache(tmp_path).examples == 24
 
 
 def test_it_goes_on_in_batches_that_fit_its_shards(tmp_path, monkeypatch):
@@ -109,6 +109,6 @@ def test_it_goes_on_in_batches_that_fit_its_shards(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="shards of 6 examples.*or another divisor of that. Received: batch_size=4"):
         label(teacher, data(), tmp_path, batch_size=4, **options)
     label(teacher, data(), tmp_path, batch_size=3, **options)
-    assert cached(tmp_path).examples == 24
+    assert open_cache(tmp_path).examples == 24
     # What is finished is only looked at, in batches of any size.
     label(teacher, data(), tmp_path, batch_size=4, **options)

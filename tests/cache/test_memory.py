@@ -12,7 +12,7 @@ import resource, sys
 import keras
 import numpy as np
 import tensorflow as tf
-from keras_distill.batch import split
+from keras_distill.data.batch import split
 from keras_distill.cache import cached, indexed, label
 
 directory, count, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

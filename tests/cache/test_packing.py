@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import compiled
 
 from keras_distill import OUTPUT, Distiller, Term
-from keras_distill.batch import unpack
-from keras_distill.cache import cached, label
-from keras_distill.losses import KullbackLeibler, TopK
+from keras_distill.cache import label, open_cache
+from keras_distill.data.batch import unpack
+from keras_distill.losses import KLDivergence, TopK
+from tests.support.helpers import compiled
 
 EXAMPLES, CLASSES, K = 40, 50, 5
 
@@ -36,7 +36,7 @@ def log_softmax(logits):
 def test_the_top_classes_and_the_sum_of_the_others_come_back(tmp_path, dtype, tolerance, positions):
     teacher = model(positions=positions)
     label(teacher, (inputs(),), tmp_path, dtype=dtype, top_k=K, verbose=0)
-    stored = cached(tmp_path)
+    stored = open_cache(tmp_path)
     batch = next(iter(stored.join(tf.data.Dataset.from_tensor_slices(inputs())).batch(EXAMPLES)))
     stored.teacher.connect([OUTPUT])
     found = log_softmax(stored.teacher.activations(unpack(batch, 0))[OUTPUT].numpy())
@@ -56,10 +56,10 @@ def test_the_top_classes_and_the_sum_of_the_others_come_back(tmp_path, dtype, to
 def test_a_loss_of_the_top_is_that_of_the_live_teacher(tmp_path):
     teacher = model()
     label(teacher, (inputs(),), tmp_path, top_k=K, verbose=0)
-    stored = cached(tmp_path)
+    stored = open_cache(tmp_path)
     histories = []
     for source, x in ((teacher, inputs()), (stored.teacher, stored.load(inputs()))):
-        distiller = compiled(Distiller(model(seed=2), source, [Term(TopK(K))]))
+        distiller = compiled(Distiller(student=model(seed=2), teacher=source, terms=[Term(TopK(K))]))
         histories.append(distiller.fit(x, np.zeros(EXAMPLES), epochs=3, batch_size=8, shuffle=False, verbose=0).history)
     np.testing.assert_allclose(histories[0]["top_k_loss"], histories[1]["top_k_loss"], rtol=1e-4)
 
@@ -67,7 +67,7 @@ def test_a_loss_of_the_top_is_that_of_the_live_teacher(tmp_path):
 def test_the_distiller_refuses_another_number_of_classes(tmp_path):
     label(model(), (inputs(),), tmp_path, top_k=K, verbose=0)
     with pytest.raises(ValueError, match="50"):
-        Distiller(model(classes=49), cached(tmp_path).teacher, [Term(KullbackLeibler())])
+        Distiller(student=model(classes=49), teacher=open_cache(tmp_path).teacher, terms=[Term(KLDivergence())])
 
 
 @pytest.mark.parametrize("k", [0, CLASSES, True, 2.5, {"logits": 3}])
@@ -94,4 +94,4 @@ def test_the_files_hold_little_but_the_information(tmp_path, classes, top_k, inf
     assert information * count <= size <= 1.1 * information * count
     # The smallest fingerprints still tell that examples are in another order.
     with pytest.raises(tf.errors.InvalidArgumentError, match="is not the one"):
-        list(cached(tmp_path).join(tf.data.Dataset.from_tensor_slices(x[::-1])).batch(32).take(1))
+        list(open_cache(tmp_path).join(tf.data.Dataset.from_tensor_slices(x[::-1])).batch(32).take(1))

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import compiled, data, mlp
 
 from keras_distill import OUTPUT, Distiller, Term
-from keras_distill.batch import split
-from keras_distill.cache import Views, cached, indexed, label
-from keras_distill.losses import KullbackLeibler
+from keras_distill.cache import Views, indexed, label, open_cache
+from keras_distill.data.batch import split_inputs
+from keras_distill.losses import KLDivergence
+from tests.support.helpers import compiled, data, mlp
 
 
 def noisy(x, seed):
@@ -30,7 +30,7 @@ def teacher():
 @pytest.fixture
 def stored(teacher, tmp_path):
     label(teacher, dataset(), tmp_path, views=VIEWS, batch_size=10, verbose=0)
-    return cached(tmp_path)
+    return open_cache(tmp_path)
 
 
 def test_what_is_joined_was_said_of_the_very_view(teacher, stored):
@@ -38,7 +38,7 @@ def test_what_is_joined_was_said_of_the_very_view(teacher, stored):
     shuffled = indexed(dataset()).shuffle(24, seed=1)
     seen = set()
     for (joined, labels), _ in zip(stored.join(shuffled, VIEWS, seed=5).batch(24).repeat(8), range(8)):
-        x, activations, index = split(joined)
+        x, activations, index = split_inputs(joined)
         np.testing.assert_allclose(activations[OUTPUT], teacher(x), rtol=1e-5, atol=1e-6)
         original, view = np.divmod(index.numpy(), 3)
         np.testing.assert_array_equal(labels, data()[1][original])
@@ -51,14 +51,14 @@ def test_what_is_joined_was_said_of_the_very_view(teacher, stored):
 
 
 def test_the_same_seed_draws_the_same_views(stored):
-    draws = [[int(split(x)[2]) for x, _ in stored.join(dataset(), VIEWS, seed=seed)] for seed in (1, 1, 2)]
+    draws = [[int(split_inputs(x)[2]) for x, _ in stored.join(dataset(), VIEWS, seed=seed)] for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_a_student_learns_from_them(stored):
-    distiller = compiled(Distiller(mlp(), stored.teacher, [Term(KullbackLeibler())]))
+    distiller = compiled(Distiller(student=mlp(), teacher=stored.teacher, terms=[Term(KLDivergence())]))
     history = distiller.fit(stored.join(dataset(), VIEWS, seed=1).batch(8), epochs=5, verbose=0).history
-    assert history["kullback_leibler_loss"][-1] < history["kullback_leibler_loss"][0]
+    assert history["kl_divergence_loss"][-1] < history["kl_divergence_loss"][0]
 
 
 def test_another_augmentation_is_refused(stored):

@@ -6,7 +6,7 @@ import pytest
 from tensorflow.lite.python.schema_py_generated import TensorType
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_distill.compression import Bits, export, quantized, share
+from keras_distill.compression import BitWidths, export, quantize_aware, tie_weights
 from keras_distill.compression.exporting import FORMATS
 from keras_distill.compression.runtimes import runtime
 
@@ -56,7 +56,7 @@ def test_inputs_of_any_structure_find_their_places(format, tmp_path):
 
 def test_what_a_quantised_model_rounds_to_is_in_every_file(tmp_path):
     x = pictures(256)
-    copy = quantized(network(), x, Bits(4, 8))
+    copy = quantize_aware(network(), x, BitWidths(4, 8))
     for each in export(copy, tmp_path, x, ["keras", "saved_model", "onnx"]):
         assert each.difference < (0.05 if each.format == "onnx" else 1e-4)
 
@@ -75,7 +75,7 @@ def test_smaller_numbers_make_smaller_files(tmp_path):
 
 def test_a_quantised_model_computes_in_its_file_as_it_does_in_keras(tmp_path):
     x = pictures(256)
-    copy = quantized(network(), x, Bits(8, 8))
+    copy = quantize_aware(network(), x, BitWidths(8, 8))
     said = np.array(copy(x))
     (exported,) = export(copy, tmp_path, x, ["litert_int8"])
     outputs = runtime(exported.path, "litert_int8")(x)
@@ -95,7 +95,7 @@ def test_a_quantised_model_of_sums_has_no_floats_in_its_file(tmp_path):
     ranges = {4: (-0.5, 0.5), 2: (-1, 1), 1: (0.5, 1.5)}
     model.set_weights([random.uniform(*ranges[weight.ndim], weight.shape) for weight in model.get_weights()])
     x = pictures(256)
-    copy = quantized(model, x)
+    copy = quantize_aware(model, x)
     (exported,) = export(copy, tmp_path, x, ["litert_int8"])
     file = flatbuffer_utils.read_model(str(exported.path))
     (graph,) = file.subgraphs
@@ -113,9 +113,9 @@ def test_shared_weights_are_exported_once(rounds, tmp_path):
     inputs = x = keras.Input((64,))
     for number in range(4):
         x = keras.layers.Dense(64, activation="tanh", name=f"block_{number}")(x)
-    model = share(keras.Model(inputs, x, name="tall"), [f"block_{number}" for number in range(4)])
+    model = tie_weights(keras.Model(inputs, x, name="tall"), [f"block_{number}" for number in range(4)])
     x = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
-    model = quantized(model, x) if rounds else model
+    model = quantize_aware(model, x) if rounds else model
     for each in export(model, tmp_path, x, ["keras", "onnx", "litert_float32", "litert_int8"]):
         weights = 64 * 64 * (1 if each.format == "litert_int8" else 4)
         # Room for what else a file has; of Keras' that is its config.

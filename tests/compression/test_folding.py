@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill.compression import fold
+from keras_distill.compression import fold_batch_norm
 
 
 def trained_statistics(model):
@@ -40,7 +40,7 @@ def nested():
 def test_computes_the_same_without_normalisation(make):
     model = trained_statistics(make())
     before = model.get_weights()
-    folded = fold(model)
+    folded = fold_batch_norm(model)
     x = np.random.default_rng(1).normal(size=(4, *model.input_shape[1:])).astype("float32")
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)
     left = [layer for layer in folded._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
@@ -89,7 +89,7 @@ def shared_normalisation():
 @pytest.mark.parametrize("make", [activated, used_twice, returned, called_twice, shared_normalisation])
 def test_what_would_compute_something_else_is_left(make):
     model = trained_statistics(make())
-    folded = fold(model)
+    folded = fold_batch_norm(model)
     assert folded.count_params() == model.count_params()
     x = np.random.default_rng(1).normal(size=(4, 8)).astype("float32")
     for one, other in zip(keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True):
@@ -108,4 +108,4 @@ def test_models_that_are_not_functional_are_refused():
     with pytest.raises(ValueError, match="Only functional models can be rebuilt, and 'plain' is none"):
         model = Subclassed()
         model.name = "plain"
-        fold(model)
+        fold_batch_norm(model)

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from helpers import data
 
 from keras_distill import mapping
 from keras_distill.compression import copy_weights
+from tests.support.helpers import data
 
 
 def network(blocks, width, name, classes=3):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill.compression import export, footprint, keras_quantized, share
+from keras_distill.compression import export, profiling, quantize_post_training, tie_weights
 
 LAYERS = keras.layers
 
@@ -29,7 +29,7 @@ def kinds(model):
 def test_outputs_stay_close_and_weights_become_integers(mode, bound):
     model, x = transformer(), sentences()
     said = np.asarray(model(x))
-    copy = keras_quantized(model, mode)
+    copy = quantize_post_training(model, mode)
     assert np.abs(np.asarray(copy(x)) - said).mean() < bound * said.std()
     found = kinds(copy)
     # Inside of attention, too.
@@ -41,7 +41,7 @@ def test_outputs_stay_close_and_weights_become_integers(mode, bound):
 
 
 def test_choices_by_pattern():
-    copy = keras_quantized(transformer(), "int8", others={"logits": None, "attention/*": "int4"})
+    copy = quantize_post_training(transformer(), "int8", others={"logits": None, "attention/*": "int4"})
     assert copy.get_layer("logits").quantization_mode is None
     assert copy.get_layer("feedforward").quantization_mode == "int8"
     assert {layer.quantization_mode for layer in copy.get_layer("attention")._flatten_layers(include_self=False)} >= {
@@ -53,17 +53,17 @@ def test_what_it_saves_and_that_it_is_loaded_again(tmp_path):
     model = keras.Sequential([keras.Input((256,)), LAYERS.Dense(256), LAYERS.Dense(256)], name="wide")
     x = np.random.default_rng(0).normal(size=(32, 256)).astype("float32")
     (whole,) = export(model, tmp_path, x, ["keras"], "whole")
-    (small,) = export(keras_quantized(model), tmp_path, x, ["keras"], "small")
+    (small,) = export(quantize_post_training(model), tmp_path, x, ["keras"], "small")
     assert small.bytes < 0.3 * whole.bytes
     assert small.difference == 0
 
 
 def test_shared_weights_stay_shared():
     model = keras.Sequential([keras.Input((8,)), *(LAYERS.Dense(8, name=f"block_{number}") for number in range(3))])
-    shared = share(model, ["block_0", "block_1", "block_2"])
-    copy = keras_quantized(shared)
+    shared = tie_weights(model, ["block_0", "block_1", "block_2"])
+    copy = quantize_post_training(shared)
     # A kernel, its scales, a bias.
-    assert footprint.parameters(copy) == 64 + 8 + 8
+    assert profiling.count_parameters(copy) == 64 + 8 + 8
 
 
 def test_what_keras_does_not_quantise_is_refused():
@@ -71,8 +71,8 @@ def test_what_keras_does_not_quantise_is_refused():
     with pytest.raises(
         ValueError, match="'pictures' has no layer that can be quantised: Dense, EinsumDense, Embedding"
     ):
-        keras_quantized(pictures)
+        quantize_post_training(pictures)
     with pytest.raises(ValueError, match="No layer to quantise reads like 'logit'. There: \\['embedding'"):
-        keras_quantized(transformer(), others={"logit": None})
+        quantize_post_training(transformer(), others={"logit": None})
     with pytest.raises(ValueError, match="modes \\['int8', 'int4', 'float8'\\]. Received: 'int2'"):
-        keras_quantized(transformer(), "int2")
+        quantize_post_training(transformer(), "int2")

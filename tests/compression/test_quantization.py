@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from compression.test_sharing import nested, residual
-from helpers import compiled
 
 from keras_distill import Distiller, Term
-from keras_distill.compression import Bits, fold, quantized, rounded, share
-from keras_distill.compression.quantization import Quantized, rounded_to_range
-from keras_distill.losses import Hint, KullbackLeibler
-from keras_distill.taps import walk
+from keras_distill.compression import BitWidths, bake_quantization, fold_batch_norm, quantize_aware, tie_weights
+from keras_distill.compression.quantization import Quantized, fake_quantize
+from keras_distill.losses import Hint, KLDivergence
+from keras_distill.models.taps import walk_layers
+from tests.compression.test_tying import nested, residual
+from tests.support.helpers import compiled
 
 
 def network(width=4, name="student"):
@@ -39,7 +39,7 @@ def steps(kernel, axes, bits):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_kernels_are_multiples_of_their_channels_scales(bits):
     model = network()
-    copy = quantized(model, pictures()[0], Bits(bits, None))
+    copy = quantize_aware(model, pictures()[0], BitWidths(bits, None))
     for name, axes in (("depthwise", (0, 1)), ("transposed", (0, 1, 3)), ("logits", (0,))):
         ours = np.array(copy.get_layer(name).rounded_kernel())
         whole = np.array(model.get_layer(name).kernel, "float64")
@@ -53,7 +53,7 @@ def test_inputs_are_rounded_to_the_steps_of_their_range():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="sum", kernel_initializer="ones")(inputs))
     x = np.array([[0.0, 0.0, 7.0], [0.0, 0.0, 3.4], [0.0, 0.0, 1.6]], "float32")
-    copy = quantized(model, x, Bits(8, 3))
+    copy = quantize_aware(model, x, BitWidths(8, 3))
     # Seven steps of one.
     np.testing.assert_allclose(copy(x)[:, 0], [7, 3, 2], rtol=1e-6)
     # Beyond the range nothing is told apart.
@@ -67,7 +67,7 @@ def test_rounds_as_the_operation_of_converters(low, high, bits):
     theirs = keras.quantizers.fake_quant_with_min_max_vars(values, low, high, num_bits=bits)
     # Where a value lies between two steps, float32 may tip it to either.
     step = (high - low) / (2**bits - 1)
-    differs = np.abs(np.array(rounded_to_range(values, low, high, bits)) - theirs) > 1e-3 * step
+    differs = np.abs(np.array(fake_quantize(values, low, high, bits)) - theirs) > 1e-3 * step
     assert differs.mean() < 1e-3
 
 
@@ -77,7 +77,7 @@ def test_ranges_learn_from_all_values():
     values = np.array([[0.4, 1.3, 2.2, 9.0]], "float32")
     high = tf.Variable(7.0)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(rounded_to_range(tf.constant(values), 0.0, high, 3))
+        loss = tf.reduce_sum(fake_quantize(tf.constant(values), 0.0, high, 3))
     # With steps of one: round(v) - v for each value within, and 7 for that beyond; over 7 steps; and slower.
     within = sum(round(value) - value for value in (0.4, 1.3, 2.2))
     np.testing.assert_allclose(tape.gradient(loss, high), (within + 7) / 7 / np.sqrt(4 * 7), rtol=1e-5)
@@ -88,7 +88,8 @@ def test_eight_bits_change_little_and_two_much():
     said = np.array(model(x))
     spread = said.std()
     errors = {
-        bits: np.abs(np.array(quantized(model, x, Bits(bits, 8))(x)) - said).mean() / spread for bits in (8, 4, 2)
+        bits: np.abs(np.array(quantize_aware(model, x, BitWidths(bits, 8))(x)) - said).mean() / spread
+        for bits in (8, 4, 2)
     }
     assert errors[8] < 0.05 < errors[2]
     assert errors[8] < errors[4] < errors[2]
@@ -97,17 +98,19 @@ def test_eight_bits_change_little_and_two_much():
 def test_the_model_stays_as_it_is():
     model, (x, y) = network(), pictures()
     before = model.get_weights()
-    compiled(quantized(model, x)).fit(x, y, verbose=0)
+    compiled(quantize_aware(model, x)).fit(x, y, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_quantised_student_is_distilled():
     x, y = pictures(64)
-    student = quantized(network(), x, Bits(4, 4))
+    student = quantize_aware(network(), x, BitWidths(4, 4))
     before = {weight.path: weight.numpy() for weight in student.trainable_weights}
-    terms = [Term(KullbackLeibler()), Term(Hint(), "relu", "relu", head="auto")]
-    model = compiled(Distiller(student, network(8, "teacher"), terms), keras.optimizers.Adam(0.01))
+    terms = [Term(KLDivergence()), Term(Hint(), "relu", "relu", head="auto")]
+    model = compiled(
+        Distiller(student=student, teacher=network(8, "teacher"), terms=terms), keras.optimizers.Adam(0.01)
+    )
     history = model.fit(x, y, epochs=5, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     # Kernels, biases and ranges alike.
@@ -120,7 +123,7 @@ def test_gradients_pass_rounding():
 
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2, name="dense")(inputs))
-    copy = quantized(model, np.ones((1, 3), "float32"), Bits(2, None))
+    copy = quantize_aware(model, np.ones((1, 3), "float32"), BitWidths(2, None))
     x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(copy(x))
@@ -131,7 +134,7 @@ def test_gradients_pass_rounding():
 
 def test_ranges_may_stay_where_they_were_calibrated():
     x, y = pictures()
-    copy = quantized(network(), x, learned=False)
+    copy = quantize_aware(network(), x, learned=False)
     layer = copy.get_layer("depthwise")
     before = float(layer.low), float(layer.high)
     assert before[0] == 0 and before[1] > 0
@@ -140,14 +143,14 @@ def test_ranges_may_stay_where_they_were_calibrated():
 
 
 def test_layers_are_chosen_by_pattern():
-    copy = quantized(network(), pictures()[0], Bits(8, 8), {"logits": None, "*conv*": Bits(4, 8)})
+    copy = quantize_aware(network(), pictures()[0], BitWidths(8, 8), {"logits": None, "*conv*": BitWidths(4, 8)})
     found = {layer.name: layer.weights_bits for layer in copy.layers if isinstance(layer, Quantized)}
     assert found == {"conv": 4, "depthwise": 8, "transposed": 8}
 
 
 def test_saved_and_loaded(tmp_path):
     x, _ = pictures()
-    copy = quantized(network(), x, Bits(4, 8))
+    copy = quantize_aware(network(), x, BitWidths(4, 8))
     copy.save(tmp_path / "student.keras")
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     np.testing.assert_array_equal(loaded(x), copy(x))
@@ -155,22 +158,22 @@ def test_saved_and_loaded(tmp_path):
 
 def test_rounded_says_the_same():
     x, _ = pictures()
-    copy = quantized(network(), x, Bits(4, 8))
-    said = rounded(copy)
+    copy = quantize_aware(network(), x, BitWidths(4, 8))
+    said = bake_quantization(copy)
     np.testing.assert_array_equal(said(x), copy(x))
     kernel = said.get_layer("logits").layer.kernel
     units = steps(kernel, (0,), 4)
     np.testing.assert_allclose(units, np.round(units), atol=1e-5)
     with pytest.raises(ValueError, match="'student' has no quantised layers"):
-        rounded(network())
+        bake_quantization(network())
 
 
 def test_jit_and_mixed_precision():
     x, y = pictures()
     keras.config.set_dtype_policy("mixed_float16")
-    copy = quantized(network(), x)
+    copy = quantize_aware(network(), x)
     keras.config.set_dtype_policy("float32")
-    model = Distiller(copy, network(8, "teacher"), [Term(KullbackLeibler())])
+    model = Distiller(student=copy, teacher=network(8, "teacher"), terms=[Term(KLDivergence())])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
 
@@ -178,24 +181,24 @@ def test_jit_and_mixed_precision():
 def test_what_cannot_be_quantised_is_refused():
     x, _ = pictures()
     with pytest.raises(ValueError, match="No layer to quantise reads like 'dense_\\*'.*'conv', 'depthwise'"):
-        quantized(network(), x, others={"dense_*": None})
+        quantize_aware(network(), x, others={"dense_*": None})
     with pytest.raises(ValueError, match="2 to 8 bits. Received: Bits\\(weights=1, activations=8\\)"):
-        quantized(network(), x, Bits(1))
+        quantize_aware(network(), x, BitWidths(1))
     inputs = keras.Input((3,))
     with pytest.raises(ValueError, match="has no layer that can be quantised: Dense, Conv1D"):
-        quantized(keras.Model(inputs, keras.layers.ReLU()(inputs)), np.ones((1, 3), "float32"))
+        quantize_aware(keras.Model(inputs, keras.layers.ReLU()(inputs)), np.ones((1, 3), "float32"))
 
 
 def test_shared_blocks_stay_shared():
     x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
     for model in (
-        share(residual(), [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"]),
-        share(nested(), ["block_0", "block_1", "block_2"]),
+        tie_weights(residual(), [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"]),
+        tie_weights(nested(), ["block_0", "block_1", "block_2"]),
     ):
-        folded, copy = fold(model), quantized(model, x)
+        folded, copy = fold_batch_norm(model), quantize_aware(model, x)
         ranges = sum(
-            2 for layer in {id(layer): layer for _, layer in walk(copy)}.values() if isinstance(layer, Quantized)
+            2 for layer in {id(layer): layer for _, layer in walk_layers(copy)}.values() if isinstance(layer, Quantized)
         )
-        assert copy.count_params() == folded.count_params() + ranges == rounded(copy).count_params()
+        assert copy.count_params() == folded.count_params() + ranges == bake_quantization(copy).count_params()
         np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(rounded(copy)(x), copy(x), atol=1e-5)
+        np.testing.assert_allclose(bake_quantization(copy)(x), copy(x), atol=1e-5)

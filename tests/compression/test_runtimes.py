@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_distill.compression import export
-from keras_distill.compression.runtimes import costs, latency, runtime
+from keras_distill.compression.runtimes import latency, measure_costs, runtime
 
 FORMATS = ["saved_model", "onnx", "litert_float32"]
 
@@ -22,7 +22,7 @@ def test_memory_holds_the_weights_and_more_weights_cost_more(format, tmp_path):
     x, taken = np.ones((4, 256), "float32"), {}
     for units in (64, 16_384):
         (exported,) = export(wide(units, f"of_{units}"), tmp_path, x, [format])
-        taken[units] = costs(exported.path, format, x[:1])
+        taken[units] = measure_costs(exported.path, format, x[:1])
     weights = 4 * 16_384 * 264
     assert weights < taken[16_384].memory < 6 * weights
     assert taken[64].memory < taken[16_384].memory - 0.9 * weights
@@ -49,7 +49,7 @@ def test_onnx_says_what_to_install(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_run_says_so(tmp_path):
     (tmp_path / "broken.tflite").write_bytes(b"no model")
     with pytest.raises(RuntimeError, match="broken.tflite' could not be run by itself: ValueError"):
-        costs(tmp_path / "broken.tflite", "litert_int8", np.ones((1, 4), "float32"))
+        measure_costs(tmp_path / "broken.tflite", "litert_int8", np.ones((1, 4), "float32"))
 
 
 def test_latency_is_that_of_the_function():

@@ -1,12 +1,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import compiled, data, features, fitted, weights_of
 
 from keras_distill import Distiller, Term, load_distiller
 from keras_distill.heads import Fusion, Head
 from keras_distill.heads.fusion import nearest
 from keras_distill.losses import HierarchicalContext, Hint
+from tests.support.helpers import compiled, data, features, fitted, weights_of
 
 STUDENT = [(2, 8, 6, 3), (2, 4, 3, 4), (2, 2, 1, 5)]
 TEACHER = [(2, 8, 6, 6), (2, 4, 3, 7), (2, 3, 2, 8)]
@@ -133,7 +133,9 @@ def network(width, name):
 def reviewing(teacher, **options):
     levels = (*LEVELS, "pooled")
     term = Term(HierarchicalContext(), student=levels, teacher=levels, head=Fusion(), name="review")
-    return compiled(Distiller(network(2, "student"), teacher, [term]), keras.optimizers.Adam(0.01), **options)
+    return compiled(
+        Distiller(student=network(2, "student"), teacher=teacher, terms=[term]), keras.optimizers.Adam(0.01), **options
+    )
 
 
 def test_knowledge_review_trains_and_goes_on_after_loading(tmp_path):
@@ -155,7 +157,7 @@ def test_misfits_name_the_layers():
     models = network(2, "student"), network(4, "teacher")
     term = Term(HierarchicalContext(), ("b1", "b2"), ("b1", "b2", "b3"), Fusion())
     with pytest.raises(ValueError, match=r"'\('b1', 'b2'\)' with teacher '\('b1', 'b2', 'b3'\)'.*as many levels"):
-        Distiller(*models, [term])
+        Distiller(student=models[0], teacher=models[1], terms=[term])
     with pytest.raises(ValueError, match=r"Hint compares one activation. Received: teacher=\('b1', 'b2'\)"):
         Term(Hint(), ("b1", "b2"), ("b1", "b2"), Fusion())
 
@@ -178,6 +180,6 @@ class Joined(Head):
 def test_a_head_may_make_one_activation_of_several():
     x, y = features(24, 8, 8, 1), data()[1]
     term = Term(Hint(), LEVELS, "logits", Joined(), name="joined")
-    distiller = compiled(Distiller(network(2, "student"), network(4, "teacher"), [term]))
+    distiller = compiled(Distiller(student=network(2, "student"), teacher=network(4, "teacher"), terms=[term]))
     losses = fitted(distiller, x, y, epochs=10)["joined_loss"]
     assert losses[-1] < losses[0]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from helpers import features
 
 from keras_distill.heads import Masking
 from keras_distill.heads.masking import kept
+from tests.support.helpers import features
 
 
 def generated_from_ones(head, batch=64, size=8, channels=16):

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from helpers import features
 
 from keras_distill.heads import Projection
+from tests.support.helpers import features
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3)])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from helpers import features
 
 from keras_distill.heads import Translator
+from tests.support.helpers import features
 
 
 def built(student, teacher, **settings):

@@ -1,7 +1,7 @@
 import numpy as np
-from helpers import central_differences, features, value_and_gradient
 
 from keras_distill.losses.activation_boundary import activation_boundary
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher, margin):

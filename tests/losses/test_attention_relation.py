@@ -1,12 +1,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import central_differences, compiled, data, features, softmax, value_and_gradient
 
 from keras_distill import Distiller, Term
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import AttentionRelation
 from keras_distill.losses.attention_relation import attention_relation
+from tests.support.helpers import central_differences, compiled, data, features, softmax, value_and_gradient
 
 
 def reference(first, second, teacher_first, teacher_second, heads):
@@ -86,7 +86,7 @@ def test_tapped_sub_layers_of_an_attention():
         Term(AttentionRelation(heads=3), "attention/value", "attention/value", name="value_value"),
     ]
     student, teacher = transformer(1, "student"), transformer(2, "teacher")
-    distiller = compiled(Distiller(student, teacher, terms), keras.optimizers.Adam(0.01))
+    distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms), keras.optimizers.Adam(0.01))
     history = distiller.fit(x, y, epochs=15, verbose=0).history
     assert all(history[f"{term.name}_loss"][-1] < history[f"{term.name}_loss"][0] for term in terms)
 
@@ -102,7 +102,7 @@ def test_tokens_that_a_model_masks_might_as_well_not_be_there():
     x[:, 3] = 0
     query_key = ("attention/query", "attention/key")
     term = Term(AttentionRelation(heads=3), query_key, query_key, name="relation")
-    distiller = compiled(Distiller(masked(1, "student"), masked(2, "teacher"), [term]))
+    distiller = compiled(Distiller(student=masked(1, "student"), teacher=masked(2, "teacher"), terms=[term]))
     # Without a bias the layers would make nothing of padding.
     distiller.student.set_weights([weight + 0.1 for weight in distiller.student.get_weights()])
     padded, short = (distiller.evaluate(z, y, verbose=0, return_dict=True) for z in (x, x[:, :3]))

@@ -1,9 +1,9 @@
 import numpy as np
-from helpers import central_differences, features, value_and_gradient
 
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import AttentionScores
 from keras_distill.losses.attention_scores import attention_scores
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(query, key, teacher_query, teacher_key):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
 from keras_distill.losses import AttentionTransfer
 from keras_distill.losses.attention_transfer import attention_transfer
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher, power):

@@ -2,43 +2,43 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, features, fitted, weights_of
 
 from keras_distill import Distiller, HiddenStates, Term, load_distiller
-from keras_distill.batch import Batch, with_activations
+from keras_distill.data.batch import Batch, with_activations
 from keras_distill.losses import (
+    DIST,
+    BinaryKD,
     Chunked,
     ChunkedCrossentropy,
     ConfidenceTemperature,
     CurriculumTemperature,
     DecoupledKD,
-    Dist,
     FocalTemperature,
     JensenShannon,
-    KullbackLeibler,
+    KLDivergence,
     LogitMSE,
     LogitStandardization,
-    MultiLevel,
+    MultiLevelKD,
     ReverseKL,
-    SoftBinary,
     TopK,
     TotalVariation,
 )
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher, EMATeacher, ModelTeacher
+from tests.support.helpers import assert_same_weights, features, fitted, weights_of
 
 BATCH, LENGTH, WORDS = 3, 7, 11
 POINTWISE = [
     None,
-    KullbackLeibler(2.0),
+    KLDivergence(2.0),
     ReverseKL(),
     JensenShannon(),
     TotalVariation(),
     LogitMSE(),
     DecoupledKD(),
-    SoftBinary(),
+    BinaryKD(),
     TopK(k=3),
-    LogitStandardization(KullbackLeibler()),
+    LogitStandardization(KLDivergence()),
 ]
 
 
@@ -102,7 +102,7 @@ def test_is_the_loss_itself(loss, tokens):
     weight[0, 3:] = 0
     batch = Batch(None, texts()[1] if loss is not None and loss.needs_labels else None, position_weight=weight)
     chunked = connected(loss, student, teacher, tokens)
-    plain = KullbackLeibler(1.0) if loss is None else loss
+    plain = KLDivergence(1.0) if loss is None else loss
     assert_close(
         values_and_gradients(lambda h: chunked.compare(h, target, batch), hidden, student),
         values_and_gradients(lambda h: plain.compare(student(h), teacher(target), batch), hidden, student),
@@ -126,7 +126,7 @@ def test_compiles(jit_compile, length):
     student, teacher = dense(4), dense(6, seed=5)
     hidden, target = tf.constant(features(BATCH, LENGTH, 4)), tf.constant(features(BATCH, LENGTH, 6, seed=1))
     batch = [None if length is None else BATCH]
-    chunked = connected(KullbackLeibler(2.0), student, teacher, 4)
+    chunked = connected(KLDivergence(2.0), student, teacher, 4)
 
     @tf.function(
         jit_compile=jit_compile,
@@ -139,7 +139,7 @@ def test_compiles(jit_compile, length):
             total = tf.reduce_sum(values * tf.constant([1.0, 2.0, 3.0]))
         return [values, *tape.gradient(total, [hidden, *(weight.value for weight in student.trainable_weights)])]
 
-    plain = KullbackLeibler(2.0)
+    plain = KLDivergence(2.0)
     expected = values_and_gradients(lambda h: plain.compare(student(h), teacher(target), Batch(None)), hidden, student)
     assert_close(step(hidden, target), expected)
 
@@ -152,7 +152,7 @@ def test_half_precision_makes_logits_as_the_layer_does(policy):
         tf.cast(tf.cast(x, student.compute_dtype), "float32")
         for x in (features(BATCH, LENGTH, 4), features(BATCH, LENGTH, 6, seed=1))
     )
-    chunked, plain = connected(None, student, teacher, 4), KullbackLeibler(1.0)
+    chunked, plain = connected(None, student, teacher, 4), KLDivergence(1.0)
     result = values_and_gradients(lambda h: chunked.compare(h, target, Batch(None)), hidden, student)
     expected = values_and_gradients(lambda h: plain.compare(student(h), teacher(target), Batch(None)), hidden, student)
     assert all(part.dtype == tf.float32 for part in result)
@@ -168,7 +168,7 @@ def test_tied_weights_are_trained_from_both_ends():
 
     loss = Chunked(ReverseKL(), "embedding", "embedding", tokens=4)
     student, teacher = body(4, "student"), body(6, "teacher")
-    distiller = Distiller(student, teacher, [Term(loss)])
+    distiller = Distiller(student=student, teacher=teacher, terms=[Term(loss)])
     x, (student_table,), (teacher_table,) = texts()[0], student.get_weights(), teacher.get_weights()
     with tf.GradientTape() as tape:
         variable = tf.Variable(student_table)
@@ -195,8 +195,10 @@ def test_a_layer_that_can_be_reversed_is():
 
     (student, student_body), (teacher, teacher_body) = body(4, "student"), body(6, "teacher")
     x = texts()[0]
-    expected = np.mean(KullbackLeibler(1.0).compare(student(x), teacher(x), Batch(None)))
-    distiller = Distiller(student_body, teacher_body, [Term(Chunked(None, "embedding", "embedding", tokens=4))])
+    expected = np.mean(KLDivergence(1.0).compare(student(x), teacher(x), Batch(None)))
+    distiller = Distiller(
+        student=student_body, teacher=teacher_body, terms=[Term(Chunked(None, "embedding", "embedding", tokens=4))]
+    )
     distiller.compile(keras.optimizers.SGD(0.1))
     np.testing.assert_allclose(fitted(distiller, x)["loss"][0], expected, rtol=1e-5)
 
@@ -205,11 +207,13 @@ def distilled(chunked, fit, **compiled):
     """`(history, weights of the whole student)` after a run in chunks, or of the plain losses."""
     student, teacher = language_model(), language_model(6, "teacher", seed=1)
     before = weights_of(teacher)
-    loss, term = keras.losses.SparseCategoricalCrossentropy(from_logits=True), KullbackLeibler(Linear(4.0, 1.0, 10))
+    loss, term = keras.losses.SparseCategoricalCrossentropy(from_logits=True), KLDivergence(Linear(4.0, 1.0, 10))
     if chunked:
         loss, term = ChunkedCrossentropy("logits", tokens=4), Chunked(term, "logits", "logits", 4)
     wrap = HiddenStates if chunked else (lambda model: model)
-    distiller = Distiller(wrap(student), wrap(teacher), [Term(term, weight=0.5)], supervised_weight=0.5)
+    distiller = Distiller(
+        student=wrap(student), teacher=wrap(teacher), terms=[Term(term, weight=0.5)], supervised_weight=0.5
+    )
     distiller.compile(keras.optimizers.SGD(0.5), loss, **compiled)
     history = fit(distiller)
     assert_same_weights(weights_of(teacher), before, rtol=0, atol=0)
@@ -229,7 +233,7 @@ def test_a_run_in_chunks_ends_with_the_weights_of_a_plain_one(jit_compile):
     (history, weights), (plain_history, plain_weights) = results
     assert history.keys() == {"loss", "supervised_loss", "chunked_loss"}
     np.testing.assert_allclose(history["supervised_loss"], plain_history["supervised_loss"], rtol=1e-5)
-    np.testing.assert_allclose(history["chunked_loss"], plain_history["kullback_leibler_loss"], rtol=1e-5)
+    np.testing.assert_allclose(history["chunked_loss"], plain_history["kl_divergence_loss"], rtol=1e-5)
     assert_same_weights(weights, plain_weights, atol=1e-6)
     assert history["loss"][-1] < history["loss"][0]
 
@@ -282,7 +286,7 @@ def largest_tensors(function):
 def test_no_tensor_holds_more_than_the_logits_of_a_chunk(chunked):
     words, dim, tokens, positions = 50, 4, 6, (4, 30)
     student, teacher = dense(dim, words), dense(dim, words, seed=5)
-    loss = connected(KullbackLeibler(2.0), student, teacher, tokens, dim, dim)
+    loss = connected(KLDivergence(2.0), student, teacher, tokens, dim, dim)
     labelled = ChunkedCrossentropy(student, tokens)
     plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -293,7 +297,7 @@ def test_no_tensor_holds_more_than_the_logits_of_a_chunk(chunked):
             if chunked:
                 total = tf.reduce_sum(loss.compare(hidden, target, Batch(None))) + labelled(labels, hidden)
             else:
-                values = KullbackLeibler(2.0).compare(student(hidden), teacher(target), Batch(None))
+                values = KLDivergence(2.0).compare(student(hidden), teacher(target), Batch(None))
                 total = tf.reduce_sum(values) + plain(labels, student(hidden))
         return total, tape.gradient(total, [hidden, *(weight.value for weight in student.trainable_weights)])
 
@@ -342,8 +346,8 @@ def test_a_reloaded_run_goes_on_where_it_was(tmp_path):
 
     def made():
         student = language_model()
-        terms = [Term(Chunked(KullbackLeibler(2.0), "logits", "logits", tokens=4))]
-        distiller = Distiller(HiddenStates(student), teacher, terms)
+        terms = [Term(Chunked(KLDivergence(2.0), "logits", "logits", tokens=4))]
+        distiller = Distiller(student=HiddenStates(student), teacher=teacher, terms=terms)
         distiller.compile(keras.optimizers.Adam(0.01), ChunkedCrossentropy("logits", tokens=4))
         return distiller
 
@@ -352,7 +356,7 @@ def test_a_reloaded_run_goes_on_where_it_was(tmp_path):
     distiller.save(tmp_path / "d.keras")
     loaded = load_distiller(tmp_path / "d.keras", teacher=teacher)
     assert loaded.loss.vocabulary.layer is loaded.student.model.get_layer("logits")
-    assert isinstance(loaded.terms[0].loss.loss, KullbackLeibler) and loaded.terms[0].loss.tokens == 4
+    assert isinstance(loaded.terms[0].loss.loss, KLDivergence) and loaded.terms[0].loss.tokens == 4
     assert sum(w.path.endswith("logits/kernel") for w in loaded.weights) == 1
     for run in (distiller, loaded):
         fitted(run, x, y)
@@ -363,9 +367,9 @@ def test_logits_that_are_there_are_compared_as_they_are():
     student, teacher = language_model(), language_model(6, "teacher", seed=1)
     x, _ = texts()
     logits = np.asarray(teacher(x))
-    expected = np.mean(KullbackLeibler(2.0).compare(student(x), logits, Batch(None, position_weight=x > 0)))
-    loss = Chunked(KullbackLeibler(2.0), student_layer="logits", tokens=4)
-    distiller = Distiller(HiddenStates(student), CachedTeacher({"output": logits}), [Term(loss)])
+    expected = np.mean(KLDivergence(2.0).compare(student(x), logits, Batch(None, position_weight=x > 0)))
+    loss = Chunked(KLDivergence(2.0), student_layer="logits", tokens=4)
+    distiller = Distiller(student=HiddenStates(student), teacher=CachedTeacher({"output": logits}), terms=[Term(loss)])
     distiller.compile(keras.optimizers.SGD(0.1))
     history = fitted(distiller, with_activations(x, {"output": logits}))
     np.testing.assert_allclose(history["loss"][0], expected, rtol=1e-5)
@@ -375,13 +379,15 @@ def test_the_students_past_teaches_in_chunks():
     x, y = texts(8)
     student = language_model()
     body = HiddenStates(student)
-    distiller = Distiller(body, EMATeacher(body, 0.5), [Term(Chunked(None, "logits", "logits", tokens=4))])
+    distiller = Distiller(
+        student=body, teacher=EMATeacher(body, 0.5), terms=[Term(Chunked(None, "logits", "logits", tokens=4))]
+    )
     distiller.compile(keras.optimizers.SGD(0.5), ChunkedCrossentropy(student.get_layer("logits"), tokens=4))
     history = fitted(distiller, x, y, epochs=2)
     assert history["chunked_loss"][0] == 0 and history["chunked_loss"][1] > 0
 
 
-@pytest.mark.parametrize("loss", [Dist(), MultiLevel(), FocalTemperature(), ConfidenceTemperature(), Chunked()])
+@pytest.mark.parametrize("loss", [DIST(), MultiLevelKD(), FocalTemperature(), ConfidenceTemperature(), Chunked()])
 def test_refuses_losses_that_are_not_of_each_position(loss):
     with pytest.raises(ValueError, match=f"compares each position on its own.*{type(loss).__name__} needs"):
         Chunked(loss)
@@ -391,7 +397,7 @@ def test_refuses_what_no_chunks_can_be_made_of():
     with pytest.raises(ValueError, match="CurriculumTemperature needs them all"):
         Chunked(CurriculumTemperature())
     with pytest.raises(ValueError, match="Dist needs|LogitStandardization needs"):
-        Chunked(LogitStandardization(Dist()))
+        Chunked(LogitStandardization(DIST()))
     with pytest.raises(ValueError, match="takes a loss of logits.*Received"):
         LogitStandardization(Chunked(None, "logits", "logits"))
     with pytest.raises(ValueError, match="`tokens` must be an integer, 1 or more. Received: 0"):
@@ -406,7 +412,7 @@ def refused(message, student=None, teacher=None, wrap=(HiddenStates, HiddenState
     models = student or language_model(), teacher or language_model(6, "teacher")
     options = {"student_layer": "logits", "teacher_layer": "logits"} | options
     with pytest.raises(ValueError, match=message):
-        Distiller(*(one(model) for one, model in zip(wrap, models)), [Term(Chunked(**options))])
+        Distiller(student=wrap[0](models[0]), teacher=wrap[1](models[1]), terms=[Term(Chunked(**options))])
 
 
 def test_errors_come_before_training_and_name_layers_and_shapes():
@@ -422,9 +428,9 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     refused("11 words, the teacher's 6", teacher_layer=None)
     refused("Layer 'embedding_norm' makes .* not a row of logits", student_layer="embedding_norm", student=_odd())
     distiller = Distiller(
-        HiddenStates(language_model()),
-        HiddenStates(language_model(6, "teacher")),
-        [Term(Chunked(None, *["logits"] * 2))],
+        student=HiddenStates(language_model()),
+        teacher=HiddenStates(language_model(6, "teacher")),
+        terms=[Term(Chunked(None, *["logits"] * 2))],
     )
     with pytest.raises(ValueError, match="No layer called 'logit' in 'student_hidden_states'"):
         distiller.compile("sgd", ChunkedCrossentropy("logit"))

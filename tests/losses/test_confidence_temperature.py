@@ -1,11 +1,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import central_differences, features, softened_kl, softmax, value_and_gradient
 
-from keras_distill.batch import Batch
-from keras_distill.losses import ConfidenceTemperature, DecoupledKD, Hint, KullbackLeibler
+from keras_distill.data.batch import Batch
+from keras_distill.losses import ConfidenceTemperature, DecoupledKD, Hint, KLDivergence
 from keras_distill.losses.confidence_temperature import confidence_temperature
+from tests.support.helpers import central_differences, features, softened_kl, softmax, value_and_gradient
 
 
 def reference(student, base, beta):
@@ -25,7 +25,7 @@ def test_matches_the_published_code(shape):
         divergence = softened_kl(student / temperatures[..., None], teacher / temperatures[..., None], 1.0)
         return 4.0**2 * divergence.mean()
 
-    loss = ConfidenceTemperature(KullbackLeibler(4.0), beta=0.25)
+    loss = ConfidenceTemperature(KLDivergence(4.0), beta=0.25)
     value, gradient = value_and_gradient(lambda s: loss.compare(s, teacher, Batch(None)), student.astype("float32"))
     np.testing.assert_allclose(value, expected(student), rtol=1e-5)
     np.testing.assert_allclose(gradient, central_differences(expected, student), atol=1e-6)
@@ -48,7 +48,7 @@ def test_padded_positions_have_no_part_in_the_mean():
 
 def test_examples_of_equal_confidence_keep_the_temperature_of_the_loss():
     student, teacher = np.repeat(features(1, 5), 3, axis=0), features(3, 5, seed=1)
-    plain = KullbackLeibler(4.0).compare(student, teacher, Batch(None))
+    plain = KLDivergence(4.0).compare(student, teacher, Batch(None))
     np.testing.assert_allclose(ConfidenceTemperature().compare(student, teacher, Batch(None)), plain, rtol=1e-5)
 
 

@@ -2,14 +2,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import central_differences, compiled, data, features, fitted, mlp, value_and_gradient
 
 from keras_distill import Distiller, Term, load_distiller
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import ContrastiveRepresentation
 from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
-from keras_distill.losses.ops import unit
+from keras_distill.losses.maths import unit_vectors
 from keras_distill.teachers import with_index
+from tests.support.helpers import central_differences, compiled, data, features, fitted, mlp, value_and_gradient
 
 
 def reference(scores, log_mean, examples):
@@ -73,7 +73,9 @@ def test_the_means_are_those_of_the_first_batch():
 
 def distiller(**options):
     term = Term(ContrastiveRepresentation(dim=4, size=16), "features", "features", name="crd")
-    return compiled(Distiller(mlp(4), mlp(16, name="teacher"), [term]), keras.optimizers.Adam(0.01), **options)
+    return compiled(
+        Distiller(student=mlp(4), teacher=mlp(16, name="teacher"), terms=[term]), keras.optimizers.Adam(0.01), **options
+    )
 
 
 def test_training_moves_the_queue_and_evaluation_does_not():
@@ -161,7 +163,9 @@ def test_contrasts_change_with_the_step_and_are_the_same_within_it():
 
 def remembering(**options):
     term = Term(ContrastiveRepresentation(dim=4, size=16, examples=24), "features", "features", name="crd")
-    return compiled(Distiller(mlp(4), mlp(16, name="teacher"), [term]), keras.optimizers.Adam(0.01), **options)
+    return compiled(
+        Distiller(student=mlp(4), teacher=mlp(16, name="teacher"), terms=[term]), keras.optimizers.Adam(0.01), **options
+    )
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -175,7 +179,7 @@ def test_rows_of_the_bank_belong_to_their_examples_when_shuffled(jit_compile):
     assert history[-1] < history[0]
     np.testing.assert_array_equal(loss.memories[1][20:], before[20:])
     teacher = keras.Model(model.teacher.model.inputs[0], model.teacher.model.get_layer("features").output)
-    own = unit(teacher(x) @ loss.kernels[1].numpy() + loss.biases[1].numpy()).numpy()
+    own = unit_vectors(teacher(x) @ loss.kernels[1].numpy() + loss.biases[1].numpy()).numpy()
     # Of all embeddings, its own is the one that a row is closest to.
     closest = np.argmax(loss.memories[1][:20] @ own[:20].T, axis=1)
     assert np.mean(closest == np.arange(20)) > 0.9

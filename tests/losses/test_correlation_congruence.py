@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import CorrelationCongruence
 from keras_distill.losses.correlation_congruence import correlation_congruence
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def directions(*shape, seed=0):

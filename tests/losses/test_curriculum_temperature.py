@@ -2,13 +2,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import central_differences, compiled, data, features, fitted, mlp, softened_kl, value_and_gradient
 
 from keras_distill import Distiller, Term, load_distiller
-from keras_distill.batch import Batch
-from keras_distill.losses import CurriculumTemperature, DecoupledKD, Hint, KullbackLeibler, LogitStandardization
+from keras_distill.data.batch import Batch
+from keras_distill.losses import CurriculumTemperature, DecoupledKD, Hint, KLDivergence, LogitStandardization
 from keras_distill.losses.curriculum_temperature import curriculum_temperature
-from keras_distill.schedules import Cosine
+from keras_distill.schedules import CosineDecay
+from tests.support.helpers import (
+    central_differences,
+    compiled,
+    data,
+    features,
+    fitted,
+    mlp,
+    softened_kl,
+    value_and_gradient,
+)
 
 
 def at(score, low=1.0, high=21.0):
@@ -107,8 +116,8 @@ def test_known_values():
 def test_in_training_the_temperature_moves_to_where_the_loss_is_larger():
     x, student, teacher = data(8)[0], mlp(), mlp(16, name="teacher")
     # The reversal is 0 in the first step.
-    loss = CurriculumTemperature(low=0.5, high=3.0, reversal=Cosine(0.0, 1.0, 2))
-    distiller = compiled(Distiller(student, teacher, [Term(loss)]), keras.optimizers.SGD(1.0))
+    loss = CurriculumTemperature(low=0.5, high=3.0, reversal=CosineDecay(0.0, 1.0, 2))
+    distiller = compiled(Distiller(student=student, teacher=teacher, terms=[Term(loss)]), keras.optimizers.SGD(1.0))
     logits = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
     student.trainable = False
     distiller.compile(keras.optimizers.SGD(1.0))
@@ -124,8 +133,8 @@ def test_in_training_the_temperature_moves_to_where_the_loss_is_larger():
 
 def test_a_run_is_continued_with_its_temperature(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
-    loss = CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=Cosine(0.0, 1.0, 4), instance=True)
-    first = compiled(Distiller(mlp(), teacher, [Term(loss)]), keras.optimizers.Adam(0.01))
+    loss = CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=CosineDecay(0.0, 1.0, 4), instance=True)
+    first = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(loss)]), keras.optimizers.Adam(0.01))
     fitted(first, x, y)
     first.save(tmp_path / "d.keras")
     second = load_distiller(tmp_path / "d.keras", teacher)
@@ -136,7 +145,7 @@ def test_a_run_is_continued_with_its_temperature(tmp_path):
 def test_within_another_loss_each_run_has_a_temperature_of_its_own(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     terms = [Term(LogitStandardization(CurriculumTemperature()))]
-    first, second = (compiled(Distiller(mlp(), teacher, terms)) for _ in range(2))
+    first, second = (compiled(Distiller(student=mlp(), teacher=teacher, terms=terms)) for _ in range(2))
     assert first.term_losses[0].loss.bias is not second.term_losses[0].loss.bias
     fitted(first, x, y)
     first.save(tmp_path / "d.keras")
@@ -148,7 +157,7 @@ def test_within_another_loss_each_run_has_a_temperature_of_its_own(tmp_path):
 def test_default_is_distillation_at_the_temperature_alone():
     student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
     batch = Batch(None, position_weight=np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], "float32"))
-    default, named = built(None, 3, 5), built(None, 3, 5, loss=KullbackLeibler(1.0))
+    default, named = built(None, 3, 5), built(None, 3, 5, loss=KLDivergence(1.0))
     np.testing.assert_allclose(default.compare(student, teacher, batch), named.compare(student, teacher, batch))
 
 

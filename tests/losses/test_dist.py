@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, softmax, value_and_gradient
 
-from keras_distill.batch import Batch
-from keras_distill.losses import Dist
+from keras_distill.data.batch import Batch
+from keras_distill.losses import DIST
 from keras_distill.losses.dist import dist
+from tests.support.helpers import central_differences, features, softmax, value_and_gradient
 
 
 def reference(student, teacher, beta, gamma, temperature):
@@ -46,7 +46,7 @@ def test_positions_are_examples():
     weight = np.array([[1, 1, 0], [1, 0, 0]], "float32")
     kept = [x[weight > 0] for x in (student, teacher)]
     each = np.asarray(dist(*kept))
-    loss = Dist().compare(student, teacher, Batch(None, position_weight=weight))
+    loss = DIST().compare(student, teacher, Batch(None, position_weight=weight))
     np.testing.assert_allclose(loss, [each[:2].mean(), each[2]], rtol=1e-5)
 
 
@@ -59,4 +59,4 @@ def test_a_batch_of_one_learns_from_its_classes_alone():
 
 def test_refuses_settings_that_mean_nothing():
     with pytest.raises(ValueError, match="both 0"):
-        Dist(0, 0)
+        DIST(0, 0)

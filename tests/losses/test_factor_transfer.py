@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
 from keras_distill.losses import FactorTransfer
 from keras_distill.losses.factor_transfer import factor_transfer
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher, p, q):

@@ -1,11 +1,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import central_differences, features, softened_kl, value_and_gradient
 
-from keras_distill.batch import Batch
-from keras_distill.losses import DecoupledKD, FocalTemperature, Hint, KullbackLeibler
+from keras_distill.data.batch import Batch
+from keras_distill.losses import DecoupledKD, FocalTemperature, Hint, KLDivergence
 from keras_distill.losses.focal_temperature import focal_temperature
+from tests.support.helpers import central_differences, features, softened_kl, value_and_gradient
 
 
 def reference(student, teacher, base, beta, gamma):
@@ -27,7 +27,7 @@ def test_matches_the_published_code(shape, gamma):
         divergence = softened_kl(student / temperatures[..., None], teacher / temperatures[..., None], 1.0)
         return 4.0**2 * divergence.mean()
 
-    loss = FocalTemperature(KullbackLeibler(4.0), beta=0.25, gamma=gamma)
+    loss = FocalTemperature(KLDivergence(4.0), beta=0.25, gamma=gamma)
     value, gradient = value_and_gradient(lambda s: loss.compare(s, teacher, Batch(None)), student.astype("float32"))
     np.testing.assert_allclose(value, expected(student), rtol=1e-5)
     np.testing.assert_allclose(gradient, central_differences(expected, student), atol=1e-6)
@@ -53,7 +53,7 @@ def test_padded_positions_have_no_part_in_the_mean():
 def test_default_is_distillation_around_4():
     student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
     batch = Batch(None, position_weight=np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], "float32"))
-    default, named = FocalTemperature(), FocalTemperature(KullbackLeibler(4.0))
+    default, named = FocalTemperature(), FocalTemperature(KLDivergence(4.0))
     np.testing.assert_allclose(default.compare(student, teacher, batch), named.compare(student, teacher, batch))
 
 

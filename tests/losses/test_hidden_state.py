@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
 from keras_distill import Term
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.heads import Projection
 from keras_distill.losses import HiddenState
 from keras_distill.losses.hidden_state import hidden_state
-from keras_distill.specs import Spec
+from keras_distill.models.specs import Spec
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher):

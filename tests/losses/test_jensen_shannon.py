@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, softened_kl, softmax, value_and_gradient
 
 from keras_distill.losses import JensenShannon
 from keras_distill.losses.jensen_shannon import jensen_shannon
+from tests.support.helpers import central_differences, features, softened_kl, softmax, value_and_gradient
 
 
 def reference(student, teacher, beta, temperature=1.0):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import LogitMSE
 from keras_distill.losses.logit_mse import logit_mse
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher):

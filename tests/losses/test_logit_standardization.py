@@ -1,11 +1,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import central_differences, features, softened_kl, value_and_gradient
 
-from keras_distill.batch import Batch
-from keras_distill.losses import DecoupledKD, Hint, KullbackLeibler, LogitStandardization
+from keras_distill.data.batch import Batch
+from keras_distill.losses import DecoupledKD, Hint, KLDivergence, LogitStandardization
 from keras_distill.losses.logit_standardization import logit_standardization
+from tests.support.helpers import central_differences, features, softened_kl, value_and_gradient
 
 
 def reference(logits):
@@ -16,7 +16,7 @@ def reference(logits):
 @pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6)])
 def test_matches_the_paper(shape):
     student, teacher = 3 + features(*shape, scale=2), features(*shape, seed=1)
-    loss = LogitStandardization(KullbackLeibler(2.0))
+    loss = LogitStandardization(KLDivergence(2.0))
     value, gradient = value_and_gradient(lambda s: loss.compare(s, teacher, Batch(None)), student)
 
     def expected(student):
@@ -47,7 +47,7 @@ def test_equal_logits_have_no_gradient():
 def test_default_is_distillation_at_2():
     student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
     batch = Batch(None, position_weight=np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
-    default, named = LogitStandardization(), LogitStandardization(KullbackLeibler(2.0))
+    default, named = LogitStandardization(), LogitStandardization(KLDivergence(2.0))
     np.testing.assert_allclose(default.compare(student, teacher, batch), named.compare(student, teacher, batch))
 
 

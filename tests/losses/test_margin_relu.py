@@ -1,11 +1,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import MarginReLU
 from keras_distill.losses.margin_relu import margin_relu, negative_mean
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher, margin):

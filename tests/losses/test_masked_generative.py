@@ -1,9 +1,9 @@
 import numpy as np
-from helpers import central_differences, features, value_and_gradient
 
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import MaskedGenerative
 from keras_distill.losses.masked_generative import masked_generative
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(generated, teacher):

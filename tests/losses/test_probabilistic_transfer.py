@@ -1,7 +1,7 @@
 import numpy as np
-from helpers import central_differences, features, value_and_gradient
 
 from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher):

@@ -3,11 +3,11 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.losses import RelationalKD
 from keras_distill.losses.relational_kd import angle_wise, distance_wise
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def huber(difference):

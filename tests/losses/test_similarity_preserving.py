@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, value_and_gradient
 
 from keras_distill.losses.similarity_preserving import similarity_preserving
+from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from helpers import central_differences, features, softmax, value_and_gradient
 
 from keras_distill.losses.total_variation import total_variation
+from tests.support.helpers import central_differences, features, softmax, value_and_gradient
 
 
 def reference(student, teacher, temperature):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from helpers import central_differences, compiled, data, features, mlp, value_and_gradient
 
 from keras_distill import Distiller, Term
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.heads import MLP
 from keras_distill.losses import VariationalInformation
 from keras_distill.losses.variational_information import variational_information
+from tests.support.helpers import central_differences, compiled, data, features, mlp, value_and_gradient
 
 
 def reference(mean, log_scale, teacher):
@@ -57,7 +57,7 @@ def test_its_weights_are_trained_and_no_part_of_the_student():
     student = mlp(4)
     count = student.count_params()
     term = Term(VariationalInformation(), "features", "features", name="vid")
-    distiller = compiled(Distiller(student, mlp(16, name="teacher"), [term]))
+    distiller = compiled(Distiller(student=student, teacher=mlp(16, name="teacher"), terms=[term]))
     loss = distiller.terms[0].loss
     before = [weight.numpy() for weight in loss.weights]
     history = distiller.fit(x, y, epochs=10, verbose=0).history["vid_loss"]
@@ -81,9 +81,15 @@ def test_a_head_may_give_the_mean():
 def test_without_layers_it_needs_the_teachers_width():
     models = mlp(4), mlp(16, name="teacher")
     with pytest.raises(ValueError, match=r"cannot compare student 'features' of shape \(None, 4\)"):
-        Distiller(*models, [Term(VariationalInformation(depth=0), "features", "features")])
+        Distiller(
+            student=models[0], teacher=models[1], terms=[Term(VariationalInformation(depth=0), "features", "features")]
+        )
     term = Term(VariationalInformation(depth=0), "features", "features", MLP(depth=3), name="vid")
-    history = compiled(Distiller(*models, [term])).fit(*data(), epochs=10, verbose=0).history["vid_loss"]
+    history = (
+        compiled(Distiller(student=models[0], teacher=models[1], terms=[term]))
+        .fit(*data(), epochs=10, verbose=0)
+        .history["vid_loss"]
+    )
     assert history[-1] < history[0]
     with pytest.raises(ValueError, match="`depth` must be an integer, 0 or more"):
         VariationalInformation(depth=-1)

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from cluster import finish, start
-from helpers import data, mlp
 
-from keras_distill.batch import split
-from keras_distill.cache import cached, indexed, label, shards
+from keras_distill.cache import indexed, label, open_cache, shards
+from keras_distill.data.batch import split_inputs
 from keras_distill.pipelines.beam import LabelWithTeacher, _Speaking
-from tests.pipelines.labelling_run import SETTINGS, examples
+from tests.support.cluster import finish, start
+from tests.support.helpers import data, mlp
+from tests.support.labelling_run import SETTINGS, examples
 
 pytestmark = pytest.mark.tfx
 
@@ -58,7 +58,7 @@ def label_pairs(folder, pairs, **options):
 
 
 def run(runner, folder, *doom):
-    [(code, printed)] = finish(start(["-m", "tests.pipelines.labelling_run", runner, folder, *doom]), deadline=200)
+    [(code, printed)] = finish(start(["-m", "tests.support.labelling_run", runner, folder, *doom]), deadline=200)
     return code, printed
 
 
@@ -79,7 +79,7 @@ def test_dask_makes_up_for_a_worker_that_dies(doom, whole, folder):
 
 @pytest.mark.parametrize("doom", ["speak", "write"])
 def test_a_run_whose_worker_died_is_started_again(doom, whole, folder):
-    (process,) = start(["-m", "tests.pipelines.labelling_run", "processes", folder, doom])
+    (process,) = start(["-m", "tests.support.labelling_run", "processes", folder, doom])
     while not (folder / "died").exists():
         assert process.poll() is None, process.communicate()[0]
     # Beam's own runner waits for the dead one.
@@ -96,7 +96,7 @@ def test_the_cache_joins(whole, folder):
     labelled(folder, range(200))
     found = {}
     for where in (whole, folder):
-        stored = cached(where / "cache")
+        stored = open_cache(where / "cache")
         stored.verify()
         dataset = stored.join(indexed((x, y)).shuffle(50, seed=0).batch(20))
         found[where] = [np.array(leaf) for element in dataset for leaf in keras.tree.flatten(element)]
@@ -174,5 +174,7 @@ def test_the_example_of_readme_runs_as_printed(whole, folder):
     np.save(folder / "x_train.npy", examples())
     [(code, printed)] = finish(start(["example.py"], folder=folder), deadline=200)
     assert code == 0, printed[-3000:]
-    (_, logits), (_, others) = (split(cached(where / "cache").load(examples()))[:2] for where in (whole, folder))
+    (_, logits), (_, others) = (
+        split_inputs(open_cache(where / "cache").load(examples()))[:2] for where in (whole, folder)
+    )
     np.testing.assert_allclose(others["output"], logits["output"], rtol=1e-6)

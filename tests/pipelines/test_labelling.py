@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils import shared
-from helpers import data, features, mlp
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
-from tfx_running import SCHEMA, examples_of, write_examples
 
 from keras_distill.pipelines import activations, labelling
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.settings import Settings
+from tests.support.helpers import data, features, mlp
+from tests.support.tfx_running import SCHEMA, examples_of, write_examples
 
 pytestmark = pytest.mark.tfx
 
@@ -65,7 +65,7 @@ def test_numbers_too_large_for_half_precision_are_refused():
 def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
     write_examples(tmp_path, {"train": data(200)})
     (tmp_path / "schema.pbtxt").write_text(SCHEMA)
-    reader = Reader(str(tmp_path / "schema.pbtxt"), Settings("tfx_project:teacher", label="label"))
+    reader = Reader(str(tmp_path / "schema.pbtxt"), Settings("tests.support.tfx_project:teacher", label="label"))
     export(mlp(), reader, str(tmp_path / "teacher"))
     loaded, set_up = [], []
     load, setup = labelling.Signature, labelling._Ask.setup

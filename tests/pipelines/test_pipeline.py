@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
-from helpers import features, softened_kl
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tfx.v1 import components, proto
-from tfx_running import Pipeline, examples_of, serving, write_examples
 
 from keras_distill.pipelines.labelling import TeacherLabeller
 from keras_distill.pipelines.reading import read_schema
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
+from tests.support.helpers import features, softened_kl
+from tests.support.tfx_running import Pipeline, examples_of, serving, write_examples
 
 pytestmark = pytest.mark.tfx
 
@@ -36,8 +36,8 @@ DATA = {"train": separable(400, 1), "eval": separable(100, 2)}
 
 
 def settings(student, **values):
-    values = {"label": "label", "preprocessing": "tfx_project:halved", "batch_size": 50} | values
-    return Settings(f"tfx_project:{student}", **values).as_config()
+    values = {"label": "label", "preprocessing": "tests.support.tfx_project:halved", "batch_size": 50} | values
+    return Settings(f"tests.support.tfx_project:{student}", **values).as_config()
 
 
 def make(folder, student_epochs=3):
@@ -74,18 +74,22 @@ def make(folder, student_epochs=3):
     labelled = {"examples": plain.outputs["labelled_examples"], "schema": plain.outputs["labelled_schema"]}
     all_labelled = {"examples": top.outputs["labelled_examples"], "schema": top.outputs["labelled_schema"]}
     tuner = components.Tuner(
-        tuner_fn=TUNER_FN, custom_config=settings("student", terms="tfx_project:terms", trials=2), **labelled
+        tuner_fn=TUNER_FN,
+        custom_config=settings("student", terms="tests.support.tfx_project:terms", trials=2),
+        **labelled,
     )
     student = trainer(
         "student",
         **labelled,
         hyperparameters=tuner.outputs["best_hyperparameters"],
-        config=settings("student", terms="tfx_project:terms", epochs=student_epochs),
+        config=settings("student", terms="tests.support.tfx_project:terms", epochs=student_epochs),
     )
-    once = {"terms": "tfx_project:output_term", "compile": "tfx_project:slow_descent"}
+    once = {"terms": "tests.support.tfx_project:output_term", "compile": "tests.support.tfx_project:slow_descent"}
     offline = trainer("offline", **labelled, config=settings("student", **once))
     online = trainer("online", base_model=teacher.outputs["model"], config=settings("student", **once))
-    several = trainer("several", **all_labelled, config=settings("student", terms="tfx_project:several_teachers"))
+    several = trainer(
+        "several", **all_labelled, config=settings("student", terms="tests.support.tfx_project:several_teachers")
+    )
     alone = trainer("alone", config=settings("student", epochs=student_epochs))
     report = DistillationReport(
         **labelled,

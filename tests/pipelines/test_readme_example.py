@@ -5,9 +5,10 @@ import pathlib
 import re
 
 import pytest
-from helpers import data
 from tfx.v1 import components, proto
-from tfx_running import Pipeline, write_examples
+
+from tests.support.helpers import data
+from tests.support.tfx_running import Pipeline, write_examples
 
 pytestmark = pytest.mark.tfx
 
@@ -24,7 +25,9 @@ def test_the_pipeline_runs_as_printed(tmp_path):
     schema_gen = components.SchemaGen(statistics=statistics_gen.outputs["statistics"])
     names = {"example_gen": example_gen, "schema_gen": schema_gen}
     exec(
-        example.replace("my_project.models:", "tfx_project:").replace("tfx_project:terms", "tfx_project:softened"),
+        example.replace("my_project.models:", "tests.support.tfx_project:").replace(
+            "tests.support.tfx_project:terms", "tests.support.tfx_project:softened"
+        ),
         names,
     )  # noqa: S102
     pipeline = Pipeline(tmp_path)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from prepared import prepare
+
+from tests.support.prepared import prepare
 
 pytestmark = pytest.mark.tfx
 

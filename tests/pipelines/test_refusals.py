@@ -7,16 +7,16 @@ import re
 import keras
 import pytest
 import tensorflow as tf
-from helpers import data, features, mlp
 from tfx import v1 as tfx
 from tfx.types import standard_artifacts
-from tfx_running import SCHEMA, Pipeline, serving, write_examples
 
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.labelling import TeacherLabeller
 from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
+from tests.support.helpers import data, features, mlp
+from tests.support.tfx_running import SCHEMA, Pipeline, serving, write_examples
 
 pytestmark = pytest.mark.tfx
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     schema = folder / "schema" / "schema.pbtxt"
     schema.parent.mkdir()
     schema.write_text(SCHEMA)
-    reader = Reader(str(schema), Settings("tfx_project:student", label="label"))
+    reader = Reader(str(schema), Settings("tests.support.tfx_project:student", label="label"))
     student = mlp()
     export(student, reader, serving(folder / "student"))
     for classes, name in ((3, "teacher"), (5, "of_five"), (2, "of_two")):
@@ -79,11 +79,11 @@ def training(
     folder, examples="labelled_examples_teacher", schema="labelled_schema_teacher", steps=None, split="train", **values
 ):
     nodes, channels = imported(folder, examples, schema)
-    values = {"label": "label", "terms": "tfx_project:output_term", "features": ("x",)} | values
+    values = {"label": "label", "terms": "tests.support.tfx_project:output_term", "features": ("x",)} | values
     trainer = tfx.components.Trainer(
         run_fn="keras_distill.pipelines.training.run_fn",
         train_args=tfx.proto.TrainArgs(splits=[split], num_steps=steps),
-        custom_config=Settings("tfx_project:student", **values).as_config(),
+        custom_config=Settings("tests.support.tfx_project:student", **values).as_config(),
         **channels,
     )
     return [*nodes, trainer]
@@ -162,14 +162,14 @@ REFUSED = {
     "a teacher of other classes": (
         training,
         {"examples": "labelled_examples_of_five", "schema": "labelled_schema_of_five"},
-        "Term 'kullback_leibler' compares 3 student classes with 5 teacher classes: student 'output' has shape "
+        "Term 'kl_divergence' compares 3 student classes with 5 teacher classes: student 'output' has shape "
         "(None, 3), teacher 'output' has (None, 5). Give both the same classes in the same order, such as by "
         "ModelTeacher(teacher, classes=...). The teacher's activations are {{'teacher/output': [5]}}, from "
         "['{}/labelled_examples_of_five/Split-train/*'].",
     ),
     "a tap that was not stored": (
         training,
-        {"terms": "tfx_project:terms"},
+        {"terms": "tests.support.tfx_project:terms"},
         "The activations ['features'] were not stored. There: ['output'].",
     ),
     "steps that epochs do not divide": (

@@ -14,7 +14,12 @@ class Given:
 
 
 def test_settings_survive_what_a_pipeline_carries():
-    settings = Settings("tfx_project:student", label="label", terms="tfx_project:terms", taps=("output", "features"))
+    settings = Settings(
+        "tests.support.tfx_project:student",
+        label="label",
+        terms="tests.support.tfx_project:terms",
+        taps=("output", "features"),
+    )
     carried = json.loads(json.dumps({**settings.as_config(), "another": 1}))
     again = Settings.of(Given(carried))
     assert again.function("terms").__name__ == "terms"
@@ -33,7 +38,7 @@ def test_they_change_with_the_code_that_they_name(tmp_path, monkeypatch):
 
 
 def test_they_name_the_versions():
-    assert set(Settings("tfx_project:student").as_config()["keras_distill"]["versions"]) == {
+    assert set(Settings("tests.support.tfx_project:student").as_config()["keras_distill"]["versions"]) == {
         "keras",
         "keras_distill",
         "tensorflow",
@@ -45,8 +50,14 @@ def test_they_name_the_versions():
     [
         ("tfx_project.student", "A function is named 'package.module:function'. Received: 'tfx_project.student'"),
         ("no_project:student", "`student` is not at 'no_project:student': No module named 'no_project'."),
-        ("tfx_project:studnet", "`student` is not at 'tfx_project:studnet': module 'tfx_project' has no attribute"),
-        ("tfx_project:steps_before_the_stumble", "`student` must be a function. At 'tfx_project:steps_before_the_"),
+        (
+            "tests.support.tfx_project:studnet",
+            "`student` is not at 'tests.support.tfx_project:studnet': module 'tests.support.tfx_project' has no attribute",
+        ),
+        (
+            "tests.support.tfx_project:steps_before_the_stumble",
+            "`student` must be a function. At 'tfx_project:steps_before_the_",
+        ),
     ],
 )
 def test_functions_that_are_not_there(place, sentence):

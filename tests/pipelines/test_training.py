@@ -5,15 +5,15 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
-import tfx_project
-from helpers import assert_same_weights, data, mlp
 from tfx.components.trainer.fn_args_utils import FnArgs
-from tfx_running import SCHEMA, examples_of, write_examples
 
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.settings import Settings
-from keras_distill.pipelines.training import Lesson, run_fn
+from keras_distill.pipelines.training import TrainerInputs, run_fn
+from tests.support import tfx_project
+from tests.support.helpers import assert_same_weights, data, mlp
+from tests.support.tfx_running import SCHEMA, examples_of, write_examples
 
 pytestmark = pytest.mark.tfx
 
@@ -24,13 +24,15 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     write_examples(folder, {"train": data(90), "eval": data(30)})
     (folder / "schema.pbtxt").write_text(SCHEMA)
-    reader = Reader(str(folder / "schema.pbtxt"), Settings("tfx_project:teacher", label="label"))
+    reader = Reader(str(folder / "schema.pbtxt"), Settings("tests.support.tfx_project:teacher", label="label"))
     export(mlp(width=16, name="teacher"), reader, str(folder / "teacher"))
     return folder
 
 
-def arguments(folder, run="run", train_steps=None, hyperparameters=None, student="tfx_project:student", **values):
-    values = {"terms": "tfx_project:output_term", "label": "label", "batch_size": 10} | values
+def arguments(
+    folder, run="run", train_steps=None, hyperparameters=None, student="tests.support.tfx_project:student", **values
+):
+    values = {"terms": "tests.support.tfx_project:output_term", "label": "label", "batch_size": 10} | values
     return FnArgs(
         train_files=[str(folder / "Split-train" / "*")],
         eval_files=[str(folder / "Split-eval" / "*")],
@@ -50,7 +52,7 @@ def trained(folder, run, **values):
 
 
 def test_a_training_that_broke_off_goes_on_where_it_stood(folder):
-    options = {"compile": "tfx_project:stumbling", "epochs": 2, "backup_every": 2}
+    options = {"compile": "tests.support.tfx_project:stumbling", "epochs": 2, "backup_every": 2}
     unbroken = trained(folder, "unbroken", backup=str(folder / "first"), **options)
     tfx_project.steps_before_the_stumble[0] = 6
     with pytest.raises(tf.errors.OpError, match="stumbled"):
@@ -65,17 +67,19 @@ def test_a_training_that_broke_off_goes_on_where_it_stood(folder):
 
 def test_two_devices_make_the_steps_of_one(folder):
     one = trained(folder, "one", epochs=2)
-    assert_same_weights(one, trained(folder, "two", epochs=2, strategy="tfx_project:two_devices"), atol=1e-6)
+    assert_same_weights(
+        one, trained(folder, "two", epochs=2, strategy="tests.support.tfx_project:two_devices"), atol=1e-6
+    )
 
 
 def test_steps_are_divided_among_epochs(folder):
-    lesson = Lesson(arguments(folder, train_steps=24, epochs=2))
+    lesson = TrainerInputs(arguments(folder, train_steps=24, epochs=2))
     assert len(list(lesson.train(0))) == 12
-    assert len(list(Lesson(arguments(folder)).train(0))) == 9
+    assert len(list(TrainerInputs(arguments(folder)).train(0))) == 9
 
 
 def test_the_order_is_a_function_of_the_seed(folder):
-    lesson = Lesson(arguments(folder))
+    lesson = TrainerInputs(arguments(folder))
     first, same, other = (np.concatenate([labels for _, labels in lesson.train(seed)]) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
@@ -83,7 +87,13 @@ def test_the_order_is_a_function_of_the_seed(folder):
 
 
 def test_a_student_of_several_inputs_without_labels(folder):
-    trained(folder, "several", student="tfx_project:of_two_inputs", preprocessing="tfx_project:in_two", label=None)
+    trained(
+        folder,
+        "several",
+        student="tests.support.tfx_project:of_two_inputs",
+        preprocessing="tests.support.tfx_project:in_two",
+        label=None,
+    )
     student = keras.saving.load_model(folder / "several" / "student.keras")
     served = tf.saved_model.load(str(folder / "several" / "serving")).signatures
     x, _ = data(30)
@@ -100,7 +110,9 @@ def test_hyperparameters_reach_student_and_terms(folder):
     hp.Int("width", 3, 6, default=4)
     hp.Float("temperature", 1.0, 4.0, default=2.0)
     hp.values.update(width=6, temperature=3.5)
-    lesson = Lesson(arguments(folder, hyperparameters=hp.get_config(), terms="tfx_project:softened"))
+    lesson = TrainerInputs(
+        arguments(folder, hyperparameters=hp.get_config(), terms="tests.support.tfx_project:softened")
+    )
     distiller = lesson.distiller(lesson.hyperparameters)
     assert distiller.student.get_layer("features").units == 6
     assert distiller.terms[0].loss.temperature == 3.5

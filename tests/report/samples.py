@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_distill.compression import Footprint
-from keras_distill.evaluation import Finding
+from keras_distill.compression import Profile
+from keras_distill.preflight import Finding
 from keras_distill.report import Example, ModelResult, Results, Run
 
 FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -54,11 +54,11 @@ def examples(count, classes, shape, names):
 def footprints():
     """Files of the three models of `results`."""
     return [
-        Footprint("teacher", "litert_float32", 4_800_000, 1_200_000, 30_000_000, (0.985,), 1.25, 1.5, 9_000_000),
-        Footprint("student alone", "litert_float32", 130_000, 31_415, 900_000, (0.957, 0.955), 0.11, 0.13, 6_100_000),
-        Footprint("student distilled", "keras", 420_000, 31_415, 900_000),
-        Footprint("student distilled", "litert_float32", 130_000, 31_415, 900_000, (0.973, 0.972), 0.1, 0.2, None),
-        Footprint("student distilled", "litert_int8", 41_000, 31_415, 900_000, (0.968, 0.971), 0.04, 0.05, 5_900_000),
+        Profile("teacher", "litert_float32", 4_800_000, 1_200_000, 30_000_000, (0.985,), 1.25, 1.5, 9_000_000),
+        Profile("student alone", "litert_float32", 130_000, 31_415, 900_000, (0.957, 0.955), 0.11, 0.13, 6_100_000),
+        Profile("student distilled", "keras", 420_000, 31_415, 900_000),
+        Profile("student distilled", "litert_float32", 130_000, 31_415, 900_000, (0.973, 0.972), 0.1, 0.2, None),
+        Profile("student distilled", "litert_int8", 41_000, 31_415, 900_000, (0.968, 0.971), 0.04, 0.05, 5_900_000),
     ]
 
 
@@ -74,7 +74,7 @@ def results(classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, al
     names = ["teacher", "student alone", "student distilled"]
     size = len(classes)
     wobble = np.random.default_rng(7).normal(0, 0.0012, (2, seeds))
-    terms = ("supervised_loss", "kullback_leibler_loss", "attention_transfer_loss")
+    terms = ("supervised_loss", "kl_divergence_loss", "attention_transfer_loss")
     fields = {
         "title": "Fashion-MNIST: hint and attention",
         "description": "A network of 1.2 million weights teaches one of 30 thousand what clothes look like.",

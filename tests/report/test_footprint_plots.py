@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from report import samples
 
-from keras_distill.report import Results, canvas, footprint_plots
+from keras_distill.report import Results, footprint_plots
 from keras_distill.report.footprint_plots import footprint_pictures, pareto
 from keras_distill.report.page import render
+from keras_distill.utils import drawing
+from tests.report import samples
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_the_front(points, front):
 
 
 def test_points_stand_where_they_were_weighed(monkeypatch):
-    drawn, real = [], canvas.picture
+    drawn, real = [], drawing.render_figure
     monkeypatch.setattr(footprint_plots, "picture", lambda figure, *said: drawn.append(figure) or real(figure, *said))
     weighed = samples.footprints()
     pictures = footprint_pictures(samples.results(footprints=weighed))

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_distill.report import judging
+from keras_distill.report import evaluation
 
 
 def network(seed):
@@ -16,7 +16,7 @@ def test_footprints_have_the_accuracy_of_each_seeds_file(tmp_path):
     x, labels = random.normal(size=(200, 8)).astype("float32"), random.integers(0, 4, 200)
     models = {"teacher": [network(0)], "small one": [network(1), network(2), network(3)]}
     files = {"small one": ["keras", "litert_float32"], "teacher": ["keras"]}
-    found = judging.footprints(models, files, x[:50], x, labels, tmp_path)
+    found = evaluation.profile_models(models, files, x[:50], x, labels, tmp_path)
     assert [(each.model, each.format) for each in found] == [
         ("small one", "keras"),
         ("small one", "litert_float32"),

@@ -7,10 +7,11 @@ import string
 import warnings
 
 import pytest
-from report import samples
 
-from keras_distill.report import ModelResult, Results, canvas, confusions, knowledge, plots, write_page
+from keras_distill.report import ModelResult, Results, confusions, knowledge, plots, write_page
 from keras_distill.report.page import duration, render
+from keras_distill.utils import drawing
+from tests.report import samples
 
 VOID = {"meta", "img", "br", "link"}
 # Begins with what matplotlib would refuse as mathematics.
@@ -108,7 +109,7 @@ CASES = {
 @pytest.fixture(scope="module", params=CASES)
 def drawn(request, tmp_path_factory):
     """Name of the case, its page, and for each figure the size of the paper and of what is drawn on it."""
-    sizes, picture = [], canvas.picture
+    sizes, picture = [], drawing.render_figure
 
     def measured(figure, *said):
         made = picture(figure, *said)

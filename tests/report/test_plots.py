@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-from report import samples
 
-from keras_distill.report import Example, ModelResult, Run, canvas, confusions, knowledge, plots
+from keras_distill.report import Example, ModelResult, Run, confusions, knowledge, plots
+from keras_distill.utils import drawing
+from tests.report import samples
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """Every figure drawn, in order; the functions return their `Picture`s as ever."""
-    drawn, picture = [], canvas.picture
+    drawn, picture = [], drawing.render_figure
 
     def kept(figure, *said):
         drawn.append(figure)
@@ -76,16 +77,16 @@ def test_a_panel_for_every_term(figures):
 
 def test_a_model_has_one_colour_everywhere(figures):
     sample = samples.results(seeds=1, shown=1)
-    chosen = canvas.colors(sample)
+    chosen = drawing.colors(sample)
     assert len(set(chosen.values())) == 3
     plots.accuracy_bars(sample)
     plots.metric_curves(sample)
     knowledge.cards(sample)
     bars, curves, probabilities = figures
-    used = [canvas.matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in bars.axes[0].patches]
+    used = [drawing.matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in bars.axes[0].patches]
     assert used == list(chosen.values())
     assert {line.get_color() for line in curves.axes[0].lines} == {chosen["student alone"], chosen["student distilled"]}
-    shown = [canvas.matplotlib.colors.to_hex(axes.patches[0].get_facecolor()).upper() for axes in probabilities.axes]
+    shown = [drawing.matplotlib.colors.to_hex(axes.patches[0].get_facecolor()).upper() for axes in probabilities.axes]
     assert shown == [chosen["teacher"], *chosen.values()]
 
 
@@ -148,4 +149,4 @@ def test_confusions_are_errors_per_run(figures):
 def test_seven_models_have_seven_colours():
     roles = ["teacher", "distilled", "alone", "distilled", "distilled", "distilled", "distilled"]
     models = [model(str(number), role, [0.5]) for number, role in enumerate(roles)]
-    assert len(set(canvas.colors(results(*models)).values())) == 7
+    assert len(set(drawing.colors(results(*models)).values())) == 7

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import missing_package
-from report import samples
 
 from keras_distill.report import Example, ModelResult, Results, Run
+from tests.report import samples
+from tests.support.helpers import missing_package
 
 
 def saved(results, folder):

@@ -7,11 +7,12 @@ import math
 import keras_tuner
 import numpy as np
 import pytest
-from report import samples
 
-from keras_distill.report import Results, Search, canvas, draw_search, read_search, search_plots, write_page
+from keras_distill.report import Results, Search, draw_search, read_search, search_plots, write_page
 from keras_distill.report.search import Hyperparameter, Trial
 from keras_distill.report.verdict import verdict
+from keras_distill.utils import drawing
+from tests.report import samples
 
 SPACE = [
     Hyperparameter("temperature", 1.0, 16.0, True),
@@ -34,7 +35,7 @@ def searched(scores=(0.80, 0.90, 0.85, 0.88), direction="max", space=SPACE, **ch
 
 @pytest.fixture
 def figures(monkeypatch):
-    drawn, picture = [], canvas.picture
+    drawn, picture = [], drawing.render_figure
 
     def kept(figure, *said):
         drawn.append(figure)

@@ -1,9 +1,9 @@
 """The table: numbers worked by hand."""
 
 import pytest
-from report import samples
 
 from keras_distill.report import ModelResult, Run
+from tests.report import samples
 
 
 def model(name, role, accuracies, baseline=None, parameters=1000, ms=None):

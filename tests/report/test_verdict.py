@@ -1,10 +1,10 @@
 """The sentence at the top: honest in every case."""
 
 import pytest
-from report import samples
 
 from keras_distill.report import ModelResult, Run
 from keras_distill.report.verdict import verdict
+from tests.report import samples
 
 
 def model(name, role, errors, parameters=10, baseline=None):

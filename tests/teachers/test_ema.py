@@ -1,11 +1,11 @@
 import keras
 import pytest
-from helpers import assert_same_weights, compiled, data, fitted, mlp, weights_of
 
 from keras_distill import Distiller, Term, load_distiller
-from keras_distill.losses import KullbackLeibler
+from keras_distill.losses import KLDivergence
 from keras_distill.schedules import Linear
 from keras_distill.teachers import EMATeacher
+from tests.support.helpers import assert_same_weights, compiled, data, fitted, mlp, weights_of
 
 
 def student(name="student"):
@@ -23,7 +23,7 @@ def student(name="student"):
 
 
 def distiller(model, **settings):
-    return compiled(Distiller(model, EMATeacher(model, **settings), [Term(KullbackLeibler(2.0))]))
+    return compiled(Distiller(student=model, teacher=EMATeacher(model, **settings), terms=[Term(KLDivergence(2.0))]))
 
 
 class Recorder(keras.callbacks.Callback):
@@ -98,7 +98,9 @@ def test_it_goes_on_where_it_was(tmp_path, saved):
         (lambda: EMATeacher(mlp(), decay=1.5), "must not be above 1. Received: 1.5"),
         (lambda: EMATeacher(mlp(), decay=-0.1), "`decay` must be a finite number 0 or more"),
         (
-            lambda: fitted(compiled(Distiller(mlp(), EMATeacher(mlp(5)), [Term(KullbackLeibler())])), *data()),
+            lambda: fitted(
+                compiled(Distiller(student=mlp(), teacher=EMATeacher(mlp(5)), terms=[Term(KLDivergence())])), *data()
+            ),
             r"weights of the shapes \[\(8, 5\).*'student' has \[\(8, 8\)",
         ),
     ],

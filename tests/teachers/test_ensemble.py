@@ -1,14 +1,14 @@
 import keras
 import numpy as np
 import pytest
-from helpers import compiled, data, features, fitted, mlp, softmax, weights_of
 
 from keras_distill import OUTPUT, Distiller, Term
-from keras_distill.batch import Batch
-from keras_distill.cache import cached, label
-from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.cache import label, open_cache
+from keras_distill.data.batch import Batch
+from keras_distill.losses import Hint, KLDivergence
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher, Ensemble, most_confident
+from tests.support.helpers import compiled, data, features, fitted, mlp, softmax, weights_of
 
 
 def members(count=3):
@@ -67,9 +67,11 @@ def test_layers_of_each_member_can_be_tapped():
 def test_it_teaches_and_stays_as_it_is():
     models, (x, y) = members(), data()
     before = [weights_of(model) for model in models]
-    terms = [Term(KullbackLeibler(2.0)), Term(Hint(), "features", "1/features", head="auto")]
-    history = fitted(compiled(Distiller(mlp(), Ensemble(models, temperature=2.0), terms)), x, y, epochs=5)
-    assert history["kullback_leibler_loss"][-1] < history["kullback_leibler_loss"][0]
+    terms = [Term(KLDivergence(2.0)), Term(Hint(), "features", "1/features", head="auto")]
+    history = fitted(
+        compiled(Distiller(student=mlp(), teacher=Ensemble(models, temperature=2.0), terms=terms)), x, y, epochs=5
+    )
+    assert history["kl_divergence_loss"][-1] < history["kl_divergence_loss"][0]
     for old, model in zip(before, models):
         for one, other in zip(old, weights_of(model)):
             np.testing.assert_array_equal(one, other)
@@ -79,7 +81,7 @@ def test_a_member_that_shares_weights_with_the_student_is_refused():
     student = mlp()
     twin = keras.Sequential([keras.Input((8,)), *student.layers], name="twin")
     with pytest.raises(ValueError, match="shares the weights"):
-        Distiller(student, Ensemble([mlp(name="other"), twin]), [Term(KullbackLeibler())])
+        Distiller(student=student, teacher=Ensemble([mlp(name="other"), twin]), terms=[Term(KLDivergence())])
 
 
 @pytest.mark.parametrize(
@@ -110,21 +112,21 @@ def test_a_member_that_gives_probabilities_is_refused(temperature, ending):
     probable.add(keras.layers.Activation(ending))
     ensemble = Ensemble({"plain": mlp(name="plain"), "probable": probable}, temperature=temperature)
     with pytest.raises(ValueError, match=f"Member 'probable' of the Ensemble ends in a {ending}, but the mean at 'out"):
-        Distiller(mlp(), ensemble, [Term(KullbackLeibler())])
+        Distiller(student=mlp(), teacher=ensemble, terms=[Term(KLDivergence())])
     # Its layers, and what it says before the softmax, are no mean.
-    Distiller(mlp(), ensemble, [Term(KullbackLeibler(), teacher="probable/logits")])
+    Distiller(student=mlp(), teacher=ensemble, terms=[Term(KLDivergence(), teacher="probable/logits")])
 
 
 def test_members_of_other_classes_are_refused():
     ensemble = Ensemble([mlp(name="first"), mlp(classes=5, name="second")])
     with pytest.raises(ValueError, match=r"same classes.*'0': \(None, 3\), '1': \(None, 5\).*classes="):
-        Distiller(mlp(), ensemble, [Term(KullbackLeibler())])
+        Distiller(student=mlp(), teacher=ensemble, terms=[Term(KLDivergence())])
 
 
 def test_an_ensemble_of_other_shares_is_another_teacher(tmp_path):
     models, x = members(2), data()[0]
     label(Ensemble(models, [2, 1]), x, tmp_path, verbose=0)
-    cached(tmp_path, Ensemble(models, [4, 2]))
+    open_cache(tmp_path, Ensemble(models, [4, 2]))
     for other in (Ensemble(models), Ensemble(models, most_confident), Ensemble(models, [2, 1], temperature=4.0)):
         with pytest.raises(ValueError, match="of another teacher"):
-            cached(tmp_path, other)
+            open_cache(tmp_path, other)

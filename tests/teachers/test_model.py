@@ -2,13 +2,23 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_same_weights, compiled, data, features, fitted, mlp, softened_kl, softmax, weights_of
 
 from keras_distill import OUTPUT, Distiller, Term
-from keras_distill.batch import Batch, split
-from keras_distill.cache import cached, label
-from keras_distill.losses import Hint, KullbackLeibler
+from keras_distill.cache import label, open_cache
+from keras_distill.data.batch import Batch, split_inputs
+from keras_distill.losses import Hint, KLDivergence
 from keras_distill.teachers import Ensemble, ModelTeacher
+from tests.support.helpers import (
+    assert_same_weights,
+    compiled,
+    data,
+    features,
+    fitted,
+    mlp,
+    softened_kl,
+    softmax,
+    weights_of,
+)
 
 GROUPS = [[4, 0], 2, [1, 5, 6]]
 
@@ -62,7 +72,7 @@ def test_one_output_of_several_is_mapped():
     found = said(ModelTeacher(teacher, classes=GROUPS), x, ("output[topic]",))["output[topic]"]
     np.testing.assert_allclose(softmax(found), merged(softmax(teacher(x)["topic"]), GROUPS), rtol=1e-5)
     with pytest.raises(ValueError, match=r"structure with the entries \['tone', 'topic'\]|\['topic', 'tone'\]"):
-        Distiller(mlp(), ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler())])
+        Distiller(student=mlp(), teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence())])
 
 
 def test_padded_tokens_are_still_left_out():
@@ -71,8 +81,10 @@ def test_padded_tokens_are_still_left_out():
         return keras.Sequential([keras.Input((3,), dtype="int32"), embedding, keras.layers.Dense(classes)], name=name)
 
     x, student, teacher = np.array([[1, 2, 0], [3, 0, 0]]), model(3, "student"), model(7, "teacher")
-    distiller = compiled(Distiller(student, ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler(1.0))]))
-    logged = distiller.evaluate(x, np.zeros((2, 3)), verbose=0, return_dict=True)["kullback_leibler_loss"]
+    distiller = compiled(
+        Distiller(student=student, teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence(1.0))])
+    )
+    logged = distiller.evaluate(x, np.zeros((2, 3)), verbose=0, return_dict=True)["kl_divergence_loss"]
     taught = np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS))
     kl = softened_kl(student.predict(x, verbose=0), taught, 1.0)
     np.testing.assert_allclose(logged, (kl[0, :2].mean() + kl[1, 0]) / 2, rtol=1e-5)
@@ -81,10 +93,12 @@ def test_padded_tokens_are_still_left_out():
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
 def test_a_teacher_of_other_classes_teaches(options):
     (x, y), student, teacher = data(), mlp(), wide_teacher()
-    distiller = Distiller(student, ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler(1.0))])
+    distiller = Distiller(
+        student=student, teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence(1.0))]
+    )
     kl = softened_kl(student.predict(x, verbose=0), np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS)), 1.0)
     history = fitted(compiled(distiller, keras.optimizers.SGD(0.0), **options), x, y)
-    np.testing.assert_allclose(history["kullback_leibler_loss"], [kl.mean()], rtol=1e-5)
+    np.testing.assert_allclose(history["kl_divergence_loss"], [kl.mean()], rtol=1e-5)
 
 
 def test_members_of_other_classes_join_an_ensemble():
@@ -118,31 +132,31 @@ def test_what_maps_no_classes_is_refused(classes, message):
 def test_classes_that_the_teacher_does_not_have_are_refused_before_training():
     teacher = ModelTeacher(wide_teacher(), classes=[0, [6, 7], 9])
     with pytest.raises(ValueError, match=r"names the teacher classes \[7, 9\].*shape \(None, 7\) has 7 classes"):
-        Distiller(mlp(), teacher, [Term(KullbackLeibler())])
+        Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
 
 
 def test_classes_that_the_student_does_not_have_are_refused_before_training():
     with pytest.raises(ValueError, match="3 student classes with 2 teacher classes.*classes="):
-        Distiller(mlp(), ModelTeacher(wide_teacher(), classes=[0, 1]), [Term(KullbackLeibler())])
+        Distiller(student=mlp(), teacher=ModelTeacher(wide_teacher(), classes=[0, 1]), terms=[Term(KLDivergence())])
 
 
 def test_probabilities_are_not_mapped_as_logits():
     teacher = wide_teacher()
     teacher.add(keras.layers.Softmax())
     with pytest.raises(ValueError, match="The teacher's output ends in a softmax, but `classes` maps logits"):
-        Distiller(mlp(), ModelTeacher(teacher, classes=GROUPS), [Term(KullbackLeibler())])
+        Distiller(student=mlp(), teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence())])
 
 
 def test_mapped_activations_are_stored_and_known_again(tmp_path):
     x, teacher = data()[0], wide_teacher()
     mapped = ModelTeacher(teacher, classes=GROUPS)
     label(mapped, x, tmp_path, verbose=0)
-    stored = cached(tmp_path, ModelTeacher(teacher, classes=GROUPS))
-    found = split(stored.load(x))[1]
+    stored = open_cache(tmp_path, ModelTeacher(teacher, classes=GROUPS))
+    found = split_inputs(stored.load(x))[1]
     np.testing.assert_allclose(found[OUTPUT], said(mapped, x)[OUTPUT], rtol=1e-5, atol=1e-6)
     for other in (teacher, ModelTeacher(teacher, classes=[[4, 0], [1, 5, 6], 2])):
         with pytest.raises(ValueError, match="of another teacher"):
-            cached(tmp_path, other)
+            open_cache(tmp_path, other)
         with pytest.raises(ValueError, match="holds activations of something else"):
             label(other, x, tmp_path, verbose=0)
 
@@ -156,11 +170,11 @@ def test_a_saved_model_may_see_another_resolution(tmp_path):
     teacher.export(tmp_path / "teacher", verbose=False)
     layer = keras.layers.TFSMLayer(str(tmp_path / "teacher"), call_endpoint="serve")
     taught_by = ModelTeacher(layer, inputs=lambda x: keras.ops.image.resize(x, (8, 8)))
-    distiller = Distiller(student, taught_by, [Term(KullbackLeibler(1.0))])
+    distiller = Distiller(student=student, teacher=taught_by, terms=[Term(KLDivergence(1.0))])
     logged = fitted(compiled(distiller, keras.optimizers.SGD(0.0)), images, data()[1])
     larger = keras.ops.image.resize(images, (8, 8))
     kl = softened_kl(student.predict(images, verbose=0), teacher.predict(larger, verbose=0), 1.0).mean()
-    np.testing.assert_allclose(logged["kullback_leibler_loss"][0], kl, rtol=1e-5)
+    np.testing.assert_allclose(logged["kl_divergence_loss"][0], kl, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -169,11 +183,11 @@ def test_a_teacher_in_half_precision_teaches_a_student_in_single(dtype):
     teacher = mlp(16, name="teacher")
     keras.config.set_dtype_policy("float32")
     (x, y), student = data(), mlp()
-    terms = [Term(KullbackLeibler(1.0)), Term(Hint(), "features", "features", head="auto")]
+    terms = [Term(KLDivergence(1.0)), Term(Hint(), "features", "features", head="auto")]
     taught = np.asarray(keras.ops.cast(teacher(x), "float32"))
     kl = softened_kl(student.predict(x, verbose=0), taught, 1.0).mean()
-    distiller = compiled(Distiller(student, teacher, terms), keras.optimizers.SGD(0.05))
-    assert distiller.evaluate(x, y, verbose=0, return_dict=True)["kullback_leibler_loss"] == pytest.approx(kl, rel=1e-3)
+    distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms), keras.optimizers.SGD(0.05))
+    assert distiller.evaluate(x, y, verbose=0, return_dict=True)["kl_divergence_loss"] == pytest.approx(kl, rel=1e-3)
     history = fitted(distiller, x, y, epochs=4)
     assert history["loss"][-1] < history["loss"][0]
     assert {weight.dtype for weight in student.weights} == {"float32"}
@@ -185,10 +199,12 @@ def test_a_student_may_learn_from_its_own_trained_copy():
     student = keras.models.clone_model(teacher)
     student.set_weights(weights_of(teacher))
     before = weights_of(teacher)
-    distiller = compiled(Distiller(student, teacher, [Term(KullbackLeibler()), Term(Hint(), "features", "features")]))
+    distiller = compiled(
+        Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence()), Term(Hint(), "features", "features")])
+    )
     # It starts where its teacher is: no term has anything to say yet.
     start = distiller.evaluate(x, y, verbose=0, return_dict=True)
-    assert start["kullback_leibler_loss"] == start["hint_loss"] == 0
+    assert start["kl_divergence_loss"] == start["hint_loss"] == 0
     fitted(distiller, x, y, epochs=2)
     assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
     assert any((one != other).any() for one, other in zip(before, weights_of(student)))

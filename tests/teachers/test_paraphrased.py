@@ -1,13 +1,13 @@
 import keras
 import numpy as np
 import pytest
-from helpers import assert_same_weights, compiled, data, features, fitted, weights_of
 
 from keras_distill import Distiller, Term
-from keras_distill.batch import Batch
+from keras_distill.data.batch import Batch
 from keras_distill.heads import Translator
-from keras_distill.losses import FactorTransfer, KullbackLeibler
+from keras_distill.losses import FactorTransfer, KLDivergence
 from keras_distill.teachers import ParaphrasedTeacher, Paraphraser
+from tests.support.helpers import assert_same_weights, compiled, data, features, fitted, weights_of
 
 
 def network(width, name):
@@ -44,9 +44,11 @@ def test_the_paraphraser_learns_to_give_back_the_maps(taught):
 def test_the_students_factors_come_near_the_teachers(taught):
     images, model, maps, paraphraser = taught
     teacher = ParaphrasedTeacher(model, "block", paraphraser)
-    terms = [Term(KullbackLeibler()), Term(FactorTransfer(), "block", "factors", Translator())]
+    terms = [Term(KLDivergence()), Term(FactorTransfer(), "block", "factors", Translator())]
     before = weights_of(model), weights_of(paraphraser)
-    distiller = compiled(Distiller(network(2, "student"), teacher, terms), keras.optimizers.Adam(0.01))
+    distiller = compiled(
+        Distiller(student=network(2, "student"), teacher=teacher, terms=terms), keras.optimizers.Adam(0.01)
+    )
     losses = fitted(distiller, images, data(64)[1], epochs=20, batch_size=16)["factor_transfer_loss"]
     assert losses[-1] < 0.7 * losses[0]
     for weights, part in zip(before, (model, paraphraser), strict=True):

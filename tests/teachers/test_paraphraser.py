@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from helpers import features
 
 from keras_distill.teachers import Paraphraser
+from tests.support.helpers import features
 
 
 def leaky(maps):

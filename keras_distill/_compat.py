@@ -1,0 +1,1 @@
+"""Private names of Keras, TensorFlow and KerasTuner that the package uses."""

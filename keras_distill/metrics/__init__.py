@@ -1,0 +1,10 @@
+"""Metrics that compare a student with its teacher, and calibration."""
+
+from keras_distill.metrics.agreement import Agreement
+from keras_distill.metrics.base import DistillationMetric
+from keras_distill.metrics.calibration import ExpectedCalibrationError
+from keras_distill.metrics.cka import CKA
+from keras_distill.metrics.divergence import TeacherDivergence
+from keras_distill.metrics.mean import MeanMetric
+
+__all__ = ["CKA", "Agreement", "DistillationMetric", "ExpectedCalibrationError", "MeanMetric", "TeacherDivergence"]

@@ -1,0 +1,7 @@
+"""Reading the layers of any Keras model: taps, shapes, masks and language-model heads."""
+
+from keras_distill.models.inspection import Tappable, tappable
+from keras_distill.models.lm_head import HiddenStates
+from keras_distill.models.taps import OUTPUT, Taps
+
+__all__ = ["OUTPUT", "HiddenStates", "Tappable", "Taps", "tappable"]

@@ -1,0 +1,1 @@
+"""Arguments, files, text formatting and drawing."""

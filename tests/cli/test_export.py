@@ -1,0 +1,92 @@
+"""`keras-distill export`: files for devices, compared on real data."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.cli import main
+from keras_distill.compression import exporting, profiling
+from keras_distill.utils.formatting import format_size
+from tests.support.helpers import data, mlp
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    mlp(name="net").save(folder / "student.keras")
+    x, y = data(600)
+    order = np.argsort(y)
+    np.savez(folder / "by_class.npz", x=x[order], y=y[order])
+    return folder
+
+
+@pytest.fixture
+def export(folder, tmp_path, capsys):
+    def run(*options, status=0):
+        arguments = ["export", str(folder / "student.keras"), f"--dataset={folder / 'by_class.npz'}"]
+        assert main([*arguments, f"--out={tmp_path / 'files'}", *options]) == status
+        return capsys.readouterr()
+
+    return run
+
+
+def test_files_and_what_they_cost(tmp_path, export):
+    printed = export("--format=keras", "--format=litert_float32")
+    likeness, costs = ([line.split() for line in table.splitlines()] for table in printed.out.split("\n\n"))
+    assert likeness[0] == ["format", "file", "difference", "agreement"]
+    files = tmp_path / "files"
+    for row, name in zip(likeness[1:], ("student.keras", "student_float32.tflite"), strict=True):
+        assert row[1] == str(files / name) and row[3] == "100.0%" and float(row[2]) < 1e-4
+    assert costs[0] == " ".join(profiling.HEADINGS).split()
+    for row, name in zip(costs[1:], ("student.keras", "student_float32.tflite"), strict=True):
+        assert " ".join(row[3:5]) == format_size((files / name).stat().st_size) and row[6] == "99"
+    assert float(costs[2][9]) > 0
+    assert keras.saving.load_model(files / "student.keras").count_params() == 99
+
+
+def test_examples_are_from_all_over_the_data_set(folder, tmp_path, export, monkeypatch):
+    seen = []
+    monkeypatch.setattr("keras_distill.compression.export", lambda *given: seen.append(given) or [exported(given)])
+
+    def exported(given):
+        return exporting.Exported("keras", pathlib.Path(given[1]), 1, 0.0, 1.0)
+
+    export("--format=keras")
+    held = np.load(folder / "by_class.npz")
+    # The first 256 of 600, which come class by class, would be of two classes.
+    assert len(set(held["y"][:256])) == 2
+    labels = [held["y"][np.all(held["x"] == x, axis=1)][0] for x in seen[0][2]]
+    assert len(labels) == 256 and set(labels) == {0, 1, 2}
+
+
+def test_nothing_is_overwritten(tmp_path, export):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "student_float32.tflite").write_text("mine")
+    printed = export("--format=keras", "--format=litert_float32", status=1)
+    assert "student_float32.tflite is there already. Choose another --out or --name" in printed.err
+    assert [path.name for path in (tmp_path / "files").iterdir()] == ["student_float32.tflite"]
+    export("--format=keras", "--format=litert_float32", "--name=other")
+    export("--format=litert_float32", "--force")
+    assert (tmp_path / "files" / "student_float32.tflite").stat().st_size > 1000
+
+
+def test_a_format_that_fails_does_not_hold_up_the_others(export, monkeypatch):
+    monkeypatch.setitem(exporting.FORMATS, "litert_float16", -1.0)
+    printed = export("--format=litert_float16", "--format=keras", status=1)
+    likeness, costs = (table.splitlines() for table in printed.out.split("\n\n"))
+    assert [line.split()[0] for line in likeness] == ["format", "keras"]
+    assert [line.split()[1] for line in costs] == ["format", "keras"]
+    first, last = printed.err.splitlines()
+    assert "litert_float16" in first and "says something else than 'net'" in first
+    assert last == "keras-distill: 1 of 2 formats failed."
+
+
+def test_formats_are_those_of_the_package(export, capsys):
+    with pytest.raises(SystemExit) as exit:
+        export("--format=onyx")
+    assert exit.value.code == 2 and f"there are the formats {', '.join(exporting.FORMATS)}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit:
+        main(["export", "--list-formats"])
+    assert exit.value.code == 0 and capsys.readouterr().out.split() == list(exporting.FORMATS)

@@ -1,0 +1,112 @@
+"""The way that README shows, from end to end and by real processes, of which some are killed."""
+
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from keras_distill.report import Results
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
+README = (ROOT / "README.md").read_text()
+PRINTED = re.search(r"^## Without Python\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+COMMANDS = dict((line.split()[1], shlex.split(line)[1:]) for line in PRINTED[1].splitlines())
+
+
+def network(width, name):
+    layers = [
+        keras.Input((8, 8, 1)),
+        keras.layers.Flatten(),
+        keras.layers.Dense(width, activation="relu", name="hidden"),
+        keras.layers.Dropout(0.1),
+        keras.layers.Dense(10, activation="softmax", name="classes"),
+    ]
+    return keras.Sequential(layers, name=name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Handwritten digits, a teacher that knows them, and a student that does not."""
+    folder = tmp_path_factory.mktemp("walk")
+    keras.utils.set_random_seed(0)
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
+    np.savez(folder / "train.npz", x=images[:1297], y=labels[:1297])
+    np.savez(folder / "test.npz", x=images[1297:], y=labels[1297:])
+    teacher = network(64, "teacher")
+    teacher.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    teacher.fit(images[:1297], labels[:1297], epochs=10, verbose=0)
+    teacher.save(folder / "teacher.keras")
+    network(16, "student").save(folder / "student.keras")
+    return folder
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [SCRIPT, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+
+
+def done(folder, *arguments, status=0):
+    process = start(folder, *arguments)
+    out, err = process.communicate()
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    return out
+
+
+def stopped(folder, number, marker, *arguments):
+    """The exit status of a process that is sent a signal when a file is there."""
+    process = start(folder, *arguments)
+    while process.poll() is None and not marker.exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate()
+    return process.returncode
+
+
+def test_the_way_as_printed(folder):
+    assert list(COMMANDS) == ["inspect", "check", "label", "distill", "export", "report"]
+    assert "hidden" in done(folder, *COMMANDS["inspect"])
+    assert "Nothing was found" in done(folder, *COMMANDS["check"])
+    assert "1,297 examples" in done(folder, *COMMANDS["label"])
+    printed = done(folder, *COMMANDS["distill"], "--learning-rate=0.01")
+    student = keras.saving.load_model(folder / "run" / "student.keras")
+    held = np.load(folder / "test.npz")
+    accuracy = np.mean(np.argmax(student(held["x"]), -1) == held["y"])
+    assert accuracy > 0.7 and f"the student {100 * accuracy:.2f} %" in printed
+    assert Results.load(folder / "run" / "results.json").models[-1].runs[0].accuracy == pytest.approx(accuracy)
+    assert "litert_int8" in done(folder, *COMMANDS["export"])
+    assert (folder / "files" / "student_int8.tflite").exists()
+    page = folder / "run" / "report.html"
+    drawn = page.read_text()
+    page.unlink()
+    assert "Written" in done(folder, *COMMANDS["report"])
+    assert page.read_text() == drawn
+
+
+def test_a_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(folder):
+    names = ["teacher.keras", "student.keras", "--dataset=train.npz"]
+    learn = ["distill", *names, "--epochs=12", "--backup-every=4", "--similarity=hidden:hidden"]
+    done(folder, *learn, "--out=unbroken")
+    first = folder / "broken" / "unfinished" / "distilled"
+    assert stopped(folder, signal.SIGKILL, first / "00000003.json", *learn, "--out=broken") == -signal.SIGKILL
+    assert stopped(folder, signal.SIGTERM, first / "00000016.json", *learn, "--out=broken") == 75
+    assert not (folder / "broken" / "student.keras").exists()
+    done(folder, *learn, "--out=broken")
+    assert not (folder / "broken" / "unfinished").exists()
+    one, other = (keras.saving.load_model(folder / name / "student.keras") for name in ("unbroken", "broken"))
+    for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert (folder / "broken" / "history.csv").read_text() == (folder / "unbroken" / "history.csv").read_text()

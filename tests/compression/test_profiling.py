@@ -1,0 +1,88 @@
+"""What models cost."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.compression import export, profiling, tie_weights
+
+LAYERS = keras.layers
+
+
+def model_of(shape, *layers):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+# Worked by hand: outputs times what each of them sums.
+CASES = {
+    "dense": (model_of((8,), LAYERS.Dense(4)), 8 * 4),
+    "dense on tokens": (model_of((5, 8), LAYERS.Dense(4)), 5 * 8 * 4),
+    "convolution": (model_of((6, 6, 2), LAYERS.Conv2D(4, 3)), 4 * 4 * 4 * (3 * 3 * 2)),
+    "strides and padding": (model_of((6, 6, 2), LAYERS.Conv2D(4, 3, 2, padding="same")), 3 * 3 * 4 * (3 * 3 * 2)),
+    "depthwise": (model_of((6, 6, 2), LAYERS.DepthwiseConv2D(3, depth_multiplier=2)), 4 * 4 * 4 * (3 * 3)),
+    "separable": (
+        model_of((6, 6, 2), LAYERS.SeparableConv2D(5, 3)),
+        4 * 4 * 2 * (3 * 3) + 4 * 4 * 5 * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_multiply_adds(case):
+    model, count = CASES[case]
+    assert profiling.count_multiply_adds(model) == count
+
+
+def test_multiply_adds_of_attention():
+    inputs = keras.Input((5, 8))
+    model = keras.Model(inputs, LAYERS.MultiHeadAttention(2, 4)(inputs, inputs))
+    # Query, key, value and output projections; scores; their sums of values.
+    assert profiling.count_multiply_adds(model) == 4 * 5 * 8 * 8 + 5 * 5 * 8 + 5 * 5 * 8
+
+
+def test_shared_weights_count_once_and_shared_work_as_often_as_it_is_done():
+    layers = [LAYERS.Dense(8, name=f"block_{number}") for number in range(3)]
+    model = model_of((8,), *layers)
+    shared = tie_weights(model, [layer.name for layer in layers])
+    assert profiling.count_parameters(model) == 3 * 72 and profiling.count_parameters(shared) == 72
+    assert profiling.count_multiply_adds(shared) == profiling.count_multiply_adds(model) == 3 * 64
+
+
+def test_unknown_lengths_are_refused():
+    model = model_of((None, 8), LAYERS.Dense(4))
+    with pytest.raises(ValueError, match="unknown shapes"):
+        profiling.count_multiply_adds(model)
+
+
+def test_a_file_is_weighed_as_it_is(tmp_path):
+    model, x = model_of((8,), LAYERS.Dense(4)), np.random.default_rng(0).normal(size=(600, 8)).astype("float32")
+    model.name = "student"
+    labels = np.asarray(model(x)).argmax(-1)
+    labels[:150] = (labels[:150] + 1) % 4
+    for exported in export(model, tmp_path, x, ["keras", "litert_float32"]):
+        found = profiling.profile(model, exported, x, labels)
+        assert (found.model, found.format, found.threads) == ("student", exported.format, 1)
+        assert found.bytes == exported.path.stat().st_size
+        assert (found.parameters, found.multiply_adds) == (36, 32)
+        assert found.accuracies == (0.75,)
+        assert found.spread is None
+    assert 0 < found.median <= found.p95 < 1000
+
+
+def test_without_labels_there_is_no_accuracy(tmp_path):
+    model, x = model_of((8,), LAYERS.Dense(4)), np.ones((4, 8), "float32")
+    (exported,) = export(model, tmp_path, x, ["keras"])
+    found = profiling.profile(model, exported, x)
+    assert found.accuracy is None and found.median is None and found.memory is None
+
+
+def test_the_table_says_what_was_measured():
+    teacher = profiling.Profile("teacher", "saved_model", 2_000_000, 500_000, 7_000_000, (0.95,), 1.25, 2.5, 3 * 10**7)
+    student = profiling.Profile("student", "litert_int8", 50_000, 40_000, 600_000, (0.93, 0.95), 0.1, 0.2, None, 2)
+    kept = profiling.Profile("student", "keras", 200_000, 40_000, 600_000)
+    headings, *lines = profiling.format_profiles([teacher, student, kept]).splitlines()
+    assert headings.split() == " ".join(profiling.HEADINGS).split()
+    first = "teacher saved_model 95.00 % 2 MB 1.0x 500,000 7 M 1.25 / 2.5 30 MB 1"
+    second = "student litert_int8 94.00 ± 1.41 % 50 kB 40.0x 40,000 0.6 M 0.1 / 0.2 – 2"
+    third = "student keras – 200 kB 10.0x 40,000 0.6 M – – –"
+    assert [" ".join(line.split()) for line in lines] == [first, second, third]

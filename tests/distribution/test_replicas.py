@@ -1,0 +1,343 @@
+"""One update, on however many devices a step is dealt out."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import Balance, Distiller, MutualDistiller, Term
+from keras_distill.cache import indexed, label, open_cache
+from keras_distill.losses import Hint, KLDivergence, SimilarityPreserving
+from keras_distill.teachers import EMATeacher, Ensemble
+from tests.support.alike import BATCH, EXAMPLES, assert_alike, from_logits, sgd, strategy, trained
+from tests.support.cluster import finish, start
+from tests.support.every_loss import CLASSES
+
+pytestmark = pytest.mark.replicas
+
+
+def dense(name, **options):
+    """Eight numbers to logits, which unlike a convolution can do without any example."""
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(6, activation="tanh", name="features", **options)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
+
+
+def numbers(count=EXAMPLES):
+    random = np.random.default_rng(0)
+    return random.normal(size=(count, 8)).astype("float32"), random.integers(0, CLASSES, count)
+
+
+def both(**options):
+    """A term of the logits and one of all examples together."""
+    terms = [Term(KLDivergence()), Term(SimilarityPreserving(), "features", "features")]
+    return Distiller(
+        student=dense("student", **options.pop("student", {})), teacher=dense("teacher"), terms=terms, **options
+    )
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", from_logits], ids=["string", "instance"])
+def test_supervised_losses(loss):
+    def make():
+        student = dense("student")
+        softmax = keras.Model(student.inputs, keras.layers.Softmax()(student.output))
+        terms = [Term(Hint(), "features", "features")]
+        return Distiller(student=softmax if loss != from_logits else student, teacher=dense("teacher"), terms=terms)
+
+    assert_alike(make, numbers(), loss=loss)
+
+
+def test_an_empty_share():
+    # The last batch is one example.
+    assert_alike(both, numbers(15), loss=from_logits)
+
+
+def test_regularisers():
+    options = {
+        "kernel_regularizer": keras.regularizers.L2(0.1),
+        "activity_regularizer": keras.regularizers.L2(0.1),
+    }
+    assert_alike(lambda: both(student=options), numbers(), loss=from_logits)
+
+
+def test_sample_weights():
+    data = (*numbers(), np.linspace(0, 2, EXAMPLES).astype("float32"))
+    assert_alike(both, data, loss=from_logits)
+
+
+def test_missing_labels():
+    x, y = numbers()
+    # Not as many in each share.
+    y = np.where(np.arange(EXAMPLES) % 5 < 2, -1, y)
+    assert_alike(both, (x, y), loss=from_logits)
+
+
+def test_no_labels():
+    assert_alike(both, (numbers()[0],), loss=None)
+
+
+def tokens(name):
+    inputs = keras.Input((5,), dtype="int32")
+    x = keras.layers.Embedding(20, 6, mask_zero=True)(inputs)
+    x = keras.layers.Dense(6, name="features")(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
+
+
+def test_padded_tokens():
+    random = np.random.default_rng(0)
+    x, y = random.integers(1, 20, (EXAMPLES, 5)), random.integers(0, CLASSES, (EXAMPLES, 5))
+    # Texts of unlike lengths, so that the shares hold unlike numbers of tokens.
+    x = np.where(np.arange(5) < random.integers(1, 6, (EXAMPLES, 1)), x, 0)
+
+    def make():
+        terms = [Term(KLDivergence()), Term(SimilarityPreserving(), "features", "features")]
+        return Distiller(student=tokens("student"), teacher=tokens("teacher"), terms=terms)
+
+    assert_alike(make, (x, y), loss=from_logits)
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_batch_normalization(synchronized):
+    def student(name):
+        inputs = keras.Input((8,))
+        x = keras.layers.Dense(6, name="features")(inputs)
+        x = keras.layers.BatchNormalization(synchronized=synchronized)(x)
+        return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
+
+    def make():
+        return Distiller(student=student("student"), teacher=dense("teacher"), terms=[Term(KLDivergence())])
+
+    assert_alike(make, numbers(), loss=from_logits)
+
+
+OPTIMIZERS = {
+    # Limits at which most steps of these networks are cut.
+    "clipnorm": lambda: sgd(clipnorm=0.05),
+    "global_clipnorm": lambda: sgd(global_clipnorm=0.1),
+    "clipvalue": lambda: sgd(clipvalue=0.02),
+    "accumulation": lambda: sgd(gradient_accumulation_steps=2),
+    "accumulation_and_clipping": lambda: sgd(gradient_accumulation_steps=2, global_clipnorm=0.05),
+    "accumulation_and_scale": lambda: sgd(gradient_accumulation_steps=2, loss_scale_factor=4.0),
+    "momentum": lambda: sgd(momentum=0.9, nesterov=True),
+    "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.05, 5)),
+    "weight_decay": lambda: sgd(weight_decay=0.1),
+    "average": lambda: sgd(use_ema=True),
+    "loss_scale": lambda: keras.optimizers.LossScaleOptimizer(sgd(clipnorm=0.05), initial_scale=64.0),
+}
+
+
+@pytest.fixture(scope="module")
+def plainly():
+    """Weights after training with plain SGD."""
+    return trained(1, both, numbers(), loss=from_logits)[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name, plainly):
+    weights = assert_alike(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+    # Whatever it does, it did.
+    assert max(np.abs(weight - plain).max() for weight, plain in zip(weights, plainly, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
+def test_constraints(name, plainly):
+    options = {"kernel_constraint": keras.constraints.MaxNorm(0.5)}
+    weights = assert_alike(lambda: both(student=options), numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+    longest, free = (np.linalg.norm(kernel, axis=0).max() for kernel in (weights[0], plainly[0]))
+    assert longest <= 0.5 + 1e-6 < free
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
+def test_layers_that_no_loss_reaches(name):
+    def make():
+        inputs = keras.Input((8,))
+        outputs = {"logits": keras.layers.Dense(CLASSES)(inputs), "unused": keras.layers.Dense(3)(inputs)}
+        return Distiller(
+            student=keras.Model(inputs, outputs),
+            teacher=dense("teacher"),
+            terms=[Term(KLDivergence(), "output[logits]")],
+        )
+
+    assert_alike(make, (numbers()[0],), loss=None, optimizer=OPTIMIZERS[name])
+
+
+def test_several_steps_at_once():
+    assert_alike(both, numbers(), loss=from_logits, steps_per_execution=2)
+
+
+def test_clipped_embeddings():
+    random = np.random.default_rng(0)
+    data = random.integers(1, 20, (EXAMPLES, 5)), random.integers(0, CLASSES, (EXAMPLES, 5))
+
+    def make():
+        return Distiller(student=tokens("student"), teacher=tokens("teacher"), terms=[Term(KLDivergence())])
+
+    assert_alike(make, data, loss=from_logits, optimizer=OPTIMIZERS["clipnorm"])
+
+
+def test_an_overflow_on_any_replica_skips_the_step_on_all():
+    x, y = numbers(4)
+    with strategy(2).scope():
+        keras.utils.set_random_seed(0)
+        model = both()
+        model.compile(keras.optimizers.LossScaleOptimizer(sgd(), initial_scale=64.0), from_logits)
+        before = [np.array(weight) for weight in model.student.weights]
+        # In the second replica's half of the batch.
+        sample_weight = np.array([1, 1, 1, 3e38], "float32")
+        model.fit(x, y, sample_weight=sample_weight, batch_size=4, shuffle=False, verbose=0)
+        scale = np.array(model.optimizer.dynamic_scale)
+    assert scale == 32
+    for weight, old in zip(model.student.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 2e-3), ("mixed_float16", 3e-4)])
+def test_mixed_precision(policy, tolerance):
+    """As alike as sums of halves are that are added up in another order."""
+
+    def make():
+        return Distiller(student=dense("student", dtype=policy), teacher=dense("teacher"), terms=[Term(KLDivergence())])
+
+    assert_alike(make, numbers(), tolerance, loss=from_logits)
+
+
+TEACHERS = {
+    "ensemble": lambda student: Ensemble({"one": dense("one"), "two": dense("two")}),
+    "average": lambda student: EMATeacher(student, decay=0.5),
+}
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_teachers(name):
+    def make():
+        student = dense("student")
+        return Distiller(student=student, teacher=TEACHERS[name](student), terms=[Term(KLDivergence())])
+
+    assert_alike(make, numbers(), loss=from_logits)
+
+
+def test_a_teacher_that_has_spoken(tmp_path):
+    x, y = numbers()
+    keras.utils.set_random_seed(0)
+    label(dense("teacher"), x, tmp_path, verbose=0)
+    stored = open_cache(tmp_path)
+
+    def make():
+        return Distiller(student=dense("student"), teacher=stored.teacher, terms=[Term(KLDivergence())])
+
+    def data():
+        shuffled = indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, 0, reshuffle_each_iteration=False)
+        return stored.join(shuffled.batch(BATCH))
+
+    assert_alike(make, data, loss=from_logits)
+
+
+def test_a_balance():
+    def make():
+        return Distiller(
+            student=dense("student"), teacher=dense("teacher"), terms=[Term(KLDivergence(), weight=Balance(0.5, 0.5))]
+        )
+
+    assert_alike(make, numbers(), loss=from_logits)
+
+
+def test_peers():
+    assert_alike(lambda: MutualDistiller([dense("one"), dense("two")]), numbers(), loss=from_logits)
+
+
+def test_a_loss_of_all_examples_may_stay_within_its_replica():
+    def make(across):
+        term = Term(SimilarityPreserving(), "features", "features", across_replicas=across)
+        return lambda: Distiller(student=dense("student"), teacher=dense("teacher"), terms=[term])
+
+    logs = {across: trained(2, make(across), numbers(), loss=from_logits)[1] for across in (True, False)}
+    name = "similarity_preserving_loss"
+    assert abs(logs[True][name][0] - logs[False][name][0]) > 1e-3 * logs[True][name][0]
+
+
+def refused(*said):
+    return pytest.raises(ValueError, match=".*".join(said))
+
+
+def test_models_made_elsewhere_are_refused():
+    with strategy(2).scope():
+        inside = dense("student")
+        teacher = dense("teacher")
+    outside = dense("outside")
+    with refused("student 'student' was made under MirroredStrategy of 2 replicas, the distiller under no", "scope"):
+        Distiller(student=inside, teacher=teacher, terms=[Term(KLDivergence())])
+    with strategy(2).scope():
+        with refused("student 'outside' was made under no strategy", "distiller under MirroredStrategy"):
+            Distiller(student=outside, teacher=teacher, terms=[Term(KLDivergence())])
+        with refused("teacher was made under no strategy"):
+            Distiller(student=inside, teacher=outside, terms=[Term(KLDivergence())])
+        with refused("peer 'peer_1' was made under no strategy"):
+            MutualDistiller([inside, outside])
+
+
+def test_options_that_replicas_cannot_follow_are_refused():
+    elsewhere = keras.optimizers.Adam()
+    with strategy(2).scope():
+        model = both()
+        for options, said in (
+            ({"jit_compile": True}, "jit_compile"),
+            ({"optimizer": elsewhere}, "'adam' was made outside"),
+            ({"optimizer": sgd(use_ema=True, ema_overwrite_frequency=2)}, "SwapEMAWeights"),
+            ({"optimizer": sgd(use_ema=True, gradient_accumulation_steps=2)}, "use_ema"),
+            (
+                {"optimizer": keras.optimizers.LossScaleOptimizer(sgd(gradient_accumulation_steps=2))},
+                "LossScaleOptimizer",
+            ),
+        ):
+            with refused(said):
+                model.compile(**options)
+
+
+def test_several_steps_at_once_are_refused_where_tensorflow_cannot():
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = both()
+    with refused("steps_per_execution=4", "MirroredStrategy of 2 replicas", "HierarchicalCopyAllReduce"):
+        model.compile(sgd(), from_logits, steps_per_execution=4)
+
+
+PARAMETER_SERVER = """
+import keras, tensorflow as tf
+from tests.support.cluster import free_ports
+from keras_distill import Distiller, Term
+from keras_distill.losses import KLDivergence
+
+ps, worker, chief = (f"127.0.0.1:{port}" for port in free_ports(3))
+jobs = tf.train.ClusterSpec({"ps": [ps], "worker": [worker], "chief": [chief]})
+servers = [tf.distribute.Server(jobs, name, 0, protocol="grpc") for name in ("ps", "worker")]
+resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(jobs, rpc_layer="grpc", task_type="chief", task_id=0)
+with tf.distribute.ParameterServerStrategy(resolver).scope():
+    try:
+        student, teacher = (keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]) for _ in range(2))
+        Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])
+    except ValueError as error:
+        print("refused:", error)
+"""
+
+
+def test_parameter_servers_are_refused():
+    [(code, printed)] = finish(start(["-c", PARAMETER_SERVER]), deadline=120)
+    assert "refused: Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy" in printed, printed
+
+
+def test_batches_smaller_than_the_strategy_are_refused():
+    with strategy(4).scope():
+        model = both()
+        model.compile(sgd(), from_logits)
+    with refused("holds 3 examples for the 4 replicas", "batch_size"):
+        model.fit(*numbers(), batch_size=3, verbose=0)
+    # Which examples share a step matters to training alone.
+    model.fit(*numbers(), batch_size=6, validation_data=numbers(3), verbose=0)
+    assert np.isfinite(model.evaluate(*numbers(3), verbose=0, return_dict=True)["loss"])
+
+
+def test_compile_outside_of_the_scope():
+    with strategy(2).scope():
+        model = both()
+    model.compile("adam", from_logits, metrics=["accuracy"])
+    history = model.fit(*numbers(), batch_size=6, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]

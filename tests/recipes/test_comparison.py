@@ -1,0 +1,76 @@
+"""The comparison that recipes make."""
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from keras_distill import Distiller, Term
+from keras_distill.losses import KLDivergence
+from recipes import comparison, data, training
+
+
+def network():
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)], name="student")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(workdir=str(tmp_path), smoke=True, seeds=1, teacher="online"):
+        yield
+
+
+def test_what_learnt_from_other_examples_is_not_taken_for_it(settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "_fit", lambda *arguments: {})
+    students = [comparison.Student("alone", lambda _: network())]
+
+    def compare(examples):
+        comparison.compare("Title", "Description.", examples, network, students, keep="alone")
+        return capsys.readouterr().out.count("trained earlier")
+
+    digits = data.digits()
+    assert compare(digits) == 0
+    assert compare(data.digits()) == 2
+    x, y = digits.train
+    others = digits._replace(train=(x, np.where(np.arange(len(y)) == 3, (y + 1) % 10, y)))
+    with pytest.raises(ValueError, match="Choose another --workdir"):
+        compare(others)
+    (tmp_path / "teacher.keras").unlink()
+    assert compare(others) == 0
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_digest_is_of_the_values(texts):
+    def made(word="of", label=1, judged=0):
+        inputs = np.array([["a", word]], object if texts else None)
+        return data.Data(((inputs, np.ones((1, 2))), np.array([label])), (inputs, np.array([judged])), ("no", "yes"))
+
+    assert made().digest() == made().digest()
+    assert len({each.digest() for each in (made(), made(word="on"), made(label=0), made(judged=1))}) == 4
+
+
+def test_a_student_starts_from_what_the_one_it_names_has_learnt(settings, tmp_path, monkeypatch):
+    def learn_one(model, *arguments):
+        trained = model.student if isinstance(model, Distiller) else model
+        for weight in trained.trainable_weights:
+            weight.assign_add(np.ones(weight.shape, "float32"))
+        return {}
+
+    monkeypatch.setattr(training, "_fit", learn_one)
+    monkeypatch.setattr(training, "check", lambda *arguments: [])
+    students = [comparison.Student("alone", lambda _: network())]
+    for name, start in (("first", None), ("second", "first"), ("third", "second"), ("other", "first")):
+        options = {"start": start, "baseline": "alone"}
+        make = (lambda _: network()) if start is None else (lambda model: model)
+        students.append(comparison.Student(name, make, lambda _: [Term(KLDivergence())], **options))
+    comparison.compare("Title", "Description.", data.digits(), network, students, keep="third")
+    weights = {
+        student.name: keras.saving.load_model(tmp_path / "students" / f"{student.name}_0.keras").get_weights()
+        for student in students
+    }
+    for name, learnt in (("first", 0), ("second", 1), ("third", 2), ("other", 1)):
+        for ours, alone in zip(weights[name], weights["alone"], strict=True):
+            np.testing.assert_allclose(ours, alone + learnt, rtol=1e-6, atol=1e-6)

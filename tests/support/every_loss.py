@@ -1,0 +1,69 @@
+"""A network with a place for every loss."""
+
+import inspect
+
+import keras
+import numpy as np
+
+from keras_distill import Distiller, Term, losses
+from keras_distill.data.batch import with_index
+from keras_distill.losses import DistillationLoss
+
+CLASSES = 4
+LOSSES = {
+    name: cls
+    for name, cls in inspect.getmembers(losses, inspect.isclass)
+    if issubclass(cls, DistillationLoss) and cls is not DistillationLoss
+}
+# Losses of several activations.
+SPECIAL = {
+    "AttentionScores": (("query", "key"),) * 2,
+    "AttentionRelation": (("query", "key"),) * 2,
+    "FSP": (("map", "deeper"),) * 2,
+}
+SETTINGS = {
+    "ContrastiveRepresentation": {"size": 8, "dim": 4},
+    "Chunked": {"loss": losses.KLDivergence(), "student_layer": "logits", "teacher_layer": "logits"},
+}
+
+
+def network(name, **options):
+    """Maps, tokens, queries and keys, a vector and logits of 6x6 pictures."""
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="map", **options)(inputs)
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="tanh", name="deeper")(x)
+    tokens = keras.layers.Reshape((36, 4), name="tokens")(x)
+    query = keras.layers.Reshape((36, 2, 2), name="query")(keras.layers.Dense(4)(tokens))
+    key = keras.layers.Reshape((36, 2, 2), name="key")(keras.layers.Dense(4)(keras.layers.Reshape((36, 4))(query)))
+    vector = keras.layers.Dense(5, activation="tanh", name="vector")(keras.layers.Flatten()(key))
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(vector), name=name)
+
+
+def taps_of(cls):
+    """Where a loss may be put: at the lowest rank that it takes."""
+    if cls.__name__ in SPECIAL:
+        return SPECIAL[cls.__name__]
+    if cls.logits:
+        return "output", "output"
+    for tap, shape in (("vector", (None, 5)), ("tokens", (None, 36, 4)), ("map", (None, 6, 6, 4))):
+        try:
+            if getattr(cls, "rank", None) in (None, len(shape)):
+                cls().build(shape, shape)
+                return tap, tap
+        except ValueError:
+            continue
+    raise AssertionError(f"{cls.__name__} takes none of the network's activations")
+
+
+def distiller_with(name):
+    """A student that learns by one loss."""
+    loss = LOSSES[name](**SETTINGS.get(name, {}))
+    taps = ("vector", "vector") if name == "Chunked" else taps_of(LOSSES[name])
+    return Distiller(student=network("student"), teacher=network("teacher"), terms=[Term(loss, *taps)])
+
+
+def pictures(count, name=None):
+    """Inputs as a loss wants them, and class numbers."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(count, 6, 6, 2)).astype("float32"), random.integers(0, CLASSES, count)
+    return with_index(x, np.arange(count)) if name == "ContrastiveRepresentation" else x, y

@@ -1,0 +1,636 @@
+"""Our losses as the published code would have returned them.
+
+`ADAPTERS` has a function for each name of `golden/INDEX.json`. It takes a case's inputs, `{name: tensor}`, and its
+hyperparameters, `{name: number}`, and returns a scalar: our loss, times the factor between our reduction and the
+reference's, which is computed from the shapes. Where the reference adds the teacher's entropy to a divergence, a number
+that no student can change, so does the adapter.
+"""
+
+import itertools
+import math
+
+import keras
+from keras import ops
+
+from keras_distill.data.batch import Batch
+from keras_distill.data.top_k import gather_top_k
+from keras_distill.heads.checks import resize
+from keras_distill.heads.masking import kept
+from keras_distill.losses import DIST, AttentionRelation, KLDivergence, LogitStandardization, RelationalKD
+from keras_distill.losses.activation_boundary import activation_boundary
+from keras_distill.losses.attention_relation import attention_relation
+from keras_distill.losses.attention_scores import attention_scores
+from keras_distill.losses.attention_transfer import attention_transfer
+from keras_distill.losses.binary_kd import binary_kd
+from keras_distill.losses.channel_wise_kd import channel_wise_kd
+from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
+from keras_distill.losses.correlation_congruence import correlation_congruence
+from keras_distill.losses.cosine_similarity import cosine_similarity
+from keras_distill.losses.decoupled_kd import decoupled_kd
+from keras_distill.losses.factor_transfer import factor_transfer
+from keras_distill.losses.fsp import fsp
+from keras_distill.losses.hidden_state import hidden_state
+from keras_distill.losses.hierarchical_context import hierarchical_context
+from keras_distill.losses.hint import hint
+from keras_distill.losses.inter_channel_correlation import inter_channel_correlation
+from keras_distill.losses.jensen_shannon import jensen_shannon
+from keras_distill.losses.kl_divergence import kl_divergence
+from keras_distill.losses.logit_mse import logit_mse
+from keras_distill.losses.margin_relu import margin_relu, negative_mean
+from keras_distill.losses.masked_generative import masked_generative
+from keras_distill.losses.maths import adaptive_average_pool, channels_first, unit_vectors
+from keras_distill.losses.multi_level_kd import batch_level, class_level
+from keras_distill.losses.neuron_selectivity_transfer import neuron_selectivity_transfer
+from keras_distill.losses.patient_kd import patient_kd
+from keras_distill.losses.pearson_kd import pearson_kd
+from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
+from keras_distill.losses.reverse_kl import reverse_kl
+from keras_distill.losses.similarity_preserving import similarity_preserving
+from keras_distill.losses.top_k import top_k
+from keras_distill.losses.total_variation import total_variation
+from keras_distill.losses.variational_information import regress, variational_information
+
+IGNORED = -100
+
+NOT_COVERED = {
+    "affinity": "not the formula of the paper it names",
+    "cc": "no correlation: products of differences between neighbours, which change with the order of the batch",
+    "dist_plus": "one of its terms has the opposite sign of all others, so that training undoes what it should do",
+    "hinge_rank": "one library's own loss, without a paper",
+    "kdsvd": "its value depends on the sign that the SVD routine happens to give a vector",
+    "logistic_rank": "one library's own loss, without a paper",
+    "mft": "corrects the teacher's distribution by the labels; not a comparison of two networks",
+    "pad_l2": "needs a second output of the student, a variance for each number; VID learns one for each channel",
+    "skd_direction": "too new: the authors' code and the one reimplementation differ",
+    "srd": "the log of a sum over the batch: no loss for one example",
+    "tb_attention_ce": "drops scores after the softmax, so that the teacher's probabilities no longer sum to 1",
+    "tb_attention_ce_mean": "as tb_attention_ce",
+}
+
+
+def adapter(name):
+    """Enters a function under its golden name."""
+
+    def enter(function):
+        ADAPTERS[name] = function
+        return function
+
+    return enter
+
+
+ADAPTERS = {}
+
+
+def mean_over(values, valid):
+    """The mean over all tokens of the batch that are valid, as published code has it; ours is the mean of means."""
+    valid = ops.cast(valid, "float32")
+    return ops.divide_no_nan(ops.sum(values * valid), ops.sum(valid))
+
+
+def entropy(logits, temperature=1.0):
+    """What a soft cross-entropy is larger by than the divergence."""
+    log = ops.log_softmax(logits / temperature, axis=-1)
+    return -ops.sum(ops.exp(log) * log, axis=-1)
+
+
+def cross_entropy(student, teacher, temperature=1.0):
+    """Soft cross-entropy without T^2: our divergence over T^2 plus the teacher's entropy."""
+    return kl_divergence(student, teacher, temperature) / temperature**2 + entropy(teacher, temperature)
+
+
+def pooled(student, teacher):
+    """RepDistiller's sizes: where heights differ, the taller map becomes a square of the other's height."""
+    height = min(student.shape[1], teacher.shape[1])
+    if student.shape[1] == teacher.shape[1]:
+        return student, teacher
+    return tuple(
+        x if x.shape[1] == height else adaptive_average_pool(adaptive_average_pool(x, 1, height), 2, height)
+        for x in (student, teacher)
+    )
+
+
+# --- Logits
+
+
+@adapter("kd_kl")
+def _(inputs, settings):
+    return ops.mean(kl_divergence(inputs["student"], inputs["teacher"], settings["temperature"]))
+
+
+@adapter("kd_kl_map")
+def _(inputs, settings):
+    values = kl_divergence(inputs["student"], inputs["teacher"], settings["tau"])
+    # The reference sums over positions.
+    return ops.sum(values) / values.shape[0]
+
+
+@adapter("skd_instance")
+def _(inputs, settings):
+    temperature = settings["temperature"]
+    return ops.mean(kl_divergence(inputs["student"], inputs["teacher"], temperature)) / temperature**2
+
+
+@adapter("soft_ce")
+def _(inputs, settings):
+    temperature = settings["temperature"]
+    if temperature is None:
+        temperature = ops.expand_dims(inputs["temperature_per_example"], -1)
+    # Divided beforehand, so that each example may have a temperature of its own.
+    return ops.mean(cross_entropy(inputs["student"] / temperature, inputs["teacher"] / temperature))
+
+
+@adapter("hard_label")
+def _(inputs, settings):
+    teacher = inputs["teacher"]
+    # A teacher that is certain of its first choice.
+    certain = 1e4 * ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1])
+    return ops.mean(kl_divergence(inputs["student"], certain, 1.0))
+
+
+@adapter("wsld")
+def _(inputs, settings):
+    student, teacher, tau = inputs["student"], inputs["teacher"], settings["tau"]
+    student_loss, teacher_loss = (
+        keras.losses.sparse_categorical_crossentropy(inputs["labels"], x, from_logits=True) for x in (student, teacher)
+    )
+    # A sample weight: what the student has still to learn about the example.
+    weight = ops.stop_gradient(1.0 - ops.exp(-student_loss / (teacher_loss + 1e-7)))
+    return ops.mean(weight * tau**2 * cross_entropy(student, teacher, tau))
+
+
+@adapter("token_kl")
+def _(inputs, settings):
+    temperature = settings["temperature"]
+    values = kl_divergence(inputs["student"], inputs["teacher"], temperature) / temperature**2
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("reverse_kl")
+def _(inputs, settings):
+    temperature = settings["temperature"]
+    values = reverse_kl(inputs["student"], inputs["teacher"], temperature) / temperature**2
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("jsd")
+def _(inputs, settings):
+    beta, temperature = settings["beta"], settings["temperature"]
+    values = jensen_shannon(inputs["student"], inputs["teacher"], beta, temperature) / temperature**2
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("symmetric_kl")
+def _(inputs, settings):
+    student, teacher, ratio = inputs["student"], inputs["teacher"], settings["sym_kd_ratio"]
+    values = ratio * cross_entropy(student, teacher) + (1.0 - ratio) * reverse_kl(student, teacher)
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("skew_kl")
+def _(inputs, settings):
+    student, teacher, share = inputs["student"], inputs["teacher"], settings["lam"]
+    forward = settings["direction"] == "forward"
+    # Ours, of a mixture's log-probabilities: the first with `share` of the second.
+    own, other = (student, teacher) if forward else (teacher, student)
+    parts = [(1.0 - share, own), (share, other)]
+    mixture = [ops.log_softmax(x, axis=-1) + ops.log(part) for part, x in parts if part > 0]
+    mixture = mixture[0] if len(mixture) == 1 else ops.logaddexp(*mixture)
+    values = cross_entropy(mixture, teacher) if forward else reverse_kl(student, mixture)
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("distilbert_ce")
+def _(inputs, settings):
+    return mean_over(kl_divergence(inputs["student"], inputs["teacher"], settings["temperature"]), inputs["mask"])
+
+
+@adapter("tvd")
+def _(inputs, settings):
+    temperature = settings["temperature"]
+    # The reference has T^2 where we have T.
+    values = temperature * total_variation(inputs["student"], inputs["teacher"], temperature)
+    return mean_over(values, inputs["mask"])
+
+
+@adapter("logit_mse")
+def _(inputs, settings):
+    return ops.mean(logit_mse(inputs["student"], inputs["teacher"])) / settings["temperature"] ** 2
+
+
+@adapter("soft_bce")
+def _(inputs, settings):
+    student, teacher, temperature = inputs["student"], inputs["teacher"], settings["temperature"]
+    divergence = ops.mean(binary_kd(student, teacher, temperature)) / temperature**2
+    both = ops.stack([teacher, ops.zeros_like(teacher)], axis=-1)
+    mean = divergence + ops.mean(entropy(both, temperature))
+    return mean * student.shape[-1] if settings["sum_classes"] else mean
+
+
+@adapter("dkd")
+def _(inputs, settings):
+    settings = settings["alpha"], settings["beta"], settings["temperature"]
+    return ops.mean(decoupled_kd(inputs["student"], inputs["teacher"], inputs["labels"], *settings))
+
+
+@adapter("dist")
+def _(inputs, settings):
+    loss = DIST(settings["beta"], settings["gamma"], settings["tau"])
+    return ops.mean(loss.compare(inputs["student"], inputs["teacher"], Batch(None)))
+
+
+@adapter("logit_std_kd")
+def _(inputs, settings):
+    loss = LogitStandardization(KLDivergence(settings["temperature"]))
+    return ops.mean(loss.compare(inputs["student"], inputs["teacher"], Batch(None)))
+
+
+@adapter("mlkd_batch")
+def _(inputs, settings):
+    return ops.mean(batch_level(inputs["student"], inputs["teacher"], settings["temperature"]))
+
+
+@adapter("mlkd_class")
+def _(inputs, settings):
+    return ops.mean(class_level(inputs["student"], inputs["teacher"], settings["temperature"]))
+
+
+@adapter("mlkd_full")
+def _(inputs, settings):
+    weak, strong = ([inputs[f"{side}_{view}"] for side in ("student", "teacher")] for view in ("weak", "strong"))
+    confidence = ops.softmax(weak[1], axis=-1)
+    of_examples, of_classes = (_share_below_median(x) for x in (ops.max(confidence, -1), ops.sum(confidence, 0)))
+    total = 0.0
+    for temperature in (settings["temperature"], 3.0, 5.0, 2.0, 6.0):
+        # The code takes the weak view in place of the strong at its last two temperatures, whatever the first is.
+        total += of_examples * ops.mean(kl_divergence(*weak, temperature))
+        total += of_classes * ops.mean(class_level(*weak, temperature))
+        total += of_examples * ops.mean(batch_level(*weak, temperature))
+    for temperature in (settings["temperature"], 3.0, 5.0):
+        total += ops.mean(kl_divergence(*strong, temperature))
+    for temperature in (2.0, 6.0):
+        total += ops.mean(kl_divergence(*weak, temperature))
+    return settings["kd_weight"] * total
+
+
+def _share_below_median(numbers):
+    return ops.mean(ops.cast(numbers <= ops.quantile(numbers, 0.5), "float32"))
+
+
+@adapter("topk_kl")
+def _(inputs, settings):
+    student, teacher, temperature = inputs["student"], inputs["teacher"], settings["temperature"]
+    k = min(settings["top_k"], teacher.shape[-1])
+    if not settings["reverse"]:
+        return ops.mean(top_k(student, teacher, k, temperature, tail=False)) / temperature**2
+    _, classes = ops.top_k(teacher, k)
+    ends = (gather_top_k(x, classes, tail=False) for x in (student, teacher))
+    return ops.mean(reverse_kl(*ends, temperature)) / temperature**2
+
+
+@adapter("tail_topk_kl")
+def _(inputs, settings):
+    tail = settings["add_tail"]
+    student, teacher = gather_top_k(inputs["student"], inputs["teacher_ids"], tail=tail), inputs["teacher_values"]
+    if tail:
+        # The reference keeps both buckets from becoming smaller than this.
+        least = ops.logsumexp(student, axis=-1, keepdims=True) + math.log(1e-7)
+        student = ops.concatenate([student[..., :-1], ops.maximum(student[..., -1:], least)], axis=-1)
+        teacher = _with_tail(teacher)
+    return mean_over(kl_divergence(student, teacher, 1.0), inputs["mask"])
+
+
+@adapter("sparse_topk_kl")
+def _(inputs, settings):
+    values = kl_divergence(*_stored(inputs, settings), settings["temperature"])
+    return mean_over(values, inputs["mask"])
+
+
+@adapter("sparse_topk_jsd")
+def _(inputs, settings):
+    values = jensen_shannon(*_stored(inputs, settings), 0.5, settings["temperature"])
+    return mean_over(values, inputs["mask"])
+
+
+@adapter("sparse_topk_tvd")
+def _(inputs, settings):
+    temperature = settings["temperature"]
+    # The reference has T^2 where we have T.
+    values = temperature * total_variation(*_stored(inputs, settings), temperature)
+    return mean_over(values, inputs["mask"])
+
+
+def _stored(inputs, settings):
+    """Logits over the stored classes and a bucket: the student's, and the teacher's from what was stored."""
+    student = gather_top_k(inputs["student"], inputs["teacher_ids"], settings["temperature"])
+    values = inputs["teacher_values"]
+    if settings["missing"] == "zero":
+        teacher = ops.concatenate([values, ops.full_like(values[..., :1], -1e30)], axis=-1)
+    else:
+        teacher = _with_tail(values)
+    return student, settings["generation_temperature"] * teacher
+
+
+def _with_tail(values):
+    """Log-probabilities and, last, that of all other classes."""
+    total = ops.minimum(ops.logsumexp(values, axis=-1, keepdims=True), -1e-7)
+    return ops.concatenate([values, ops.log(-ops.expm1(total))], axis=-1)
+
+
+# --- Features
+
+
+@adapter("fitnet_mse")
+def _(inputs, settings):
+    return ops.mean(hint(inputs["student"], inputs["teacher"]))
+
+
+@adapter("at")
+def _(inputs, settings):
+    return ops.mean(attention_transfer(*pooled(inputs["student"], inputs["teacher"]), settings["p"]))
+
+
+@adapter("at_paper")
+def _(inputs, settings):
+    values = attention_transfer(inputs["student"], inputs["teacher"], 2)
+    # The norm in place of the mean of squares.
+    return ops.mean(ops.sqrt(ops.sum(ops.reshape(values, (values.shape[0], -1)), axis=-1)))
+
+
+@adapter("ft_repdistiller")
+def _(inputs, settings):
+    # The difference of attention maps to another power than 2.
+    values = attention_transfer(*pooled(inputs["student"], inputs["teacher"]), settings["p1"])
+    differ = values > 0
+    return ops.mean(ops.where(differ, ops.power(ops.where(differ, values, 1.0), settings["p2"] / 2), 0.0))
+
+
+@adapter("sp")
+def _(inputs, settings):
+    return ops.mean(similarity_preserving(inputs["student"], inputs["teacher"]))
+
+
+@adapter("rkd")
+def _(inputs, settings):
+    loss = RelationalKD(settings["w_distance"], settings["w_angle"])
+    return ops.mean(loss.compare(inputs["student"], inputs["teacher"], Batch(None)))
+
+
+@adapter("cckd")
+def _(inputs, settings):
+    kernel = (settings["gamma"], settings["max_p"]) if settings["kernel"] == "gaussian" else (None, 1)
+    values = correlation_congruence(inputs["student"], inputs["teacher"], *kernel)
+    # Not squared: the root of the sum over all pairs, over the batch size squared.
+    return ops.sqrt(ops.mean(values)) / values.shape[0]
+
+
+@adapter("pkt")
+def _(inputs, settings):
+    values = probabilistic_transfer(inputs["student"], inputs["teacher"])
+    return ops.mean(values) / values.shape[0]
+
+
+@adapter("nst")
+def _(inputs, settings):
+    return ops.mean(neuron_selectivity_transfer(*pooled(inputs["student"], inputs["teacher"])))
+
+
+@adapter("ickd")
+def _(inputs, settings):
+    values = inter_channel_correlation(inputs["student"], inputs["teacher"])
+    # Over the channels once, and over the batch size once more.
+    return ops.mean(values) * inputs["student"].shape[-1] / values.shape[0]
+
+
+@adapter("cwd")
+def _(inputs, settings):
+    return ops.mean(channel_wise_kd(inputs["student"], inputs["teacher"], settings["tau"]))
+
+
+@adapter("pkd_pearson")
+def _(inputs, settings):
+    student, teacher = inputs["student"], inputs["teacher"]
+    if student.shape[1] != teacher.shape[1]:
+        if settings["resize_student"]:
+            student = resize(student, teacher.shape[1:3])
+        else:
+            teacher = resize(teacher, student.shape[1:3])
+    return ops.mean(pearson_kd(student, teacher))
+
+
+@adapter("fsp")
+def _(inputs, settings):
+    layers = sum(name.startswith("student_") for name in inputs)
+    total = 0.0
+    for i in range(layers - 1):
+        pairs = (pooled(inputs[f"{side}_{i}"], inputs[f"{side}_{i + 1}"]) for side in ("student", "teacher"))
+        total += ops.mean(fsp(*itertools.chain(*pairs)))
+    return total
+
+
+@adapter("tb_gram")
+def _(inputs, settings):
+    return ops.mean(fsp(*_two_layers(inputs), position_weight=inputs.get("mask")))
+
+
+@adapter("tb_mmd")
+def _(inputs, settings):
+    layers, (_, length, _) = _two_layers(inputs), inputs["student_0"].shape
+    valid = ops.cast(inputs.get("mask", ops.ones(layers[0].shape[:2])), "float32")
+    # With tokens and features changing places; the mean is over the pairs of valid tokens.
+    values = fsp(*(ops.swapaxes(x * valid[..., None], 1, 2) for x in layers))
+    return ops.sum(values) * length**2 / ops.sum(ops.square(ops.sum(valid, axis=1)))
+
+
+def _two_layers(inputs):
+    return [inputs[f"{side}_{i}"] for side in ("student", "teacher") for i in (0, 1)]
+
+
+@adapter("pairwise_affinity")
+def _(inputs, settings):
+    maps = []
+    for features in (inputs["student"], inputs["teacher"]):
+        length = ops.norm(features, axis=-1, keepdims=True) + 1e-8
+        pixels = channels_first(features / ops.stop_gradient(length))
+        # With pixels and channels changing places, where a mean over channels is to become their cosine.
+        maps += 2 * [pixels * pixels.shape[1] ** 0.5]
+    return ops.mean(fsp(*maps))
+
+
+@adapter("distilbert_cos")
+def _(inputs, settings):
+    return mean_over(cosine_similarity(inputs["student"], inputs["teacher"]), inputs["mask"])
+
+
+@adapter("tb_cos")
+def _(inputs, settings):
+    values = cosine_similarity(inputs["student"], inputs["teacher"])
+    return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)
+
+
+@adapter("ab")
+def _(inputs, settings):
+    layers = _layers(inputs)
+    # The sum over all entries, times what the code has for each layer.
+    return sum(
+        2.0 ** (i - len(layers) + 1)
+        * 3e-3
+        * _entries(student)
+        * ops.mean(activation_boundary(student, teacher, margin))
+        for margin in [settings["margin"]]
+        for i, (student, teacher) in enumerate(layers)
+    )
+
+
+@adapter("ofd")
+def _(inputs, settings):
+    layers, total = _layers(inputs), 0.0
+    for i, (student, teacher) in enumerate(layers):
+        for axis in (1, 2):
+            teacher = adaptive_average_pool(teacher, axis, student.shape[axis])
+        margin = negative_mean(inputs[f"bn_gamma_{i}"], inputs[f"bn_beta_{i}"])
+        # The sum over all entries.
+        values = _entries(student) * ops.mean(margin_relu(student, teacher, margin))
+        total += 2.0 ** (i - len(layers) + 1) * values
+    return total
+
+
+def _layers(inputs):
+    count = sum(name.startswith("student_") for name in inputs)
+    return [(inputs[f"student_{i}"], inputs[f"teacher_{i}"]) for i in range(count)]
+
+
+def _entries(features):
+    """How many numbers an example has."""
+    return math.prod(features.shape[1:])
+
+
+@adapter("ft")
+def _(inputs, settings):
+    return _factors(inputs, settings["p"], 2)
+
+
+@adapter("kta")
+def _(inputs, settings):
+    # Factor transfer with another norm for the scale.
+    return _factors(inputs, settings["p"], settings["q"])
+
+
+def _factors(inputs, p, q):
+    loss = ops.mean(factor_transfer(inputs["student"], inputs["teacher"], p, q))
+    # At p = 1 a mean in place of the sum.
+    return loss / _entries(inputs["student"]) if p == 1 else loss
+
+
+@adapter("vid")
+def _(inputs, settings):
+    student, teacher = pooled(inputs["student"], inputs["teacher"])
+    mean = regress(student, [inputs[f"kernel_{i}"][0, 0] for i in range(3)])
+    return ops.mean(variational_information(mean, inputs["log_scale"], teacher, settings["eps"]))
+
+
+@adapter("reviewkd_hcl")
+def _(inputs, settings):
+    return sum(ops.mean(hierarchical_context(*layer)) for layer in _layers(inputs))
+
+
+@adapter("mgd_loss")
+def _(inputs, settings):
+    return _masked_generative(inputs["student"], inputs["teacher"], settings["alpha"])
+
+
+@adapter("mgd_full")
+def _(inputs, settings):
+    maps = inputs["student"]
+    if "kernel_align" in inputs:
+        maps = _convolved(maps, inputs, "align")
+    maps = maps * kept(inputs["uniform"], settings["lambda"], settings["mask_on"] == "channel")
+    maps = _convolved(ops.relu(_convolved(maps, inputs, "gen0")), inputs, "gen1")
+    return _masked_generative(maps, inputs["teacher"], settings["alpha"])
+
+
+def _convolved(maps, inputs, name):
+    return ops.conv(maps, inputs[f"kernel_{name}"], padding="same") + inputs[f"bias_{name}"]
+
+
+def _masked_generative(student, teacher, alpha):
+    return alpha * ops.sum(masked_generative(student, teacher)) / student.shape[0]
+
+
+@adapter("crd")
+def _(inputs, settings):
+    total, (examples, _) = 0.0, inputs["memory_student"].shape
+    for anchor, other in (("student", "teacher"), ("teacher", "student")):
+        embedding = unit_vectors(ops.matmul(inputs[anchor], inputs[f"dense_{anchor}"]) + inputs[f"bias_{anchor}"])
+        # Contrasted with what a memory of all examples holds of the other network.
+        contrasts = ops.take(inputs[f"memory_{other}"], inputs["contrast_index"], axis=0)
+        scores = ops.einsum("bd,bkd->bk", embedding, contrasts) / settings["temperature"]
+        # The code's prior in the denominators is larger than K/N by 1e-7.
+        noise = scores.shape[1] - 1
+        prior = noise + 1e-7 * examples
+        values = contrastive_representation(scores, log_mean_exp(scores), prior)
+        total += ops.mean(values) + noise * math.log(prior / noise)
+    return total
+
+
+# --- Transformers
+
+
+@adapter("tb_hidden_mse")
+def _(inputs, settings):
+    values = hidden_state(inputs["student"], inputs["teacher"])
+    return mean_over(values, inputs["mask"]) if "mask" in inputs else ops.mean(values)
+
+
+@adapter("tb_attention_mse")
+def _(inputs, settings):
+    return _scores(inputs["student"], inputs["teacher"], inputs.get("mask"))
+
+
+@adapter("tb_attention_mse_sum")
+def _(inputs, settings):
+    student, teacher = (ops.sum(inputs[side], axis=1, keepdims=True) for side in ("student", "teacher"))
+    return _scores(student, teacher, inputs.get("mask"))
+
+
+def _scores(student, teacher, mask):
+    if mask is None:
+        # The reference takes negative scores for padded ones.
+        return ops.mean(attention_scores(*(ops.where(x <= -1e-3, 0.0, x) for x in (student, teacher))))
+    pairs = ops.square(ops.sum(ops.cast(mask, "float32"), axis=1))
+    return ops.sum(attention_scores(student, teacher, mask) * pairs) / ops.sum(pairs)
+
+
+@adapter("tinybert")
+def _(inputs, settings):
+    layers, teacher_layers = (
+        sum(name.startswith(f"{side}_att_") for name in inputs) for side in ("student", "teacher")
+    )
+    every = teacher_layers // layers
+    total = 0.0
+    for i in range(layers):
+        scores = inputs[f"student_att_{i}"], inputs[f"teacher_att_{(i + 1) * every - 1}"]
+        total += ops.mean(attention_scores(*(ops.where(x <= -100.0, 0.0, x) for x in scores)))
+    for i in range(layers + 1):
+        total += ops.mean(hidden_state(inputs[f"student_rep_{i}"], inputs[f"teacher_rep_{i * every}"]))
+    return total
+
+
+@adapter("minilm_attention")
+def _(inputs, settings):
+    return ops.mean(attention_relation(inputs["student"], inputs["teacher"], inputs["mask"]))
+
+
+@adapter("minilm")
+def _(inputs, settings):
+    batch = Batch(None, position_weight=inputs["mask"])
+    total = 0.0
+    for parts in (("query", "key"), ("value", "value")):
+        # The reference has heads before tokens.
+        sides = (tuple(ops.swapaxes(inputs[f"{side}_{x}"], 1, 2) for x in parts) for side in ("student", "teacher"))
+        total += ops.mean(AttentionRelation().compare(*sides, batch))
+    return total
+
+
+@adapter("tb_pkd")
+def _(inputs, settings):
+    return ops.mean(patient_kd(inputs["student"], inputs["teacher"]))

@@ -1,0 +1,78 @@
+"""A user's project, as the pipelines of the tests name it: eight numbers, three classes."""
+
+import keras
+import tensorflow as tf
+
+from keras_distill import Term
+from keras_distill.losses import Hint, KLDivergence
+from tests.support.helpers import crossentropy, mlp
+
+
+def teacher(hp):
+    return mlp(width=16, name="teacher")
+
+
+def student(hp):
+    return mlp(width=hp.Int("width", 3, 6, default=4))
+
+
+def terms(hp):
+    return [*softened(hp), Term(Hint(), "features", "features", head="auto", weight=0.1)]
+
+
+def output_term(hp):
+    return [Term(KLDivergence(2.0))]
+
+
+def softened(hp):
+    return [Term(KLDivergence(hp.Float("temperature", 1.0, 4.0, default=2.0)))]
+
+
+def several_teachers(hp):
+    return [
+        Term(KLDivergence(2.0), name="first"),
+        Term(KLDivergence(2.0), teacher="half/output", name="half"),
+        Term(KLDivergence(2.0), teacher="top/output", name="top"),
+    ]
+
+
+def of_two_inputs(hp):
+    inputs = {name: keras.Input((4,), name=name) for name in ("low", "high")}
+    joined = keras.layers.Concatenate()([inputs["low"], inputs["high"]])
+    return keras.Model(inputs, keras.layers.Dense(3)(joined))
+
+
+def in_two(features):
+    return {"low": features["x"][:, :4], "high": features["x"][:, 4:]}
+
+
+def halved(features):
+    """What the model sees of the examples."""
+    return features["x"] / 2
+
+
+def slow_descent(model, hp):
+    model.compile(keras.optimizers.SGD(0.01), crossentropy(), metrics=["accuracy"])
+
+
+def stumbling(model, hp):
+    """Compiles a model that, once in this process, stops in the middle of training."""
+
+    def stumble(labels, outputs):
+        return tf.ensure_shape(tf.numpy_function(_stumble, [outputs], tf.float32), [None])
+
+    model.compile("adam", crossentropy(), metrics=[stumble])
+
+
+def two_devices():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+
+
+steps_before_the_stumble = [-1]
+
+
+def _stumble(outputs):
+    steps_before_the_stumble[0] -= 1
+    if steps_before_the_stumble[0] == 0:
+        raise RuntimeError("stumbled")
+    return outputs.sum(-1)

@@ -1,0 +1,215 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import OUTPUT, Distiller, Term
+from keras_distill.data.batch import Batch
+from keras_distill.losses import Hint, KLDivergence
+from keras_distill.schedules import Linear
+from keras_distill.teachers import CachedTeacher, ModelTeacher, Teacher
+from tests.support.helpers import compiled, data, features, fitted, mlp
+
+
+def test_summary_shows_the_terms_with_heads_and_shapes():
+    terms = [Term(KLDivergence()), Term(Hint(), "features", "features", head="auto")]
+    lines = []
+    Distiller(student=mlp(8), teacher=mlp(16, name="teacher"), terms=terms).summary(
+        print_fn=lambda line, **_: lines.append(line)
+    )
+    text = "\n".join(lines)
+    assert "Term 'kl_divergence' (KLDivergence): student 'output' (None, 3) -> no head" in text
+    assert "student 'features' (None, 8) -> Projection -> teacher 'features' (None, 16)" in text
+
+
+def test_only_student_heads_and_losses_are_trained():
+    student, teacher = mlp(8), mlp(16, name="teacher")
+    distiller = Distiller(student=student, teacher=teacher, terms=[Term(Hint(), "features", "features", head="auto")])
+    expected = [*student.trainable_variables, *distiller.heads[0].trainable_variables]
+    assert [id(v) for v in distiller.trainable_variables] == [id(v) for v in expected]
+
+
+def test_models_of_several_inputs():
+    def model(width, name):
+        left, right = keras.Input((8,), name="left"), keras.Input((4,), name="right")
+        joined = keras.layers.Concatenate()([left, right])
+        return keras.Model(
+            {"left": left, "right": right}, keras.layers.Dense(3)(keras.layers.Dense(width)(joined)), name=name
+        )
+
+    x = {"left": features(24, 8), "right": features(24, 4, seed=1)}
+    student, teacher = model(4, "student"), model(8, "teacher")
+    history = fitted(
+        compiled(Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])), x, data()[1], epochs=3
+    )
+    assert history["loss"][-1] < history["loss"][0]
+    only_left = ModelTeacher(mlp(name="left_teacher"), inputs=lambda inputs: inputs["left"])
+    fitted(compiled(Distiller(student=student, teacher=only_left, terms=[Term(KLDivergence())])), x, data()[1])
+
+
+class Subclassed(keras.Model):
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.dense = keras.layers.Dense(3, name="dense")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_inputs_are_asked_for_only_if_nothing_tells_them():
+    terms = [Term(KLDivergence())]
+    with pytest.raises(ValueError, match="inputs of 'student' and 'teacher' are not known. Pass `inputs=`"):
+        Distiller(student=Subclassed("student"), teacher=Subclassed("teacher"), terms=terms)
+    Distiller(student=Subclassed("student"), teacher=mlp(name="teacher"), terms=terms)
+    built = Subclassed("student")
+    built(features(2, 8))
+    Distiller(student=built, teacher=Subclassed("teacher"), terms=terms)
+    for inputs in (features(2, 8), keras.Input((8,)), tf.TensorSpec((None, 8))):
+        assert Distiller(
+            student=Subclassed("student"), teacher=Subclassed("teacher"), terms=terms, inputs=inputs
+        ).student.built
+
+
+@pytest.mark.parametrize("inputs", [(8,), 8, "x"])
+def test_inputs_that_are_none(inputs):
+    with pytest.raises(ValueError, match="`inputs` must be an example batch"):
+        Distiller(
+            student=Subclassed("student"), teacher=Subclassed("teacher"), terms=[Term(KLDivergence())], inputs=inputs
+        )
+
+
+@pytest.mark.parametrize("student", [None, "student", keras.layers.Dense(3)])
+def test_a_student_is_a_model(student):
+    with pytest.raises(ValueError, match="The student must be a keras.Model"):
+        Distiller(student=student, teacher=mlp(name="teacher"), terms=[Term(KLDivergence())])
+
+
+@pytest.mark.parametrize("teacher", [3, "teacher"])
+def test_a_teacher_is_a_model_or_a_function(teacher):
+    with pytest.raises(ValueError, match="A teacher must be a keras.Model"):
+        Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
+
+
+@pytest.mark.parametrize(
+    "term, message",
+    [
+        (Term(Hint(), "featurs", "features"), "No layer called 'featurs' in 'student'. Closest: .'features'"),
+        (
+            Term(Hint(), "features", "blocks/features"),
+            "No layer called 'blocks/features' in 'teacher'. Closest: .'features'",
+        ),
+        (Term(Hint(), "features[0]", "features"), "finds no entry '0' in 'student'"),
+    ],
+)
+def test_taps_are_checked_when_the_distiller_is_made(term, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[term])
+
+
+def test_a_function_has_no_layers_to_tap():
+    with pytest.raises(ValueError, match=r"A function has no layers to tap. Received: taps \['features'\]"):
+        Distiller(student=mlp(), teacher=lambda x: x, terms=[Term(Hint(), "features", "features")])
+
+
+@pytest.mark.parametrize(
+    "loss, warned",
+    [
+        ("sparse_categorical_crossentropy", True),
+        (keras.losses.SparseCategoricalCrossentropy(), True),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), False),
+        ("mse", False),
+        (None, False),
+    ],
+)
+def test_a_cross_entropy_of_probabilities_is_warned_of(loss, warned):
+    distiller = Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        distiller.compile("sgd", loss)
+    assert [str(w.message) for w in caught if "from_logits=True" in str(w.message)] != [] if warned else not caught
+
+
+def test_a_cross_entropy_behind_a_softmax_is_right():
+    student = mlp()
+    student.add(keras.layers.Softmax())
+    distiller = Distiller(student=student, teacher=mlp(name="teacher"), terms=[Term(KLDivergence(), student="logits")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller.compile("sgd", "sparse_categorical_crossentropy")
+
+
+def test_the_supervised_weight_may_change_with_the_step():
+    distiller = Distiller(
+        student=mlp(),
+        teacher=mlp(16, name="teacher"),
+        terms=[Term(Hint(), weight=1e-20)],
+        supervised_weight=Linear(0.0, 3.0, 3),
+    )
+    logged = fitted(compiled(distiller, keras.optimizers.SGD(0.0)), *data(8), epochs=4)
+    weighted = np.multiply(logged["supervised_loss"], [0, 1, 2, 3])
+    np.testing.assert_allclose(logged["loss"], weighted, rtol=1e-5, atol=1e-12)
+
+
+def test_regularisers_count_whatever_the_supervised_weight():
+    student = mlp(kernel_regularizer=keras.regularizers.L2(1.0))
+    penalty = float(tf.reduce_sum(student.get_layer("features").kernel ** 2))
+    distiller = Distiller(
+        student=student, teacher=mlp(16, name="teacher"), terms=[Term(Hint(), weight=1e-20)], supervised_weight=0
+    )
+    logged = fitted(compiled(distiller, keras.optimizers.SGD(0.0)), *data(8))
+    np.testing.assert_allclose(logged["loss"], [penalty], rtol=1e-5)
+
+
+def test_heads_run_in_training_mode_while_training():
+    head = keras.layers.Dropout(0.5, seed=1)
+    distiller = compiled(
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(Hint(), head=head)]),
+        keras.optimizers.SGD(0.0),
+    )
+    trained = fitted(distiller, *data())["hint_loss"][0]
+    tested = [float(distiller.evaluate(*data(), verbose=0, return_dict=True)["hint_loss"]) for _ in range(2)]
+    assert tested[0] == tested[1] != pytest.approx(trained, rel=1e-3)
+
+
+def test_exported_is_the_student(tmp_path):
+    distiller = compiled(Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())]))
+    distiller.export(tmp_path / "exported", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "exported"))
+    served = loaded.serve(features(4, 8))
+    np.testing.assert_allclose(served, distiller.predict(features(4, 8), verbose=0), rtol=1e-5)
+
+
+def test_a_teacher_of_ones_own():
+    class Constant(Teacher):
+        steps = 0
+
+        def connect(self, taps):
+            assert taps == [OUTPUT]
+
+        def activations(self, batch):
+            return {OUTPUT: tf.ones((tf.shape(batch.inputs)[0], 3))}
+
+        def after_step(self, student):
+            self.steps += 1
+
+    teacher = Constant()
+    fitted(compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())]), run_eagerly=True), *data())
+    assert teacher.steps == 3
+
+
+def test_stored_activations_are_checked():
+    with pytest.raises(ValueError, match=r"The activations \['features'\] were not stored. There: \['output'\]"):
+        Distiller(
+            student=mlp(), teacher=CachedTeacher({OUTPUT: features(4, 3)}), terms=[Term(Hint(), "features", "features")]
+        )
+    distiller = compiled(
+        Distiller(student=mlp(), teacher=CachedTeacher({OUTPUT: features(4, 3)}), terms=[Term(KLDivergence())])
+    )
+    with pytest.raises(ValueError, match="came without the teacher's activations"):
+        fitted(distiller, *data())
+
+
+def test_batch_has_the_fields_in_their_order():
+    assert Batch._fields[:5] == ("inputs", "labels", "sample_weight", "cached", "step")

@@ -1,0 +1,377 @@
+"""`fit`, `evaluate` and `predict` of a distiller are those of the student itself.
+
+With terms that weigh next to nothing a distiller must make the updates, and log the numbers, of plain training.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_distill import Distiller, Term
+from keras_distill.losses import Hint, KLDivergence, RelationalKD
+from keras_distill.teachers import CachedTeacher, with_activations
+from tests.support.helpers import (
+    assert_same_weights,
+    compiled,
+    crossentropy,
+    data,
+    features,
+    fitted,
+    mlp,
+    softened_kl,
+    softmax,
+    weights_of,
+)
+
+
+def negligible(student):
+    """A distiller whose teacher has no say."""
+    teacher = keras.models.clone_model(student)
+    outputs = [f"output[{name}]" for name in ("topic", "tone")] if len(student.outputs) > 1 else ["output"]
+    terms = [Term(Hint(), output, output, weight=1e-20) for output in outputs]
+    return Distiller(student=student, teacher=teacher, terms=terms)
+
+
+def compare(make, fit_arguments, compile_options=lambda: {}, **fit_options):
+    """Trains the student plainly and through a distiller; weights and logs must agree."""
+    results = []
+    for wrap in (lambda student: student, negligible):
+        keras.utils.set_random_seed(0)
+        student = make()
+        model = wrap(student)
+        keras.utils.set_random_seed(1)
+        model.compile(**({"optimizer": keras.optimizers.SGD(0.1), "loss": crossentropy()} | compile_options()))
+        history = fitted(model, *fit_arguments(), epochs=2, **fit_options)
+        results.append((history, weights_of(student), model.predict(features(5, *student.input_shape[1:]), verbose=0)))
+    (plain, weights, predicted), (ours, other, other_predicted) = results
+    assert_same_weights(weights, other, rtol=2e-5, atol=1e-6)
+    keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), predicted, other_predicted)
+    assert set(plain) <= set(ours)
+    for name in plain:
+        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_without_a_teacher_the_student_learns_as_alone():
+    results = []
+    for wrap in (lambda student: student, lambda student: Distiller(student=student, teacher=None, terms=[])):
+        keras.utils.set_random_seed(0)
+        student = mlp()
+        history = fitted(compiled(wrap(student), metrics=["accuracy"]), *data(), epochs=2)
+        results.append((history, weights_of(student)))
+    (plain, weights), (ours, other) = results
+    assert_same_weights(weights, other, rtol=1e-6, atol=1e-7)
+    for name in plain:
+        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-6, err_msg=name)
+
+
+def test_terms_need_a_teacher_and_a_teacher_needs_terms():
+    with pytest.raises(ValueError, match="`terms` is empty"):
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[])
+    with pytest.raises(ValueError, match="`teacher` is None"):
+        Distiller(student=mlp(), teacher=None, terms=[Term(KLDivergence())])
+
+
+def dataset():
+    return (tf.data.Dataset.from_tensor_slices(data()).batch(8),)
+
+
+def generator():
+    x, y = data()
+    return ((x[i : i + 8], y[i : i + 8]) for _ in range(2) for i in (0, 8, 16))
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        x, y = data()
+        return x[8 * index : 8 * index + 8], y[8 * index : 8 * index + 8], np.arange(8.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, options",
+    [
+        (data, {}),
+        (data, {"shuffle": True}),
+        (dataset, {"batch_size": None}),
+        (lambda: (generator(),), {"batch_size": None, "steps_per_epoch": 3}),
+        (lambda: (Sequence(),), {"batch_size": None}),
+    ],
+    ids=["arrays", "shuffled", "tf.data", "generator", "PyDataset"],
+)
+def test_every_source_of_data(arguments, options):
+    compare(mlp, arguments, lambda: {"metrics": ["accuracy"]}, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_weight": np.arange(24.0)},
+        {"class_weight": {0: 0.2, 1: 3.0, 2: 1.0}},
+        {"validation_data": (*data(), np.arange(24.0))},
+        {"validation_split": 0.25, "validation_freq": 2},
+        {"batch_size": 7},
+    ],
+    ids=["sample_weight", "class_weight", "validation_data", "validation_split", "ragged"],
+)
+def test_every_option_of_fit(options):
+    compare(mlp, data, lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda: {"steps_per_execution": 2},
+        lambda: {"run_eagerly": True},
+        lambda: {"jit_compile": True},
+        lambda: {"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)},
+        lambda: {"optimizer": keras.optimizers.AdamW(0.01, clipnorm=0.1, use_ema=True)},
+        lambda: {"loss": "sparse_categorical_crossentropy"},
+        lambda: {"loss_weights": 0.5},
+    ],
+    ids=["steps_per_execution", "run_eagerly", "jit_compile", "accumulation", "AdamW", "string", "loss_weights"],
+)
+@pytest.mark.filterwarnings("ignore:The loss 'sparse_categorical_crossentropy'")
+def test_every_option_of_compile(options):
+    compare(mlp, data, options)
+
+
+def function_metric(y_true, y_pred):
+    return keras.ops.mean(y_pred, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        ["accuracy"],
+        ["acc", "sparse_categorical_crossentropy"],
+        [function_metric],
+        [keras.metrics.SparseTopKCategoricalAccuracy(2)],
+    ],
+    ids=["string", "strings", "function", "object"],
+)
+def test_every_form_of_metrics(metrics):
+    compare(mlp, data, lambda: {"metrics": keras.tree.map_structure(_fresh, metrics)})
+
+
+def _fresh(metric):
+    return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
+
+
+def everything():
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1", activation="relu")(inputs)
+    x = keras.layers.Dropout(0.5, seed=2)(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(3)(x), name="student")
+
+
+def test_regularisers_normalisation_and_dropout():
+    compare(everything, data, validation_data=data())
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    compare(mlp, data)
+
+
+def token_model():
+    return keras.Sequential(
+        [keras.Input((5,), dtype="int32"), keras.layers.Embedding(20, 6, mask_zero=True), keras.layers.Dense(4)],
+        name="student",
+    )
+
+
+def token_data():
+    tokens = np.random.default_rng(0).integers(1, 20, (24, 5))
+    tokens[::3, 3:] = 0
+    return tokens, np.random.default_rng(1).integers(0, 4, (24, 5))
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(120.0).reshape(24, 5) % 3])
+def test_padded_tokens(weights):
+    compare(
+        token_model,
+        token_data,
+        lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]},
+        sample_weight=weights,
+    )
+
+
+def two_outputs(kind):
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(8)(inputs)
+    outputs = {"topic": keras.layers.Dense(3, name="topic")(hidden), "tone": keras.layers.Dense(1, name="tone")(hidden)}
+    return keras.Model(inputs, outputs if kind == "dict" else list(outputs.values()), name="student")
+
+
+@pytest.mark.parametrize("weights", [None, {"topic": np.arange(24.0), "tone": np.ones(24)}], ids=["plain", "weighted"])
+def test_several_outputs(weights):
+    x, topic = data()
+    labels = {"topic": topic, "tone": features(24, 1, seed=3)}
+    compare(
+        lambda: two_outputs("dict"),
+        lambda: (x, labels),
+        lambda: {
+            "loss": {"topic": crossentropy(), "tone": "mse"},
+            "loss_weights": {"topic": 0.5, "tone": 2.0},
+            "metrics": {"topic": ["accuracy"], "tone": ["mae"]},
+            "weighted_metrics": {"topic": ["accuracy"]},
+        },
+        sample_weight=weights,
+    )
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_regression(loss):
+    compare(
+        lambda: mlp(classes=1), lambda: (data()[0], features(24, 1, seed=4)), lambda: {"loss": loss, "metrics": ["mae"]}
+    )
+
+
+def test_labels_of_minus_one_that_are_no_class_numbers_are_labels():
+    compare(lambda: mlp(classes=1), lambda: (data()[0], np.where(data()[1] > 1, 1, -1)), lambda: {"loss": "hinge"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jit_compile": True},
+        {"steps_per_execution": 2},
+        {"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)},
+        {"run_eagerly": True},
+    ],
+    ids=["jit_compile", "steps_per_execution", "accumulation", "run_eagerly"],
+)
+def test_terms_work_under_every_option_of_compile(options):
+    results = []
+    for chosen in ({"optimizer": keras.optimizers.SGD(0.1)}, options):
+        keras.utils.set_random_seed(0)
+        terms = [
+            Term(KLDivergence()),
+            Term(Hint(), "features", "features", "auto"),
+            Term(RelationalKD(), "features", "features"),
+        ]
+        distiller = compiled(Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=terms), **chosen)
+        if "optimizer" in options and chosen is not options:
+            # Two batches of 8 accumulated are one of 16, for losses that compare no example with another.
+            continue
+        results.append(fitted(distiller, *data(32), epochs=2))
+    for name in results[0]:
+        np.testing.assert_allclose(results[0][name], results[-1][name], rtol=1e-4, err_msg=name)
+    assert results[-1]["loss"][1] < results[-1]["loss"][0]
+
+
+def test_accumulated_batches_are_one_batch():
+    results = []
+    for steps, batch_size in ((2, 8), (None, 16)):
+        keras.utils.set_random_seed(0)
+        terms = [Term(KLDivergence()), Term(Hint(), "features", "features", "auto")]
+        student = mlp()
+        optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=steps)
+        fitted(
+            compiled(Distiller(student=student, teacher=mlp(16, name="teacher"), terms=terms), optimizer),
+            *data(32),
+            batch_size=batch_size,
+        )
+        results.append(weights_of(student))
+    assert_same_weights(*results)
+
+
+def test_callbacks_act_on_the_distiller(tmp_path):
+    (x, y), teacher = data(), mlp(16, name="teacher")
+    distiller = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())]), metrics=["accuracy"])
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=1, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(
+            "val_kullback_leibler_loss", mode="min", factor=0.5, min_delta=100, patience=0
+        ),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TensorBoard(tmp_path / "board"),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    history = fitted(distiller, x, y, epochs=9, validation_data=(x, y), callbacks=callbacks)
+    assert len(history["loss"]) == 2
+    assert distiller.optimizer.learning_rate.numpy() == pytest.approx(0.05)
+    assert "kl_divergence_loss" in (tmp_path / "log.csv").read_text()
+    assert list((tmp_path / "board").rglob("events*"))
+
+
+def test_single_batches():
+    (x, y), distiller = (
+        data(8),
+        compiled(Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())])),
+    )
+    first = distiller.train_on_batch(x, y, return_dict=True)
+    assert distiller.test_on_batch(x, y, return_dict=True)["loss"] < first["loss"]
+    assert distiller.predict_on_batch(x).shape == (8, 3)
+
+
+def test_training_without_labels_and_validation_with_them():
+    (x, y), distiller = data(), Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())])
+    history = fitted(compiled(distiller, metrics=["accuracy"]), x, epochs=3, validation_data=(x, y))
+    assert "accuracy" not in history and len(history["val_accuracy"]) == 3
+    assert history["supervised_loss"] == [0.0] * 3 and min(history["val_supervised_loss"]) > 0
+
+
+def test_inputs_with_activations_serve_predict_and_evaluate():
+    (x, y), logits = data(), features(24, 3, seed=5)
+    distiller = compiled(
+        Distiller(student=mlp(), teacher=CachedTeacher({"output": logits}), terms=[Term(KLDivergence())])
+    )
+    joined = with_activations(x, {"output": logits})
+    np.testing.assert_allclose(distiller.predict(joined, verbose=0), distiller.predict(x, verbose=0), rtol=1e-6)
+    reference = softened_kl(distiller.predict(x, verbose=0), logits, 4.0).mean()
+    logged = distiller.evaluate(joined, y, verbose=0, return_dict=True)
+    np.testing.assert_allclose(logged["kl_divergence_loss"], reference, rtol=1e-5)
+    batches = tf.data.Dataset.from_tensor_slices((joined, y)).shuffle(24, seed=1).batch(8)
+    again = distiller.evaluate(batches, verbose=0, return_dict=True)
+    np.testing.assert_allclose(again["kl_divergence_loss"], reference, rtol=1e-5)
+
+
+def test_weights_and_class_weights_with_missing_labels():
+    (x, y), weight = data(), {0: 0.5, 1: 2.0, 2: 3.0}
+    seen = np.arange(24) % 3 > 0
+    student = mlp()
+    distiller = compiled(
+        Distiller(student=student, teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())]),
+        keras.optimizers.SGD(0.0),
+    )
+    logged = fitted(distiller, x, np.where(seen, y, -1), batch_size=24, class_weight=weight)
+    log_p = np.log(softmax(student.predict(x, verbose=0)))[np.arange(24), y]
+    weights = np.vectorize(weight.get)(y)
+    np.testing.assert_allclose(logged["supervised_loss"], -(weights * log_p)[seen].sum() / seen.sum(), rtol=1e-5)
+
+
+def test_missing_labels_among_tokens():
+    tokens, labels = token_data()
+    seen = np.random.default_rng(3).random(labels.shape) < 0.5
+    student = token_model()
+    distiller = compiled(negligible(student), keras.optimizers.SGD(0.0), metrics=["accuracy"])
+    logged = fitted(distiller, tokens, np.where(seen, labels, -1), batch_size=24)
+    logits, counted = student.predict(tokens, verbose=0), seen & (tokens != 0)
+    log_p = np.take_along_axis(np.log(softmax(logits)), labels[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(logged["supervised_loss"], -log_p[counted].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logged["accuracy"], (logits.argmax(axis=-1) == labels)[counted].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array([0.5, 0.25], "float32")])
+def test_a_metric_may_return_what_is_no_tensor(value):
+    class Constant(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__()
+            self.seen = self.add_variable((), "zeros")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.seen.assign_add(1)
+
+        def result(self):
+            return value
+
+    model = Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())])
+    model.compile("sgd", crossentropy(), metrics=[Constant()], run_eagerly=True)
+    logs = model.evaluate(*data(), verbose=0, return_dict=True)
+    np.testing.assert_array_equal(logs["constant"], value)
+    assert isinstance(logs["loss"], float)

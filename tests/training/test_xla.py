@@ -1,0 +1,113 @@
+"""Steps that a TPU could run: whole steps compiled, of static shapes, without calls back into Python.
+
+No TPU is at hand: XLA's compiler for the CPU stands in for its own.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.util import pywrap_xla_ops
+
+from keras_distill import Balance, Distiller, MutualDistiller, Term
+from keras_distill.data.batch import with_activations
+from keras_distill.losses import Hint, KLDivergence
+from keras_distill.schedules import StopAfter
+from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble
+from tests.support.every_loss import LOSSES, distiller_with, pictures
+from tests.support.helpers import compiled, data, mlp
+
+pytestmark = pytest.mark.replicas
+
+BATCH = 6
+# Of these XLA has kernels, but what they return has no static shape.
+DYNAMIC = {"Where", "Unique", "UniqueV2"}
+# What a graph is made of besides kernels.
+STRUCTURE = {"Const", "NoOp", "Placeholder", "PartitionedCall", "StatefulPartitionedCall"}
+
+
+def operations(model, batch):
+    """The types of all operations in a training step and in the functions that it calls."""
+    specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)), batch)
+    graph = tf.function(model.train_step).get_concrete_function(specs).graph.as_graph_def()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    return {node.op for body in bodies for node in body}
+
+
+def assert_fit_for_a_tpu(make, x, y):
+    """The step's operations are those of XLA, and compiled it does what it does otherwise."""
+    results = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        # Slowly: large steps make much of the last digits.
+        model = compiled(make(), keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+        model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
+        results.append([np.array(weight) for weight in model.trainable_weights])
+    found = operations(model, (keras.tree.map_structure(lambda array: array[:BATCH], x), y[:BATCH]))
+    assert not found - set(pywrap_xla_ops.get_cpu_kernel_names()) - STRUCTURE
+    assert not found & DYNAMIC
+    for plain, by_xla in zip(*results, strict=True):
+        np.testing.assert_allclose(by_xla, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss(name):
+    assert_fit_for_a_tpu(lambda: distiller_with(name), *pictures(2 * BATCH, name))
+
+
+STEPS = {
+    "several terms": lambda: Distiller(
+        student=mlp(),
+        teacher=mlp(name="teacher"),
+        terms=[
+            Term(KLDivergence(), weight=Balance(0.5)),
+            Term(Hint(), "features", "features", weight=StopAfter(1.0, 3)),
+        ],
+    ),
+    "an ensemble": lambda: Distiller(
+        student=mlp(), teacher=Ensemble([mlp(name="teacher"), mlp(16, name="wide")]), terms=[Term(KLDivergence())]
+    ),
+    "peers": lambda: MutualDistiller([mlp(), mlp(16, name="wide")]),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps(name):
+    assert_fit_for_a_tpu(STEPS[name], *data(2 * BATCH))
+
+
+def test_a_moving_average_as_teacher():
+    def make():
+        student = mlp()
+        return Distiller(student=student, teacher=EMATeacher(student, decay=0.5), terms=[Term(KLDivergence())])
+
+    assert_fit_for_a_tpu(make, *data(2 * BATCH))
+
+
+def test_a_teacher_that_has_spoken():
+    x, y = data(2 * BATCH)
+    logits = {"output": np.array(mlp(name="teacher")(x))}
+    assert_fit_for_a_tpu(
+        lambda: Distiller(student=mlp(), teacher=CachedTeacher(logits), terms=[Term(KLDivergence())]),
+        with_activations(x, logits),
+        y,
+    )
+
+
+def test_labels_that_are_missing():
+    x, y = data(2 * BATCH)
+    y = np.where(np.arange(2 * BATCH) % 3, y, -1)
+    assert_fit_for_a_tpu(
+        lambda: Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())]), x, y
+    )
+
+
+def test_what_calls_back_into_python_is_found():
+    class Calling(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return tf.ensure_shape(tf.numpy_function(lambda y: y.mean(-1), [y_pred], tf.float32), (None,))
+
+    model = compiled(
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())]), loss=Calling()
+    )
+    assert "PyFunc" in operations(model, data(BATCH)) - set(pywrap_xla_ops.get_cpu_kernel_names())
