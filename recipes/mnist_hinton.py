@@ -31,7 +31,7 @@ common.defaults(temperature=20.0, alpha=0.1, epochs=30, teacher_epochs=40, seeds
 
 
 def teacher():
-    bounded = dict(activation="relu", kernel_constraint=keras.constraints.MaxNorm(3))
+    bounded = {"activation": "relu", "kernel_constraint": keras.constraints.MaxNorm(3)}
     shift = keras.layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant", interpolation="nearest")
     return keras.Sequential(
         [

@@ -10,7 +10,7 @@ from tests.support.helpers import compiled, data, fitted, mlp
 
 
 @pytest.mark.parametrize(
-    "schedule, values",
+    ("schedule", "values"),
     [
         (Linear(8.0, 2.0, 4), [8.0, 6.5, 5.0, 3.5, 2.0, 2.0]),
         (WarmUp(3.0, 3), [0.0, 1.0, 2.0, 3.0, 3.0, 3.0]),
@@ -78,7 +78,7 @@ def test_errors_name_the_number(value):
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: Piecewise([3, 3], [1.0, 2.0, 0.0]), r"`boundaries` must ascend. Received: \[3, 3\]"),
         (

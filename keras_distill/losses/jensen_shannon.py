@@ -45,7 +45,7 @@ def jensen_shannon(student, teacher, beta=0.5, temperature=1.0):
 
 
 def _over_mixture(ratio, share):
-    """log p - log(share * p + (1 - share) * q), where `ratio` is log p - log q."""
+    """Log p - log(share * p + (1 - share) * q), where `ratio` is log p - log q."""
     # Two ways to write it, each for the sign at which its exponential cannot overflow.
     above = -ops.log1p((1.0 - share) * ops.expm1(-ops.maximum(ratio, 0.0)))
     below = ops.minimum(ratio, 0.0)

@@ -133,7 +133,7 @@ def assert_unbroken(make, folder, *deaths, lessons=None, **options):
 
 
 @pytest.mark.parametrize(
-    "make, calls",
+    ("make", "calls"),
     [(everything, (6, 6)), (accumulating, (6,)), (several_steps_at_once, (4,)), (peers, (6,)), (plain, (6,))],
 )
 def test_it_goes_on_bit_for_bit(tmp_path, make, calls):
@@ -142,7 +142,7 @@ def test_it_goes_on_bit_for_bit(tmp_path, make, calls):
 
 
 @pytest.mark.parametrize(
-    "method, count, every",
+    ("method", "count", "every"),
     [
         ("on_train_batch_end", 1, 1),
         ("on_train_batch_end", STEPS, 1),
@@ -275,7 +275,7 @@ def wider():
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         (
             {"make": wider},
@@ -401,7 +401,9 @@ def heard():
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("method, count", [("on_train_batch_begin", 6), ("on_test_batch_end", 1), ("on_epoch_end", 3)])
+@pytest.mark.parametrize(
+    ("method", "count"), [("on_train_batch_begin", 6), ("on_test_batch_end", 1), ("on_epoch_end", 3)]
+)
 def test_a_notice_is_heeded_after_the_step(tmp_path, heard, method, count):
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:

@@ -57,7 +57,7 @@ def trained(folder, workers, kind):
     return logs, arrays
 
 
-@pytest.mark.parametrize("kind, several", [("distiller", (2, 3)), ("peers", (2,))])
+@pytest.mark.parametrize(("kind", "several"), [("distiller", (2, 3)), ("peers", (2,))])
 def test_several_workers_do_as_one(tmp_path, kind, several):
     (logs,), (arrays,) = trained(tmp_path / "1", 1, kind)
     for workers in several:

@@ -162,7 +162,7 @@ def test_default_is_distillation_at_the_temperature_alone():
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"loss": Hint()}, "CurriculumTemperature takes a loss of logits"),
         ({"low": 4.0, "high": 2.0}, "`high` must be above `low`. Received: low=4.0, high=2.0"),

@@ -15,7 +15,7 @@ def reference(student, teacher, p, q):
     return np.mean([np.linalg.norm(scaled(s) - scaled(t), p) for s, t in zip(student, teacher)])
 
 
-@pytest.mark.parametrize("p, q", [(1, 2), (2, 2), (1, 1), (3, 1.5), (1.5, 4)])
+@pytest.mark.parametrize(("p", "q"), [(1, 2), (2, 2), (1, 1), (3, 1.5), (1.5, 4)])
 def test_matches_the_paper(p, q):
     student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
     value, gradient = value_and_gradient(lambda s: factor_transfer(s, teacher, p, q), student)

@@ -31,7 +31,7 @@ def test_known_value():
     np.testing.assert_allclose(loss, [(0 + 1**2 + 3**2) / 3])
 
 
-@pytest.mark.parametrize("gamma, beta", [(1.0, 0.0), (2.0, -1.0), (-0.5, 0.7)])
+@pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.0), (2.0, -1.0), (-0.5, 0.7)])
 def test_the_margin_is_the_mean_of_what_is_negative(gamma, beta):
     x = np.linspace(-40, 0, 400_001)
     density = np.exp(-(((x - beta) / gamma) ** 2) / 2)

@@ -171,7 +171,7 @@ def test_one_of_several_outputs():
 
     student, teacher = two("student"), two("teacher")
     model = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(), "output[a]", "output[a]")])
-    taps = dict(student="output[b]", teacher="output[b]")
+    taps = {"student": "output[b]", "teacher": "output[b]"}
     model.compile("sgd", crossentropy(), metrics={"a": ["accuracy"], "b": ["accuracy", Agreement(**taps)]})
     x, y = data()
     logs = model.evaluate(x, {"a": y, "b": y}, verbose=0, return_dict=True)
@@ -232,7 +232,7 @@ def test_come_back_with_a_saved_distiller(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metrics, message",
+    ("metrics", "message"),
     [
         (lambda: [Agreement(student="featurs")], r"No layer called 'featurs' in 'student'. Closest: \['features'\]"),
         (lambda: [CKA("features", "block")], "No layer called 'block' in 'teacher'"),

@@ -30,7 +30,7 @@ def test_a_layer_called_often_must_say_which_call():
         Taps(shared_layer(), ["shared@3"])(features(4, 8), training=False)
 
 
-@pytest.mark.parametrize("tap, shape", [("lstm[0]", (2, 5, 3)), ("lstm[1]", (2, 3)), ("lstm[2]", (2, 3))])
+@pytest.mark.parametrize(("tap", "shape"), [("lstm[0]", (2, 5, 3)), ("lstm[1]", (2, 3)), ("lstm[2]", (2, 3))])
 def test_one_of_the_tensors_that_a_layer_returns(tap, shape):
     inputs = keras.Input((5, 4))
     sequence, hidden, cell = keras.layers.LSTM(3, return_sequences=True, return_state=True, name="lstm")(inputs)

@@ -46,7 +46,7 @@ def test_they_name_the_versions():
 
 
 @pytest.mark.parametrize(
-    "place, sentence",
+    ("place", "sentence"),
     [
         ("tfx_project.student", "A function is named 'package.module:function'. Received: 'tfx_project.student'"),
         ("no_project:student", "`student` is not at 'no_project:student': No module named 'no_project'."),

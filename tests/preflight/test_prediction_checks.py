@@ -116,7 +116,7 @@ def test_a_teacher_worse_than_the_student(teacher):
     assert "the student on" in worse.seen
 
 
-@pytest.mark.parametrize("temperature, name", [(5000.0, "temperature too high"), (0.02, "temperature too low")])
+@pytest.mark.parametrize(("temperature", "name"), [(5000.0, "temperature too high"), (0.02, "temperature too low")])
 def test_temperatures_that_leave_nothing(temperature, name, teacher):
     found = check(healthy(teacher, given=[Term(KLDivergence(temperature), name="soft")]), *clusters())
     assert name in names(found)

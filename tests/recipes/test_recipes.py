@@ -129,7 +129,7 @@ def test_a_student_may_teach_the_next(smoke):
         assert taught_by[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
 
 
-@pytest.mark.parametrize("notice, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(("notice", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
 def test_a_run_that_was_stopped_goes_on_with_the_next_epoch(notice, code, tmp_path):
     flags = ["--seeds=1", "--epochs=12", "--teacher_epochs=2"]
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

@@ -241,7 +241,7 @@ def test_the_report_shows_the_search(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "distilled, said",
+    ("distilled", "said"),
     [
         (0.99, "With the hyperparameters of the best of 4 trials the student makes 77 % fewer errors than with the"),
         (0.9571, "No clear difference: with the hyperparameters"),

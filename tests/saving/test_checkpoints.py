@@ -63,7 +63,7 @@ def change_a_number(path):
 
 
 @pytest.mark.parametrize(
-    "damage, name, said",
+    ("damage", "name", "said"),
     [
         (truncate, "arrays", "00000003 is damaged"),
         (flip, "arrays", "00000003 is damaged"),

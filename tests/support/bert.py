@@ -2,7 +2,7 @@
 
 import pathlib
 
-WORDS = "a film good bad dull fine the plot is".split()
+WORDS = ["a", "film", "good", "bad", "dull", "fine", "the", "plot", "is"]
 
 
 def save_preset(folder, layers):

@@ -181,7 +181,7 @@ def test_under_half_precision():
 
 
 @pytest.mark.parametrize(
-    "supervised, term, weight",
+    ("supervised", "term", "weight"),
     [
         (1.0, 0.0, 0.0),
         (1.0, 1e-30, 1e6),
@@ -193,7 +193,7 @@ def test_the_weight_is_always_usable(supervised, term, weight):
     np.testing.assert_allclose(built().weight(supervised, term, 0, training=True), weight, rtol=1e-6)
 
 
-@pytest.mark.parametrize("supervised, term", [(np.nan, 1.0), (1.0, np.inf), (0.0, 5.0)])
+@pytest.mark.parametrize(("supervised", "term"), [(np.nan, 1.0), (1.0, np.inf), (0.0, 5.0)])
 def test_steps_that_say_nothing_move_nothing(supervised, term):
     balance = built()
     balance.weight(1.0, 2.0, 0, training=True)
@@ -232,7 +232,7 @@ def test_without_a_supervised_loss_there_is_nothing_to_balance_with():
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"ratio": 0.0}, "`ratio` must be a finite number above 0, or a schedule"),
         ({"momentum": 1.0}, "`momentum` must be below 1. Received: 1.0"),

@@ -93,7 +93,7 @@ def test_a_teacher_is_a_model_or_a_function(teacher):
 
 
 @pytest.mark.parametrize(
-    "term, message",
+    ("term", "message"),
     [
         (Term(Hint(), "featurs", "features"), "No layer called 'featurs' in 'student'. Closest: .'features'"),
         (
@@ -114,7 +114,7 @@ def test_a_function_has_no_layers_to_tap():
 
 
 @pytest.mark.parametrize(
-    "loss, warned",
+    ("loss", "warned"),
     [
         ("sparse_categorical_crossentropy", True),
         (keras.losses.SparseCategoricalCrossentropy(), True),

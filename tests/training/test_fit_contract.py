@@ -91,7 +91,7 @@ class Sequence(keras.utils.PyDataset):
 
 
 @pytest.mark.parametrize(
-    "arguments, options",
+    ("arguments", "options"),
     [
         (data, {}),
         (data, {"shuffle": True}),

@@ -16,7 +16,7 @@ def spec(*shape, source="BiasAdd"):
 
 
 @pytest.mark.parametrize(
-    "loss, student, teacher, head",
+    ("loss", "student", "teacher", "head"),
     [
         (Hint(), (8,), (16,), Projection),
         (Hint(), (5, 8), (5, 16), Projection),
@@ -35,7 +35,7 @@ def test_the_automatic_head_is_the_obvious_one(loss, student, teacher, head):
 
 
 @pytest.mark.parametrize(
-    "term, student, teacher, message",
+    ("term", "student", "teacher", "message"),
     [
         (
             Term(RelationalKD(), name="t"),

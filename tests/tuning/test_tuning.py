@@ -267,7 +267,7 @@ def test_several_executions_are_averaged(tmp_path):
     np.testing.assert_allclose(trial.score, np.mean(both), rtol=1e-6)
 
 
-@pytest.mark.parametrize("direction, best", [("min", min), ("max", max)])
+@pytest.mark.parametrize(("direction", "best"), [("min", min), ("max", max)])
 def test_any_objective_in_either_direction(direction, best, tmp_path):
     objective = Objective("val_kullback_leibler_loss", direction)
     tuner = search(random_search(hypermodel(), tmp_path, objective=objective))
@@ -295,7 +295,7 @@ class Steps(keras.callbacks.Callback):
         Steps.made += 1
 
 
-@pytest.mark.parametrize("callbacks, steps", [([], 1), ([Steps()], STEPS)])
+@pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([Steps()], STEPS)])
 def test_an_objective_that_nothing_yields_ends_the_search_at_once(callbacks, steps, tmp_path):
     made = []
 
@@ -348,7 +348,7 @@ def test_a_trial_that_diverges_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         ({"student": lambda hp: None}, "must be a function of hp that makes a keras.Model. It gave None"),
         ({"student": "mlp"}, "must be a function of hp that makes a keras.Model. It gave 'mlp'"),
@@ -573,7 +573,7 @@ def test_optimizers_have_rates_of_their_own():
         kinds.setdefault(type(optimizer), []).append(float(optimizer.learning_rate))
     assert set(kinds) == {keras.optimizers.Adam, keras.optimizers.SGD}
     adam, sgd = (kinds[kind] for kind in (keras.optimizers.Adam, keras.optimizers.SGD))
-    assert 1e-4 <= min(adam) and max(adam) <= 1e-2 <= min(sgd) and max(sgd) <= 1
+    assert min(adam) >= 1e-4 and max(adam) <= 1e-2 <= min(sgd) and max(sgd) <= 1
     for optimizer in drawn_optimizers(steps=10, count=5):
         optimizer.iterations.assign(10)
         assert float(optimizer.learning_rate) == 0

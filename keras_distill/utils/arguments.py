@@ -1,0 +1,64 @@
+"""Checks of numeric arguments."""
+
+import math
+import numbers
+from typing import Any
+
+
+def check_integer(value: Any, name: str, at_least: int = 1, optional: bool = False) -> int | None:
+    """Return `value` as a Python integer.
+
+    Args:
+        value: An integer, NumPy's included.
+        name: Name of the argument, for the error.
+        at_least: Smallest value that is allowed. Defaults to 1.
+        optional: Whether None is allowed, and returned. Defaults to False.
+
+    Raises:
+        ValueError: For a boolean, a float or any other type, and for an integer that is too small.
+    """
+    if optional and value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
+        allowed = f"an integer >= {at_least}{' or None' if optional else ''}"
+        raise ValueError(f"`{name}` must be {allowed}. Received: {value!r}")
+    return int(value)
+
+
+def check_number(
+    value: Any,
+    name: str,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    alternative: str = "",
+) -> float:
+    """Return `value` as a Python float.
+
+    Args:
+        value: A number, NumPy's included.
+        name: Name of the argument, for the error.
+        at_least: Lower bound, allowed itself. None for no bound.
+        above: Lower bound, not allowed itself. None for no bound.
+        at_most: Upper bound, allowed itself. None for no bound.
+        below: Upper bound, not allowed itself. None for no bound.
+        alternative: What else the caller accepts, such as " or a schedule", for the error.
+
+    Raises:
+        ValueError: For a boolean, NaN, an infinity, any other type, and a number out of bounds.
+    """
+    bounds = ((">=", at_least), (">", above), ("<=", at_most), ("<", below))
+    fits = (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+        and (below is None or value < below)
+    )
+    if not fits:
+        allowed = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+        raise ValueError(f"`{name}` must be a finite number {allowed}{alternative}. Received: {value!r}")
+    return float(value)
