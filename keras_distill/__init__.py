@@ -11,11 +11,24 @@ if keras.backend.backend() != "tensorflow":
     )
 
 # Imported eagerly: they register the classes that a saved file may hold.
-from keras_distill import cache, callbacks, compression, data, heads, losses, mapping, metrics, schedules, teachers
+from keras_distill import (
+    cache,
+    callbacks,
+    compression,
+    data,
+    heads,
+    losses,
+    mapping,
+    metrics,
+    models,
+    schedules,
+    teachers,
+    training,
+)
 from keras_distill.callbacks import Backup
-from keras_distill.models import OUTPUT, HiddenStates
+from keras_distill.models import OUTPUT, HiddenStates, without_softmax
 from keras_distill.saving import load_distiller
-from keras_distill.training import Balance, Distiller, MutualDistiller, Term
+from keras_distill.training import Balance, BaseDistiller, Distiller, LossWeight, MutualDistiller, Term
 
 __version__ = "0.2.0"
 
@@ -26,8 +39,10 @@ __all__ = [
     "OUTPUT",
     "Backup",
     "Balance",
+    "BaseDistiller",
     "Distiller",
     "HiddenStates",
+    "LossWeight",
     "MutualDistiller",
     "Term",
     "cache",
@@ -39,12 +54,15 @@ __all__ = [
     "losses",
     "mapping",
     "metrics",
+    "models",
     "pipelines",
     "preflight",
     "report",
     "schedules",
     "teachers",
+    "training",
     "tuning",
+    "without_softmax",
 ]
 
 

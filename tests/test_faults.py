@@ -27,6 +27,7 @@ from tests.support.helpers import (
     fitted,
     mlp,
     softened_kl,
+    softmax,
     weights_of,
 )
 
@@ -589,9 +590,18 @@ def test_d24_numbers_of_numpy_are_numbers():
     assert Term(KLDivergence(), weight=np.int64(2)).weight == 2.0
 
 
-@pytest.mark.parametrize("terms", [[], None, KLDivergence(), [KLDivergence()], Term(KLDivergence())])
-def test_d24_terms_are_checked(terms):
-    with pytest.raises(ValueError, match="terms"):
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([], "`terms` is empty"),
+        ([3], "The loss of a Term must be a loss of keras_distill.losses.*Received: 3"),
+        ([keras.losses.KLDivergence()], r"keras_distill.losses.KLDivergence\(\), which compares logits"),
+        (["categorical_crossentropy"], r"keras_distill.losses.KLDivergence\(\), which compares logits"),
+        ([keras.losses.binary_crossentropy], r"keras_distill.losses.BinaryKD\(\), which compares logits"),
+    ],
+)
+def test_d24_terms_are_checked(terms, message):
+    with pytest.raises(ValueError, match=message):
         Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=terms)
 
 
@@ -602,20 +612,37 @@ def test_d24_a_teacher_with_nan_is_refused():
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
 
 
-@pytest.mark.parametrize("side", ["student", "teacher"])
-def test_d24_probabilities_are_not_taken_for_logits(side):
-    class Probable(Subclassed):
-        def call(self, inputs):
-            return keras.ops.softmax(super().call(inputs))
+class Probable(Subclassed):
+    def call(self, inputs):
+        return keras.ops.softmax(super().call(inputs))
 
-    for ended in (
-        keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")], name=side),
-        keras.Sequential([keras.Input((8,)), keras.layers.Dense(3), keras.layers.Softmax(dtype="float32")], name=side),
-        Probable(4, name=side),
-    ):
-        models = (ended, mlp(name="teacher")) if side == "student" else (mlp(), ended)
-        with pytest.raises(ValueError, match=f"{side} 'output' ends in a softmax"):
-            Distiller(student=models[0], teacher=models[1], terms=[Term(KLDivergence())], inputs=data()[0])
+
+ENDINGS = {
+    "activation": lambda name: keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(3, activation="softmax")], name=name
+    ),
+    "layer": lambda name: keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(3), keras.layers.Softmax(dtype="float32")], name=name
+    ),
+    "operation": lambda name: Probable(4, name=name),
+}
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_d24_probabilities_are_not_taken_for_logits(side, ending, run_eagerly):
+    x, ended = data()[0], ENDINGS[ending](side)
+    student, teacher = (ended, mlp(name="teacher")) if side == "student" else (mlp(), ended)
+    distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(1.0))], inputs=x)
+    distiller.compile(still(), None, run_eagerly=run_eagerly)
+    logged = fitted(distiller, x)
+    log_q, log_p = (
+        np.log(p if p.min() > 0 and np.allclose(p.sum(1), 1, atol=1e-5) else softmax(p))
+        for p in (student.predict(x, verbose=0), teacher.predict(x, verbose=0))
+    )
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
+    np.testing.assert_allclose(logged["kl_divergence_loss"][0], expected, rtol=1e-5)
 
 
 def test_d25_a_function_is_a_teacher():

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "keras_distill"
 # Of two wings the one further down may import the other; those on one line do not import each other.
 LEVELS = [
     {"utils", "_compat"},
-    {"types", "schedules", "models"},
+    {"types"},
+    {"schedules", "models"},
     {"data"},
     {"mapping", "distribution"},
     {"losses", "heads", "teachers"},

@@ -11,6 +11,7 @@ from keras_distill.distribution import workers
 from keras_distill.models.taps import Taps, select_activations
 from keras_distill.schedules import value_at
 from keras_distill.training.distiller import Distiller
+from keras_distill.training.loss_weight import as_weight
 
 _MOST_EXAMPLES = 6
 
@@ -104,7 +105,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         step = self.model.optimizer.iterations
         weights = {"supervised_loss": value_at(self.model.supervised_weight, step)} if self.model.loss else {}
         for term in self.model.terms:
-            weights[term.name] = logs[f"{term.name}_weight"] if term.balanced else value_at(term.weight, step)
+            weights[term.name] = as_weight(term.weight).value(step)
         found = {term.name: term.loss.temperature_at(step) for term in self.model.terms}
         temperatures = {name: value for name, value in found.items() if value is not None}
         return _prefixed("weight", weights) | _prefixed("temperature", temperatures)

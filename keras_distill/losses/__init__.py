@@ -1,6 +1,7 @@
 """Losses that compare a student's activation with a teacher's."""
 
 from keras_distill.losses.activation_boundary import ActivationBoundary
+from keras_distill.losses.adapter import LossAdapter
 from keras_distill.losses.attention_relation import AttentionRelation
 from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer

@@ -26,6 +26,7 @@ class DistillationLoss(keras.layers.Layer):
 
     rank = None
     logits = False
+    activation = "Softmax"
     needs_labels = False
     pointwise = False
     relational = False

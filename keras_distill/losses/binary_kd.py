@@ -42,6 +42,8 @@ class BinaryKD(SoftenedLoss):
         temperature: A number or a schedule, default 1.
     """
 
+    activation = "Sigmoid"
+
     def __init__(self, temperature=1.0, **kwargs):
         super().__init__(temperature, **kwargs)
 

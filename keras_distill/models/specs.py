@@ -1,23 +1,26 @@
-"""What is known of tensors before training: the models' inputs, and the activations that a pass will give."""
+"""Shapes, dtypes and operations of tensors, known before training."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from keras_distill.types import Structure
+
 # Operations that change neither the order nor the meaning of the numbers.
 _TRANSPARENT = ("Identity", "Cast", "StopGradient", "PreventGradient", "Reshape", "Squeeze", "ExpandDims")
-_PROBABILITIES = ("Softmax", "Sigmoid")
+PROBABILITIES = ("Softmax", "Sigmoid")
 
 
 class Spec(NamedTuple):
-    """An activation before it exists.
+    """Description of an activation before it is computed.
 
     Attributes:
-        shape: Its shape, the batch axis included; None where unknown.
-        dtype: Its dtype's name.
-        source: The TensorFlow operation that computes it, such as "Softmax".
+        shape: Shape with the batch axis; None where a length is unknown.
+        dtype: Name of the dtype.
+        source: TensorFlow operation that computes it, such as "Softmax".
     """
 
     shape: tuple
@@ -25,19 +28,19 @@ class Spec(NamedTuple):
     source: str
 
     @property
-    def probabilities(self):
-        """Whether it holds probabilities rather than logits."""
-        return self.source in _PROBABILITIES
+    def probabilities(self) -> bool:
+        """Whether the activation holds probabilities rather than logits."""
+        return self.source in PROBABILITIES
 
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """What a distiller knows of its models; not a tuple or dictionary, since Keras would wrap these.
+    """Inputs and activations of a distiller's models. Not a tuple or a dictionary, since Keras would wrap these.
 
     Attributes:
         inputs: Structure of `tf.TensorSpec`.
         student: `{tap: Spec}`, or a structure of `Spec` for a model of several outputs.
-        teacher: Likewise.
+        teacher: The same for the teacher.
     """
 
     inputs: object
@@ -45,16 +48,16 @@ class Traced:
     teacher: dict
 
 
-def input_specs(inputs, *models):
-    """The inputs as `tf.TensorSpec`s whose batch axis is open.
+def input_specs(inputs: Structure, *models: Any) -> Structure:
+    """Return the inputs as `tf.TensorSpec`s with an open batch axis.
 
     Args:
-        inputs: An example batch, `keras.Input` or `tf.TensorSpec`, in the structure that the models are called with;
-            None to ask the models, in turn.
-        *models: Keras models, or anything else that is called with the inputs.
+        inputs: An example batch, `keras.Input` or `tf.TensorSpec`, in the structure that the models are called with.
+            None to read the inputs of the first model that has them.
+        *models: Keras models, or other callables.
 
     Raises:
-        ValueError: If nothing tells the shapes.
+        ValueError: If no model is built and no inputs were given.
     """
     if inputs is not None:
         return keras.tree.map_structure(_open_batch, inputs)
@@ -70,67 +73,73 @@ def input_specs(inputs, *models):
             )
     names = " and ".join(f"'{model.name}'" for model in models if isinstance(model, keras.layers.Layer))
     raise ValueError(
-        f"The shapes of the inputs of {names} are not known. Pass `inputs=`: an example batch, or keras.Input(shape)."
+        f"The input shapes of {names} are unknown. Pass `inputs=`: an example batch, or keras.Input(shape)."
     )
 
 
-def trace(function, inputs):
-    """The `Spec` of every tensor that `function` returns, found without computing anything.
+def trace(function: Callable, inputs: Structure) -> Structure:
+    """Return the `Spec` of every tensor that a function returns, without computing it.
 
     Args:
-        function: Takes `inputs`, returns a structure of tensors.
-        inputs: A structure of `tf.TensorSpec`.
+        function: Takes `inputs` and returns a structure of tensors.
+        inputs: Structure of `tf.TensorSpec`.
 
     Returns:
-        The structure, of `Spec`s.
+        The same structure, of `Spec`.
     """
-    found = []
+    specs = []
 
     def traced(x):
-        found.append(keras.tree.map_structure(spec_of, function(x)))
+        specs.append(keras.tree.map_structure(spec_of, function(x)))
         return tf.zeros(())
 
     tf.function(traced, autograph=False).get_concrete_function(inputs)
-    return found[0]
+    return specs[0]
 
 
-def check_activation(spec, who, what, tap, logits):
-    """Refuses what cannot be compared: several tensors at once, and probabilities in the place of logits.
+def check_activation(spec: Structure, user: str, what: str, tap: str, logits: str | None) -> None:
+    """Check that an activation is one tensor, and that a loss of logits can read logits from it.
 
     Args:
         spec: `Spec` of an activation, or a structure of several.
-        who: Who compares it, such as "Term 'hint'".
-        what: What it is called, such as "student 'output'".
-        tap: Where it is.
-        logits: Whether it must hold logits.
+        user: Name of the term or metric that compares it, such as "Term 'hint'".
+        what: Name of the activation, such as "student 'output'".
+        tap: Path of the activation.
+        logits: Activation function that the logits belong to, "Softmax" or "Sigmoid"; None if no logits are needed.
 
     Raises:
-        ValueError: Naming all of these.
+        ValueError: For a structure of several tensors, and for the probabilities of another activation function.
     """
     if not isinstance(spec, Spec):
         keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
         raise ValueError(
-            f"{who} taps {what}, which is a structure with the entries {keys}. Choose one: '{tap}[{keys[0]}]'."
+            f"{user} taps {what}, which is a structure with the entries {keys}. Choose one: '{tap}[{keys[0]}]'."
         )
-    if logits and spec.probabilities:
+    if logits and spec.probabilities and spec.source != logits:
         raise ValueError(
-            f"{who} compares logits, but {what} ends in a {spec.source.lower()}. "
-            "Tap the layer before it, or give that layer no activation."
+            f"{user} compares the logits of a {logits.lower()}, but {what} ends in a {spec.source.lower()}. "
+            f"Use {'BinaryKD, which compares independent yes-or-no logits' if logits == 'Softmax' else 'KLDivergence'},"
+            " or tap another layer."
         )
 
 
-def symbolic(spec):
-    """A `tf.TensorSpec` as Keras writes it into a file."""
+def symbolic(spec: tf.TensorSpec) -> keras.KerasTensor:
+    """Return a `tf.TensorSpec` in the form that Keras serializes."""
     return keras.KerasTensor(spec.shape, spec.dtype.name)
 
 
-def spec_of(tensor):
-    """The `Spec` of a tensor of a graph that is being traced."""
+def spec_of(tensor: tf.Tensor) -> Spec:
+    """Return the `Spec` of a symbolic tensor of the graph that is being traced."""
     tensor = tf.convert_to_tensor(tensor)
+    return Spec(tuple(tensor.shape), tensor.dtype.name, producer(tensor).type)
+
+
+def producer(tensor: tf.Tensor) -> tf.Operation:
+    """Return the operation that computes the numbers of a symbolic tensor, casts and reshapes left out."""
     operation = tensor.op
     while operation.type in _TRANSPARENT:
         operation = operation.inputs[0].op
-    return Spec(tuple(tensor.shape), tensor.dtype.name, operation.type)
+    return operation
 
 
 def _open_batch(leaf):

@@ -1,61 +1,71 @@
-"""Reading layers of any model, by path, in one forward pass."""
+"""Activations of layers, read by path in one forward pass."""
 
 import contextlib
 import difflib
 import functools
 import re
 import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_distill.types import Structure, Tap
 
 OUTPUT = "output"
 _SYNTAX = re.compile(r"(?P<path>[^@\[\]]+)(@(?P<call>\d+))?(\[(?P<item>[^\[\]]+)\])?")
 
 
 class Taps:
-    """`{tap: activation}` of ONE forward pass of a model.
+    """Activations of several layers of a model, `{tap: activation}`, from ONE forward pass.
 
-    A tap is written
+    The syntax of a tap is
 
     ```
-    path            the layer's names from the outside in, "backbone/block_3/conv", or an unambiguous ending, "conv"
-    path@2          its third call, where a pass calls it several times
-    path[1]         the second of the tensors it returns; path["key"] and path[key] name an entry of a dictionary
-    output          what the model itself returns; output[1] and output[name] choose among several
+    path            names of the nested layers, "backbone/block_3/conv", or an unambiguous ending, "conv"
+    path@2          third call of a layer that a pass calls several times
+    path[1]         second of several tensors that a layer returns; path[key] is an entry of a dictionary
+    output          output of the model; output[1] and output[name] choose one of several outputs
     ```
 
-    Functional, Sequential, subclassed and nested models are read alike: while the pass runs, the `call` of each tapped
-    layer is replaced by one that also notes what it returns. Afterwards the model is as it was.
+    Functional, Sequential, subclassed and nested models are all supported: during the pass, the `call` of each tapped
+    layer is replaced by a wrapper that records its outputs. Afterwards the model is unchanged.
 
     Args:
-        model: The model; its layers are looked up in the first pass, since a model may create them only then.
-        names: The taps.
+        model: A `keras.Model` or another callable. Layers are looked up in the first pass, since a model may create
+            them only then.
+        names: Taps, a list of strings.
 
     Raises:
-        ValueError: For a tap that is not written as above.
+        ValueError: For a tap that does not follow the syntax.
+
+    Example:
+    >>> taps = Taps(teacher, ["block_2", "output"])
+    >>> taps(x, training=False)["block_2"].shape
+    TensorShape([32, 8, 8, 16])
     """
 
-    def __init__(self, model, names):
+    def __init__(self, model: Any, names: Iterable[str]):
         self.model = model
         self._taps = {name: _parse(name) for name in names}
         self._layers = None
         self._attentions = ()
 
-    def __call__(self, inputs, training):
-        """Runs the model.
+    def __call__(self, inputs: Structure, training: bool) -> dict[str, Structure]:
+        """Run the model and return its tapped activations.
 
         Args:
-            inputs: What the model is called with.
-            training: Whether it runs as in training.
+            inputs: Inputs of the model.
+            training: Whether the model runs in training mode.
 
         Returns:
-            `{tap: activation}`, in the precision the model computes in. Keras masks stay attached.
+            `{tap: activation}`, in the compute dtype of the model. Keras masks stay attached.
 
         Raises:
-            ValueError: If a tap names no layer, or several; if its layer was not called, was called several times and
-                the tap does not say which call is meant, or ran where its activation cannot be seen: inside a loop,
-                quantised, or in one operation with others.
+            ValueError: If a tap matches no layer or several; if its layer was not called, or was called several times
+                and the tap does not choose a call; or if its activation is not accessible: inside a loop, in a
+                quantized layer, or in an operation fused with others.
         """
         if self._layers is None:
             self._layers = self._find(inputs)
@@ -83,25 +93,25 @@ class Taps:
         return layers | namesakes
 
     def _check_namesake(self, outputs, calls):
-        """Refuses a layer that is called "output", but whose activation is not the model's."""
+        """Raise for a layer named "output" whose activation is not the model's output."""
         if OUTPUT in self._layers:
             own = {id(tensor) for tensor in keras.tree.flatten(outputs)}
             if not own & {id(tensor) for tensor in keras.tree.flatten(calls[id(self._layers[OUTPUT])])}:
                 raise ValueError(
-                    f"The tap '{OUTPUT}' means what '{self.model.name}' returns, but its layer of that name returns "
-                    "something else. Rename the layer."
+                    f"The tap '{OUTPUT}' is the output of '{self.model.name}', but its layer of that name returns "
+                    "another tensor. Rename the layer."
                 )
 
     def _select(self, name, calls):
         path, call, item = self._taps[name]
         if call is None and len(calls) > 1:
             raise ValueError(
-                f"'{self.model.name}' calls '{path}' {len(calls)} times in a pass. "
-                f"Say which call is meant, the first being '{path}@0'."
+                f"'{self.model.name}' calls '{path}' {len(calls)} times per pass. "
+                f"Choose a call, such as '{path}@0' for the first one."
             )
         if call is not None and call >= len(calls):
             raise ValueError(
-                f"'{self.model.name}' calls '{path}' {len(calls)} times in a pass, which leaves no '{path}@{call}'."
+                f"'{self.model.name}' calls '{path}' {len(calls)} times per pass, so '{path}@{call}' does not exist."
             )
         activation = calls[call or 0]
         if item is not None:
@@ -119,20 +129,22 @@ class Taps:
         else:
             entries = {}
         if item not in entries:
-            raise ValueError(f"Tap '{name}' finds no entry '{item}' in '{self.model.name}'. There: {list(entries)}.")
+            raise ValueError(
+                f"Tap '{name}' matches no entry of '{self.model.name}'. Available entries: {list(entries)}."
+            )
         return entries[item]
 
 
-def layer_calls(model, inputs):
-    """Every layer of a model, and what it does in one pass.
+def layer_calls(model: keras.Model, inputs: Structure) -> tuple[Structure, list[tuple]]:
+    """Run a model and return the outputs of every layer.
 
     Args:
         model: A `keras.Model`.
-        inputs: What it is called with.
+        inputs: Inputs of the model.
 
     Returns:
-        `(outputs, [(path, layer, calls)])`: what the model returns, and for each layer that takes part a list of what
-        each of its calls returned, or why that cannot be seen, as a sentence about the layer.
+        `(outputs, [(path, layer, calls)])`: the model's outputs, and for each layer the list of outputs of its calls,
+        or a sentence that explains why they are not accessible.
     """
     if not model.built:
         model(inputs)
@@ -142,33 +154,33 @@ def layer_calls(model, inputs):
     return outputs, [(path, layer, _hidden(layer, calls[id(layer)]) or calls[id(layer)]) for path, layer in layers]
 
 
-def tap_names(tap):
-    """The taps of one side of a comparison, which may be one or a tuple of several."""
+def tap_names(tap: Tap) -> tuple[str, ...]:
+    """Return the taps of one side of a comparison as a tuple."""
     return (tap,) if isinstance(tap, str) else tap
 
 
-def select_activations(activations, tap):
-    """The entry of a tap among `{tap: activation}`, or the tuple of entries of a tuple of taps."""
+def select_activations(activations: dict, tap: Tap) -> Any:
+    """Return the entry of a tap in `{tap: activation}`, or the tuple of entries of a tuple of taps."""
     return activations[tap] if isinstance(tap, str) else tuple(activations[name] for name in tap)
 
 
-def find_layer(model, name):
-    """The layer at a path, or at an unambiguous ending of one.
+def find_layer(model: keras.Model, name: str) -> keras.layers.Layer:
+    """Return the layer at a path, or at an unambiguous ending of one.
 
     Args:
-        model: The model.
-        name: Such as "backbone/block_3" or "block_3". A whole path comes before an ending.
+        model: A `keras.Model`.
+        name: Path such as "backbone/block_3", or its ending "block_3". A whole path has precedence over an ending.
 
     Raises:
-        ValueError: If there is none (the error names the closest), or several.
+        ValueError: If no layer matches (the error lists the closest paths), or several do.
     """
     layers = list(walk_layers(model))
     found = [(path, layer) for path, layer in layers if path == name]
     found = found or [(path, layer) for path, layer in layers if path.endswith("/" + name)]
     if len({id(layer) for _, layer in found}) > 1:
         raise ValueError(
-            f"Several layers of '{model.name}' are called '{name}': {[path for path, _ in found]}. "
-            "Write more of the path, or give the layers names of their own."
+            f"Several layers of '{model.name}' match '{name}': {[path for path, _ in found]}. "
+            "Use a longer part of the path, or give the layers unique names."
         )
     if not found:
         paths = list(dict.fromkeys(path for path, _ in layers))
@@ -181,8 +193,8 @@ def find_layer(model, name):
     return found[0][1]
 
 
-def walk_layers(layer, prefix=""):
-    """Every sublayer with its path; one that is reached in two ways comes once for each."""
+def walk_layers(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield every sublayer with its path; a layer with two paths is yielded twice."""
     for child in layer._flatten_layers(include_self=False, recursive=False):
         path = prefix + child.name
         yield path, child
@@ -196,40 +208,40 @@ def _attentions_around(layers, model):
 
 
 def _hidden(layer, calls):
-    """Why the activations of a layer cannot be seen in a pass in which it made these calls; None if they can."""
+    """Return a sentence that explains why the activations of a layer are not accessible; None if they are."""
     graph = tf.compat.v1.get_default_graph()
     if any(tf.is_symbolic_tensor(tensor) and tensor.graph is not graph for tensor in keras.tree.flatten(calls)):
         return (
-            "runs inside a loop, as a cell of a recurrent layer does: its activation exists only there. "
-            "Tap the layer around it."
+            "runs inside a loop, like a cell of a recurrent layer, and its activation exists only there. "
+            "Tap the enclosing layer."
         )
     if calls:
         return None
     if getattr(layer, "quantization_mode", None):
         return (
-            "is quantised, and Keras runs such layers where they cannot be tapped. Tap the model before `quantize`, "
-            "or the layer around it."
+            "is quantized, and Keras runs quantized layers without their `call`. Tap the model before `quantize`, "
+            "or the enclosing layer."
         )
     if isinstance(layer, keras.layers.Softmax):
         return (
-            "is not called: attention without dropout computes its probabilities in one operation with all else. Tap "
-            "its 'query', 'key' and 'value' for an AttentionRelation or AttentionScores."
+            "is not called: attention without dropout computes its probabilities in one fused operation. Tap the "
+            "'query', 'key' and 'value' of the attention, for AttentionRelation or AttentionScores."
         )
-    return "is not called. Tap a layer that the model's `call` goes through."
+    return "is not called in the forward pass. Tap a layer that the model's `call` uses."
 
 
 def _parse(name):
     match = _SYNTAX.fullmatch(name) if isinstance(name, str) else None
     if not match:
-        raise ValueError(f"A tap is written 'path', 'path@call', 'path[item]' or '{OUTPUT}'. Received: {name!r}")
+        raise ValueError(f"A tap must be 'path', 'path@call', 'path[item]' or '{OUTPUT}'. Received: {name!r}")
     path, call, item = match["path"], match["call"], match["item"]
     return path, None if call is None else int(call), None if item is None else item.strip("'\"")
 
 
 class _Pass(threading.local):
-    """What the tapped layers returned, `{id(layer): [of each call]}`, in this thread's pass, and masks for them.
+    """Outputs of the tapped layers in this thread's pass, `{id(layer): [per call]}`, and masks for them.
 
-    Of each thread, since `MirroredStrategy` runs its replicas in threads and changes between them in mid-pass.
+    Thread-local, since `MirroredStrategy` runs its replicas in threads and switches between them during a pass.
     """
 
     calls = {}
@@ -259,14 +271,14 @@ def _recording(tapped, attentions):
 
 
 def _watch(layer):
-    # One replacement serves all threads that are in a pass of this layer; the last one to leave takes it away.
+    # One wrapper serves all threads that run this layer; the last one to leave removes it.
     _watchers[id(layer)] = _watchers.get(id(layer), 0) + 1
     if _watchers[id(layer)] > 1:
         return
     call = layer.call
 
     @functools.wraps(call)
-    def noted(*args, **kwargs):
+    def recorded(*args, **kwargs):
         if isinstance(layer, keras.layers.MultiHeadAttention):
             _pass.masks.update(_masks_of_parts(layer, kwargs))
         outputs = call(*args, **kwargs)
@@ -274,8 +286,8 @@ def _watch(layer):
             _pass.calls[id(layer)].append(_with_mask(outputs, _pass.masks.get(id(layer))))
         return outputs
 
-    # Past the layer's own `__setattr__`, which would track it.
-    object.__setattr__(layer, "call", noted)
+    # Bypasses the layer's `__setattr__`, which would track the function.
+    object.__setattr__(layer, "call", recorded)
 
 
 def _unwatch(layer):
@@ -286,14 +298,14 @@ def _unwatch(layer):
 
 
 def _masks_of_parts(attention, arguments):
-    """Masks for the sub-layers of an attention, which takes them off its inputs before it calls these."""
+    """Return masks for the sublayers of an attention, which strips them from its inputs before it calls these."""
     query, key, value = (arguments.get(f"{name}_mask") for name in ("query", "key", "value"))
     masks = {"query": query, "key": value if key is None else key, "value": value}
     return {id(part): masks[part.name] for _, part in walk_layers(attention) if part.name in masks}
 
 
 def _with_mask(outputs, mask):
-    """The outputs; a copy if they get a mask, which the model itself must not see."""
+    """Return the outputs, as a copy if a mask is attached, which the model itself must not see."""
     if mask is None:
         return outputs
     outputs = tf.identity(outputs)

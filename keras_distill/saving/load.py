@@ -6,6 +6,7 @@ import pathlib
 import keras
 
 from keras_distill.training.distiller import Distiller
+from keras_distill.training.loading import loading_with
 
 
 def load_distiller(path, teacher, custom_objects=None, compile=True, safe_mode=True):
@@ -22,13 +23,7 @@ def load_distiller(path, teacher, custom_objects=None, compile=True, safe_mode=T
     Raises:
         ValueError: If the file holds something else than a `Distiller`, or the teacher does not fit the saved terms.
     """
-
-    class Revived(Distiller):
-        @classmethod
-        def from_config(cls, config):
-            return Distiller(teacher=teacher, **keras.saving.deserialize_keras_object(config))
-
-    with keras.saving.custom_object_scope({"keras_distill>Distiller": Revived}):
+    with loading_with(teacher):
         loaded = keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=safe_mode)
     if not isinstance(loaded, Distiller):
         raise ValueError(

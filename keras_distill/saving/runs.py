@@ -16,7 +16,7 @@ from keras_distill.training.base import BaseDistiller
 
 def variables(model):
     """`{name: variable}` of all that training changes but metrics, in a fixed order."""
-    unlisted = model._unlisted().values() if isinstance(model, BaseDistiller) else ()
+    unlisted = model.untracked_variables().values() if isinstance(model, BaseDistiller) else ()
     return _named(model=model.variables, unlisted=unlisted, optimizer=model.optimizer.variables)
 
 

@@ -1,81 +1,87 @@
-"""A term's weight that follows the supervised loss."""
+"""Term weight that follows the supervised loss."""
 
 import keras
 from keras import ops
 
+from keras_distill.data.batch import Batch
+from keras_distill.distribution import replicas
 from keras_distill.schedules import check_positive, deserialize_values, value_at
+from keras_distill.training.loss_weight import LossWeight
+from keras_distill.training.means import replica_fraction
+from keras_distill.types import ScheduleLike, Tensor
+from keras_distill.utils.arguments import check_number
 
 _LARGEST = 1e6
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Balance(keras.layers.Layer):
-    """As a term's weight: keeps the weighted term at a given ratio to the supervised loss, on average.
+class Balance(keras.layers.Layer, LossWeight):
+    """Term weight that keeps the weighted term at a given ratio to the supervised loss, on average.
 
     ```
     weight = ratio * m(|supervised loss|) / m(term)
-    m      = running mean over training steps: momentum * m + (1 - momentum) * (the value of this step)
+    m      = running mean over training steps: momentum * m + (1 - momentum) * (value of this step)
     ```
 
-    ```python
-    Term(Hint(), "block_3", "block_6", head="auto", weight=Balance(0.1))
-    ```
+    The scale of a feature loss depends on layers and heads and falls by orders of magnitude during training, so that a
+    constant weight has to be tuned for each term. The supervised loss is the logged one, before `supervised_weight`.
+    Use a balance for terms that accompany labels: it cannot distinguish a term that is small because it is learned, and
+    increases its weight.
 
-    Losses of features come in any size, which changes by orders of magnitude while they are learnt; a number as weight
-    has to be found anew for each. The supervised loss is the one logged, before `supervised_weight`. A balance is for
-    terms that accompany labels: it cannot tell that a term is small because it is learnt, and then weighs it more.
-
-    The first step has a weight already, that of its own two losses; before it the weight is 0. Steps without a label,
-    or with a loss that is not finite, move nothing. The weight has no gradient, is at most 1e6, and 0 if the term has
-    always been 0. Evaluation uses it and leaves it alone. It is logged as `<name>_weight`, saved with the distiller,
-    and the same on all replicas.
+    The first step is weighted by its own two losses; before it the weight is 0. Steps without labels or with a loss
+    that is not finite leave the means unchanged. The weight has no gradient, is at most 1e6, and is 0 as long as the
+    term has always been 0. Evaluation uses the weight and does not update it. The weight is logged as `<name>_weight`,
+    saved with the distiller, and equal on all replicas.
 
     Args:
-        ratio: Of the weighted term to the supervised loss, a number or a schedule. Defaults to 1.
-        momentum: 0 or more and below 1, default 0.99; 0 balances each step by itself. The means lag behind losses that
-            fall by about `1 / (1 - momentum)` steps.
+        ratio: Weighted term divided by the supervised loss, a number > 0 or a schedule. 0.1 to 1 is typical. Defaults
+            to 1.
+        momentum: Momentum of the running means, in [0, 1). The means lag by about `1 / (1 - momentum)` steps; 0
+            balances each step by itself. Defaults to 0.99.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
-        ValueError: For another number.
+        ValueError: For a ratio that is not > 0 and a momentum outside [0, 1).
+
+    Example:
+    >>> term = Term(Hint(), "block_2", "block_4", head="auto", weight=Balance(0.1))
     """
 
-    def __init__(self, ratio=1.0, momentum=0.99, **kwargs):
-        # float32 whatever the global policy, as the losses.
+    needs_supervised_loss = True
+
+    def __init__(self, ratio: ScheduleLike = 1.0, momentum: float = 0.99, **kwargs):
+        # float32 whatever the global dtype policy, like the losses.
         super().__init__(dtype=kwargs.pop("dtype", "float32"), **kwargs)
         self.ratio = check_positive(ratio, "ratio")
-        self.momentum = check_positive(momentum, "momentum", zero=True, schedule=False)
-        if self.momentum >= 1:
-            raise ValueError(f"`momentum` must be below 1. Received: {momentum!r}")
+        self.momentum = check_number(momentum, "momentum", at_least=0, below=1)
 
     def build(self):
-        # From 0 both, at the same pace: what the start takes from one mean it takes from the other.
-        self.supervised_mean, self.term_mean = (
-            self.add_weight(shape=(), initializer="zeros", trainable=False, aggregation="mean", name=name)
-            for name in ("supervised_mean", "term_mean")
-        )
+        # Both start at 0 and move at the same pace, so that their ratio has no bias toward the start.
+        self.supervised_mean = self._running_mean("supervised_mean")
+        self.term_mean = self._running_mean("term_mean")
+        self.built = True
 
-    def weight(self, supervised, term, step, training=False):
-        """The weight of this step.
+    def _running_mean(self, name):
+        return self.add_weight(shape=(), initializer="zeros", trainable=False, aggregation="mean", name=name)
 
-        Args:
-            supervised: The supervised loss, a scalar, the mean over all replicas' examples.
-            term: The term's loss, likewise.
-            step: The optimizer's step.
-            training: Whether the running means move, before they are read.
+    @property
+    def state(self):
+        """The two running means."""
+        return (self.supervised_mean, self.term_mean)
 
-        Returns:
-            Unitless, a float32 scalar without gradient.
-        """
-        if training:
-            self._move(ops.abs(ops.stop_gradient(supervised)), ops.stop_gradient(term))
-        # Read back after they moved: the weight of this very step.
-        supervised, term = (ops.convert_to_tensor(mean) for mean in (self.supervised_mean, self.term_mean))
+    def value(self, step: Tensor) -> Tensor:
+        # Converted here, so that a step reads the means that its own `update` has moved.
+        supervised, term = (ops.convert_to_tensor(mean) for mean in self.state)
         return ops.minimum(ops.divide_no_nan(value_at(self.ratio, step) * supervised, term), _LARGEST)
 
-    def _move(self, supervised, term):
+    def update(self, loss: Tensor, supervised: Tensor, batch: Batch) -> None:
+        # Means over the examples of all replicas.
+        fraction = replica_fraction(batch)
+        supervised, loss = replicas.all_reduce_sum([fraction * supervised, fraction * loss])
+        supervised, loss = ops.abs(ops.stop_gradient(supervised)), ops.stop_gradient(loss)
         # A supervised loss of 0 is that of a batch without labels.
-        counts = ops.logical_and(supervised > 0, ops.isfinite(supervised + term))
-        for mean, value in ((self.supervised_mean, supervised), (self.term_mean, term)):
+        counts = ops.logical_and(supervised > 0, ops.isfinite(supervised + loss))
+        for mean, value in ((self.supervised_mean, supervised), (self.term_mean, loss)):
             moved = self.momentum * mean + (1.0 - self.momentum) * value
             mean.assign(ops.where(counts, moved, mean))
 

@@ -1,42 +1,88 @@
-"""What training loops share: logs that add up, replicas, and what Keras leaves out of its files."""
+"""Training and evaluation steps that all distillers share."""
 
 import contextlib
 import functools
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_distill.data.batch import batch_size
+from keras_distill.data.batch import Batch, batch_size, unpack
 from keras_distill.distribution import replicas, workers
-from keras_distill.training.validation import check_batch_size, check_step
+from keras_distill.training.loss_weight import LossWeight
+from keras_distill.training.means import regularization_losses, replica_fraction
+from keras_distill.training.strategy_checks import check_batch_size, check_step
+from keras_distill.types import Structure, Tensor
+
+
+class WeightedLoss(NamedTuple):
+    """Part of the total loss.
+
+    Attributes:
+        weight: A `LossWeight`.
+        total: Log name of the sum that the weighted loss is added to.
+        supervised: Log name of the supervised loss that a weight may depend on.
+        weight_name: Log name of the weight.
+    """
+
+    weight: LossWeight
+    total: str = "loss"
+    supervised: str = "supervised_loss"
+    weight_name: str | None = None
 
 
 class BaseDistiller(keras.Model):
-    """A model that trains others by several losses. Abstract.
+    """Model that trains other models by a weighted sum of losses. Base class.
 
-    A leaf calls `_follow` when it is made, has `_supervise` and `_results`, and calls `_update` and `_track` in every
-    step.
+    `train_step` and `test_step` are implemented here, once for all distillers. A subclass overrides hooks:
+
+    ```
+    prepare_batch(batch)                              replace inputs, labels or weights before the models run
+    teacher_activations(batch)                        outside the gradient tape
+    student_activations(batch, training)              inside the gradient tape
+    losses_of(batch, student, teacher, training)      {log name: unweighted mean loss}
+    after_update(batch)                               after the optimizer's update
+    ```
+
+    A subclass that is not one of `Distiller` or `MutualDistiller` also calls `_declare_losses` when it is constructed
+    and implements `_compile_losses` and `_results`.
     """
 
-    # Whether the first batch of a training is awaited.
-    _begins = False
+    # True from the start of `fit` until its first batch has been checked.
+    _starts_training = False
 
-    def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
-        """As `keras.Model.compile`. `loss=None` learns without labels.
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does.
 
-        On several replicas, layers of `BatchNormalization` are made to see the batch of all: `synchronized=True`.
+        On several replicas, `BatchNormalization` layers are set to `synchronized=True`.
+
+        Args:
+            optimizer: Optimizer or its name. Defaults to "rmsprop".
+            loss: Supervised loss, in any form that `keras.Model.compile` takes. None to train without labels.
+            loss_weights: Weights of the losses of several outputs.
+            metrics: Metrics of the student; `DistillationMetric`s compare it with the teacher.
+            weighted_metrics: Metrics that sample weights apply to.
+            **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile` or `steps_per_execution`.
 
         Raises:
-            ValueError: For a loss that does not fit the models, and for options that do not work under the strategy.
+            ValueError: For a loss that does not fit the models, and for options that the strategy does not support.
         """
         strategy = self._distribute_strategy
-        # Wherever this is called, what it makes belongs to the strategy under which the models were made.
+        # Variables that are created here belong to the strategy under which the models were made.
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             check_step(optimizer, **kwargs)
-            self._supervise(loss, loss_weights, metrics, weighted_metrics)
+            self._compile_losses(loss, loss_weights, metrics, weighted_metrics)
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-            # Built here, so that weights can be loaded, the optimizer's among them, before the first step.
+            # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
             if replicas.num_replicas() > 1:
                 for layer in self._flatten_layers():
@@ -45,122 +91,166 @@ class BaseDistiller(keras.Model):
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
-        self._begins = True
+        self._starts_training = True
         return super().fit(*args, **kwargs)
 
-    def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
-        """Refuses what does not fit the models, and keeps the rest as `Supervision`."""
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Return the batch that the models are given. Hook; returns it unchanged by default."""
+        return batch
+
+    def teacher_activations(self, batch: Batch) -> dict[str, Structure]:
+        """Return `{tap: activation}` of the teacher, computed outside the gradient tape. Hook."""
         raise NotImplementedError
 
+    def student_activations(self, batch: Batch, training: bool) -> dict[str, Structure]:
+        """Return `{tap: activation}` of the student, computed inside the gradient tape. Hook."""
+        raise NotImplementedError
+
+    def losses_of(self, batch: Batch, student: dict, teacher: dict, training: bool) -> dict[str, Tensor]:
+        """Return `{log name: loss}` of all parts of the total loss. Hook.
+
+        Args:
+            batch: The `Batch`.
+            student: Result of `student_activations`.
+            teacher: Result of `teacher_activations`.
+            training: Whether losses with state are updated.
+
+        Returns:
+            float32 scalars: means over this replica's examples, before any weight.
+        """
+        raise NotImplementedError
+
+    def after_update(self, batch: Batch) -> None:
+        """Run after the optimizer's update of a training step. Hook; does nothing by default."""
+
+    def student_outputs(self, student: dict) -> Structure:
+        """Return what labels and metrics are compared with, from the result of `student_activations`."""
+        raise NotImplementedError
+
+    def train_step(self, data):
+        batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
+        teacher = self.teacher_activations(batch)
+        with tf.GradientTape() as tape:
+            student = self.student_activations(batch, training=True)
+            losses = self._total_losses(batch, student, teacher, training=True)
+            scaled = self.optimizer.scale_loss(replica_fraction(batch) * losses["loss"])
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        replicas.apply_gradients(self.optimizer, gradients, self.trainable_variables)
+        self.after_update(batch)
+        return self._logs(batch, student, teacher, losses)
+
+    def test_step(self, data):
+        batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
+        student = self.student_activations(batch, training=False)
+        teacher = self.teacher_activations(batch)
+        losses = self._total_losses(batch, student, teacher, training=False)
+        return self._logs(batch, student, teacher, losses)
+
     def get_metrics_result(self):
-        """`{name: value}` of the losses and metrics so far; outside of a graph numbers."""
+        """Return `{name: value}` of losses and metrics; Python numbers outside of a graph."""
         return {
             name: value if tf.is_symbolic_tensor(value) or len(ops.shape(value)) else float(value)
             for name, value in self._results().items()
         }
 
-    def _results(self):
-        """`{name: tensor}` of what is logged."""
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store):
+        for name, variable in self.untracked_variables().items():
+            store[name] = variable
+
+    def load_own_variables(self, store):
+        for name, variable in self.untracked_variables().items():
+            variable.assign(store[name])
+
+    def untracked_variables(self) -> dict[str, Any]:
+        """Return variables that Keras does not save (seed generator states), by name.
+
+        Without them, dropout would not continue with the same random numbers after a resume.
+        """
+        weights = {id(weight) for weight in self.weights}
+        states = [variable for variable in self.variables if id(variable) not in weights]
+        return {f"random_state_{index}": state for index, state in enumerate(states)}
+
+    def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
+        """Check what `compile` got against the models, and keep it as `CompiledLosses`."""
         raise NotImplementedError
 
+    def _results(self):
+        """Return `{name: tensor}` of everything that is logged."""
+        raise NotImplementedError
+
+    def _declare_losses(self, parts, trained, extra_layers=()):
+        """Declare the parts of the total loss.
+
+        Args:
+            parts: `{log name: WeightedLoss}` of what `losses_of` returns.
+            trained: `{log name of a sum: model}`: each sum includes the regularizers of its model.
+            extra_layers: Other layers with regularizers, such as heads.
+        """
+        # Tuples: Keras would wrap a dictionary that holds models.
+        self._parts, self._trained, self._extra_layers = tuple(parts.items()), tuple(trained.items()), extra_layers
+        names = ["loss"]
+        for total in trained:
+            names += [total, *(name for name, part in parts.items() if part.total == total)]
+        names += [part.weight_name for part in parts.values() if part.weight.state]
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in dict.fromkeys(names)}
+        self._supervised_names = frozenset(part.supervised for part in parts.values())
+
+    def _total_losses(self, batch, student, teacher, training):
+        """Return this replica's means, by log name: the total loss, its parts, sums of models and stateful weights."""
+        totals = {name: regularization_losses([model]) for name, model in self._trained}
+        losses = self.losses_of(batch, student, teacher, training)
+        weights = {}
+        for name, part in self._parts:
+            if training:
+                self._check_labels(name, part, batch)
+                part.weight.update(losses[name], losses[part.supervised], batch)
+            weight = part.weight.value(batch.step)
+            totals[part.total] += weight * losses[name]
+            if part.weight.state:
+                weights[part.weight_name] = weight
+        total = sum(totals.values()) + regularization_losses(self._extra_layers)
+        return {**totals, "loss": total, **losses, **weights}
+
+    def _check_labels(self, name, part, batch):
+        if part.weight.needs_supervised_loss and batch.labels is None:
+            raise ValueError(
+                f"The weight of '{name}' is a {type(part.weight).__name__}, which follows the supervised loss, but the "
+                "batch has no labels. Pass labels to `fit`, or use a number as weight."
+            )
+
+    def _logs(self, batch, student, teacher, losses):
+        for name, value in losses.items():
+            self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
+        self._update_teacher_metrics(batch, student, teacher)
+        outputs = self.student_outputs(student)
+        logs = self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
+        if workers.num_workers(tf.distribute.get_strategy()) == 1:
+            return logs
+        # With several workers Keras takes the mean along an axis, which scalars do not have.
+        return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
+
+    def _update_teacher_metrics(self, batch, student, teacher):
+        """Update the metrics that compare student and teacher. Does nothing by default."""
+
+    def _loss_trackers(self):
+        """Return the metrics of the losses; supervised losses only if `compile` got a loss."""
+        hidden = self._supervised_names if self.loss is None else ()
+        return [tracker for name, tracker in self._trackers.items() if name not in hidden]
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras' own takes the mean over the replicas' shares of a batch, which must then be numbers, equally many each.
+        # Keras takes the mean over the replicas' shares of a batch, which must then be numbers of the same shape.
         strategy = self._distribute_strategy
         if strategy is None:
             return
         if iterator is not None:
             _, _, shares = next(iter(iterator))
             data_batch = next(shares)
-            begins, self._begins = self._begins, False
-            if begins:
+            starts, self._starts_training = self._starts_training, False
+            if starts:
                 check_batch_size(strategy, data_batch)
         with strategy.scope():
             first = keras.tree.map_structure(lambda share: strategy.experimental_local_results(share)[0], data_batch)
             self._symbolic_build(data_batch=first)
-
-    def _update(self, gradients):
-        """Applies the gradients of the trained variables."""
-        replicas.apply_gradients(self.optimizer, gradients, self.trainable_variables)
-
-    def _follow(self, names, of_labels):
-        """Says which losses will be logged.
-
-        Args:
-            names: In the order of the logs.
-            of_labels: Those among them that are left out if `compile` got no loss.
-        """
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
-        self._of_labels = frozenset(of_labels)
-
-    def _track(self, losses, batch):
-        """Logs `{name: mean over the batch}`."""
-        for name, value in losses.items():
-            self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
-
-    def _reported(self, logs):
-        """What a step returns, of `{name: value}` that are alike on all replicas."""
-        if workers.num_workers(tf.distribute.get_strategy()) == 1:
-            return logs
-        # Over several workers Keras takes the mean along an axis, which scalars have none of.
-        return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
-
-    def _shown(self):
-        """The metrics of the losses."""
-        hidden = self._of_labels if self.loss is None else ()
-        return [tracker for name, tracker in self._trackers.items() if name not in hidden]
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def save_own_variables(self, store):
-        for name, variable in self._unlisted().items():
-            store[name] = variable
-
-    def load_own_variables(self, store):
-        for name, variable in self._unlisted().items():
-            variable.assign(store[name])
-
-    def _unlisted(self):
-        """What Keras leaves out of its files, by name: random states, without which dropout would not go on where it
-        was.
-        """
-        weights = {id(weight) for weight in self.weights}
-        states = [variable for variable in self.variables if id(variable) not in weights]
-        return {f"random_state_{index}": state for index, state in enumerate(states)}
-
-
-def replica_fraction(batch):
-    """This replica's part of all examples of the step, 0 to 1.
-
-    Keras sums the gradients of all replicas: losses that are means over a replica's examples make, times its share, the
-    update of one device, however unevenly the last batch was dealt out.
-    """
-    examples = ops.cast(batch_size(batch.inputs), "float32")
-    return examples / ops.maximum(replicas.all_reduce_sum(examples), 1.0)
-
-
-def local_mean(loss, batch):
-    """A supervised loss as the mean over this replica's examples, float32; 0 if there is none.
-
-    Args:
-        loss: As Keras computes it, 1/n of that on n replicas, or None.
-        batch: The `Batch`.
-    """
-    if loss is None:
-        return 0.0
-    # The mean over no example is none.
-    return ops.where(batch_size(batch.inputs) > 0, ops.cast(loss, "float32") * replicas.num_replicas(), 0.0)
-
-
-def mean_over_examples(values):
-    """The mean over this replica's examples, 0 if there are none."""
-    return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), "float32")
-
-
-def regularization_losses(layers):
-    """The sum of layers' regularisers and added losses, float32.
-
-    To be asked right after they ran, before the replicas meet: Keras keeps in one list what the layers of all of them
-    add.
-    """
-    return sum((ops.sum(ops.cast(loss, "float32")) for layer in layers for loss in layer.losses), 0.0)

@@ -1,4 +1,6 @@
-"""The user's own losses and metrics, on the labelled part of a batch."""
+"""Supervised losses and metrics given to `compile`, on the labeled part of a batch."""
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,81 +11,96 @@ from keras_distill.distribution import replicas
 from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.models.masking import expand_to_rank
 from keras_distill.models.specs import Spec
+from keras_distill.types import Structure, Tensor
 
 
-def connect_loss(loss, student, output):
-    """Has a loss that reads a layer of the student look it up.
+def connect_loss(loss: Any, student: keras.Model, output: Structure) -> None:
+    """Let a loss that reads a layer of the student look it up.
 
     Args:
-        loss: As given to `compile`.
+        loss: Loss given to `compile`, or a structure of several.
         student: A `keras.Model`.
-        output: `Spec` of what it returns, or a structure of several.
+        output: `Spec` of the student's output, or a structure of several.
 
     Raises:
-        ValueError: If the layer is not there, or does not take what the student returns.
+        ValueError: If the layer does not exist, or does not take the student's output.
     """
     for part in keras.tree.flatten(loss):
         if isinstance(part, ChunkedCrossentropy):
             if not isinstance(output, Spec):
-                raise ValueError(f"ChunkedCrossentropy takes a student of one output. Received: '{student.name}'.")
+                raise ValueError(f"ChunkedCrossentropy needs a student with one output. Received: '{student.name}'.")
             part.connect(student, output.shape)
 
 
 class CompiledLosses:
-    """What `compile(loss=, metrics=)` asked for.
+    """Losses and metrics given to `compile(loss=, metrics=)`.
 
-    Missing labels (see `labelled`) count nowhere: the loss is the mean over the labelled examples, metrics are of these
-    alone.
+    Missing labels (see `label_mask`) are left out: the loss is the mean over the labeled examples, and metrics see only
+    these.
 
     Args:
-        loss, loss_weights, metrics, weighted_metrics: As given to `compile`, or None.
-        output_names: The student's, or None.
+        loss: Loss in any form that `keras.Model.compile` takes, or None.
+        loss_weights: Weights of the losses of several outputs, or None.
+        metrics: Metrics that sample weights do not apply to, or None.
+        weighted_metrics: Metrics that sample weights apply to, or None.
+        output_names: Names of the student's outputs, or None.
     """
 
     def __init__(self, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, output_names=None):
         self.supervised = loss is not None
-        self._given = (loss, loss_weights, output_names)
-        # Two, since Keras gives no weights to `metrics`, which here still have to leave missing labels out.
+        self._loss_arguments = {"loss": loss, "loss_weights": loss_weights, "output_names": output_names}
+        # Two models, since Keras passes no weights to `metrics`, which here must leave out missing labels.
         self._plain = _Compiled(output_names, loss=loss, loss_weights=loss_weights, weighted_metrics=metrics)
         self._weighted = _Compiled(output_names, weighted_metrics=weighted_metrics)
 
     @classmethod
-    def several(cls, output_names, loss=None, loss_weights=None, metrics=None, weighted_metrics=None):
-        """One for each of several models that learn the same, `{name: Supervision}`, with metrics of their own.
+    def per_model(
+        cls, output_names: dict, loss: Any = None, loss_weights: Any = None, metrics: Any = None, weighted: Any = None
+    ) -> dict[str, "CompiledLosses"]:
+        """Return `{name: CompiledLosses}` for several models with the same loss, each with its own metrics.
 
         Args:
-            output_names: `{name: the model's output names or None}`.
-            loss, loss_weights, metrics, weighted_metrics: As given to `compile`.
+            output_names: `{model name: names of its outputs, or None}`.
+            loss: See `CompiledLosses`.
+            loss_weights: See `CompiledLosses`.
+            metrics: See `CompiledLosses`.
+            weighted: See `weighted_metrics` of `CompiledLosses`.
         """
-        own = {
-            name: [keras.tree.map_structure(_another, given) for given in (metrics, weighted_metrics)]
-            for name in output_names
+        return {
+            name: cls(
+                loss,
+                loss_weights,
+                keras.tree.map_structure(_copy_of_metric, metrics),
+                keras.tree.map_structure(_copy_of_metric, weighted),
+                outputs,
+            )
+            for name, outputs in output_names.items()
         }
-        return {name: cls(loss, loss_weights, *own[name], outputs) for name, outputs in output_names.items()}
 
-    def alone(self):
-        """The same loss without metrics, which keeps what Keras counts of its parts to itself."""
-        loss, loss_weights, output_names = self._given
-        return CompiledLosses(loss, loss_weights, output_names=output_names)
+    def without_metrics(self) -> "CompiledLosses":
+        """Return the same loss without metrics, with its own trackers for the parts of the loss."""
+        return CompiledLosses(**self._loss_arguments)
 
     @property
-    def metrics(self):
-        """Keras metrics, those that have seen data."""
+    def metrics(self) -> list:
+        """Keras metrics that have seen data."""
         return [*self._plain.own_metrics, *self._weighted.own_metrics]
 
-    def results(self):
-        """`{name: value}` of the metrics, under the names that Keras gives them."""
+    def results(self) -> dict[str, Tensor]:
+        """Return `{name: value}` of the metrics, with the names that Keras gives them."""
         plain, weighted = self._plain.own_results(), self._weighted.own_results()
         return plain | {self._weighted_name(name) if name in plain else name: value for name, value in weighted.items()}
 
-    def loss(self, labels, outputs, sample_weight=None):
-        """The supervised loss, without regularisers; None if there is nothing to learn from.
+    def loss(self, labels: Structure, outputs: Structure, sample_weight: Structure = None) -> Tensor | None:
+        """Return the supervised loss without regularizers; None without labels or without a loss.
 
         Args:
-            labels, outputs, sample_weight: Structures of tensors as `fit` knows them; labels may be None.
+            labels: Labels given to `fit`, a structure of tensors or None.
+            outputs: Outputs of the student.
+            sample_weight: Sample weights given to `fit`, or None.
 
         Returns:
-            Scalar. As Keras has it, 1/n of the mean over a replica's examples on n replicas.
+            Scalar. As in Keras, the mean over a replica's examples divided by the number of replicas.
         """
         if labels is None or not self.supervised:
             return None
@@ -92,8 +109,14 @@ class CompiledLosses:
         labels = keras.tree.map_structure(_filled, labels, present)
         return self._plain.compute_loss(None, labels, outputs, _times(sample_weight, balance))
 
-    def update_metrics(self, labels, outputs, sample_weight=None):
-        """Updates the metrics; without labels, none."""
+    def update_metrics(self, labels: Structure, outputs: Structure, sample_weight: Structure = None) -> None:
+        """Update the metrics; does nothing without labels.
+
+        Args:
+            labels: Labels given to `fit`, a structure of tensors or None.
+            outputs: Outputs of the student.
+            sample_weight: Sample weights given to `fit`, or None.
+        """
         if labels is None:
             return
         present = self._map(_present, labels, outputs)
@@ -109,7 +132,7 @@ class CompiledLosses:
         return f"weighted_{name}"
 
     def _map(self, function, labels, outputs):
-        """`function(label, output)` in the structure of the labels."""
+        """Return `function(label, output)` in the structure of the labels."""
         if isinstance(labels, dict):
             outputs = outputs if isinstance(outputs, dict) else dict(zip(self._plain.output_names, outputs))
             return {key: self._map(function, labels[key], outputs[key]) for key in labels}
@@ -120,17 +143,17 @@ class CompiledLosses:
 
 
 class _Compiled(keras.Model):
-    """A model without layers, for what `compile` knows: which loss, weight and metric belongs to which output."""
+    """Model without layers that holds a compiled state: the loss, weight and metrics of each output."""
 
     def __init__(self, output_names, **compiled):
         super().__init__()
-        # A tuple: Keras would wrap a list, and the wrapper is no list to its own structure checks.
+        # A tuple: Keras would wrap a list, and its own structure checks do not accept the wrapper.
         self.output_names = None if output_names is None else tuple(output_names)
         self.compile(optimizer=None, jit_compile=False, **compiled)
 
     @property
     def own_metrics(self):
-        # The loss tracker is the distiller's business; a metric without variables has seen no data yet.
+        # The distiller tracks the loss; a metric without variables has not seen data yet.
         return [metric for metric in self.metrics if metric.name != "loss" and metric.variables]
 
     def own_results(self):
@@ -141,8 +164,7 @@ class _Compiled(keras.Model):
         return results
 
 
-def _another(metric):
-    """A metric like the given one, which keeps what it has seen to itself."""
+def _copy_of_metric(metric):
     return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
 
 
@@ -151,19 +173,20 @@ def _present(labels, outputs):
 
 
 def _balance(present, outputs):
-    """Weights under which Keras' mean over a replica's examples, times its share of all, adds up over the replicas to
-    the mean over the labelled ones.
+    """Return weights that make the loss a mean over the labeled examples of all replicas.
+
+    Keras takes the mean over a replica's examples, which is then multiplied by the replica's fraction of the step.
     """
     present = ops.cast(present, "float32")
     mask = getattr(outputs, "_keras_mask", None)
     counted = ops.ones_like(present) if mask is None or mask.shape != present.shape else ops.cast(mask, "float32")
     examples = ops.cast(ops.shape(present)[0], "float32")
-    labelled, everywhere = replicas.all_reduce_sum([ops.sum(counted * present), examples])
-    return present * ops.divide_no_nan(ops.sum(counted) * everywhere, examples * labelled)
+    labeled, total = replicas.all_reduce_sum([ops.sum(counted * present), examples])
+    return present * ops.divide_no_nan(ops.sum(counted) * total, examples * labeled)
 
 
 def _filled(labels, present):
-    """The labels with 0, which any loss can be computed for, where there is none."""
+    """Return the labels with 0, which every loss accepts, in place of missing ones."""
     labels = ops.convert_to_tensor(labels)
     return ops.where(expand_to_rank(present, len(labels.shape)), labels, ops.zeros_like(labels))
 

@@ -1,82 +1,112 @@
-"""The loop: a student learns from labels and from a teacher."""
+"""Distiller: trains a student on labels and on the activations of a teacher."""
+
+from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_distill.data.batch import Batch, split_inputs, unpack
+from keras_distill.data.batch import Batch, split_inputs
+from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_names
-from keras_distill.schedules import check_positive, value_at
 from keras_distill.teachers import CachedTeacher, as_teacher
-from keras_distill.training.base import (
-    BaseDistiller,
-    local_mean,
-    mean_over_examples,
-    regularization_losses,
-    replica_fraction,
-)
+from keras_distill.training.base import BaseDistiller, WeightedLoss
 from keras_distill.training.compiled_losses import CompiledLosses, connect_loss
+from keras_distill.training.loading import teacher_to_load
+from keras_distill.training.loss_weight import as_weight, check_weight, serialize_weight
+from keras_distill.training.means import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
+from keras_distill.training.term_list import as_terms
 from keras_distill.training.validation import (
-    check_balances,
     check_masks,
     check_models,
-    name_terms,
+    check_supervised_loss,
     warn_if_logits_taken_for_probabilities,
 )
+from keras_distill.types import ScheduleLike, Structure
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class Distiller(BaseDistiller):
-    """Trains a student on the weighted sum of a supervised loss and terms that compare it with a teacher.
+    """Train a student on a supervised loss and on terms that compare it with a teacher.
 
     ```
-    L = supervised_weight * (the loss given to compile) + sum_i weight_i * term_i + the student's regularisers
+    L = supervised_weight * (loss given to compile) + sum_i weight_i * term_i + regularizers of the student
     ```
 
-    ```python
-    distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(temperature=4.0), weight=0.9)], supervised_weight=0.1)
-    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    distiller.fit(x, y, validation_data=(x_test, y_test), epochs=10)
-    student.save("student.keras")
-    ```
+    `compile`, `fit`, `evaluate`, `predict` and callbacks are those of Keras and see the student. Each model runs once
+    per step, the teacher in inference mode and outside the gradient tape. A term is the mean over the examples of a
+    batch, of each example's loss times its sample weight, in float32. Labels may be missing, for some examples
+    (`keras_distill.data.label_mask`) or for all, and `compile` may get no loss: training then uses the terms alone. The
+    logs hold `loss`, `supervised_loss`, `<name>_loss` of each term before its weight, `<name>_weight` of weights with
+    state such as `Balance`, and the metrics given to `compile`. Pass `mode="min"` to callbacks that monitor a loss
+    other than `loss`.
 
-    `compile`, `fit`, `evaluate`, `predict` and callbacks are Keras' own and see the student. Each model runs once a
-    step, the teacher in inference mode and outside the gradient tape. Terms are means over the examples of a batch, of
-    each example's loss times its sample weight, in float32. Labels may be missing, altogether or from some examples
-    (`keras_distill.data.labels.label_mask`), and so may the loss: the terms then teach alone. The logs hold `loss`,
-    `supervised_loss`, `<name>_loss` of each term before its weight, `<name>_weight` where that is a `Balance`, and the
-    metrics given to `compile`. A callback that monitors one of these losses, other than `loss`, wants `mode="min"`.
+    Models that end in a softmax are supported: terms compare the softmax's input, the supervised loss and the metrics
+    of `compile` see the unchanged output.
 
     Args:
-        student: A `keras.Model`, of which the trained weights remain; compiled or not.
-        teacher: A `keras.Model`, a function of the inputs, or a `Teacher`. It is left as it is, and never saved. None,
-            together with no terms, for the baseline: the student alone, by the same loop on as many devices.
-        terms: A list of `Term`.
-        supervised_weight: A number or a schedule. 0 learns from the teacher alone. Defaults to 1.
-        inputs: An example batch, `keras.Input` or `tf.TensorSpec` in the structure that the models are called with.
-            Needed where no model was built on its inputs yet.
+        student: `keras.Model` to train, compiled or not.
+        teacher: `keras.Model`, function of the inputs, or `Teacher`. It is neither trained, nor modified, nor saved.
+            None, without terms, trains the baseline: the student alone, in the same loop.
+        terms: List of `Term`. Bare losses are wrapped in `Term(loss)`. Defaults to `[Term(KLDivergence())]` with a
+            teacher and to `[]` without one.
+        supervised_weight: Weight of the supervised loss, a number >= 0 or a schedule. 0.1 to 1 is typical beside a
+            softened KL divergence; 0 trains on the teacher alone. Defaults to 1.
+        inputs: Example batch, `keras.Input` or `tf.TensorSpec`, in the structure that the models are called with.
+            Required if neither model is built. Defaults to the inputs of the student, or else of the teacher.
+        name: Name of the distiller. Defaults to "distiller".
 
     Raises:
-        ValueError: For whatever would fail or silently do something else in training: taps, shapes, probabilities
-            where logits are compared, a teacher that shares weights with the student or holds NaN.
+        TypeError: For positional arguments.
+        ValueError: For a student that is not a `keras.Model`; a teacher that shares weights with the student or holds
+            NaN; taps that match no layer; activations that a term cannot compare; terms with the same name; terms
+            without a teacher; and models made under another `tf.distribute` strategy.
+
+    Example:
+    >>> terms = [
+    ...     Term(KLDivergence(temperature=2.0), weight=0.9),
+    ...     Term(Hint(), student="block_2", teacher="block_4", head="auto", weight=0.1),
+    ... ]
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=0.1)
+    >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    >>> history = distiller.fit(x, y, epochs=1, verbose=0)
+    >>> student.save("student.keras")
+
+    Reference:
+        Hinton et al. 2015, https://arxiv.org/abs/1503.02531
     """
 
-    def __init__(self, *, student, teacher, terms, supervised_weight=1.0, inputs=None, name=None):
-        terms = name_terms(terms, teacher)
-        # Of no activations: the student learns alone, in the same loop.
+    def __new__(cls, *args, **kwargs):
+        # The order of `keras.distillation.Distiller` would train the teacher.
+        if args and cls.__init__ is Distiller.__init__:
+            raise TypeError(
+                "Distiller takes keyword arguments only: Distiller(student=..., teacher=..., terms=...). "
+                "keras.distillation.Distiller takes (teacher, student, ...), other libraries (student, teacher, ...)."
+            )
+        return super().__new__(cls, *args, **kwargs)
+
+    def __init__(
+        self,
+        *,
+        student: keras.Model,
+        teacher: Any,
+        terms: Any = None,
+        supervised_weight: ScheduleLike = 1.0,
+        inputs: Structure = None,
+        name: str | None = None,
+    ):
+        terms = as_terms(terms, teacher)
+        # Without activations: the student trains on its labels alone, in the same loop.
         teacher = CachedTeacher({}) if teacher is None else as_teacher(teacher)
         check_models(student, teacher)
         super().__init__(name=name, dtype=student.dtype_policy)
-        self.supervised_weight = check_positive(supervised_weight, "supervised_weight", zero=True)
+        self.supervised_weight = check_weight(supervised_weight, "supervised_weight")
         self.student = student
         self.teacher = teacher
-        tapped = [
-            [name for term in terms for name in tap_names(getattr(term, side))] for side in ("student", "teacher")
-        ]
         inputs = input_specs(inputs, student, *teacher.models)
-        self._tap(inputs, [OUTPUT, *tapped[0]], tapped[1])
-        # Once more: a model that was not built had no weights to share before it was traced.
+        student_taps = [tap for term in terms for tap in tap_names(term.student)]
+        self._tap(inputs, [OUTPUT, *student_taps], [tap for term in terms for tap in tap_names(term.teacher)])
+        # Checked again: tracing may have created the weights of a model that was not built.
         check_models(student, teacher)
         students, teachers = self._traced.student, self._traced.teacher
         self.terms = tuple(
@@ -90,95 +120,122 @@ class Distiller(BaseDistiller):
         check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
         self.term_losses = [term.loss for term in self.terms]
-        self.balances = [term.weight for term in self.terms if term.balanced]
-        names = ["loss", "supervised_loss", *(f"{term.name}_loss" for term in self.terms)]
-        names += [f"{term.name}_weight" for term in self.terms if term.balanced]
-        self._follow(names, of_labels=["supervised_loss"])
-        self._supervision, self._comparisons = CompiledLosses(), TeacherMetrics()
+        # Tracked by Keras, so that weights with state are saved.
+        self.term_weights = [term.weight for term in self.terms if isinstance(term.weight, keras.layers.Layer)]
+        parts = {"supervised_loss": WeightedLoss(as_weight(self.supervised_weight), weight_name="supervised_weight")}
+        for term in self.terms:
+            parts[f"{term.name}_loss"] = WeightedLoss(as_weight(term.weight), weight_name=f"{term.name}_weight")
+        self._declare_losses(parts, {"loss": student}, (*self.heads, *self.term_losses))
+        self._compiled_losses, self._teacher_metrics = CompiledLosses(), TeacherMetrics()
         self.built = True
-
-    def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
-        check_balances(self.terms, loss)
-        warn_if_logits_taken_for_probabilities(loss, self._traced.student[OUTPUT])
-        connect_loss(loss, self.student, self._traced.student[OUTPUT])
-        (metrics, plain), (weighted_metrics, weighted) = split_metrics(metrics), split_metrics(weighted_metrics)
-        self._compare(TeacherMetrics(plain, weighted, self._trackers))
-        output_names = getattr(self.student, "output_names", None)
-        self._supervision = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
 
     def call(self, inputs, training=None):
         return self.student(split_inputs(inputs)[0], training=training)
 
-    def train_step(self, data):
-        batch = unpack(data, self.optimizer.iterations)
-        teacher = self.teacher.activations(batch)
-        with tf.GradientTape() as tape:
-            student = self._taps(batch.inputs, training=True)
-            losses, part = self._measure(batch, student, teacher, training=True)
-            scaled = self.optimizer.scale_loss(part * losses["loss"])
-        self._update(tape.gradient(scaled, self.trainable_variables))
-        self.teacher.after_step(self.student)
-        return self._logs(batch, student, teacher, losses)
+    def teacher_activations(self, batch: Batch) -> dict[str, Structure]:
+        return self.teacher.activations(batch)
 
-    def test_step(self, data):
-        batch = unpack(data, self.optimizer.iterations)
-        student = self._taps(batch.inputs, training=False)
-        teacher = self.teacher.activations(batch)
-        losses, _ = self._measure(batch, student, teacher, training=False)
-        return self._logs(batch, student, teacher, losses)
+    def student_activations(self, batch: Batch, training: bool) -> dict[str, Structure]:
+        return self._taps(batch.inputs, training=training)
+
+    def losses_of(self, batch: Batch, student: dict, teacher: dict, training: bool) -> dict:
+        supervised = self.compute_loss(
+            batch.inputs, batch.labels, self.student_outputs(student), batch.sample_weight, training
+        )
+        losses = {"supervised_loss": local_mean(supervised, batch)}
+        for term in self.terms:
+            pair = self.compared_activations(term, student, teacher)
+            losses[f"{term.name}_loss"] = mean_over_examples(term.compare(*pair, batch, training))
+        return losses
+
+    def compared_activations(self, term: Any, student: dict, teacher: dict) -> tuple[Structure, Structure]:
+        """Return what a term or metric compares: its taps, and where it needs logits, the input of a softmax.
+
+        Args:
+            term: `Term` or `DistillationMetric`.
+            student: `{tap: activation}`.
+            teacher: `{tap: activation}`.
+        """
+        student, teacher = select_activations(student, term.student), select_activations(teacher, term.teacher)
+        if term.logits:
+            student = logits_of(student, select_activations(self._traced.student, term.student))
+            teacher = logits_of(teacher, select_activations(self._traced.teacher, term.teacher))
+        return student, teacher
+
+    def after_update(self, batch: Batch) -> None:
+        self.teacher.after_step(self.student)
+
+    def student_outputs(self, student: dict) -> Structure:
+        return student[OUTPUT]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The supervised loss alone, or None; see `keras.Model.compute_loss`."""
-        return self._supervision.loss(y, y_pred, sample_weight)
+        """Return the supervised loss alone, or None; see `keras.Model.compute_loss`."""
+        return self._compiled_losses.loss(y, y_pred, sample_weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """As `keras.Model.compute_metrics`, missing labels left out."""
-        self._supervision.update_metrics(y, y_pred, sample_weight)
+        """Update and return the metrics, missing labels left out; see `keras.Model.compute_metrics`."""
+        self._compiled_losses.update_metrics(y, y_pred, sample_weight)
         return self.get_metrics_result()
-
-    def _results(self):
-        losses = {tracker.name: tracker.result() for tracker in self._shown()}
-        return losses | self._supervision.results() | self._comparisons.results()
 
     @property
     def metrics(self):
-        return [*self._shown(), *self._supervision.metrics, *self._comparisons.metrics]
+        return [*self._loss_trackers(), *self._compiled_losses.metrics, *self._teacher_metrics.metrics]
 
     def summary(self, *args, print_fn=None, **kwargs):
-        """As `keras.Model.summary`, with the terms, taps, heads and shapes below."""
+        """Print the summary of Keras, followed by the terms with taps, heads and shapes."""
         super().summary(*args, print_fn=print_fn, **kwargs)
         for term in self.terms:
             head = "no head" if term.head is None else type(term.head).__name__
-            student, teacher = (
-                ", ".join(f"'{name}' {specs[name].shape}" for name in tap_names(taps))
-                for specs, taps in ((self._traced.student, term.student), (self._traced.teacher, term.teacher))
-            )
+            student = _described(term.student, self._traced.student)
+            teacher = _described(term.teacher, self._traced.teacher)
             (print_fn or print)(
                 f"Term '{term.name}' ({type(term.loss).__name__}): student {student} -> {head} -> teacher {teacher}"
             )
 
-    def export(self, *args, **kwargs):
-        """Exports the student, as `keras.Model.export` does."""
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export the student; the arguments are those of `keras.Model.export`."""
         return self.student.export(*args, **kwargs)
 
     def get_config(self):
-        written = keras.saving.serialize_keras_object
+        serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
-            "student": written(self.student),
-            "terms": [written(term) for term in self.terms],
-            "supervised_weight": written(self.supervised_weight),
-            "inputs": written(keras.tree.map_structure(symbolic, self._traced.inputs)),
+            "student": serialize(self.student),
+            "terms": [serialize(term) for term in self.terms],
+            "supervised_weight": serialize_weight(self.supervised_weight),
+            "inputs": serialize(keras.tree.map_structure(symbolic, self._traced.inputs)),
         }
 
     @classmethod
     def from_config(cls, config):
-        raise ValueError(
-            "A saved Distiller does not hold its teacher: load it with keras_distill.load_distiller(path, teacher=...)."
-        )
+        return cls(teacher=teacher_to_load(cls.__name__), **keras.saving.deserialize_keras_object(config))
+
+    def untracked_variables(self):
+        """Return seed generator states and the state of a teacher that changes, by name."""
+        teacher = {f"teacher_{index}": variable for index, variable in enumerate(self.teacher.state)}
+        return super().untracked_variables() | teacher
+
+    def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
+        output = self._traced.student[OUTPUT]
+        check_supervised_loss(dict(self._parts), loss)
+        warn_if_logits_taken_for_probabilities(loss, output)
+        connect_loss(loss, self.student, output)
+        metrics, of_teacher = split_metrics(metrics)
+        weighted_metrics, weighted_of_teacher = split_metrics(weighted_metrics)
+        self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._trackers))
+        output_names = getattr(self.student, "output_names", None)
+        self._compiled_losses = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
+
+    def _results(self):
+        losses = {tracker.name: tracker.result() for tracker in self._loss_trackers()}
+        return losses | self._compiled_losses.results() | self._teacher_metrics.results()
+
+    def _update_teacher_metrics(self, batch, student, teacher):
+        for metric in self._teacher_metrics.metrics:
+            self._teacher_metrics.update(metric, *self.compared_activations(metric, student, teacher), batch)
 
     def _tap(self, inputs, student_taps, teacher_taps):
-        """Has both models tapped, and finds out what will be there."""
+        """Tap both models, and trace them for the specs of all activations."""
         self._taps = Taps(self.student, dict.fromkeys(student_taps))
         self.teacher.connect(list(dict.fromkeys(teacher_taps)))
         self._traced = Traced(
@@ -189,48 +246,22 @@ class Distiller(BaseDistiller):
             ),
         )
 
-    def _compare(self, comparisons):
-        """Takes metrics that see the teacher, and taps what they ask for."""
+    def _set_teacher_metrics(self, teacher_metrics):
+        """Keep metrics that compare student and teacher, and tap what they need."""
         traced = self._traced
-        known = traced.student, traced.teacher
-        asked = [[getattr(metric, side) for metric in comparisons.metrics] for side in ("student", "teacher")]
-        if any(tap not in found for found, taps in zip(known, asked) for tap in taps):
+        student_taps = [metric.student for metric in teacher_metrics.metrics if metric.student not in traced.student]
+        teacher_taps = [metric.teacher for metric in teacher_metrics.metrics if metric.teacher not in traced.teacher]
+        if student_taps or teacher_taps:
             try:
-                self._tap(traced.inputs, *([*found, *taps] for found, taps in zip(known, asked)))
+                self._tap(traced.inputs, [*traced.student, *student_taps], [*traced.teacher, *teacher_taps])
             except ValueError:
-                self._tap(traced.inputs, *known)
+                self._tap(traced.inputs, traced.student, traced.teacher)
                 raise
-        for metric in comparisons.metrics:
+        for metric in teacher_metrics.metrics:
             metric.check(self._traced.student[metric.student], self._traced.teacher[metric.teacher])
-        check_masks(comparisons.metrics, traced.inputs, self._traced.student)
-        self._comparisons = comparisons
+        check_masks(teacher_metrics.metrics, traced.inputs, self._traced.student)
+        self._teacher_metrics = teacher_metrics
 
-    def _measure(self, batch, student, teacher, training):
-        """What the trackers follow, by name: this replica's mean losses before any weight, `loss`, which is their
-        weighted sum, and the weights of balanced terms; and this replica's share of the step.
-        """
-        total = regularization_losses([self.student])
-        part = replica_fraction(batch)
-        supervised = self.compute_loss(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight, training)
-        supervised = local_mean(supervised, batch)
-        total += value_at(self.supervised_weight, batch.step) * supervised
-        losses = {"supervised_loss": supervised}
-        for term in self.terms:
-            values = term.compare(
-                select_activations(student, term.student), select_activations(teacher, term.teacher), batch, training
-            )
-            losses[f"{term.name}_loss"] = compared = mean_over_examples(values)
-            weight = term.weigh(supervised, compared, part, batch, training)
-            if term.balanced:
-                losses[f"{term.name}_weight"] = weight
-            total += weight * compared
-        return {"loss": total + regularization_losses([*self.heads, *self.term_losses]), **losses}, part
 
-    def _logs(self, batch, student, teacher, losses):
-        self._track(losses, batch)
-        self._comparisons.update(batch, student, teacher)
-        return self._reported(self.compute_metrics(batch.inputs, batch.labels, student[OUTPUT], batch.sample_weight))
-
-    def _unlisted(self):
-        """The random states, and the state of a teacher that moves."""
-        return super()._unlisted() | {f"teacher_{index}": state for index, state in enumerate(self.teacher.state)}
+def _described(taps, specs):
+    return ", ".join(f"'{tap}' {specs[tap].shape}" for tap in tap_names(taps))

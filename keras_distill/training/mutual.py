@@ -1,21 +1,17 @@
-"""Peers that teach one another (deep mutual learning, DML)."""
+"""MutualDistiller: trains peers on labels and on one another's predictions (deep mutual learning)."""
 
 import keras
-import tensorflow as tf
 
-from keras_distill.data.batch import split_inputs, unpack
+from keras_distill.data.batch import Batch, split_inputs
 from keras_distill.losses import DistillationLoss, KLDivergence
+from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps
-from keras_distill.schedules import check_positive, value_at
-from keras_distill.training.base import (
-    BaseDistiller,
-    local_mean,
-    mean_over_examples,
-    regularization_losses,
-    replica_fraction,
-)
+from keras_distill.schedules import check_positive
+from keras_distill.training.base import BaseDistiller, WeightedLoss
 from keras_distill.training.compiled_losses import CompiledLosses
+from keras_distill.training.loss_weight import as_weight
+from keras_distill.training.means import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import split_metrics
 from keras_distill.training.term import Term
 from keras_distill.training.validation import (
@@ -24,61 +20,72 @@ from keras_distill.training.validation import (
     check_predictions,
     warn_if_logits_taken_for_probabilities,
 )
+from keras_distill.types import ScheduleLike, Structure
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class MutualDistiller(BaseDistiller):
-    """Trains two models or more, each on the labels and on what the others predict.
+    """Train two or more models, each on the labels and on the predictions of the others (deep mutual learning, DML).
 
     ```
     loss = sum_i L_i
-    L_i  = supervised_weight * (the loss given to compile) + weight * M_i + the regularisers of peer i
-    M_i  = 1/(n - 1) * sum_(j != i) KL(softmax(z_j) || softmax(z_i))      unless another loss is given
+    L_i  = supervised_weight * (loss given to compile) + weight * M_i + regularizers of peer i
+    M_i  = 1/(n - 1) * sum_(j != i) KL(softmax(z_j) || softmax(z_i))      by default
     ```
 
-    ```python
-    distiller = MutualDistiller({"small": small, "wide": wide})
-    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    distiller.fit(x, y, validation_data=(x_test, y_test), epochs=10)
-    distiller.peers["small"].save("small.keras")  # holds no trace of the others
-    ```
+    All peers are updated at once, from the same predictions, by the optimizer given to `compile`; in the paper's
+    algorithm they are updated in turn, and each sees the predictions of the others after their updates. The predictions
+    of a peer pass no gradient back when they serve as targets, so that each peer minimizes `L_i` alone. Optimizers keep
+    separate statistics for each weight, as if every peer had its own optimizer; only `global_clipnorm` and loss scaling
+    depend on all peers together.
 
-    All peers make their step at once, from the same predictions, with the optimizer given to `compile`; in the paper's
-    algorithm they take turns, and each sees what the others predict after their own steps. What a peer predicts teaches
-    the others without passing a gradient back, so that it learns from `L_i` alone. Optimizers keep to each weight by
-    itself, as if every peer had one of its own; only `global_clipnorm` and loss scaling look at all of them together.
-
-    Each peer runs once a step, in training mode, and so with dropout while it teaches. Sample weights, missing labels,
-    masks and precision are dealt with as by `Distiller`; without labels the peers learn from one another alone. The
-    logs hold `loss` and, for each peer, `<peer>_loss`, `<peer>_supervised_loss`, `<peer>_mutual_loss` (the last two
-    before their weights) and the metrics given to `compile`, as `<peer>_accuracy`. `predict` and a call return what
-    each peer says, `{peer: prediction}`; `Ensemble` makes one of them. `save` and `keras.saving.load_model` keep all,
-    so that `fit` goes on as if it had never stopped.
+    Each peer runs once per step, in training mode, also where its predictions are targets. Sample weights, missing
+    labels, masks and precision follow the same rules as in `Distiller`; without labels the peers train on one another
+    alone. The logs hold `loss` and, for each peer, `<peer>_loss`, the unweighted `<peer>_supervised_loss` and
+    `<peer>_mutual_loss`, and the metrics given to `compile`, such as `<peer>_accuracy`. `predict` and a call return `{peer: prediction}`; `teachers.Ensemble` combines the peers into one teacher. `save` and
+    `keras.saving.load_model` keep the whole state, so that `fit` resumes exactly.
 
     Args:
-        peers: `{name: model}`, or a list of models, which are then called "peer_0", "peer_1" and so on.
-        loss: A loss of logits that compares one peer, as the student, with another. Defaults to `KLDivergence(1.0)`.
-        weight: What the mean over the other peers is multiplied with, a number above 0 or a schedule. Defaults to 1.
-        supervised_weight: A number or a schedule. Defaults to 1.
-        logits: Where the logits of each peer are, as `Taps` reads it. Defaults to "output".
-        mask: As for `Term`.
-        inputs: As for `Distiller`.
+        peers: `{name: model}`, or a list of models, which are then named "peer_0", "peer_1" and so on.
+        loss: Loss of logits that compares one peer, as the student, with another. Defaults to `KLDivergence(1.0)`.
+        weight: Weight of the mean over the other peers, a number > 0 or a schedule. Defaults to 1.
+        supervised_weight: Weight of the supervised loss, a number >= 0 or a schedule. Defaults to 1.
+        logits: Tap of each peer's logits, as `models.Taps` reads it. Defaults to "output".
+        mask: Name of an input that marks padding; see `Term`. Defaults to None.
+        inputs: Example batch, `keras.Input` or `tf.TensorSpec`; see `Distiller`. Defaults to the inputs of the peers.
+        name: Name of the model. Defaults to "mutual_distiller".
 
     Raises:
-        ValueError: For less than two peers, names of which the logs could not be told apart, peers that share weights,
-            hold NaN, end in a softmax or have different classes, and a loss that compares no logits.
+        ValueError: For fewer than two peers; names that make the logs ambiguous; peers that share weights, hold NaN or
+            have different classes; and a loss that does not compare logits.
+
+    Example:
+    >>> small = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    >>> wide = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(3)])
+    >>> distiller = MutualDistiller({"small": small, "wide": wide})
+    >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    >>> history = distiller.fit(np.ones((32, 8)), y, verbose=0)
+    >>> distiller.peers["small"].save("small.keras")
 
     Reference:
         Zhang et al., CVPR 2018, https://arxiv.org/abs/1706.00384
     """
 
     def __init__(
-        self, peers, loss=None, weight=1.0, supervised_weight=1.0, logits=OUTPUT, mask=None, inputs=None, name=None
+        self,
+        peers: dict[str, keras.Model] | list[keras.Model],
+        loss: DistillationLoss | None = None,
+        weight: ScheduleLike = 1.0,
+        supervised_weight: ScheduleLike = 1.0,
+        logits: str = OUTPUT,
+        mask: str | None = None,
+        inputs: Structure = None,
+        name: str | None = None,
     ):
         if isinstance(peers, (list, tuple)):
             peers = {f"peer_{index}": peer for index, peer in enumerate(peers)}
         check_peers(peers)
-        super().__init__(name=name, dtype=_policy(peers.values()))
+        super().__init__(name=name, dtype=_dtype_policy(peers.values()))
         self.peers = dict(peers)
         self.mutual_weight = check_positive(weight, "weight")
         self.supervised_weight = check_positive(supervised_weight, "supervised_weight", zero=True)
@@ -86,7 +93,7 @@ class MutualDistiller(BaseDistiller):
         self._taps = {peer: Taps(model, dict.fromkeys([OUTPUT, logits])) for peer, model in peers.items()}
         specs = input_specs(inputs, *peers.values())
         traced = {peer: trace(lambda x, taps=taps: taps(x, training=False), specs) for peer, taps in self._taps.items()}
-        # Once more: a model that was not built had no weights to share before it was traced.
+        # Checked again: tracing may have created the weights of a model that was not built.
         check_peers(peers)
         check_predictions({peer: found[logits] for peer, found in traced.items()}, logits)
         self._traced = Traced(specs, student=traced, teacher=traced)
@@ -101,117 +108,113 @@ class MutualDistiller(BaseDistiller):
         for peer, terms in self._terms.items():
             check_masks(terms.values(), specs, traced[peer])
         self.term_losses = [term.loss for terms in self._terms.values() for term in terms.values()]
-        kinds = "loss", "supervised_loss", "mutual_loss"
-        names = ["loss", *(f"{peer}_{kind}" for peer in peers for kind in kinds)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"The logs of the peers {list(peers)} could not be told apart. Give them other names.")
-        self._follow(names, of_labels=[f"{peer}_supervised_loss" for peer in peers])
-        self._supervisions = CompiledLosses.several(dict.fromkeys(peers))
+        self._declare_losses(self._loss_parts(), {f"{peer}_loss": model for peer, model in peers.items()})
+        self._compiled_losses = CompiledLosses.per_model(dict.fromkeys(peers))
         self.built = True
-
-    def _supervise(self, loss, loss_weights, metrics, weighted_metrics):
-        comparing = [metric.name for given in (metrics, weighted_metrics) for metric in split_metrics(given)[1]]
-        if comparing:
-            raise ValueError(
-                f"The metrics {comparing} compare a student with its teacher, and peers have none. Leave them out, or "
-                "update them with two peers' predictions yourself."
-            )
-        for found in self._traced.student.values():
-            warn_if_logits_taken_for_probabilities(loss, found[OUTPUT])
-        outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}
-        self._supervisions = CompiledLosses.several(outputs, loss, loss_weights, metrics, weighted_metrics)
 
     def call(self, inputs, training=None):
         inputs = split_inputs(inputs)[0]
         return {peer: model(inputs, training=training) for peer, model in self.peers.items()}
 
-    def train_step(self, data):
-        batch = unpack(data, self.optimizer.iterations)
-        with tf.GradientTape() as tape:
-            found = {peer: taps(batch.inputs, training=True) for peer, taps in self._taps.items()}
-            losses = self._measure(batch, found, training=True)
-            scaled = self.optimizer.scale_loss(losses["loss"] * replica_fraction(batch))
-        self._update(tape.gradient(scaled, self.trainable_variables))
-        return self._logs(batch, found, losses)
+    def teacher_activations(self, batch: Batch) -> dict:
+        # The targets of each peer are the predictions of the others.
+        return {}
 
-    def test_step(self, data):
-        batch = unpack(data, self.optimizer.iterations)
-        found = {peer: taps(batch.inputs, training=False) for peer, taps in self._taps.items()}
-        return self._logs(batch, found, self._measure(batch, found, training=False))
+    def student_activations(self, batch: Batch, training: bool) -> dict:
+        return {peer: taps(batch.inputs, training=training) for peer, taps in self._taps.items()}
+
+    def student_outputs(self, student: dict) -> dict:
+        return {peer: activations[OUTPUT] for peer, activations in student.items()}
+
+    def losses_of(self, batch: Batch, student: dict, teacher: dict, training: bool) -> dict:
+        logits = {peer: self._logits_of(peer, activations) for peer, activations in student.items()}
+        losses = {}
+        for peer, terms in self._terms.items():
+            supervised = self._compiled_losses[peer].loss(batch.labels, student[peer][OUTPUT], batch.sample_weight)
+            compared = [term.compare(logits[peer], logits[other], batch, training) for other, term in terms.items()]
+            losses[f"{peer}_supervised_loss"] = local_mean(supervised, batch)
+            losses[f"{peer}_mutual_loss"] = sum(mean_over_examples(values) for values in compared) / len(compared)
+        return losses
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The sum of the peers' supervised losses, or None; see `keras.Model.compute_loss`."""
-        losses = [each.loss(y, y_pred[peer], sample_weight) for peer, each in self._supervisions.items()]
+        """Return the sum of the peers' supervised losses, or None; see `keras.Model.compute_loss`."""
+        losses = [compiled.loss(y, y_pred[peer], sample_weight) for peer, compiled in self._compiled_losses.items()]
         return None if losses[0] is None else sum(losses)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """As `keras.Model.compute_metrics`, for each peer, missing labels left out."""
-        for peer, supervision in self._supervisions.items():
-            supervision.update_metrics(y, y_pred[peer], sample_weight)
+        """Update and return the metrics of each peer, missing labels left out; see `keras.Model.compute_metrics`."""
+        for peer, compiled in self._compiled_losses.items():
+            compiled.update_metrics(y, y_pred[peer], sample_weight)
         return self.get_metrics_result()
-
-    def _results(self):
-        results = {tracker.name: tracker.result() for tracker in self._shown()}
-        for peer, supervision in self._supervisions.items():
-            results |= {f"{peer}_{name}": value for name, value in supervision.results().items()}
-        return results
 
     @property
     def metrics(self):
-        return [*self._shown(), *(metric for each in self._supervisions.values() for metric in each.metrics)]
+        peers = [metric for compiled in self._compiled_losses.values() for metric in compiled.metrics]
+        return [*self._loss_trackers(), *peers]
 
     def get_config(self):
-        written = keras.saving.serialize_keras_object
+        serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
-            "peers": {peer: written(model) for peer, model in self.peers.items()},
-            "loss": written(self._template.loss),
-            "weight": written(self.mutual_weight),
-            "supervised_weight": written(self.supervised_weight),
+            "peers": {peer: serialize(model) for peer, model in self.peers.items()},
+            "loss": serialize(self._template.loss),
+            "weight": serialize(self.mutual_weight),
+            "supervised_weight": serialize(self.supervised_weight),
             "logits": self._template.student,
             "mask": self._template.mask,
-            "inputs": written(keras.tree.map_structure(symbolic, self._traced.inputs)),
+            "inputs": serialize(keras.tree.map_structure(symbolic, self._traced.inputs)),
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(**keras.saving.deserialize_keras_object(config))
 
-    def _measure(self, batch, found, training):
-        """What the trackers follow, by name: this replica's mean losses."""
-        weights = [value_at(weight, batch.step) for weight in (self.supervised_weight, self.mutual_weight)]
-        added = {peer: regularization_losses([model]) for peer, model in self.peers.items()}
-        total, losses = 0.0, {}
-        for peer, terms in self._terms.items():
-            outputs, logits = found[peer][OUTPUT], found[peer][self._template.student]
-            supervised = local_mean(self._supervisions[peer].loss(batch.labels, outputs, batch.sample_weight), batch)
-            compared = [
-                term.compare(logits, found[other][self._template.student], batch, training)
-                for other, term in terms.items()
-            ]
-            mutual = sum(mean_over_examples(values) for values in compared) / len(compared)
-            own = weights[0] * supervised + weights[1] * mutual + added[peer]
-            losses |= {f"{peer}_loss": own, f"{peer}_supervised_loss": supervised, f"{peer}_mutual_loss": mutual}
-            total += own
-        return {"loss": total, **losses}
+    def _loss_parts(self):
+        parts = {}
+        for peer in self.peers:
+            total, supervised, mutual = (f"{peer}_{kind}" for kind in ("loss", "supervised_loss", "mutual_loss"))
+            parts[supervised] = WeightedLoss(as_weight(self.supervised_weight), total, supervised)
+            parts[mutual] = WeightedLoss(as_weight(self.mutual_weight), total, supervised)
+        names = ["loss", *parts, *(f"{peer}_loss" for peer in self.peers)]
+        if len(set(names)) < 1 + 3 * len(self.peers):
+            raise ValueError(
+                f"The names of the peers {list(self.peers)} make the names of the logs ambiguous. Use other names."
+            )
+        return parts
 
-    def _logs(self, batch, found, losses):
-        self._track(losses, batch)
-        outputs = {peer: activations[OUTPUT] for peer, activations in found.items()}
-        return self._reported(self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight))
+    def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
+        of_teacher = [metric.name for given in (metrics, weighted_metrics) for metric in split_metrics(given)[1]]
+        if of_teacher:
+            raise ValueError(
+                f"The metrics {of_teacher} compare a student with its teacher, which peers do not have. Remove them, "
+                "or update them with the predictions of two peers in a callback."
+            )
+        for specs in self._traced.student.values():
+            warn_if_logits_taken_for_probabilities(loss, specs[OUTPUT])
+        outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}
+        self._compiled_losses = CompiledLosses.per_model(outputs, loss, loss_weights, metrics, weighted_metrics)
+
+    def _results(self):
+        results = {tracker.name: tracker.result() for tracker in self._loss_trackers()}
+        for peer, compiled in self._compiled_losses.items():
+            results |= {f"{peer}_{name}": value for name, value in compiled.results().items()}
+        return results
+
+    def _logits_of(self, peer, activations):
+        tap = self._template.student
+        return logits_of(activations[tap], self._traced.student[peer][tap])
 
 
 def _term(loss, logits, mask):
     loss = KLDivergence(1.0) if loss is None else loss
     if not (isinstance(loss, DistillationLoss) and loss.logits):
         raise ValueError(
-            "Peers are compared by a loss of logits of keras_distill.losses, such as KLDivergence(1.0). "
-            f"Received: {loss!r}"
+            f"`loss` must be a loss of logits from keras_distill.losses, such as KLDivergence(1.0). Received: {loss!r}"
         )
     return Term(loss, logits, logits, name="mutual", mask=mask)
 
 
-def _policy(peers):
-    """The precision of which Keras is to know: a peer in float16 makes it scale the loss."""
+def _dtype_policy(peers):
+    """Return the dtype policy that Keras looks at: a peer in float16 makes it scale the loss."""
     policies = [peer.dtype_policy for peer in peers]
     return next((policy for policy in policies if policy.name == "mixed_float16"), policies[0])

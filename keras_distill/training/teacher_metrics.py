@@ -1,65 +1,69 @@
 """Metrics of `compile` that compare the student with its teacher."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from keras import ops
 
+from keras_distill.data.batch import Batch
 from keras_distill.data.sample_weights import multiply_weights, weights_of_tap
 from keras_distill.distribution import replicas
-from keras_distill.metrics.base import DistillationMetric
+from keras_distill.metrics import DistillationMetric
 from keras_distill.models.masking import joint_masks, zero_padding
-from keras_distill.models.taps import select_activations
+from keras_distill.types import Tensor
 
 
 class TeacherMetrics:
-    """The `DistillationMetric`s among the metrics of `compile`.
+    """Instances of `DistillationMetric` among the metrics of `compile`.
 
     Args:
-        metrics: List of those that no sample weight concerns.
-        weighted_metrics: List of the others.
-        taken: Names that the logs have already.
+        metrics: Metrics that sample weights do not apply to.
+        weighted_metrics: Metrics that sample weights apply to.
+        taken: Names that the logs already have.
 
     Raises:
-        ValueError: For a name that comes twice.
+        ValueError: For a name that occurs twice.
     """
 
-    def __init__(self, metrics=(), weighted_metrics=(), taken=()):
+    def __init__(self, metrics: Iterable = (), weighted_metrics: Iterable = (), taken: Iterable[str] = ()):
         self.metrics = [*metrics, *weighted_metrics]
         self._weighted = {id(metric) for metric in weighted_metrics}
         names = [metric.name for metric in self.metrics]
-        twice = sorted({name for name in names if names.count(name) > 1 or name in taken})
-        if twice:
-            raise ValueError(f"The logs have the names {twice} more than once. Give each metric one, by `name=`.")
+        repeated = sorted({name for name in names if names.count(name) > 1 or name in taken})
+        if repeated:
+            raise ValueError(f"The logs would have the names {repeated} more than once. Pass each metric a `name=`.")
 
-    def update(self, batch, student, teacher):
-        """Shows them a step.
+    def update(self, metric: DistillationMetric, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        """Update one of the metrics with the activations of a step.
 
         Args:
+            metric: The metric.
+            student: Activation of the student, shape `[batch, ...]`.
+            teacher: Activation of the teacher, shape `[batch, ...]`.
             batch: The `Batch`.
-            student: `{tap: activation}`.
-            teacher: `{tap: activation}`.
         """
-        for metric in self.metrics:
-            pair = select_activations(student, metric.student), select_activations(teacher, metric.teacher)
-            given = None if metric.mask is None else batch.inputs[metric.mask]
-            masks = joint_masks(*pair, given)
-            seen = [zero_padding(ops.cast(x, "float32"), mask) for x, mask in zip(pair, masks)]
-            weight = weights_of_tap(batch.sample_weight, metric.student) if id(metric) in self._weighted else None
-            if masks[0] is not None:
-                counted = ops.cast(masks[0], "float32")
-                weight = counted if weight is None else multiply_weights(weight, counted)
-            if metric.relational:
-                *seen, weight = replicas.all_gather([*seen, weight])
-            metric.update_state(*seen, sample_weight=weight)
+        given = None if metric.mask is None else batch.inputs[metric.mask]
+        student_mask, teacher_mask = joint_masks(student, teacher, given)
+        student = zero_padding(ops.cast(student, "float32"), student_mask)
+        teacher = zero_padding(ops.cast(teacher, "float32"), teacher_mask)
+        weight = weights_of_tap(batch.sample_weight, metric.student) if id(metric) in self._weighted else None
+        if student_mask is not None:
+            counted = ops.cast(student_mask, "float32")
+            weight = counted if weight is None else multiply_weights(weight, counted)
+        if metric.relational:
+            student, teacher, weight = replicas.all_gather((student, teacher, weight))
+        metric.update_state(student, teacher, sample_weight=weight)
 
-    def results(self):
-        """`{name: value}`."""
+    def results(self) -> dict[str, Tensor]:
+        """Return `{name: value}`."""
         return {metric.name: metric.result() for metric in self.metrics}
 
 
-def split_metrics(metrics):
-    """What `compile` takes as metrics, without the `DistillationMetric`s, and a list of these.
+def split_metrics(metrics: Any) -> tuple[Any, list[DistillationMetric]]:
+    """Split the metrics of `compile` into those of Keras and a list of `DistillationMetric`.
 
     Args:
-        metrics: As given to `compile`, or None.
+        metrics: Metrics in any form that `keras.Model.compile` takes, or None.
     """
     if isinstance(metrics, DistillationMetric):
         return None, [metrics]
@@ -69,6 +73,6 @@ def split_metrics(metrics):
     if not isinstance(metrics, (list, tuple)):
         return metrics, []
     parts = [split_metrics(value) for value in metrics]
-    # An entry that is gone must not be taken for an output without metrics.
+    # An entry that was taken out must not become an output without metrics.
     rest = [part for part, found in parts if not (part is None and found)]
     return rest, [metric for _, found in parts for metric in found]

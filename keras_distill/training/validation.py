@@ -1,135 +1,103 @@
-"""What is refused, or warned of, before training starts."""
+"""Argument validation before training."""
 
-import collections
-import dataclasses
 import itertools
-import re
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_distill.distribution import replicas
 from keras_distill.models.masking import mask_fits
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import tap_names
+from keras_distill.training.strategy_checks import check_scope
 from keras_distill.training.term import Term
+from keras_distill.types import Structure
 
 _CROSSENTROPIES = (
     keras.losses.SparseCategoricalCrossentropy,
     keras.losses.CategoricalCrossentropy,
     keras.losses.BinaryCrossentropy,
 )
-# How gradients may be added up within a loop that TensorFlow traces.
-_IN_LOOPS = (
-    tf.distribute.HierarchicalCopyAllReduce,
-    tf.distribute.NcclAllReduce,
-    tf.distribute.ReductionToOneDevice,
-)
 
 
-def name_terms(terms, teacher):
-    """The terms, each under a name of its own: the user's, or the loss's with a number behind where it recurs.
+def check_models(student: keras.Model, teacher: Any) -> None:
+    """Check that the student is a model of its own and that the teacher's weights are finite.
+
+    Args:
+        student: The student.
+        teacher: A `Teacher`.
 
     Raises:
-        ValueError: If there are no terms although there is a teacher, or the reverse, if they are not `Term`s, or if
-            the user gave a name twice.
-    """
-    if not isinstance(terms, (list, tuple)) or not all(isinstance(term, Term) for term in terms):
-        raise ValueError(f"`terms` must be a list of Term. Received: {terms!r}")
-    if not terms and teacher is not None:
-        raise ValueError("`terms` is empty: nothing would be distilled. Pass at least [Term(KLDivergence())].")
-    if terms and teacher is None:
-        raise ValueError(
-            f"`teacher` is None, so the {len(terms)} terms have nothing to compare with. Pass one, or no terms."
-        )
-    given = [term.name for term in terms if term.name is not None]
-    twice = [name for name, count in collections.Counter([*given, "supervised"]).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"Each term needs a name of its own, other than 'supervised'. Received more than once: {twice}."
-        )
-    taken, result = set(given), []
-    for term in terms:
-        name = base = (
-            term.name
-            or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(term.loss).__name__).lower()
-        )
-        number = 1
-        while term.name is None and name in taken:
-            number += 1
-            name = f"{base}_{number}"
-        taken.add(name)
-        result.append(dataclasses.replace(term, name=name))
-    return result
-
-
-def check_models(student, teacher):
-    """Refuses a student that is none, or is in part the teacher, and a teacher that has nothing to teach.
-
-    Raises:
-        ValueError: Naming the weights in question.
+        ValueError: For a student that is not a `keras.Model`, shared weights, NaN or infinity in the teacher's weights,
+            and models made under another strategy. The error names the weights.
     """
     if not isinstance(student, keras.Model):
-        raise ValueError(f"The student must be a keras.Model. Received: {student!r}")
+        raise ValueError(f"`student` must be a keras.Model. Received: {student!r}")
     check_scope({f"student '{student.name}'": student, "teacher": teacher})
     if any(model is student for model in teacher.models):
         raise ValueError(
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
         )
-    shared = _shared(student, teacher)
+    shared = _shared_weights(student, teacher)
     if shared:
         raise ValueError(
-            f"'{student.name}' shares the weights {_some(shared)} with its teacher, which must not change while it "
-            "teaches. Give the student layers of its own, and copy the values with `set_weights`."
+            f"'{student.name}' shares the weights {_shortened(shared)} with its teacher, which must not change during "
+            "training. Build the student from its own layers and copy the values with `set_weights`."
         )
-    broken = _broken(teacher)
+    broken = _non_finite_weights(teacher)
     if broken:
-        raise ValueError(f"The teacher's weights {_some(broken)} hold NaN or infinity. Was it trained and loaded well?")
+        raise ValueError(
+            f"The teacher's weights {_shortened(broken)} contain NaN or infinity. Check how it was trained and loaded."
+        )
 
 
-def check_peers(peers):
-    """Refuses peers that are not two models or more, each with weights of its own.
+def check_peers(peers: dict[str, keras.Model]) -> None:
+    """Check that peers are at least two models without shared weights.
 
     Args:
         peers: `{name: model}`.
 
     Raises:
-        ValueError: Naming the peers, and the weights in question.
+        ValueError: For another type, fewer than two peers, peers without a name, shared weights, NaN or infinity in the
+            weights, and models made under another strategy.
     """
     if not isinstance(peers, dict):
-        raise ValueError(f"`peers` must be a list of models, or a dictionary of them under names. Received: {peers!r}")
+        raise ValueError(f"`peers` must be a list of models or a dictionary {{name: model}}. Received: {peers!r}")
     if len(peers) < 2:
-        raise ValueError(f"Two peers or more teach one another. Received: {list(peers)}.")
-    strange = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}
-    if strange:
-        raise ValueError(f"Each peer must be a keras.Model. Received: {strange!r}")
-    unfit = [name for name in peers if not (isinstance(name, str) and name)]
-    if unfit:
-        raise ValueError(f"Each peer needs a name, under which the logs show it. Received: {unfit}.")
+        raise ValueError(f"Mutual distillation needs at least two peers. Received: {list(peers)}.")
+    invalid = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}
+    if invalid:
+        raise ValueError(f"Each peer must be a keras.Model. Received: {invalid!r}")
+    unnamed = [name for name in peers if not (isinstance(name, str) and name)]
+    if unnamed:
+        raise ValueError(f"Each peer needs a non-empty name for the logs. Received: {unnamed}.")
     for (first, one), (second, other) in itertools.combinations(peers.items(), 2):
-        shared = _shared(one, other)
+        shared = _shared_weights(one, other)
         if one is other or shared:
-            what = f"the weights {_some(shared)}" if one is not other else "one model"
+            what = f"the weights {_shortened(shared)}" if one is not other else "one model"
             raise ValueError(
-                f"The peers '{first}' and '{second}' share {what}: they would always agree there. Make each from "
-                "layers of its own."
+                f"The peers '{first}' and '{second}' share {what}, so that they would always agree there. Build each "
+                "peer from its own layers."
             )
     check_scope({f"peer '{name}'": peer for name, peer in peers.items()})
     for name, peer in peers.items():
-        if _broken(peer):
-            raise ValueError(f"The weights {_some(_broken(peer))} of peer '{name}' hold NaN or infinity.")
+        if _non_finite_weights(peer):
+            raise ValueError(
+                f"The weights {_shortened(_non_finite_weights(peer))} of peer '{name}' contain NaN or infinity."
+            )
 
 
-def check_predictions(predictions, tap):
-    """Refuses peers whose predictions are not logits of the same classes.
+def check_predictions(predictions: dict[str, Structure], tap: str) -> None:
+    """Check that peers predict logits of the same classes.
 
     Args:
         predictions: `{peer: Spec}`, or a structure of `Spec` for a model of several outputs.
-        tap: Where they are.
+        tap: Tap of the predictions.
 
     Raises:
-        ValueError: Naming the peers and shapes.
+        ValueError: For a model of several outputs, the probabilities of a sigmoid, and different numbers of classes.
     """
     for name, spec in predictions.items():
         if not isinstance(spec, Spec):
@@ -138,182 +106,89 @@ def check_predictions(predictions, tap):
                 f"Peer '{name}' returns a structure with the entries {entries}. Choose one: "
                 f"logits='{tap}[{entries[0]}]'."
             )
-        if spec.probabilities:
-            raise ValueError(
-                f"Peers compare logits, but '{tap}' of peer '{name}' ends in a {spec.source.lower()}. Say with "
-                "`logits=` which layer comes before it, or give that layer no activation."
-            )
     shapes = {name: spec.shape for name, spec in predictions.items()}
     if len({shape[-1:] for shape in shapes.values()}) > 1:
         raise ValueError(f"Peers must have the same classes in the same order. Received at '{tap}': {shapes}.")
 
 
-def check_scope(models):
-    """Refuses strategies that Keras cannot train under, and models that were made under another one than this.
+def check_masks(users: Iterable[Any], inputs: Structure, students: dict[str, Spec]) -> None:
+    """Check that the `mask` of terms and metrics is an input that fits the activation.
 
     Args:
-        models: `{what it is: model, or teacher}`.
-
-    Raises:
-        ValueError: Naming the model and the strategy.
-    """
-    strategy = tf.distribute.get_strategy()
-    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
-        raise ValueError(
-            "Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy on one machine, "
-            "MultiWorkerMirroredStrategy on several, or TPUStrategy."
-        )
-    for what, model in models.items():
-        for made in {id(found): found for found in map(_strategy_of, model.weights)}.values():
-            if made is not strategy and not (made is None and replicas.num_replicas() == 1):
-                raise ValueError(
-                    f"The {what} was made under {_kind(made)}, the distiller under {_kind(strategy)}. "
-                    "Make or load both within `with strategy.scope():` of one and the same strategy."
-                )
-
-
-def check_step(optimizer, jit_compile="auto", steps_per_execution=1, **options):
-    """Refuses what of `compile` does not work on several replicas. Asked within the strategy's scope.
-
-    Args:
-        optimizer: As given to `compile`.
-        jit_compile: Likewise.
-        steps_per_execution: Likewise.
-        **options: Others, not looked at.
-
-    Raises:
-        ValueError: Naming the option, and what to do.
-    """
-    strategy = tf.distribute.get_strategy()
-    if replicas.num_replicas() == 1:
-        return
-    if jit_compile is True:
-        raise ValueError(
-            f"`jit_compile=True` cannot compile what {_kind(strategy)} does between replicas. Leave it 'auto'; "
-            "a TPU compiles its steps anyway."
-        )
-    if (
-        steps_per_execution != 1
-        and not isinstance(strategy, tf.distribute.TPUStrategy)
-        and not isinstance(strategy.extended._cross_device_ops, _IN_LOOPS)
-    ):
-        raise ValueError(
-            f"`steps_per_execution={steps_per_execution}` fails with TensorFlow's collective operations, by which "
-            f"{_kind(strategy)} adds up gradients. Leave it 1, or on one machine make the strategy with "
-            "`cross_device_ops=tf.distribute.HierarchicalCopyAllReduce()`."
-        )
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        return
-    inner = replicas.innermost_optimizer(optimizer)
-    if _strategy_of(inner.variables[0]) is not strategy:
-        raise ValueError(
-            f"The optimizer '{inner.name}' was made outside of the strategy's scope. Make it within "
-            "`with strategy.scope():`, or pass its name."
-        )
-    if inner.ema_overwrite_frequency:
-        raise ValueError(
-            "`ema_overwrite_frequency` does not work on several replicas. Use the callback "
-            "keras.callbacks.SwapEMAWeights."
-        )
-    if inner.gradient_accumulation_steps and (inner is not optimizer or inner.use_ema):
-        other = "`use_ema`" if inner is optimizer else "a LossScaleOptimizer"
-        raise ValueError(f"`gradient_accumulation_steps` does not work together with {other} on several replicas.")
-
-
-def check_batch_size(strategy, batch):
-    """Refuses training batches too small for the strategy.
-
-    Args:
-        strategy: A `tf.distribute.Strategy`.
-        batch: The first one, as dealt out to the replicas.
-
-    Raises:
-        ValueError: With both numbers.
-    """
-    tensors = keras.tree.flatten(batch)
-    shares = [int(tf.shape(share)[0]) for share in strategy.experimental_local_results(tensors[0])]
-    if sum(shares) < len(shares):
-        raise ValueError(
-            f"The first batch holds {sum(shares)} examples for the {len(shares)} replicas of this machine. Pass "
-            "batches of at least as many examples as there are replicas; `batch_size` counts those of all replicas."
-        )
-
-
-def check_masks(terms, inputs, students):
-    """Refuses a term, or a metric, whose `mask` is no input, or does not fit what it compares.
-
-    Args:
-        terms: List of `Term` or `DistillationMetric`.
+        users: Terms or `DistillationMetric`s.
         inputs: Structure of `tf.TensorSpec`.
-        students: `{tap: Spec}`.
+        students: `{tap: Spec}` of the student.
 
     Raises:
-        ValueError: Naming the inputs, or both shapes.
+        ValueError: For a mask that is not an input, and for one of another shape.
     """
-    for term in terms:
-        if term.mask is None:
+    for user in users:
+        if user.mask is None:
             continue
-        kind = "term" if isinstance(term, Term) else "metric"
-        if not isinstance(inputs, dict) or term.mask not in inputs:
-            there = list(inputs) if isinstance(inputs, dict) else "a single tensor or a list, which have no names"
+        kind = "term" if isinstance(user, Term) else "metric"
+        if not isinstance(inputs, dict) or user.mask not in inputs:
+            available = list(inputs) if isinstance(inputs, dict) else "a single tensor or a list, which have no names"
             raise ValueError(
-                f"{kind.capitalize()} '{term.name}' looks for its mask in the input '{term.mask}'. Inputs: {there}."
+                f"The mask of {kind} '{user.name}' is the input '{user.mask}', which does not exist. "
+                f"Inputs: {available}."
             )
-        tap, mask = tap_names(term.student)[0], inputs[term.mask]
+        tap, mask = tap_names(user.student)[0], inputs[user.mask]
         if len(mask.shape) < 2 or not mask_fits(mask, students[tap]):
             raise ValueError(
-                f"The mask '{term.mask}' of {kind} '{term.name}' has shape {tuple(mask.shape)}, which does not fit "
-                f"student '{tap}' of shape {students[tap].shape}: its axes must be the first ones of that."
+                f"The mask '{user.mask}' of {kind} '{user.name}' has shape {tuple(mask.shape)}, which does not fit "
+                f"student '{tap}' of shape {students[tap].shape}: its axes must be the leading axes of that shape."
             )
 
 
-def check_balances(terms, loss):
-    """Refuses terms balanced with a supervised loss where there is none."""
-    balanced = [term.name for term in terms if term.balanced]
-    if balanced and loss is None:
+def check_supervised_loss(parts: dict[str, Any], loss: Any) -> None:
+    """Check that there is a supervised loss where a weight needs one.
+
+    Args:
+        parts: `{log name: WeightedLoss}`.
+        loss: Loss given to `compile`.
+
+    Raises:
+        ValueError: For a weight that follows the supervised loss if `loss` is None.
+    """
+    names = [name.removesuffix("_loss") for name, part in parts.items() if part.weight.needs_supervised_loss]
+    if names and loss is None:
         raise ValueError(
-            f"The weights of the terms {balanced} are balanced with the supervised loss, but `compile` got none. "
-            "Pass `loss=`, or give the terms numbers as weights."
+            f"The weights of the terms {names} follow the supervised loss, but `compile` got no loss. Pass "
+            "`loss=`, or use numbers as weights."
         )
 
 
-def warn_if_logits_taken_for_probabilities(loss, output):
-    """Warns of a cross-entropy that takes logits for probabilities, as Keras' do unless told otherwise."""
+def warn_if_logits_taken_for_probabilities(loss: Any, output: Structure) -> None:
+    """Warn of a cross-entropy with the default `from_logits=False` on an output that does not end in a softmax.
+
+    Args:
+        loss: Loss given to `compile`.
+        output: `Spec` of the student's output, or a structure of several.
+    """
     name = loss if isinstance(loss, str) else type(loss).__name__
     by_name = loss in ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
     if not (by_name or isinstance(loss, _CROSSENTROPIES) and not loss.from_logits):
         return
     if isinstance(output, Spec) and not output.probabilities:
         warnings.warn(
-            f"The loss '{name}' takes the student's output for probabilities, but it ends in no softmax or sigmoid. "
-            "If it gives logits, pass the loss as an object with from_logits=True.",
+            f"The loss '{name}' expects probabilities, but the student's output does not end in a softmax or sigmoid. "
+            "If the output holds logits, pass the loss as an object with from_logits=True.",
             stacklevel=4,
         )
 
 
-def _shared(model, other):
+def _shared_weights(model, other):
     own = {id(weight) for weight in model.weights}
     return [weight.path for weight in other.weights if id(weight) in own]
 
 
-def _broken(model):
-    return [weight.path for weight in model.weights if not _finite(weight)]
+def _non_finite_weights(model):
+    return [weight.path for weight in model.weights if not _is_finite(weight)]
 
 
-def _finite(weight):
+def _is_finite(weight):
     return not keras.backend.is_float_dtype(weight.dtype) or bool(tf.reduce_all(tf.math.is_finite(weight)))
 
 
-def _strategy_of(variable):
-    """The strategy of several replicas under which a `keras.Variable` was made, or None."""
-    return getattr(variable.value, "distribute_strategy", None)
-
-
-def _kind(strategy):
-    if strategy is None or strategy.num_replicas_in_sync == 1:
-        return "no strategy of several replicas"
-    return f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} replicas"
-
-
-def _some(names):
+def _shortened(names):
     return names if len(names) <= 3 else [*names[:3], f"and {len(names) - 3} more"]

@@ -92,7 +92,7 @@ def plain():
 
 
 def state_of(model):
-    teacher = model._unlisted().values() if isinstance(model, Distiller) else ()
+    teacher = model.untracked_variables().values() if isinstance(model, Distiller) else ()
     return [np.array(variable) for variable in (*model.variables, *model.optimizer.variables, *teacher)]
 
 

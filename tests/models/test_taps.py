@@ -24,9 +24,9 @@ def test_the_nth_call_of_a_shared_layer():
 
 
 def test_a_layer_called_often_must_say_which_call():
-    with pytest.raises(ValueError, match="'siamese' calls 'shared' 3 times in a pass.*'shared@0'"):
+    with pytest.raises(ValueError, match="'siamese' calls 'shared' 3 times per pass.*'shared@0'"):
         Taps(shared_layer(), ["shared"])(features(4, 8), training=False)
-    with pytest.raises(ValueError, match="leaves no 'shared@3'"):
+    with pytest.raises(ValueError, match="so 'shared@3' does not exist"):
         Taps(shared_layer(), ["shared@3"])(features(4, 8), training=False)
 
 
@@ -54,7 +54,7 @@ def test_one_of_a_models_outputs(tap):
     activations = Taps(model, [tap, "output"])(x, training=False)
     np.testing.assert_array_equal(activations[tap], activations["output"]["doubled"])
     with pytest.raises(
-        ValueError, match=r"no entry 'logit' in 'heads'. There: \['doubled', 'logits'\]|There: \['logits', 'doubled'\]"
+        ValueError, match=r"no entry of 'heads'. Available entries: \['(doubled', 'logits|logits', 'doubled)'\]"
     ):
         Taps(model, ["output[logit]"])(x, training=False)
 
@@ -92,21 +92,21 @@ def test_a_layer_that_the_pass_does_not_call():
     inputs = keras.Input((5, 8))
     model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs), name="teacher")
     taps = Taps(model, ["attention/softmax"])
-    with pytest.raises(ValueError, match="'attention/softmax' of 'teacher' is not called: .* for an AttentionRelation"):
+    with pytest.raises(ValueError, match="'attention/softmax' of 'teacher' is not called: .* for AttentionRelation"):
         taps(features(3, 5, 8), training=False)
 
 
-def test_a_quantised_layer_is_refused():
+def test_a_quantized_layer_raises():
     model = mlp(name="teacher")
     model.quantize("int8")
-    with pytest.raises(ValueError, match="'features' of 'teacher' is quantised.*before `quantize`"):
+    with pytest.raises(ValueError, match="'features' of 'teacher' is quantized.*before `quantize`"):
         Taps(model, ["features"])(features(3, 8), training=False)
 
 
-def test_a_cell_inside_a_loop_is_refused():
+def test_a_cell_inside_a_loop_raises():
     model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(3, name="lstm")], name="teacher")
     taps = Taps(model, ["lstm_cell"])
-    with pytest.raises(ValueError, match="'lstm_cell' of 'teacher' runs inside a loop.*Tap the layer around it"):
+    with pytest.raises(ValueError, match="'lstm_cell' of 'teacher' runs inside a loop.*Tap the enclosing layer"):
         tf.function(lambda x: taps(x, training=False))(features(2, 5, 4))
 
 
@@ -125,9 +125,7 @@ def two_backbones():
 
 def test_ambiguous_names_list_the_paths():
     model = two_backbones()
-    with pytest.raises(
-        ValueError, match=r"Several layers of 'twins' are called 'block': \['left/block', 'right/block'\]"
-    ):
+    with pytest.raises(ValueError, match=r"Several layers of 'twins' match 'block': \['left/block', 'right/block'\]"):
         find_layer(model, "block")
     assert find_layer(model, "right/block") is model.get_layer("right").get_layer("block")
 
@@ -149,7 +147,7 @@ def test_a_layer_shared_by_two_parts_is_one_layer():
 
 @pytest.mark.parametrize("name", ["", "a@b", "a[", "[0]", "a[0]@1", None, 3])
 def test_malformed_taps(name):
-    with pytest.raises(ValueError, match="A tap is written"):
+    with pytest.raises(ValueError, match="A tap must be"):
         Taps(mlp(), [name])
 
 
@@ -163,7 +161,7 @@ def test_the_model_runs_once_and_is_as_before():
 
 def test_a_pass_that_fails_leaves_the_model_as_before():
     model = mlp()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="incompatible with the layer"):
         Taps(model, ["features"])(features(4, 9), training=False)
     assert "call" not in vars(model.get_layer("features"))
 
@@ -222,5 +220,5 @@ def test_a_layer_called_output_must_be_the_output(policy):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), last], name="student")
     np.testing.assert_array_equal(Taps(model, ["output"])(x, training=False)["output"], model(x))
     model.add(keras.layers.Softmax())
-    with pytest.raises(ValueError, match="its layer of that name returns something else. Rename the layer"):
+    with pytest.raises(ValueError, match="its layer of that name returns another tensor. Rename the layer"):
         Taps(model, ["output"])(x, training=False)

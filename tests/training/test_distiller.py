@@ -60,7 +60,7 @@ class Subclassed(keras.Model):
 
 def test_inputs_are_asked_for_only_if_nothing_tells_them():
     terms = [Term(KLDivergence())]
-    with pytest.raises(ValueError, match="inputs of 'student' and 'teacher' are not known. Pass `inputs=`"):
+    with pytest.raises(ValueError, match="The input shapes of 'student' and 'teacher' are unknown. Pass `inputs=`"):
         Distiller(student=Subclassed("student"), teacher=Subclassed("teacher"), terms=terms)
     Distiller(student=Subclassed("student"), teacher=mlp(name="teacher"), terms=terms)
     built = Subclassed("student")
@@ -82,7 +82,7 @@ def test_inputs_that_are_none(inputs):
 
 @pytest.mark.parametrize("student", [None, "student", keras.layers.Dense(3)])
 def test_a_student_is_a_model(student):
-    with pytest.raises(ValueError, match="The student must be a keras.Model"):
+    with pytest.raises(ValueError, match="`student` must be a keras.Model"):
         Distiller(student=student, teacher=mlp(name="teacher"), terms=[Term(KLDivergence())])
 
 

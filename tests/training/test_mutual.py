@@ -282,19 +282,18 @@ def test_a_saved_peer_holds_no_trace_of_the_others(tmp_path):
 def test_peers_need_not_be_built():
     x, y = data()
     models = [keras.Sequential([keras.layers.Dense(3)], name=name) for name in "ab"]
-    with pytest.raises(ValueError, match="inputs of 'a' and 'b' are not known"):
+    with pytest.raises(ValueError, match="The input shapes of 'a' and 'b' are unknown"):
         MutualDistiller(models)
     assert fitted(compiled(MutualDistiller(models, inputs=x)), x, y)["loss"][0] > 0
 
 
-def test_logits_may_be_an_inner_layer():
+@pytest.mark.parametrize("taps", [{}, {"logits": "logits"}], ids=["of the output", "of a layer"])
+def test_peers_that_end_in_a_softmax(taps):
     (x, y), models = data(), peers()
     logits = predictions(models, x)
     for model in models.values():
         model.add(keras.layers.Softmax())
-    with pytest.raises(ValueError, match="'output' of peer 'a' ends in a softmax. Say with `logits=`"):
-        MutualDistiller(models)
-    distiller = MutualDistiller(models, logits="logits")
+    distiller = MutualDistiller(models, **taps)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         distiller.compile(still(), "sparse_categorical_crossentropy")
@@ -338,25 +337,28 @@ def broken():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MutualDistiller([mlp()]), r"Two peers or more teach one another. Received: \['peer_0'\]"),
-        (lambda: MutualDistiller([]), "Two peers or more"),
-        (lambda: MutualDistiller(mlp()), "must be a list of models, or a dictionary.*Received: <Sequential"),
+        (lambda: MutualDistiller([mlp()]), r"needs at least two peers. Received: \['peer_0'\]"),
+        (lambda: MutualDistiller([]), "needs at least two peers"),
+        (lambda: MutualDistiller(mlp()), "must be a list of models or a dictionary.*Received: <Sequential"),
         (lambda: MutualDistiller({"a": mlp(), "b": lambda x: x}), "Each peer must be a keras.Model. Received: {'b'"),
-        (lambda: MutualDistiller({"": mlp(), 3: mlp()}), r"needs a name.*\['', 3\]"),
+        (lambda: MutualDistiller({"": mlp(), 3: mlp()}), r"needs a non-empty name.*\['', 3\]"),
         (lambda: MutualDistiller([mlp()] * 2), "'peer_0' and 'peer_1' share one model"),
         (lambda: MutualDistiller(shared()), "'a' and 'b' share the weights.*features/kernel"),
-        (lambda: MutualDistiller(broken()), "logits/kernel'] of peer 'b' hold NaN"),
+        (lambda: MutualDistiller(broken()), "logits/kernel'] of peer 'b' contain NaN"),
         (
             lambda: MutualDistiller({"a": mlp(), "b": mlp(classes=4)}),
             r"same classes.*'a': \(None, 3\), 'b': \(None, 4\)",
         ),
-        (lambda: MutualDistiller({"a": mlp(), "a_mutual": mlp()}), r"\['a', 'a_mutual'\] could not be told apart"),
-        (lambda: MutualDistiller(peers(), Hint()), "compared by a loss of logits"),
-        (lambda: MutualDistiller(peers(), "kl"), "compared by a loss of logits.*Received: 'kl'"),
-        (lambda: MutualDistiller(peers(), weight=0), "`weight` must be a finite number above 0"),
-        (lambda: MutualDistiller(peers(), supervised_weight=-1), "`supervised_weight` must be a finite number 0 or"),
+        (
+            lambda: MutualDistiller({"a": mlp(), "a_mutual": mlp()}),
+            r"\['a', 'a_mutual'\] make the names of the logs ambiguous",
+        ),
+        (lambda: MutualDistiller(peers(), Hint()), "must be a loss of logits"),
+        (lambda: MutualDistiller(peers(), "kl"), "must be a loss of logits.*Received: 'kl'"),
+        (lambda: MutualDistiller(peers(), weight=0), "`weight` must be a finite number"),
+        (lambda: MutualDistiller(peers(), supervised_weight=-1), "`supervised_weight` must be a finite number"),
         (lambda: MutualDistiller(peers(), logits="logit"), "No layer called 'logit' in 'a'. Closest: .'logits'"),
-        (lambda: MutualDistiller(peers(), mask="padding"), "looks for its mask in the input 'padding'"),
+        (lambda: MutualDistiller(peers(), mask="padding"), "is the input 'padding', which does not exist"),
         (lambda: MutualDistiller([mlp(classes=1, name=n) for n in "ab"]), "two classes or more"),
     ],
 )

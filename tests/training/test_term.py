@@ -5,7 +5,15 @@ import pytest
 from keras_distill import Distiller, Term
 from keras_distill.data.batch import Batch
 from keras_distill.heads import Convolution, Projection
-from keras_distill.losses import AttentionTransfer, DecoupledKD, Hint, KLDivergence, RelationalKD, SimilarityPreserving
+from keras_distill.losses import (
+    AttentionTransfer,
+    BinaryKD,
+    DecoupledKD,
+    Hint,
+    KLDivergence,
+    RelationalKD,
+    SimilarityPreserving,
+)
 from keras_distill.models.specs import Spec
 from keras_distill.schedules import Linear
 from tests.support.helpers import features, mlp
@@ -43,14 +51,14 @@ def test_the_automatic_head_is_the_obvious_one(loss, student, teacher, head):
             (4, 3),
             r"RelationalKD compares activations of rank 2. Received: student 'output' of shape \(None, 4, 3\)",
         ),
-        (Term(Hint(), "a", "b", head="auto", name="t"), (4, 3), (3,), "finds no obvious head from student 'a'"),
+        (Term(Hint(), "a", "b", head="auto", name="t"), (4, 3), (3,), "has no default head from student 'a'"),
         (
             Term(Hint(), "a", "b", head="auto", name="t"),
             (4, 3),
             (5, 3),
-            r"shape \(None, 4, 3\), \(None, 4, 3\) behind head 'projection.*Choose another",
+            r"shape \(None, 4, 3\), \(None, 4, 3\) after head 'projection.*Choose another",
         ),
-        (Term(Hint(), "a", "b", head=keras.layers.Dense(7), name="t"), (3,), (5,), r"\(None, 7\) behind head 'dense"),
+        (Term(Hint(), "a", "b", head=keras.layers.Dense(7), name="t"), (3,), (5,), r"\(None, 7\) after head 'dense"),
         (
             Term(KLDivergence(), head="auto", name="t"),
             (3,),
@@ -65,11 +73,15 @@ def test_misfits_are_named(term, student, teacher, message):
         term.build(spec(*student), spec(*teacher))
 
 
-@pytest.mark.parametrize("source", ["Softmax", "Sigmoid"])
-def test_probabilities_are_refused_where_logits_are_compared(source):
-    with pytest.raises(ValueError, match=f"Term 'kd' compares logits, but teacher 'probs' ends in a {source.lower()}"):
-        Term(KLDivergence(), teacher="probs", name="kd").build(spec(3), spec(3, source=source))
-    Term(Hint(), name="hint").build(spec(3), spec(3, source=source))
+@pytest.mark.parametrize(
+    ("loss", "source", "other"), [(KLDivergence(), "Softmax", "Sigmoid"), (BinaryKD(), "Sigmoid", "Softmax")]
+)
+def test_a_loss_of_logits_takes_the_probabilities_of_its_own_activation(loss, source, other):
+    Term(loss, teacher="probs", name="kd").build(spec(3), spec(3, source=source))
+    message = f"compares the logits of a {source.lower()}, but teacher 'probs' ends in a {other.lower()}"
+    with pytest.raises(ValueError, match=message):
+        Term(loss, teacher="probs", name="kd").build(spec(3), spec(3, source=other))
+    Term(Hint(), name="hint").build(spec(3), spec(3, source=other))
 
 
 @pytest.mark.parametrize("arguments", [{"head": "dense"}, {"head": 3}, {"name": ""}, {"name": 4}])
@@ -110,7 +122,7 @@ def test_names_of_terms():
     )
     assert [term.name for term in distiller.terms] == ["hint", "decoupled_kd", "hint_2", "hint_3"]
     for names in (["a", "a"], ["supervised", "b"]):
-        with pytest.raises(ValueError, match="a name of its own"):
+        with pytest.raises(ValueError, match="Terms need unique names"):
             Distiller(student=models[0], teacher=models[1], terms=[Term(Hint(), name=name) for name in names])
 
 

@@ -1,0 +1,132 @@
+"""Keras losses and plain functions as distillation losses."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_distill.data.batch import Batch
+from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.models.masking import mean_over_positions
+from keras_distill.types import Tensor
+
+# Losses of labels or probabilities, and the loss of this package that compares logits instead. On logits they have
+# wrong gradients and no lower bound, and their names suggest otherwise.
+_OF_PROBABILITIES = {
+    "BinaryCrossentropy": "BinaryKD",
+    "BinaryFocalCrossentropy": "BinaryKD",
+    "CategoricalCrossentropy": "KLDivergence",
+    "CategoricalFocalCrossentropy": "KLDivergence",
+    "CategoricalGeneralizedCrossEntropy": "KLDivergence",
+    "CategoricalHinge": "KLDivergence",
+    "CTC": "KLDivergence",
+    "Circle": "RelationalKD",
+    "Dice": "KLDivergence",
+    "Hinge": "BinaryKD",
+    "KLDivergence": "KLDivergence",
+    "Poisson": "LogitMSE",
+    "SparseCategoricalCrossentropy": "KLDivergence",
+    "SquaredHinge": "BinaryKD",
+    "Tversky": "KLDivergence",
+}
+_PARAMETERS = (("student", "teacher"), ("y_true", "y_pred"))
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class LossAdapter(DistillationLoss):
+    """Keras loss of real values, or a plain function, as a distillation loss.
+
+    `Term` makes it from its first argument: `Term(keras.losses.Huber())`, `Term("mse")`, `Term(function)`. A Keras loss
+    is called with the teacher's activation as `y_true` and the student's as `y_pred`. Its `reduction` has no effect:
+    each example gets the mean over its positions, as in every term.
+
+    Args:
+        loss: A `keras.losses.Loss` of real values (mean squared or absolute error, Huber, LogCosh, cosine similarity,
+            or the user's own), the name of one, or a function with the parameters `student` and `teacher`, or `y_true`
+            and `y_pred`, that returns one value per example or position, shape `[batch, ...]`. Register a function with
+            `keras.saving.register_keras_serializable` if the distiller will be saved.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: For a Keras loss of probabilities or labels; a function with other parameters; and anything that is
+            not a loss.
+
+    Example:
+    >>> terms = [Term(keras.losses.Huber(delta=0.5), "features", "features", head="auto")]
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=terms)
+    """
+
+    def __init__(self, loss: Any, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.wrapped = _resolve(loss)
+        self._compare = _by_keyword(self.wrapped)
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the wrapped loss, for the logs."""
+        return getattr(self.wrapped, "name", None) or getattr(self.wrapped, "__name__", "function").strip("<>")
+
+    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
+        pair = [keras.KerasTensor(shape, "float32") for shape in (student_shape, teacher_shape)]
+        result = keras.backend.compute_output_spec(self._compare, *pair)
+        if not len(getattr(result, "shape", ())):
+            raise ValueError(
+                f"'{self.loss_name}' must return one value per example, shape [batch] or [batch, positions...]. "
+                f"Received: {result}"
+            )
+
+    def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
+        return shapes_match(student_shape[1:], teacher_shape[1:])
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return mean_over_positions(self._compare(student, teacher), batch.position_weight)
+
+    def get_config(self):
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.wrapped)}
+
+
+def _resolve(loss):
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    class_name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else _class_of_function(loss)
+    if class_name in _OF_PROBABILITIES:
+        raise ValueError(
+            f"keras.losses.{class_name} compares labels or probabilities, not the activations of two models. Use "
+            f"keras_distill.losses.{_OF_PROBABILITIES[class_name]}(), which compares logits."
+        )
+    if not isinstance(loss, keras.losses.Loss) and not callable(loss):
+        raise ValueError(
+            "The loss of a Term must be a loss of keras_distill.losses, a keras.losses.Loss of real values, the name "
+            f"of one, or a function (student, teacher). Received: {loss!r}"
+        )
+    return loss
+
+
+def _class_of_function(function):
+    """Return the name of the Keras class that a function of `keras.losses` belongs to, or None."""
+    name = getattr(function, "__name__", "")
+    if getattr(keras.losses, name, None) is not function:
+        return None
+    squeezed = name.replace("_", "").lower()
+    return next((class_name for class_name in _OF_PROBABILITIES if class_name.lower() == squeezed), None)
+
+
+def _by_keyword(loss) -> Callable:
+    """Return a function of (student, teacher) that passes each to the right parameter."""
+    if isinstance(loss, keras.losses.Loss):
+        return lambda student, teacher: loss.call(y_true=teacher, y_pred=student)
+    names = [
+        parameter.name
+        for parameter in inspect.signature(loss).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if set(names) == {"student", "teacher"}:
+        return lambda student, teacher: loss(student=student, teacher=teacher)
+    if set(names) == {"y_true", "y_pred"}:
+        return lambda student, teacher: loss(y_true=teacher, y_pred=student)
+    raise ValueError(
+        f"A loss function must have the parameters (student, teacher) or (y_true, y_pred). Received: "
+        f"{getattr(loss, '__name__', loss)}({', '.join(names)})"
+    )

@@ -1,0 +1,134 @@
+"""Logits of models that end in a softmax or a sigmoid."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_distill.models.specs import PROBABILITIES, Spec, input_specs, producer, trace
+from keras_distill.types import Structure, Tensor
+
+# Smallest probability whose logarithm is taken where the logits themselves cannot be read.
+_SMALLEST = 1e-30
+
+
+def as_logits(tensor: Tensor, source: str | None = None) -> Tensor:
+    """Return the input of the softmax or sigmoid that made a tensor; any other tensor is returned as it is.
+
+    In a graph the input is read from the operation. In eager execution it is read from the attribute that
+    `keras.activations` sets; where that was lost, the logarithm of the probabilities stands in, which differs from the
+    logits by a constant that no softmax depends on.
+
+    Args:
+        tensor: Activation of a forward pass, shape `[batch, ...]`.
+        source: Operation that computes the tensor, as `Spec.source` has it. None to look only at the tensor itself.
+
+    Returns:
+        The same shape. A Keras mask stays attached.
+    """
+    logits = _input_of_operation(tensor) if tf.is_symbolic_tensor(tensor) else getattr(tensor, "_keras_logits", None)
+    if logits is None and source == "Softmax":
+        logits = ops.log(ops.maximum(tensor, _SMALLEST))
+    elif logits is None and source == "Sigmoid":
+        logits = ops.log(ops.maximum(tensor, _SMALLEST)) - ops.log(ops.maximum(1.0 - tensor, _SMALLEST))
+    if logits is None:
+        return tensor
+    logits = tf.identity(ops.reshape(logits, ops.shape(tensor)))
+    logits.set_shape(tensor.shape)
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        logits._keras_mask = mask
+    return logits
+
+
+def logits_of(activations: Structure, specs: Structure) -> Structure:
+    """Return a structure of activations with `as_logits` applied to each.
+
+    Args:
+        activations: A tensor, or a structure of several.
+        specs: The `Spec` of each, in the same structure.
+    """
+    if isinstance(specs, Spec):
+        return as_logits(activations, specs.source)
+    if isinstance(specs, dict):
+        return {key: logits_of(activations[key], spec) for key, spec in specs.items()}
+    return type(activations)(logits_of(*pair) for pair in zip(activations, specs))
+
+
+def without_softmax(model: keras.Model) -> keras.Model:
+    """Return a model that shares the weights of a classifier and ends in its logits.
+
+    The given model stays as it is. Both compute with the same variables, so that training one trains the other.
+
+    Args:
+        model: A built `keras.Model` with an output that ends in a softmax or a sigmoid.
+
+    Returns:
+        A `keras.Model` with the same inputs, outputs and weights, less the softmax.
+
+    Raises:
+        ValueError: If no output ends in a softmax or a sigmoid.
+
+    Example:
+    >>> classifier = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
+    >>> logits = without_softmax(classifier)
+    >>> logits.predict(np.ones((2, 8)), verbose=0).shape
+    (2, 3)
+    """
+    found = WithoutSoftmax(model)
+    if not any(spec.probabilities for spec in _leaves(found.specs)):
+        raise ValueError(f"'{model.name}' does not end in a softmax or a sigmoid. Use it as it is.")
+    return found
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class WithoutSoftmax(keras.Model):
+    """A model whose outputs are the logits of another one. Made by `without_softmax`.
+
+    Args:
+        model: The `keras.Model`; its layers and weights are shared.
+        name: Defaults to the model's name with `_logits` appended.
+    """
+
+    def __init__(self, model: keras.Model, name: str | None = None):
+        super().__init__(name=name or f"{model.name}_logits", dtype=model.dtype_policy)
+        self.model = model
+        # A function, since Keras would wrap a list or a dictionary.
+        specs = trace(lambda x: model(x, training=False), input_specs(None, model))
+        self._specs = lambda: specs
+        self.built = True
+
+    @property
+    def specs(self) -> Structure:
+        """`Spec` of the model's output, or a structure of several."""
+        return self._specs()
+
+    @property
+    def inputs(self) -> list:
+        """Symbolic inputs of the model."""
+        return self.model.inputs
+
+    @property
+    def input(self) -> Structure:
+        """Symbolic inputs, in the structure that the model is called with."""
+        return self.model.input
+
+    def call(self, inputs, training=None):
+        return logits_of(self.model(inputs, training=training), self.specs)
+
+    def get_config(self):
+        return {"model": keras.saving.serialize_keras_object(self.model), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["model"]), name=config["name"])
+
+
+def _leaves(specs):
+    if isinstance(specs, Spec):
+        return [specs]
+    return [leaf for part in (specs.values() if isinstance(specs, dict) else specs) for leaf in _leaves(part)]
+
+
+def _input_of_operation(tensor):
+    operation = producer(tensor)
+    return operation.inputs[0] if operation.type in PROBABILITIES else None

@@ -1,0 +1,88 @@
+"""Weights of losses: the contract that numbers, schedules, `Balance` and user-defined weights implement."""
+
+from typing import Any
+
+import keras
+
+from keras_distill.data.batch import Batch
+from keras_distill.schedules import check_positive, value_at
+from keras_distill.types import ScheduleLike, Tensor
+
+
+class LossWeight:
+    """Factor that a distiller multiplies a loss with. Base class.
+
+    A subclass implements `value`. One with state is also a `keras.layers.Layer`, so that its variables are saved with
+    the distiller; it creates them in `build()`, moves them in `update` and is logged as `<name>_weight`.
+
+    Attributes:
+        state: Variables that `update` assigns. Empty for a weight that depends on the step alone.
+        needs_supervised_loss: Whether `update` reads the supervised loss, so that `compile` must get a loss and every
+            training batch must have labels.
+
+    Example:
+    >>> class Halving(LossWeight):
+    ...     def value(self, step):
+    ...         return 0.5 ** (ops.cast(step, "float32") / 1000.0)
+    >>> term = Term(KLDivergence(), weight=Halving())
+    """
+
+    state = ()
+    needs_supervised_loss = False
+
+    def value(self, step: Tensor) -> Tensor:
+        """Return the weight at an optimizer step.
+
+        Args:
+            step: Scalar integer tensor.
+
+        Returns:
+            Unitless, a float or a float32 scalar without gradient.
+        """
+        raise NotImplementedError
+
+    def update(self, loss: Tensor, supervised: Tensor, batch: Batch) -> None:
+        """Update the state; called in every training step, before `value`. Does nothing by default.
+
+        Args:
+            loss: The loss that is weighted, a float32 scalar: the mean over this replica's examples.
+            supervised: The supervised loss, likewise.
+            batch: The `Batch`.
+        """
+
+
+class Scheduled(LossWeight):
+    """Weight that is a number or a schedule.
+
+    Args:
+        schedule: Number, or a schedule evaluated at the optimizer's step.
+    """
+
+    def __init__(self, schedule: ScheduleLike):
+        self.schedule = schedule
+
+    def value(self, step):
+        return value_at(self.schedule, step)
+
+
+def check_weight(weight: Any, name: str) -> ScheduleLike | LossWeight:
+    """Return a weight; a number as a Python float.
+
+    Args:
+        weight: A number >= 0, a schedule or a `LossWeight`.
+        name: Name of the argument, for the error.
+
+    Raises:
+        ValueError: For a negative number, NaN, infinity or another type.
+    """
+    return weight if isinstance(weight, LossWeight) else check_positive(weight, name, zero=True)
+
+
+def as_weight(weight: ScheduleLike | LossWeight) -> LossWeight:
+    """Return a number or a schedule as a `LossWeight`; a `LossWeight` is returned as it is."""
+    return weight if isinstance(weight, LossWeight) else Scheduled(weight)
+
+
+def serialize_weight(weight: ScheduleLike | LossWeight) -> Any:
+    """Return a weight in the form that Keras serializes."""
+    return weight if isinstance(weight, float) else keras.saving.serialize_keras_object(weight)
