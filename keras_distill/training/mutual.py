@@ -42,7 +42,8 @@ class MutualDistiller(BaseDistiller):
     Each peer runs once per step, in training mode, also where its predictions are targets. Sample weights, missing
     labels, masks and precision follow the same rules as in `Distiller`; without labels the peers train on one another
     alone. The logs hold `loss` and, for each peer, `<peer>_loss`, the unweighted `<peer>_supervised_loss` and
-    `<peer>_mutual_loss`, and the metrics given to `compile`, such as `<peer>_accuracy`. `predict` and a call return `{peer: prediction}`; `teachers.Ensemble` combines the peers into one teacher. `save` and
+    `<peer>_mutual_loss`, and the metrics given to `compile`, such as `<peer>_accuracy`. `predict` and a call return
+    `{peer: prediction}`; `teachers.Ensemble` combines the peers into one teacher. `save` and
     `keras.saving.load_model` keep the whole state, so that `fit` resumes exactly.
 
     Args:

@@ -1,0 +1,149 @@
+"""Docstrings of the public API: complete, and their examples run."""
+
+import doctest
+import importlib
+import inspect
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_distill
+
+WINGS = [
+    "cache",
+    "callbacks",
+    "compression",
+    "data",
+    "heads",
+    "losses",
+    "mapping",
+    "metrics",
+    "models",
+    "preflight",
+    "report",
+    "schedules",
+    "teachers",
+    "training",
+    "tuning",
+]
+PACKAGES = [keras_distill, *(importlib.import_module(f"keras_distill.{wing}") for wing in WINGS)]
+# TFX imports for ten seconds; its modules are documented by their own tests.
+PUBLIC = {
+    f"{value.__module__}.{value.__qualname__}": value
+    for package in PACKAGES
+    for name in package.__all__
+    if callable(value := getattr(package, name)) and value.__module__.startswith("keras_distill")
+}
+# Made by the library, not by users.
+RETURNED = {
+    "Cache",
+    "Copied",
+    "Example",
+    "Exported",
+    "Finding",
+    "ModelResult",
+    "Profile",
+    "Results",
+    "Row",
+    "Run",
+    "Search",
+    "Tappable",
+    "TeacherCache",
+    "Traced",
+}
+ABSTRACT = {"BaseDistiller", "DistillationLoss", "DistillationMetric", "Head", "MeanMetric", "Schedule", "Teacher"}
+
+
+def parameters(value):
+    function = value.__init__ if inspect.isclass(value) else value
+    if inspect.isclass(value) and "__init__" not in vars(value) and not hasattr(value, "__dataclass_fields__"):
+        return []
+    names = []
+    for parameter in list(inspect.signature(function).parameters.values()):
+        if parameter.name == "self" or parameter.name.startswith("_"):
+            continue
+        if inspect.isclass(value) and parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        names.append(parameter.name)
+    return names
+
+
+def described(value):
+    """Names that the docstring describes in its sections Args and Attributes; a class's bases count."""
+    docs = [inspect.getdoc(c) or "" for c in (value.__mro__ if inspect.isclass(value) else [value])]
+    text = "\n".join(docs)
+    sections = re.findall(r"^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)*)", text, re.MULTILINE)
+    return set(re.findall(r"^[ ]{4}\*{0,2}(\w+):", "\n".join(sections), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_argument_is_described(name):
+    value = PUBLIC[name]
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    optional = {"name", "dtype"} if inspect.isclass(value) else set()
+    missing = set(parameters(value)) - described(value) - optional
+    assert not missing, f"{name} does not describe {sorted(missing)}"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_raised_errors_are_listed(name):
+    value = PUBLIC[name]
+    function = vars(value).get("__init__") or vars(value).get("__post_init__") if inspect.isclass(value) else value
+    if function is None:
+        return
+    raised = set(re.findall(r"raise (\w+)\(", inspect.getsource(inspect.unwrap(function))))
+    docs = inspect.getdoc(value) or ""
+    assert not raised or "Raises:" in docs, f"{name} raises {sorted(raised)} without a section Raises"
+
+
+def models():
+    def network(channels, names, strides, name):
+        layers = [keras.Input((8, 8, 3))]
+        for block, stride in zip(names, strides):
+            layers.append(keras.layers.Conv2D(channels, 3, stride, "same", activation="relu", name=block))
+        layers += [keras.layers.GlobalAveragePooling2D(name="features"), keras.layers.Dense(3, name="logits")]
+        return keras.Sequential(layers, name=name)
+
+    student = network(8, ["block_1", "block_2"], [1, 2], "student")
+    teacher = network(16, ["block_1", "block_2", "block_3", "block_4"], [1, 1, 2, 1], "teacher")
+    functional = [keras.Model(model.inputs, model.outputs, name=model.name) for model in (student, teacher)]
+    return dict(zip(("student", "teacher"), functional))
+
+
+def namespace():
+    names = {"keras": keras, "np": np, "tf": tf, "ops": keras.ops, "keras_distill": keras_distill}
+    for package in PACKAGES:
+        names |= {name: getattr(package, name) for name in package.__all__}
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(32, 8, 8, 3)).astype("float32"), random.integers(0, 3, 32)
+    return names | models() | {"x": x, "y": y}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, value in PUBLIC.items() if ">>>" in (inspect.getdoc(value) or ""))
+)
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    value = PUBLIC[name]
+    # Methods too.
+    finder = doctest.DocTestFinder(recurse=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in finder.find(value, name, globs=namespace()):
+        output = []
+        runner.run(test, out=output.append)
+        assert not runner.failures, "".join(output)
+
+
+def test_classes_that_users_make_have_an_example():
+    missing = [
+        name
+        for name, value in PUBLIC.items()
+        if inspect.isclass(value)
+        and value.__name__ not in RETURNED | ABSTRACT
+        and ">>>" not in (inspect.getdoc(value) or "")
+        and not issubclass(value, Exception)
+    ]
+    assert not missing, missing
