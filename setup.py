@@ -1,19 +1,21 @@
-"""Packaging of keras_distill; BUILD.md says how it is used."""
+"""Packaging of keras_distill; see BUILD.md."""
+
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
-RECIPES = ["scikit-learn", "matplotlib", "jinja2"]
+REPORT = ["scikit-learn", "matplotlib", "jinja2"]
 EXPORT = ["ai-edge-litert", "tf2onnx", "onnx", "onnxruntime"]
 HUB = ["keras-hub", "safetensors"]
-# Built for glibc 2.39, which pip cannot be told: `.ci/environment` makes it run on older machines, too.
-BEAM = ["apache-beam>=2.70", "dill"]  # Beam's local runner imports dill and does not say so.
+# Built for glibc 2.39, which pip cannot check. `.ci/environment` also makes it run on older machines.
+BEAM = ["apache-beam>=2.70", "dill"]  # Beam's local runner imports dill without requiring it.
 TFX = ["tfx[kfp]==1.21.0", *BEAM]
 
 setup(
     name="keras-distill",
     version="0.2.0",
     description="Knowledge distillation for Keras 3 on TensorFlow",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
@@ -28,24 +30,32 @@ setup(
         "etils[epath]",
         "keras>=3.12",
         "keras-tuner",
-        "tensorboard",  # KerasTuner imports it and does not say so.
+        "tensorboard",  # KerasTuner imports it without requiring it.
         "tensorflow>=2.19",
         "tensorflow-datasets",
-        "importlib_resources",  # TensorFlow Datasets imports it and does not say so.
+        "importlib_resources",  # TensorFlow Datasets imports it without requiring it.
     ],
     extras_require={
-        "recipes": RECIPES,
+        "report": REPORT,
         "export": EXPORT,
         "hub": HUB,
         "beam": BEAM,
         "dask": [*BEAM, "dask", "distributed"],
         "tfx": TFX,
-        "test": [*RECIPES, *EXPORT, *HUB, "pytest", "pytest-xdist", "ruff"],
+        "test": [*REPORT, *EXPORT, *HUB, "basedpyright", "pytest", "pytest-xdist", "ruff"],
     },
+    keywords="knowledge distillation, model compression, teacher-student, quantization, keras, tensorflow",
     classifiers=[
+        "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

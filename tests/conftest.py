@@ -1,7 +1,9 @@
 """Before any test: quiet, seeded, and four logical devices for the tests with replicas."""
 
 import gc
+import logging
 import os
+import re
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -14,31 +16,53 @@ import keras_distill  # noqa: F401
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
-tf.get_logger().setLevel("ERROR")
 
-# Minutes each. Begun last, one of them would keep a single process busy while the others are done.
+# Minutes each. Started last, one of them would keep a single process busy while the others are idle.
 LONG_FILES = (
     "test_contract.py",
     "test_recipes.py",
     "test_backup.py",
     "test_tuning.py",
-    "test_cli_walk.py",
-    "test_recipes_are_sound.py",
+    "test_walk.py",
+    "test_preflight.py",
 )
 
 
+class Deprecations(logging.Handler):
+    """Collects deprecations that TensorFlow logs for calls from this package; warning filters do not see them."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        message = record.getMessage()
+        if re.match(r"From \S*keras_distill/.*deprecated", message, re.DOTALL):
+            self.messages.append(message)
+
+
+deprecations = Deprecations()
+tf.get_logger().handlers = [deprecations]
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Use one process per core for the whole suite only: some files or a folder are faster in a single process."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 def pytest_collection_modifyitems(items):
-    """Long files first."""
+    """Start long files first."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 @pytest.fixture(autouse=True)
 def clean():
-    """Each test starts from the same seed, in float32, and with automatic names from the first on."""
+    """Start each test with the same seed, in float32, with automatic names numbered from the first."""
     keras.utils.clear_session()
-    # Keras has just collected garbage. What is left outlives its test, and to look through it again before each of the
-    # next ones would take longer and longer.
+    # Keras has just collected garbage. Frozen objects are not searched again before each of the following tests.
     gc.freeze()
     keras.utils.set_random_seed(0)
+    deprecations.messages.clear()
     yield
     keras.config.set_dtype_policy("float32")
+    assert not deprecations.messages, deprecations.messages

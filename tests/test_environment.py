@@ -1,4 +1,4 @@
-"""What .ci/environment refuses before it does anything. That it works is seen whenever .ci/run passes."""
+"""Errors of .ci/environment. That it works is tested whenever .ci/run passes."""
 
 import os
 import pathlib
@@ -22,13 +22,13 @@ def test_a_folder_must_be_named():
     assert "usage: .ci/environment VENV" in refusal()
 
 
-def test_an_environment_is_not_overwritten(tmp_path):
-    assert f"'{tmp_path}' is there already" in refusal(tmp_path)
+def test_a_folder_of_others_is_not_overwritten(tmp_path):
+    assert f"'{tmp_path}' exists and was not created by this script" in refusal(tmp_path)
 
 
 def test_a_python_that_is_not_there(tmp_path):
     error = refusal(tmp_path / "venv", python="no-such-python")
-    assert "there is no 'no-such-python'. Name a Python 3.10 to 3.13 by PYTHON." in error
+    assert "'no-such-python' was not found. Set PYTHON to a Python 3.10 to 3.13." in error
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.14"])
