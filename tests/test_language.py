@@ -115,7 +115,7 @@ def test_no_address_of_a_package_registry():
             path.is_file()
             and path.suffix in (".py", ".md", ".json", ".toml", ".txt", ".jinja", "")
             and not any(
-                part in (".git", "runs", "__pycache__")
+                part in (".git", "runs", "build", "__pycache__")
                 or part.startswith(".venv")
                 or part.endswith(("_cache", ".egg-info"))
                 for part in parts

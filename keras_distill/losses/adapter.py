@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, shapes_match
 from keras_distill.models.masking import mean_over_positions
+from keras_distill.models.specs import trace
 from keras_distill.types import Tensor
 
 # Losses of labels or probabilities, and the loss of this package that compares logits instead. On logits they have
@@ -46,6 +48,8 @@ class LossAdapter(DistillationLoss):
             or the user's own), the name of one, or a function with the parameters `student` and `teacher`, or `y_true`
             and `y_pred`, that returns one value per example or position, shape `[batch, ...]`. Register a function with
             `keras.saving.register_keras_serializable` if the distiller will be saved.
+        arguments: Constructor arguments of a Keras loss that its own config leaves out, such as Huber's `delta`; set when
+            a saved distiller is loaded. Defaults to None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
@@ -57,33 +61,39 @@ class LossAdapter(DistillationLoss):
     >>> distiller = Distiller(student=student, teacher=teacher, terms=terms)
     """
 
-    def __init__(self, loss: Any, **kwargs: Any):
+    def __init__(self, loss: Any, arguments: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.wrapped = _resolve(loss)
+        loss = _resolve(loss)
+        self.wrapped = type(loss).from_config({**loss.get_config(), **arguments}) if arguments else loss
         self._compare = _by_keyword(self.wrapped)
+        # It has no variables, so that distillers can share it and a function need not be registered.
+        self.built = True
 
     @property
     def loss_name(self) -> str:
         """Name of the wrapped loss, for the logs."""
-        return getattr(self.wrapped, "name", None) or getattr(self.wrapped, "__name__", "function").strip("<>")
-
-    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
-        pair = [keras.KerasTensor(shape, "float32") for shape in (student_shape, teacher_shape)]
-        result = keras.backend.compute_output_spec(self._compare, *pair)
-        if not len(getattr(result, "shape", ())):
-            raise ValueError(
-                f"'{self.loss_name}' must return one value per example, shape [batch] or [batch, positions...]. "
-                f"Received: {result}"
-            )
+        name = getattr(self.wrapped, "name", None) or getattr(self.wrapped, "__name__", "function")
+        return name.strip("<>").removesuffix("_loss")
 
     def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
-        return shapes_match(student_shape[1:], teacher_shape[1:])
+        if not shapes_match(student_shape[1:], teacher_shape[1:]):
+            return False
+        pair = tf.TensorSpec(student_shape), tf.TensorSpec(teacher_shape)
+        result = trace(lambda activations: self._compare(*activations), pair)
+        if not result.shape:
+            raise ValueError(
+                f"'{self.loss_name}' must return one value per example, shape [batch] or [batch, positions...]. "
+                "Received: a scalar. Leave out the mean over the first axis."
+            )
+        return True
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         return mean_over_positions(self._compare(student, teacher), batch.position_weight)
 
     def get_config(self):
-        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.wrapped)}
+        config = {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.wrapped)}
+        arguments = _arguments_without_config(self.wrapped)
+        return {**config, "arguments": arguments} if arguments else config
 
 
 def _resolve(loss):
@@ -110,6 +120,15 @@ def _class_of_function(function):
         return None
     squeezed = name.replace("_", "").lower()
     return next((class_name for class_name in _OF_PROBABILITIES if class_name.lower() == squeezed), None)
+
+
+def _arguments_without_config(loss):
+    """Return constructor arguments that the config of a Keras loss leaves out: Keras 3.15 loses Huber's `delta`."""
+    if not isinstance(loss, keras.losses.Loss):
+        return {}
+    given, config = getattr(loss, "_fn_kwargs", {}), loss.get_config()
+    parameters = inspect.signature(type(loss)).parameters
+    return {name: value for name, value in given.items() if name in parameters and name not in config}
 
 
 def _by_keyword(loss) -> Callable:

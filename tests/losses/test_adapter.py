@@ -27,7 +27,7 @@ def numpy_huber(error, delta):
 CASES = {
     "mse": ("mse", lambda s, t: ((s - t) ** 2).mean(-1), "mean_squared_error"),
     "mae": (keras.losses.MeanAbsoluteError(), lambda s, t: np.abs(s - t).mean(-1), "mean_absolute_error"),
-    "huber": (keras.losses.Huber(0.5), lambda s, t: numpy_huber(s - t, 0.5), "huber_loss"),
+    "huber": (keras.losses.Huber(0.5), lambda s, t: numpy_huber(s - t, 0.5), "huber"),
     "sum": (keras.losses.MeanSquaredError(reduction="sum"), lambda s, t: ((s - t) ** 2).mean(-1), "mean_squared_error"),
     "log_cosh": (keras.losses.LogCosh(), lambda s, t: np.log(np.cosh(s - t)).mean(-1), "log_cosh"),
     "cosine": (
@@ -99,7 +99,7 @@ OF_PROBABILITIES = {
 def test_keras_losses_of_probabilities_raise_and_name_ours(name):
     message = rf"Use keras_distill.losses.{OF_PROBABILITIES[name]}\(\)"
     with pytest.raises(ValueError, match=message):
-        Term(name)
+        Term(getattr(keras.losses, name))
     cls = next(c for n, c in vars(keras.losses).items() if n.lower() == name.replace("_", "") and isinstance(c, type))
     with pytest.raises(ValueError, match=message):
         Term(cls())
@@ -122,7 +122,7 @@ def test_every_keras_loss_is_of_values_or_of_probabilities():
     }
     assert functions == values | set(OF_PROBABILITIES)
     for name in values:
-        Term(name)
+        Term(getattr(keras.losses, name))
 
 
 @pytest.mark.parametrize(
