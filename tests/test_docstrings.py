@@ -1,7 +1,6 @@
 """Docstrings of the public API: complete, and their examples run."""
 
 import doctest
-import importlib
 import inspect
 import re
 
@@ -11,32 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_distill
+from tests.support.public import PACKAGES, PUBLIC
 
-WINGS = [
-    "cache",
-    "callbacks",
-    "compression",
-    "data",
-    "heads",
-    "losses",
-    "mapping",
-    "metrics",
-    "models",
-    "preflight",
-    "report",
-    "schedules",
-    "teachers",
-    "training",
-    "tuning",
-]
-PACKAGES = [keras_distill, *(importlib.import_module(f"keras_distill.{wing}") for wing in WINGS)]
-# TFX imports for ten seconds; its modules are documented by their own tests.
-PUBLIC = {
-    f"{value.__module__}.{value.__qualname__}": value
-    for package in PACKAGES
-    for name in package.__all__
-    if callable(value := getattr(package, name)) and value.__module__.startswith("keras_distill")
-}
 # Made by the library, not by users.
 RETURNED = {
     "Cache",

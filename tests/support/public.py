@@ -1,0 +1,32 @@
+"""The public API: what the wings list in `__all__`."""
+
+import importlib
+
+import keras_distill
+
+WINGS = [
+    "cache",
+    "callbacks",
+    "compression",
+    "data",
+    "heads",
+    "losses",
+    "mapping",
+    "metrics",
+    "models",
+    "preflight",
+    "report",
+    "saving",
+    "schedules",
+    "teachers",
+    "training",
+    "tuning",
+]
+PACKAGES = [keras_distill, *(importlib.import_module(f"keras_distill.{wing}") for wing in WINGS)]
+# Classes and functions by their full name.
+PUBLIC = {
+    f"{value.__module__}.{value.__qualname__}": value
+    for package in PACKAGES
+    for name in package.__all__
+    if callable(value := getattr(package, name)) and value.__module__.startswith("keras_distill")
+}
