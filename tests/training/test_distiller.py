@@ -100,7 +100,7 @@ def test_a_teacher_is_a_model_or_a_function(teacher):
             Term(Hint(), "features", "blocks/features"),
             "No layer called 'blocks/features' in 'teacher'. Closest: .'features'",
         ),
-        (Term(Hint(), "features[0]", "features"), "finds no entry '0' in 'student'"),
+        (Term(Hint(), "features[0]", "features"), "matches no entry of 'student'"),
     ],
 )
 def test_taps_are_checked_when_the_distiller_is_made(term, message):
