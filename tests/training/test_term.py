@@ -185,7 +185,7 @@ def test_a_loss_of_several_activations(tmp_path):
     np.testing.assert_allclose(logged, [np.mean(reference)], rtol=1e-5)
     distiller.save(tmp_path / "d.keras")
     assert load_distiller(tmp_path / "d.keras", teacher).terms[0].student == pair
-    with pytest.raises(ValueError, match="A head maps one activation"):
+    with pytest.raises(ValueError, match="maps one activation, but the term taps several"):
         Distiller(student=student, teacher=teacher, terms=[Term(FSP(), pair, pair, head=Projection())])
     with pytest.raises(ValueError, match=r"cannot compare student '\('late', 'early'\)'"):
         Distiller(student=student, teacher=teacher, terms=[Term(FSP(), ("late", "early"), pair)])
