@@ -113,7 +113,8 @@ class Chunked(LogitLossWrapper):
             `Embedding` for tied weights. Defaults to None: the tap returns logits.
         teacher_layer: Path of the layer that computes logits from the teacher's hidden states. It is not trained.
             Defaults to None: the tap returns logits, as with a `CachedTeacher`.
-        tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. 16 to 256 is typical. Defaults to 64.
+        tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. A chunk's logits take
+            `4 * tokens * words` bytes. Defaults to 64.
         **kwargs: Arguments of `DistillationLoss`, such as `name`.
 
     Raises:
@@ -221,7 +222,8 @@ class ChunkedCrossentropy(keras.losses.Loss):
     Args:
         layer: Path of the student's layer that computes logits from hidden states, for `Distiller.compile`, or the
             built layer itself, for any model. A `Dense`, or an `Embedding` for tied weights.
-        tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. 16 to 256 is typical. Defaults to 64.
+        tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. A chunk's logits take
+            `4 * tokens * words` bytes. Defaults to 64.
         name: Name of the loss. Defaults to "chunked_crossentropy".
         **kwargs: Arguments of `keras.losses.Loss`, such as `reduction`.
 

@@ -54,7 +54,8 @@ class ConfidenceTemperature(LogitLossWrapper):
     Args:
         loss: Inner loss of logits, such as `DecoupledKD()`. Defaults to None: the loss of
             `KLDivergence(temperature=4.0)`.
-        beta: Spread of the factors, > 0, a number or a schedule. 0.1 to 0.5 is typical. Defaults to 0.25.
+        beta: Spread of the factors, > 0, a number or a schedule. 0.25 corresponds to TextBrewer's `beta=1` at
+            a temperature of 4. Defaults to 0.25.
         **kwargs: Arguments of `DistillationLoss`, such as `name`.
 
     Raises:

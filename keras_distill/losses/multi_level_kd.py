@@ -143,7 +143,7 @@ class MultiLevelKD(DistillationLoss):
     examples of the global batch under `tf.distribute`; see `Term(across_replicas=)`.
 
     Args:
-        temperatures: Softmax temperatures, each > 0. 1 to 6 is typical. Defaults to (2.0, 3.0, 4.0, 5.0, 6.0).
+        temperatures: Softmax temperatures, each > 0. 2 to 6 is typical. Defaults to (2.0, 3.0, 4.0, 5.0, 6.0).
         **kwargs: Arguments of `DistillationLoss`, such as `name`.
 
     Raises:
