@@ -132,6 +132,8 @@ class Chunked(LogitLossWrapper):
     >>> distiller.compile("adam", ChunkedCrossentropy("logits"))
     """
 
+    # Of the class, which taps hidden states; an instance without layers sets True.
+    logits = False
     default_temperature = 1.0
 
     def __init__(
@@ -151,7 +153,7 @@ class Chunked(LogitLossWrapper):
         self.student_layer = student_layer
         self.teacher_layer = teacher_layer
         self.tokens = check_integer(tokens, "tokens")
-        # False for hidden states: a `Term` then accepts any activation, and no other loss can wrap this one.
+        # With hidden states a `Term` must accept any activation, and no other loss can wrap this one.
         self.logits = student_layer is None and teacher_layer is None
         self._student, self._teacher = LMHead(), LMHead()
 

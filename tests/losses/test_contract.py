@@ -29,7 +29,7 @@ FIXED = {
     ("MarginReLU", "gamma"),
     ("VariationalInformation", "variance"),
 }
-# A hinge loss has a margin beyond the teacher's values; the others transform the teacher by their own weights.
+# ActivationBoundary has a margin beyond the teacher's values; the other two compare through their own weights.
 NOT_ZERO_AT_THE_TEACHER = {"ActivationBoundary", "ContrastiveRepresentation", "VariationalInformation"}
 # The pooling grid covers the padded feature map.
 GRID = {"HierarchicalContext"}
