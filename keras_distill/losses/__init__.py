@@ -1,4 +1,4 @@
-"""Losses that compare a student's activation with a teacher's."""
+"""Distillation losses: comparisons of a student activation with a teacher activation."""
 
 from keras_distill.losses.activation_boundary import ActivationBoundary
 from keras_distill.losses.adapter import LossAdapter
@@ -40,3 +40,46 @@ from keras_distill.losses.similarity_preserving import SimilarityPreserving
 from keras_distill.losses.top_k import TopK
 from keras_distill.losses.total_variation import TotalVariation
 from keras_distill.losses.variational_information import VariationalInformation
+
+__all__ = [
+    "ActivationBoundary",
+    "AttentionRelation",
+    "AttentionScores",
+    "AttentionTransfer",
+    "BinaryKD",
+    "ChannelWiseKD",
+    "Chunked",
+    "ChunkedCrossentropy",
+    "ConfidenceTemperature",
+    "ContrastiveRepresentation",
+    "CorrelationCongruence",
+    "CosineSimilarity",
+    "CurriculumTemperature",
+    "DIST",
+    "DecoupledKD",
+    "DistillationLoss",
+    "FSP",
+    "FactorTransfer",
+    "FocalTemperature",
+    "HiddenState",
+    "HierarchicalContext",
+    "Hint",
+    "InterChannelCorrelation",
+    "JensenShannon",
+    "KLDivergence",
+    "LogitMSE",
+    "LogitStandardization",
+    "MarginReLU",
+    "MaskedGenerative",
+    "MultiLevelKD",
+    "NeuronSelectivityTransfer",
+    "PatientKD",
+    "PearsonKD",
+    "ProbabilisticTransfer",
+    "RelationalKD",
+    "ReverseKL",
+    "SimilarityPreserving",
+    "TopK",
+    "TotalVariation",
+    "VariationalInformation",
+]

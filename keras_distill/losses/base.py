@@ -1,124 +1,230 @@
-"""What every distillation loss shares."""
+"""Base classes of the distillation losses."""
+
+from typing import Any
 
 import keras
 
+from keras_distill.data.batch import Batch
+from keras_distill.losses.checks import Shape, check_classes, shapes_match
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive, deserialize_values, value_at
+from keras_distill.types import ScheduleLike, Tensor
 
 
 class DistillationLoss(keras.layers.Layer):
-    """Compares one student activation with one teacher activation. Abstract.
+    """Base class of losses between a student activation and a teacher activation. Abstract.
 
-    A leaf implements `compare`. It is a Keras layer so that weights of its own are trained and saved, but it is
-    never called as one: a layer's `__call__` would cast its arguments and refuse a `Batch`.
+    A subclass implements `compare`. The class is a Keras layer, so that weights of a loss are trained and saved. Call
+    `compare`, not the layer: `Layer.__call__` casts its arguments and rejects a `Batch`.
 
     Attributes:
-        rank: The rank that both activations must have, the batch axis included; None for any.
-        logits: Whether the activations must be logits; the output of a softmax is then refused.
-        needs_labels: Whether `compare` reads `batch.labels`.
-        pointwise: Whether a loss of logits compares each position on its own and has no weights.
-        relational: Whether the loss of an example depends on the others of the batch; it then sees those of all
-            replicas.
-        takes_several: Whether a side may be a tuple of activations; shapes are then tuples of shapes too.
-        temperature: A number or a schedule; None for a loss without one.
-        loss: The loss that it wraps, or None.
+        rank: Rank that both activations must have, batch axis included. None accepts any rank.
+        logits: True if the activations must be logits. A `Term` then passes the input of a final softmax.
+        activation: Function of the logits, "Softmax" or "Sigmoid".
+        needs_labels: True if `compare` reads `batch.labels`.
+        pointwise: True for a loss of logits that compares each position independently and has no weights.
+        relational: True if the loss of an example depends on the other examples of the batch. Under `tf.distribute`,
+            `compare` then receives the examples of all replicas.
+        takes_several: True if each side may be a tuple of activations. Shapes are then tuples of shapes.
+        temperature: Softmax temperature, a number or a schedule. None for a loss without a temperature.
+
+    Args:
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`. `dtype` defaults to "float32" under any policy.
+
+    Example:
+
+    >>> class LogitMAE(DistillationLoss):
+    ...     logits = True
+    ...
+    ...     def compare(self, student, teacher, batch):
+    ...         return ops.mean(ops.abs(student - teacher), axis=-1)
+    >>> term = Term(LogitMAE(), weight=0.5)
     """
 
-    rank = None
-    logits = False
-    activation = "Softmax"
-    needs_labels = False
-    pointwise = False
-    relational = False
-    takes_several = False
-    temperature = None
-    loss = None
+    rank: int | None = None
+    logits: bool = False
+    activation: str = "Softmax"
+    needs_labels: bool = False
+    pointwise: bool = False
+    relational: bool = False
+    takes_several: bool = False
+    temperature: ScheduleLike | None = None
 
-    def __init__(self, **kwargs):
-        # float32 whatever the global policy: softened probabilities and distances lose their meaning in half precision.
+    def __init__(self, **kwargs: Any):
+        # float32 under any policy: softened probabilities and distances lose too many digits in half precision.
         super().__init__(dtype=kwargs.pop("dtype", "float32"), **kwargs)
 
-    def connect(self, student, teacher):
-        """Looks up the layers whose weights it reads; called before `build`. Most losses read activations alone.
+    def connect(self, student: keras.Model, teacher: Any) -> None:
+        """Look up layers whose weights the loss reads. Called before `build`.
+
+        The default does nothing: most losses read activations only.
 
         Args:
-            student: The `keras.Model`.
-            teacher: The `Teacher`.
+            student: Student model.
+            teacher: `Teacher` of the distiller.
         """
 
-    def build(self, student_shape, teacher_shape):
-        """Creates the loss's own weights; the shapes begin with the batch axis. Most losses have none."""
-
-    def comparable(self, student_shape, teacher_shape):
-        """Whether activations of these shapes can be compared without a head: here, if they are alike."""
-        return shapes_match(student_shape[1:], teacher_shape[1:])
-
-    def compare(self, student, teacher, batch):
-        """The loss of each example.
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        """Create the weights of the loss and check the shapes. The default does nothing.
 
         Args:
-            student: float32, shape `[batch, ...]`, after the head; 0 at padded positions.
-            teacher: float32, shape `[batch, ...]`, without gradient; 0 at padded positions.
-            batch: The `Batch`; its `position_weight` says which positions count.
+            student_shape: Shape of the student's activation after the head, batch axis included.
+            teacher_shape: Shape of the teacher's activation, batch axis included.
+
+        Raises:
+            ValueError: If the loss cannot compare activations of these shapes.
+        """
+
+    def comparable(self, student_shape: Shape, teacher_shape: Shape) -> bool:
+        """Return True if the loss can compare activations of these shapes without a head.
+
+        The default requires equal shapes; an unknown length matches any length.
+
+        Args:
+            student_shape: Shape of the student's activation, batch axis included.
+            teacher_shape: Shape of the teacher's activation, batch axis included.
+
+        Returns:
+            True or False.
+        """
+        return shapes_match(student_shape[1:], teacher_shape[1:])
+
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """Compute the loss of each example.
+
+        Args:
+            student: Student activation after the head, float32, shape `[batch, ...]`, 0 at padded positions.
+            teacher: Teacher activation, float32, shape `[batch, ...]`, without gradient, 0 at padded positions.
+            batch: The `Batch`. `batch.position_weight` holds the weight of each position.
 
         Returns:
             float32, shape `[batch]`.
         """
         raise NotImplementedError
 
-    def remember(self, student, teacher, batch):
-        """Moves the loss's own state; called after `compare`, in training only. Most losses have none."""
+    def remember(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        """Update the state of the loss. Called after `compare`, during training only. The default does nothing.
 
-    def temperature_at(self, step):
-        """The temperature at a step of the optimizer, its own or that of the loss it wraps; None without one."""
-        if self.temperature is not None:
-            return value_at(self.temperature, step)
-        return None if self.loss is None else self.loss.temperature_at(step)
+        Args:
+            student: Student activation, as passed to `compare`.
+            teacher: Teacher activation, as passed to `compare`.
+            batch: The `Batch`, as passed to `compare`.
+        """
+
+    def temperature_at(self, step: Tensor) -> float | Tensor | None:
+        """Return the temperature at an optimizer step.
+
+        Args:
+            step: Optimizer step, a scalar integer tensor.
+
+        Returns:
+            A float or a scalar float32 tensor. None for a loss without a temperature.
+        """
+        return None if self.temperature is None else value_at(self.temperature, step)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "DistillationLoss":
         return cls(**deserialize_values(config))
 
 
 class SoftenedLoss(DistillationLoss):
-    """Compares logits at a temperature, each position by itself; the mean over positions counts. Abstract.
+    """Base class of losses of logits at a temperature, averaged over positions. Abstract.
 
-    A leaf implements `divergence`.
+    A subclass implements `divergence`.
 
     Args:
-        temperature: A number or a schedule.
+        temperature: Softmax temperature, > 0, a number or a schedule.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `temperature` is not a finite number > 0 or a schedule.
     """
 
     logits = True
     pointwise = True
 
-    def __init__(self, temperature, **kwargs):
+    def __init__(self, temperature: ScheduleLike, **kwargs: Any):
         super().__init__(**kwargs)
         self.temperature = check_positive(temperature, "temperature")
 
-    def divergence(self, student, teacher, temperature):
-        """The loss of each position.
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
+        """Compute the loss of each position.
 
         Args:
             student: Logits, float32, shape `[batch, positions..., classes]`.
-            teacher: Likewise.
-            temperature: A float or a scalar tensor.
+            teacher: Logits, float32, shape `[batch, positions..., classes]`.
+            temperature: Softmax temperature, a float or a scalar tensor.
 
         Returns:
             float32, shape `[batch, positions...]`.
         """
         raise NotImplementedError
 
-    def compare(self, student, teacher, batch):
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         values = self.divergence(student, teacher, value_at(self.temperature, batch.step))
         return mean_over_positions(values, batch.position_weight)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}
 
 
-def shapes_match(student_shape, teacher_shape):
-    """Whether two shapes agree, an unknown length agreeing with any."""
-    return len(student_shape) == len(teacher_shape) and all(
-        s is None or t is None or s == t for s, t in zip(student_shape, teacher_shape)
-    )
+class LogitLossWrapper(DistillationLoss):
+    """Base class of losses that transform logits and pass them to another loss of logits. Abstract.
+
+    A subclass sets `default_temperature` and implements `compare`, which calls `compare_inner` with the transformed
+    logits. Rank and use of labels are those of the inner loss. The wrapper is relational if the inner loss is.
+
+    Args:
+        loss: Inner loss of logits, such as `DecoupledKD()`. Defaults to None: the loss of
+            `KLDivergence(temperature=default_temperature)`.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `loss` is not a loss of logits.
+    """
+
+    logits = True
+    default_temperature: float
+
+    def __init__(self, loss: DistillationLoss | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        if loss is not None and not (isinstance(loss, DistillationLoss) and loss.logits):
+            raise ValueError(
+                f"{type(self).__name__} takes a loss of logits, such as `{type(self).__name__}(DecoupledKD())`. "
+                f"Received: {loss!r}"
+            )
+        self.loss = loss
+        if loss is not None:
+            # Attributes of the instance: a `Term` reads them before the loss is built.
+            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+            self.relational = self.relational or loss.relational
+
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        check_classes(type(self).__name__, student_shape, teacher_shape)
+        # An inner loss that was loaded from a file is built and has its weights.
+        if self.loss is not None and not self.loss.built:
+            self.loss.build(student_shape, teacher_shape)
+
+    def compare_inner(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """Compute the inner loss of each example.
+
+        Args:
+            student: Transformed logits, float32, shape `[batch, positions..., classes]`.
+            teacher: Transformed logits, float32, shape `[batch, positions..., classes]`.
+            batch: The `Batch`.
+
+        Returns:
+            float32, shape `[batch]`.
+        """
+        if self.loss is not None:
+            return self.loss.compare(student, teacher, batch)
+        temperature = self.default_temperature
+        values = temperature**2 * kl_from_logits(student, teacher, temperature)
+        return mean_over_positions(values, batch.position_weight)
+
+    def temperature_at(self, step: Tensor) -> float | Tensor | None:
+        return None if self.loss is None else self.loss.temperature_at(step)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}

@@ -1,30 +1,38 @@
-"""Curriculum temperature (CTKD): a temperature that is trained against the student."""
+"""Curriculum temperature for knowledge distillation (CTKD): a temperature that is trained against the student."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import build_wrapped, compare_logits, float32, wrap
+from keras_distill.data.batch import Batch
+from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
+from keras_distill.losses.checks import Shape
+from keras_distill.losses.maths import float32
 from keras_distill.models.masking import expand_to_rank, mean_over_positions
 from keras_distill.schedules import check_positive, value_at
+from keras_distill.types import ScheduleLike, Tensor
 
-_HIDDEN = 32
+_HIDDEN_UNITS = 32
 
 
-def curriculum_temperature(score, low=1.0, high=21.0, reversal=1.0):
-    """A temperature between two bounds, whose gradient is turned round on its way to the score.
+def curriculum_temperature(
+    score: Tensor, low: float | Tensor = 1.0, high: float | Tensor = 21.0, reversal: float | Tensor = 1.0
+) -> Tensor:
+    """Compute a temperature between two bounds, with a gradient reversal layer.
 
     ```
     T = low + (high - low) * sigmoid(score)
     ```
 
-    What descends the gradient of a loss then moves the score to where the loss is larger, and all else as ever.
+    The gradient with respect to the score is multiplied by `-reversal`: gradient descent then increases the loss in the
+    score, while it decreases the loss in all other weights.
 
     Args:
         score: Any shape.
-        low: Above 0.
-        high: Above `low`.
-        reversal: The score's gradient is multiplied by minus this.
+        low: Lower bound of the temperature, > 0. Defaults to 1.
+        high: Upper bound of the temperature, > `low`. Defaults to 21.
+        reversal: Factor of the reversed gradient, >= 0. Defaults to 1.
 
     Returns:
         Unitless, the shape of the score.
@@ -39,34 +47,54 @@ def curriculum_temperature(score, low=1.0, high=21.0, reversal=1.0):
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class CurriculumTemperature(DistillationLoss):
-    """Another loss, of logits divided by a trained temperature `T`, times `T^2`.
+class CurriculumTemperature(LogitLossWrapper):
+    """Curriculum temperature loss (CTKD): `T^2` times another loss of logits divided by a trained temperature `T`.
 
-    ```
-    CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=Cosine(0.0, 1.0, steps=4_000))
-    ```
+    The temperature is trained to increase the loss while the student is trained to decrease it. `reversal` is the
+    strength of this adversary: a schedule from 0 to 1 makes the task harder step by step, as the authors do during
+    their first 10 epochs. A temperature of the inner loss multiplies the trained one: pass an inner loss with a
+    temperature of 1. Initially, the temperature is that of the authors' code, `low + 0.73 * (high - low)`.
 
-    The temperature is trained to make the loss large while the student learns to make it small. `reversal` says how
-    hard it tries: a schedule from 0 to 1 makes the task harder step by step, which the authors do in their first 10
-    epochs. A temperature of the wrapped loss multiplies the trained one: give it one of 1. The weights of the
-    temperature start where the authors' do, at `low + 0.73 * (high - low)`.
-
-    Put it inside a `LogitStandardization`, not around one, which would undo any scale.
+    Use this loss inside a `LogitStandardization`, not around one, which would remove the scale.
 
     Args:
-        loss: Any loss of logits. Defaults to what `KLDivergence(temperature=1.0)` does.
-        low: Least temperature, a number or a schedule, default 1.
-        high: Largest temperature, a number or a schedule, default 21.
-        reversal: A number or a schedule, default 1. 0 leaves the temperature where it is.
-        instance: Whether each example has a temperature of its own, which a small network with one hidden layer reads
-            from both networks' logits; these get no gradient from there. Defaults to one temperature for all.
+        loss: Inner loss of logits, such as `DecoupledKD(temperature=1.0)`. Defaults to None: the loss of
+            `KLDivergence(temperature=1.0)`.
+        low: Lower bound of the temperature, > 0, a number or a schedule. Defaults to 1.0.
+        high: Upper bound of the temperature, > `low`, a number or a schedule. Defaults to 21.0, as in the paper.
+        reversal: Factor of the reversed gradient, >= 0, a number or a schedule, typically from 0 to 1. 0 keeps the
+            temperature constant. Defaults to 1.0.
+        instance: Whether each example has its own temperature (instance-wise CTKD), predicted from the logits of both
+            models by a network with one hidden layer. No gradient flows from this network to the logits. Defaults to
+            False: one temperature for all examples (global CTKD).
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `loss` is not a loss of logits, if `low` or `high` is not a finite number > 0 or a schedule, if
+            `reversal` is not a finite number >= 0 or a schedule, or if `high` is not above `low`; when built, for
+            logits of a single class.
+
+    Reference:
+        See `curriculum_temperature`.
+
+    Example:
+
+    >>> loss = CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=CosineDecay(0.0, 1.0, steps=4_000))
+    >>> term = Term(loss, weight=0.9)
     """
 
-    logits = True
+    default_temperature = 1.0
 
-    def __init__(self, loss=None, low=1.0, high=21.0, reversal=1.0, instance=False, **kwargs):
-        super().__init__(**kwargs)
-        wrap(self, loss)
+    def __init__(
+        self,
+        loss: DistillationLoss | None = None,
+        low: ScheduleLike = 1.0,
+        high: ScheduleLike = 21.0,
+        reversal: ScheduleLike = 1.0,
+        instance: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(loss, **kwargs)
         self.low = check_positive(low, "low")
         self.high = check_positive(high, "high")
         if isinstance(self.low, float) and isinstance(self.high, float) and self.high <= self.low:
@@ -74,34 +102,34 @@ class CurriculumTemperature(DistillationLoss):
         self.reversal = check_positive(reversal, "reversal", zero=True)
         self.instance = instance
 
-    def build(self, student_shape, teacher_shape):
-        build_wrapped(self, student_shape, teacher_shape)
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        super().build(student_shape, teacher_shape)
         self.bias = self.add_weight(shape=(1,), initializer="ones", name="bias")
         if self.instance:
             inputs = student_shape[-1] + teacher_shape[-1]
-            self.hidden_kernel = self.add_weight(shape=(inputs, _HIDDEN), name="hidden_kernel")
-            self.hidden_bias = self.add_weight(shape=(_HIDDEN,), initializer="zeros", name="hidden_bias")
-            # From zeros, all examples start at the same temperature.
-            self.kernel = self.add_weight(shape=(_HIDDEN, 1), initializer="zeros", name="kernel")
+            self.hidden_kernel = self.add_weight(shape=(inputs, _HIDDEN_UNITS), name="hidden_kernel")
+            self.hidden_bias = self.add_weight(shape=(_HIDDEN_UNITS,), initializer="zeros", name="hidden_bias")
+            # With zeros, all examples start at the same temperature.
+            self.kernel = self.add_weight(shape=(_HIDDEN_UNITS, 1), initializer="zeros", name="kernel")
 
-    def temperature_at(self, step):
+    def temperature_at(self, step: Tensor) -> float | Tensor | None:
         if self.instance:
             return None
         trained = ops.squeeze(curriculum_temperature(ops.convert_to_tensor(self.bias), *self._settings(step)))
-        return trained * (super().temperature_at(step) or 1.0)
+        inner = super().temperature_at(step)
+        return trained if inner is None else trained * inner
 
-    def compare(self, student, teacher, batch):
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         student, teacher = float32(student, teacher)
         temperature = curriculum_temperature(self._score(student, teacher, batch), *self._settings(batch.step))
         divisor = expand_to_rank(temperature, len(student.shape))
-        values = compare_logits(self.loss, student / divisor, teacher / divisor, batch, temperature=1.0)
-        return ops.square(temperature) * values
+        return ops.square(temperature) * self.compare_inner(student / divisor, teacher / divisor, batch)
 
     def _settings(self, step):
         return (value_at(setting, step) for setting in (self.low, self.high, self.reversal))
 
     def _score(self, student, teacher, batch):
-        """Shape `[1]`, or `[batch]` where each example has its own."""
+        """Return the score of the temperature, shape `[1]`, or `[batch]` if each example has its own temperature."""
         if not self.instance:
             return ops.convert_to_tensor(self.bias)
         logits = ops.stop_gradient(ops.concatenate([student, teacher], axis=-1))
@@ -109,6 +137,6 @@ class CurriculumTemperature(DistillationLoss):
         scores = ops.squeeze(ops.matmul(hidden, self.kernel) + self.bias, axis=-1)
         return mean_over_positions(scores, batch.position_weight)
 
-    def get_config(self):
-        settings = {key: getattr(self, key) for key in ("low", "high", "reversal", "instance")}
-        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), **settings}
+    def get_config(self) -> dict[str, Any]:
+        config = {"low": self.low, "high": self.high, "reversal": self.reversal, "instance": self.instance}
+        return {**super().get_config(), **config}

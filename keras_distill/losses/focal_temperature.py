@@ -1,84 +1,99 @@
-"""A lower temperature for the examples on which the networks disagree, after focal loss (FLSW)."""
+"""Dynamic temperature distillation by the disagreement of the models (DTD, FLSW), after focal loss."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import (
-    build_wrapped,
-    compare_logits,
-    cosine_distance,
-    float32,
-    relative_temperatures,
-    wrap,
-)
+from keras_distill.data.batch import Batch
+from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
+from keras_distill.losses.maths import cosine_distance, float32, relative_temperatures
 from keras_distill.schedules import check_positive, value_at
+from keras_distill.types import ScheduleLike, Tensor
 
 
-def focal_temperature(student, teacher, beta=0.25, gamma=1.0, position_weight=None):
-    """A temperature for each example, as a multiple of a loss's own: low where the logits point elsewhere.
+def focal_temperature(
+    student: Tensor,
+    teacher: Tensor,
+    beta: float | Tensor = 0.25,
+    gamma: float | Tensor = 1.0,
+    position_weight: Tensor | None = None,
+) -> Tensor:
+    """Compute a temperature factor for each example: low where the directions of the logits differ.
 
     ```
-    t = 1 + beta * (mean(w) - w)
+    t = max(1 + beta * (mean(w) - w), 1/10)
     w = (1 - cos(z_s, z_t))^gamma
     ```
 
-    The mean is over the batch, padded positions left out. `t` is kept at 1/10 or more.
+    The mean is over the batch without padded positions.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, the same shape.
-        beta: How far the temperatures spread.
-        gamma: Above 0; more of it singles out the examples on which the two disagree most.
-        position_weight: As in a `Batch`.
+        teacher: Logits, shape `[batch, positions..., classes]`.
+        beta: Spread of the factors, > 0. Defaults to 0.25.
+        gamma: Exponent, > 0. A larger one emphasizes the examples with the largest disagreement. Defaults to 1.
+        position_weight: Weight of each position, shape `[batch, positions...]`, 0 at padded positions. None weights
+            all positions equally.
 
     Returns:
-        Unitless, shape `[batch, positions...]`, without gradient.
+        Unitless factor of the temperature of the inner loss, shape `[batch, positions...]`, without gradient.
 
     Reference:
-        Wen, Lai and Qian, 2019, https://arxiv.org/abs/1911.07471. TextBrewer adds `beta` to the temperature rather than
-        to a multiple of it: its `beta` is ours times the loss's temperature.
+        Wen, Lai and Qian, 2019, https://arxiv.org/abs/1911.07471. TextBrewer adds the term with `beta` to the
+        temperature instead of to a factor: its `beta` is this one times the temperature of the inner loss.
     """
     difficulty = ops.power(cosine_distance(*float32(student, teacher)), gamma)
     return relative_temperatures(difficulty, beta, position_weight)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class FocalTemperature(DistillationLoss):
-    """Another loss, at `focal_temperature` times its own temperature: `FocalTemperature(DecoupledKD())`.
+class FocalTemperature(LogitLossWrapper):
+    """Dynamic temperature distillation by disagreement (DTD, FLSW): another loss of logits, with a factor per example.
 
-    Both networks' logits are divided by that multiple before the loss sees them. A factor of `T^2` within the loss
-    stays that of its own temperature: an example at a lower one has a larger gradient. Put it inside a
-    `LogitStandardization`, not around one, which would undo any scale.
+    The logits of both models are divided by `focal_temperature` before the inner loss compares them. A factor of
+    `T^2` in the inner loss does not follow: it uses the temperature of that loss, so an example with a lower factor has
+    a larger gradient. Use this loss inside a `LogitStandardization`, not around one, which would remove the scale.
 
     Args:
-        loss: Any loss of logits. Defaults to what `KLDivergence(temperature=4.0)` does.
-        beta: How far the temperatures spread, a number or a schedule, default 0.25.
-        gamma: Exponent of the disagreement, a number or a schedule, default 1.
+        loss: Inner loss of logits, such as `DecoupledKD()`. Defaults to None: the loss of
+            `KLDivergence(temperature=4.0)`.
+        beta: Spread of the factors, > 0, a number or a schedule. 0.25 corresponds to TextBrewer's `beta=1` at
+            a temperature of 4. Defaults to 0.25.
+        gamma: Exponent of the disagreement, > 0, a number or a schedule. 1 to 2 is typical. Defaults to 1.0.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `loss` is not a loss of logits, or if `beta` or `gamma` is not a finite number > 0 or a schedule;
+            when built, for logits of a single class.
+
+    Reference:
+        See `focal_temperature`.
+
+    Example:
+
+    >>> term = Term(FocalTemperature(DecoupledKD(), beta=0.25, gamma=2.0))
     """
 
     relational = True
-    logits = True
+    default_temperature = 4.0
 
-    def __init__(self, loss=None, beta=0.25, gamma=1.0, **kwargs):
-        super().__init__(**kwargs)
-        wrap(self, loss)
+    def __init__(
+        self,
+        loss: DistillationLoss | None = None,
+        beta: ScheduleLike = 0.25,
+        gamma: ScheduleLike = 1.0,
+        **kwargs: Any,
+    ):
+        super().__init__(loss, **kwargs)
         self.beta = check_positive(beta, "beta")
         self.gamma = check_positive(gamma, "gamma")
 
-    def build(self, student_shape, teacher_shape):
-        build_wrapped(self, student_shape, teacher_shape)
-
-    def compare(self, student, teacher, batch):
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         student, teacher = float32(student, teacher)
         beta, gamma = value_at(self.beta, batch.step), value_at(self.gamma, batch.step)
-        multiple = ops.expand_dims(focal_temperature(student, teacher, beta, gamma, batch.position_weight), -1)
-        return compare_logits(self.loss, student / multiple, teacher / multiple, batch, temperature=4.0)
+        factor = ops.expand_dims(focal_temperature(student, teacher, beta, gamma, batch.position_weight), -1)
+        return self.compare_inner(student / factor, teacher / factor, batch)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "loss": keras.saving.serialize_keras_object(self.loss),
-            "beta": self.beta,
-            "gamma": self.gamma,
-        }
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "beta": self.beta, "gamma": self.gamma}

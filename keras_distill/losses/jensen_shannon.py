@@ -1,31 +1,34 @@
-"""Generalised Jensen-Shannon divergence: between imitating the teacher's whole distribution and its modes."""
+"""Generalized Jensen-Shannon divergence (JSD), the loss of generalized knowledge distillation (GKD)."""
 
-import numbers
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.checks import check_classes
+from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.maths import float32, kl_from_logits, kl_from_probabilities, softmax_pair
+from keras_distill.types import ScheduleLike, Tensor
+from keras_distill.utils.arguments import check_number
 
 
-def jensen_shannon(student, teacher, beta=0.5, temperature=1.0):
-    """Divergences of the teacher's and the student's probabilities from a mixture of the two.
+def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5, temperature: float | Tensor = 1.0) -> Tensor:
+    """Compute the weighted KL divergences of both distributions from their mixture.
 
     ```
     loss = T^2 * (beta * KL(p_t || m) + (1 - beta) * KL(p_s || m))
     m = beta * p_t + (1 - beta) * p_s;  p = softmax(logits / T)
     ```
 
-    `beta` counts the teacher, as in the paper. At 0 and 1, where both parts vanish, it stands for `KL(p_t || p_s)` and
-    `KL(p_s || p_t)`, to which the loss over `beta` and over `1 - beta` tends. Published code leaves `T^2` out.
+    `beta` is the weight of the teacher, as in the paper. Small values approach the forward divergence, large values the
+    reverse divergence. At 0 and 1, where both parts vanish, the loss is `KL(p_t || p_s)` and `KL(p_s || p_t)`: the
+    limits of the loss over `beta` and over `1 - beta`. Published code omits `T^2`.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, the same shape.
-        beta: The teacher's share of the mixture, 0 to 1.
-        temperature: Above 0.
+        teacher: Logits, shape `[batch, positions..., classes]`.
+        beta: Weight of the teacher in the mixture, 0 to 1. Defaults to 0.5.
+        temperature: Softmax temperature, > 0. Defaults to 1.
 
     Returns:
         Nats, shape `[batch, positions...]`; at most `log 2 * T^2`, unless `beta` is 0 or 1.
@@ -34,45 +37,58 @@ def jensen_shannon(student, teacher, beta=0.5, temperature=1.0):
         Agarwal et al., ICLR 2024, https://arxiv.org/abs/2306.13649, equation 1
     """
     student, teacher = float32(student, teacher)
-    if beta in (0, 1):
-        ends = (student, teacher) if beta == 0 else (teacher, student)
-        return temperature**2 * kl_from_logits(*ends, temperature)
+    if beta == 0:
+        return temperature**2 * kl_from_logits(student, teacher, temperature)
+    if beta == 1:
+        return temperature**2 * kl_from_logits(teacher, student, temperature)
     q, p, ratio = softmax_pair(student, teacher, temperature)
     mixture = beta * p + (1.0 - beta) * q
-    from_teacher = kl_from_probabilities(p, mixture, _over_mixture(ratio, beta))
-    from_student = kl_from_probabilities(q, mixture, _over_mixture(-ratio, 1.0 - beta))
-    return temperature**2 * (beta * from_teacher + (1.0 - beta) * from_student)
+    teacher_part = kl_from_probabilities(p, mixture, _log_ratio_to_mixture(ratio, beta))
+    student_part = kl_from_probabilities(q, mixture, _log_ratio_to_mixture(-ratio, 1.0 - beta))
+    return temperature**2 * (beta * teacher_part + (1.0 - beta) * student_part)
 
 
-def _over_mixture(ratio, share):
-    """Log p - log(share * p + (1 - share) * q), where `ratio` is log p - log q."""
-    # Two ways to write it, each for the sign at which its exponential cannot overflow.
-    above = -ops.log1p((1.0 - share) * ops.expm1(-ops.maximum(ratio, 0.0)))
-    below = ops.minimum(ratio, 0.0)
-    below = below - ops.log1p(share * ops.expm1(below))
-    return ops.where(ratio > 0, above, below)
+def _log_ratio_to_mixture(ratio, weight):
+    """Compute log p - log(weight * p + (1 - weight) * q), where `ratio` is log p - log q."""
+    # Two equivalent forms, each for the sign of `ratio` at which its exponential cannot overflow.
+    positive = -ops.log1p((1.0 - weight) * ops.expm1(-ops.maximum(ratio, 0.0)))
+    negative = ops.minimum(ratio, 0.0)
+    negative = negative - ops.log1p(weight * ops.expm1(negative))
+    return ops.where(ratio > 0, positive, negative)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class JensenShannon(SoftenedLoss):
-    """`jensen_shannon` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+    """Generalized Jensen-Shannon divergence loss (JSD, GKD), averaged over positions.
+
+    Takes logits. Interpolates between `KLDivergence` (`beta=0`) and `ReverseKL` (`beta=1`).
 
     Args:
-        beta: The teacher's share of the mixture, a number from 0 to 1, default 0.5.
-        temperature: A number or a schedule, default 1.
+        beta: Weight of the teacher in the mixture, 0 to 1. 0.1 to 0.9 is typical. Defaults to 0.5.
+        temperature: Softmax temperature, > 0, a number or a schedule. 1 is typical. Defaults to 1.0.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `beta` is not a number from 0 to 1, or if `temperature` is not a finite number > 0 or a schedule;
+            when built, for logits of a single class.
+
+    Reference:
+        See `jensen_shannon`.
+
+    Example:
+
+    >>> term = Term(JensenShannon(beta=0.9), weight=1.0)
     """
 
-    def __init__(self, beta=0.5, temperature=1.0, **kwargs):
+    def __init__(self, beta: float = 0.5, temperature: ScheduleLike = 1.0, **kwargs: Any):
         super().__init__(temperature, **kwargs)
-        if isinstance(beta, bool) or not isinstance(beta, numbers.Real) or not 0 <= beta <= 1:
-            raise ValueError(f"`beta` must be a number from 0 to 1. Received: {beta!r}")
-        self.beta = float(beta)
+        self.beta = check_number(beta, "beta", at_least=0, at_most=1)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         check_classes("JensenShannon", student_shape, teacher_shape)
 
-    def divergence(self, student, teacher, temperature):
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
         return jensen_shannon(student, teacher, self.beta, temperature)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.beta}

@@ -1,29 +1,31 @@
-"""Regression of the teacher's logits."""
+"""Mean squared error of logits (logit regression)."""
 
 import keras
 from keras import ops
 
+from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.maths import float32
 from keras_distill.models.masking import mean_over_positions
+from keras_distill.types import Tensor
 
 
-def logit_mse(student, teacher):
-    """Mean squared difference of the logits.
+def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute the mean squared difference of logits.
 
     ```
     loss = 1/classes * sum_c (z_s[c] - z_t[c])^2
     ```
 
-    Unlike the divergences it sees a shift of all logits. The paper has half the sum over the classes; published code
-    for transformers has the sum, and a temperature that only divides the loss by its square.
+    Unlike the divergences, the loss depends on a shift of all logits. The paper has half the sum over the classes.
+    Published code for transformers has the sum, and a temperature that only divides the loss by its square.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, the same shape.
+        teacher: Logits, shape `[batch, positions..., classes]`.
 
     Returns:
-        The square of the logits' unit, shape `[batch, positions...]`.
+        The square of the unit of the logits, shape `[batch, positions...]`.
 
     Reference:
         Ba and Caruana, NeurIPS 2014, https://arxiv.org/abs/1312.6184
@@ -34,10 +36,21 @@ def logit_mse(student, teacher):
 
 @keras.saving.register_keras_serializable("keras_distill")
 class LogitMSE(DistillationLoss):
-    """`logit_mse` as a loss for a `Term`; with positions (tokens, pixels), their mean."""
+    """Mean squared error of logits (logit MSE), averaged over positions.
+
+    Args:
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Reference:
+        See `logit_mse`.
+
+    Example:
+
+    >>> term = Term(LogitMSE(), weight=0.1)
+    """
 
     logits = True
     pointwise = True
 
-    def compare(self, student, teacher, batch):
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         return mean_over_positions(logit_mse(student, teacher), batch.position_weight)

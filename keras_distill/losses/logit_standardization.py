@@ -1,59 +1,68 @@
-"""Logit standardization: any loss of logits, freed from their mean and spread."""
+"""Logit standardization in knowledge distillation (LSKD): any loss of logits, applied to their z-scores."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import build_wrapped, center, compare_logits, divide_by_deviation, float32, wrap
+from keras_distill.data.batch import Batch
+from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
+from keras_distill.losses.maths import center, divide_by_deviation, float32
+from keras_distill.types import Tensor
 
 
-def logit_standardization(logits):
-    """Logits with mean 0 and standard deviation 1 over the classes.
+def logit_standardization(logits: Tensor) -> Tensor:
+    """Standardize logits to mean 0 and standard deviation 1 over the classes.
 
     ```
     z = (logits - mean(logits)) / (std(logits) + 1e-7)
     ```
 
-    The student then need not reach the range of the teacher's logits, only their relations. `std` divides by
-    `classes - 1`, as the authors' code does. Equal logits stay 0.
+    The student then need not match the range of the teacher's logits, only their relations. `std` divides by
+    `classes - 1`, as the authors' code does. Equal logits become 0.
 
     Args:
         logits: Shape `[batch, positions..., classes]`.
 
     Returns:
-        Unitless, the same shape.
+        Unitless, shape `[batch, positions..., classes]`.
 
     Reference:
         Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
     """
     (logits,) = float32(logits)
     logits = center(logits, axis=-1)
-    return divide_by_deviation(
-        logits, ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1), 1e-7
-    )
+    variance = ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
+    return divide_by_deviation(logits, variance, 1e-7)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class LogitStandardization(DistillationLoss):
-    """Another loss, of standardized logits: `LogitStandardization(DecoupledKD())`.
+class LogitStandardization(LogitLossWrapper):
+    """Logit standardization (LSKD): applies another loss of logits to standardized logits.
+
+    Typical weights are larger than those of the inner loss: the authors use 9 with `KLDivergence(temperature=2.0)`.
 
     Args:
-        loss: Any loss of logits. Defaults to the paper's, which is that of `KLDivergence(temperature=2.0)`.
+        loss: Inner loss of logits, such as `DecoupledKD()`. Defaults to None: the loss of
+            `KLDivergence(temperature=2.0)`, as in the paper.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `loss` is not a loss of logits; when built, for logits of a single class.
+
+    Reference:
+        See `logit_standardization`.
+
+    Example:
+
+    >>> term = Term(LogitStandardization(DecoupledKD()), weight=9.0)
     """
 
-    logits = True
+    default_temperature = 2.0
 
-    def __init__(self, loss=None, **kwargs):
-        super().__init__(**kwargs)
-        wrap(self, loss)
+    def __init__(self, loss: DistillationLoss | None = None, **kwargs: Any):
+        super().__init__(loss, **kwargs)
         self.pointwise = loss is None or loss.pointwise
 
-    def build(self, student_shape, teacher_shape):
-        build_wrapped(self, student_shape, teacher_shape)
-
-    def compare(self, student, teacher, batch):
-        student, teacher = logit_standardization(student), logit_standardization(teacher)
-        return compare_logits(self.loss, student, teacher, batch, temperature=2.0)
-
-    def get_config(self):
-        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return self.compare_inner(logit_standardization(student), logit_standardization(teacher), batch)

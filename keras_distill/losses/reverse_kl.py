@@ -1,27 +1,31 @@
-"""Reverse Kullback-Leibler divergence: the student avoids what the teacher finds improbable."""
+"""Reverse Kullback-Leibler divergence (RKL), the loss of MiniLLM."""
+
+from typing import Any
 
 import keras
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.checks import check_classes
+from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.types import ScheduleLike, Tensor
 
 
-def reverse_kl(student, teacher, temperature=1.0):
-    """Divergence of the teacher's softened class probabilities from the student's.
+def reverse_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Compute the Kullback-Leibler divergence of softened class probabilities, `KL(student || teacher)`.
 
     ```
     loss = T^2 * sum_c p_s[c] * (log p_s[c] - log p_t[c])
     p = softmax(logits / T)
     ```
 
-    A small student covers some of the teacher's modes well rather than all of them badly. The papers take a temperature
-    of 1; published code for language models leaves `T^2` out at others.
+    Mode-seeking: a small student fits some modes of the teacher well instead of all of them badly, and avoids classes
+    that are improbable under the teacher. The papers use a temperature of 1; published code for language models omits
+    `T^2` at other temperatures.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, the same shape.
-        temperature: Above 0.
+        teacher: Logits, shape `[batch, positions..., classes]`.
+        temperature: Softmax temperature, > 0. Defaults to 1.
 
     Returns:
         Nats, shape `[batch, positions...]`.
@@ -36,17 +40,30 @@ def reverse_kl(student, teacher, temperature=1.0):
 
 @keras.saving.register_keras_serializable("keras_distill")
 class ReverseKL(SoftenedLoss):
-    """`reverse_kl` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+    """Reverse KL divergence loss (RKL, MiniLLM), averaged over positions.
+
+    Takes logits.
 
     Args:
-        temperature: A number or a schedule, default 1.
+        temperature: Softmax temperature, > 0, a number or a schedule. 1 is typical. Defaults to 1.0.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `temperature` is not a finite number > 0 or a schedule; when built, for logits of a single class.
+
+    Reference:
+        See `reverse_kl`.
+
+    Example:
+
+    >>> term = Term(ReverseKL(), weight=1.0)
     """
 
-    def __init__(self, temperature=1.0, **kwargs):
+    def __init__(self, temperature: ScheduleLike = 1.0, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         check_classes("ReverseKL", student_shape, teacher_shape)
 
-    def divergence(self, student, teacher, temperature):
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
         return reverse_kl(student, teacher, temperature)

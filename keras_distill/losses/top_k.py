@@ -1,69 +1,90 @@
-"""Distillation from the teacher's most probable classes, all others being one."""
+"""Knowledge distillation from the teacher's most probable classes (top-k KD)."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill.data.top_k import gather_top_k
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.checks import check_classes
+from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.types import ScheduleLike, Tensor
+from keras_distill.utils.arguments import check_integer
 
 
-def top_k(student, teacher, k=10, temperature=1.0, tail=True):
-    """Divergence over the teacher's `k` most probable classes and a bucket for the rest.
+def top_k(
+    student: Tensor, teacher: Tensor, k: int = 10, temperature: float | Tensor = 1.0, tail: bool = True
+) -> Tensor:
+    """Compute the KL divergence over the teacher's `k` most probable classes and a bucket for the others.
 
     ```
     loss = T^2 * sum_b p_t[b] * (log p_t[b] - log p_s[b]),  b = the k classes and the bucket
     p[bucket] = sum of softmax(logits / T) over the other classes
     ```
 
-    What a teacher says of the thousands of words that it all but excludes is mostly noise. Without the bucket both
-    distributions are scaled to sum 1 over the `k` classes, and nothing keeps the student from putting mass elsewhere.
+    Teacher probabilities of thousands of very improbable words are mostly noise. Without the bucket both distributions
+    are renormalized over the `k` classes, and nothing prevents the student from predicting other classes.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, the same shape.
-        k: How many classes; all of them if there are fewer.
-        temperature: Above 0.
-        tail: Whether there is a bucket.
+        teacher: Logits, shape `[batch, positions..., classes]`.
+        k: Number of classes, >= 1. All classes if there are fewer. Defaults to 10.
+        temperature: Softmax temperature, > 0. Defaults to 1.
+        tail: Whether to add the bucket. Defaults to True.
 
     Returns:
         Nats, shape `[batch, positions...]`.
 
     Reference:
-        No paper; trainers of language models have it with the bucket (Hugging Face's TRL) and without (NVIDIA's Model
-        Optimizer).
+        No paper. Hugging Face's TRL has the loss with the bucket, NVIDIA's Model Optimizer without it.
     """
     student, teacher = float32(student, teacher)
     _, classes = ops.top_k(teacher, min(k, teacher.shape[-1]))
-    student, teacher = (gather_top_k(logits, classes, temperature, tail) for logits in (student, teacher))
+    student = gather_top_k(student, classes, temperature, tail)
+    teacher = gather_top_k(teacher, classes, temperature, tail)
     return temperature**2 * kl_from_logits(student, teacher, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class TopK(SoftenedLoss):
-    """`top_k` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+    """Top-k distillation loss (top-k KD): KL divergence over the teacher's `k` most probable classes.
+
+    Takes logits. Averaged over positions. For large vocabularies.
 
     Args:
-        k: How many classes, default 10.
-        temperature: A number or a schedule, default 1.
-        tail: Whether the other classes count as one, default True.
+        k: Number of classes, >= 1. 10 to 100 is typical. Defaults to 10.
+        temperature: Softmax temperature, > 0, a number or a schedule. 1 to 2 is typical. Defaults to 1.0.
+        tail: Whether the other classes together count as one class. Defaults to True.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `k` is not an integer >= 1, if `k` is 1 and `tail` is False, or if `temperature` is not a finite
+            number > 0 or a schedule; when built, for logits of a single class.
+
+    Reference:
+        See `top_k`.
+
+    Example:
+
+    >>> term = Term(TopK(k=2), weight=1.0)
     """
 
-    def __init__(self, k=10, temperature=1.0, tail=True, **kwargs):
+    def __init__(self, k: int = 10, temperature: ScheduleLike = 1.0, tail: bool = True, **kwargs: Any):
         super().__init__(temperature, **kwargs)
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"`k` must be an integer, 1 or more. Received: {k!r}")
-        if k == 1 and not tail:
-            raise ValueError("`k` is 1 and there is no `tail`: a single class has probability 1 in both networks.")
-        self.k = k
+        self.k = check_integer(k, "k")
+        if self.k == 1 and not tail:
+            raise ValueError(
+                "`k=1` with `tail=False` leaves a single class, whose probability is always 1. "
+                "Use `TopK(k=2, tail=False)` or `TopK(k=1, tail=True)`."
+            )
         self.tail = tail
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         check_classes("TopK", student_shape, teacher_shape)
 
-    def divergence(self, student, teacher, temperature):
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
         return top_k(student, teacher, self.k, temperature, self.tail)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "k": self.k, "tail": self.tail}

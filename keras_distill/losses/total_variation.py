@@ -1,52 +1,68 @@
-"""Total variation distance (TVD) of the softened probabilities."""
+"""Total variation distance of softened class probabilities (TVD)."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.checks import check_classes
+from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.maths import float32, probability_difference, softmax_pair
+from keras_distill.types import ScheduleLike, Tensor
 
 
-def total_variation(student, teacher, temperature=1.0):
-    """Probability that the student puts on other classes than the teacher does.
+def total_variation(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Compute half the L1 distance of softened class probabilities.
 
     ```
     loss = T/2 * sum_c |p_t[c] - p_s[c]|
     p = softmax(logits / T)
     ```
 
-    `T` keeps the gradient's size roughly independent of the temperature; the distance is of first order in the
-    logits, so that the `T^2` of the divergences, which some published code applies, would be too much.
+    `T` keeps the size of the gradient roughly independent of the temperature. The distance is of first order in the
+    logits, so the `T^2` of the divergences, which some published code applies, would be too large.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, the same shape.
-        temperature: Above 0.
+        teacher: Logits, shape `[batch, positions..., classes]`.
+        temperature: Softmax temperature, > 0. Defaults to 1.
 
     Returns:
-        A probability times `T`, shape `[batch, positions...]`.
+        Probability times `T`, 0 to `T`, shape `[batch, positions...]`.
 
     Reference:
         Wen et al., ACL 2023, https://arxiv.org/abs/2307.15190
     """
-    gaps = probability_difference(*softmax_pair(*float32(student, teacher), temperature))
-    return temperature / 2.0 * ops.sum(ops.abs(gaps), axis=-1)
+    difference = probability_difference(*softmax_pair(*float32(student, teacher), temperature))
+    return temperature / 2.0 * ops.sum(ops.abs(difference), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class TotalVariation(SoftenedLoss):
-    """`total_variation` as a loss for a `Term`; with positions (tokens, pixels), their mean.
+    """Total variation distance loss (TVD), averaged over positions.
+
+    Takes logits.
 
     Args:
-        temperature: A number or a schedule, default 1.
+        temperature: Softmax temperature, > 0, a number or a schedule. 1 is typical. Defaults to 1.0.
+        **kwargs: Arguments of `DistillationLoss`, such as `name`.
+
+    Raises:
+        ValueError: If `temperature` is not a finite number > 0 or a schedule; when built, for logits of a single class.
+
+    Reference:
+        See `total_variation`.
+
+    Example:
+
+    >>> term = Term(TotalVariation(), weight=1.0)
     """
 
-    def __init__(self, temperature=1.0, **kwargs):
+    def __init__(self, temperature: ScheduleLike = 1.0, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         check_classes("TotalVariation", student_shape, teacher_shape)
 
-    def divergence(self, student, teacher, temperature):
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
         return total_variation(student, teacher, temperature)

@@ -7,7 +7,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher, temperature):
-    """Binary cross-entropy with soft targets less what is left of it at the teacher, times T^2."""
+    """Binary cross-entropy with soft targets minus its value at the teacher, times T^2."""
 
     def log_sigmoid(logits):
         return -np.logaddexp(0, -logits)
@@ -31,24 +31,24 @@ def test_matches_the_formula(shape, temperature):
 
 
 def test_known_value():
-    # Undecided about two labels, where the teacher has odds of 3 to 1 for the first and no opinion on the second.
+    # The student has probabilities 1/2 and 1/2, the teacher 3/4 and 1/2.
     teacher = np.array([[np.log(3.0), 0.0]])
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
     np.testing.assert_allclose(binary_kd(np.zeros((1, 2)), teacher), [expected / 2], rtol=1e-6)
 
 
-def test_certain_of_the_opposite():
-    # The distance of the logits: log(1 - p) would be log 0 in float32.
+def test_finite_for_opposite_confident_predictions():
+    # The loss is the difference of the logits; log(1 - p) would be log 0 in float32.
     np.testing.assert_allclose(binary_kd(np.array([[200.0]]), np.array([[-200.0]])), [200.0], rtol=1e-6)
 
 
-def test_one_label_is_two_classes():
+def test_one_label_equals_two_classes():
     student, teacher = features(3, 2), features(3, 2, seed=1)
     difference = (logits[:, :1] - logits[:, 1:] for logits in (student, teacher))
     np.testing.assert_allclose(binary_kd(*difference, 2.0), kl_divergence(student, teacher, 2.0), rtol=1e-5)
 
 
-def test_labels_do_not_compete():
+def test_labels_are_independent():
     student, teacher = features(3, 4), features(3, 4, seed=1)
     each = [binary_kd(student[:, i : i + 1], teacher[:, i : i + 1]) for i in range(4)]
     np.testing.assert_allclose(binary_kd(student, teacher), np.mean(each, axis=0), rtol=1e-5)

@@ -52,7 +52,7 @@ def language_model(dim=4, name="student", words=WORDS, seed=0, **last):
 
 
 def texts(batch=BATCH, length=LENGTH, seed=0):
-    """Word numbers and the next ones; 0 is padding, and a -1 is no label."""
+    """Return word indices and the next ones. 0 is padding, -1 a missing label."""
     rng = np.random.default_rng(seed)
     tokens, following = rng.integers(1, WORDS, (2, batch, length))
     tokens[0, -2:] = 0
@@ -68,7 +68,7 @@ def dense(dim, words=WORDS, seed=0, **options):
 
 
 def connected(loss, student, teacher, tokens, student_dim=4, teacher_dim=6):
-    """A `Chunked` that reads these layers, and is built."""
+    """Return a built `Chunked` that uses these layers."""
     models = (keras.Sequential([keras.Input((None, layer.kernel.shape[0])), layer]) for layer in (student, teacher))
     chunked = Chunked(loss, "logits", "logits", tokens=tokens)
     chunked.connect(next(models), ModelTeacher(next(models)))
@@ -77,7 +77,7 @@ def connected(loss, student, teacher, tokens, student_dim=4, teacher_dim=6):
 
 
 def values_and_gradients(function, hidden, layer):
-    """What `function(hidden)` gives, and the gradients of an uneven sum of it."""
+    """Return `function(hidden)` and the gradients of an unevenly weighted sum of it."""
     with tf.GradientTape() as tape:
         tape.watch(hidden)
         values = function(hidden)
@@ -95,7 +95,7 @@ def assert_close(results, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("loss", POINTWISE, ids=lambda loss: type(loss).__name__)
 @pytest.mark.parametrize("tokens", [1, 4, 7, 21, 100])
-def test_is_the_loss_itself(loss, tokens):
+def test_equals_the_inner_loss(loss, tokens):
     student, teacher = dense(4), dense(6, seed=5)
     hidden, target = tf.constant(features(BATCH, LENGTH, 4)), tf.constant(features(BATCH, LENGTH, 6, seed=1))
     weight = np.random.default_rng(3).random((BATCH, LENGTH)).astype("float32")
@@ -110,7 +110,7 @@ def test_is_the_loss_itself(loss, tokens):
 
 
 def test_known_value():
-    # Rows (2, 0) and (0, 0) under a kernel that is the identity: LogitMSE is half of 4, and 0.
+    # Rows (2, 0) and (0, 0) with the identity as kernel: LogitMSE is half of 4, and 0.
     layer = dense(2, words=2, use_bias=False)
     layer.set_weights([np.eye(2)])
     hidden, zeros = np.array([[[2.0, 0.0], [0.0, 0.0]]], "float32"), np.zeros((1, 2, 2), "float32")
@@ -145,9 +145,9 @@ def test_compiles(jit_compile, length):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_half_precision_makes_logits_as_the_layer_does(policy):
+def test_half_precision_logits_are_those_of_the_layer(policy):
     student, teacher = dense(4, dtype=policy), dense(6, seed=5, dtype=policy)
-    # float32 by the time that a loss sees them, but numbers that half precision has.
+    # A loss receives float32, here with values that half precision can represent.
     hidden, target = (
         tf.cast(tf.cast(x, student.compute_dtype), "float32")
         for x in (features(BATCH, LENGTH, 4), features(BATCH, LENGTH, 6, seed=1))
@@ -157,7 +157,7 @@ def test_half_precision_makes_logits_as_the_layer_does(policy):
     expected = values_and_gradients(lambda h: plain.compare(student(h), teacher(target), Batch(None)), hidden, student)
     assert all(part.dtype == tf.float32 for part in result)
     assert_close(result[:2], expected[:2])
-    # A sum over tokens: the chunks' are added up in float32, the plain one's in half precision.
+    # A sum over tokens: over chunks in float32, in the plain layer in half precision.
     assert_close(result[2:], expected[2:], tolerance=1e-2)
 
 
@@ -182,7 +182,7 @@ def test_tied_weights_are_trained_from_both_ends():
     np.testing.assert_allclose(student.get_weights()[0], student_table - gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_layer_that_can_be_reversed_is():
+def test_calls_a_reversible_embedding_in_reverse():
     reversible = getattr(keras.layers, "ReversibleEmbedding", None)
     if reversible is None:
         pytest.skip("This Keras has no ReversibleEmbedding.")
@@ -204,7 +204,7 @@ def test_a_layer_that_can_be_reversed_is():
 
 
 def distilled(chunked, fit, **compiled):
-    """`(history, weights of the whole student)` after a run in chunks, or of the plain losses."""
+    """Return `(history, weights of the student)` after training with chunked or plain losses."""
     student, teacher = language_model(), language_model(6, "teacher", seed=1)
     before = weights_of(teacher)
     loss, term = keras.losses.SparseCategoricalCrossentropy(from_logits=True), KLDivergence(Linear(4.0, 1.0, 10))
@@ -221,12 +221,12 @@ def distilled(chunked, fit, **compiled):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_run_in_chunks_ends_with_the_weights_of_a_plain_one(jit_compile):
+def test_chunked_training_reaches_the_weights_of_plain_training(jit_compile):
     x, y = texts(12)
     weight = np.random.default_rng(4).random(12)
 
     def fit(distiller):
-        # The last batch is smaller, and the last chunk of each not full.
+        # The last batch is smaller, and the last chunk of each batch is padded.
         return fitted(distiller, x, y, sample_weight=weight, epochs=3, batch_size=5)
 
     results = [distilled(chunked, fit, jit_compile=jit_compile) for chunked in (True, False)]
@@ -239,7 +239,7 @@ def test_a_run_in_chunks_ends_with_the_weights_of_a_plain_one(jit_compile):
 
 
 def test_two_replicas_make_the_update_of_one():
-    # Without padding and with all labels, since each replica's supervised mean is over those that it has.
+    # No padding and no missing labels: the supervised mean of a replica is over its own positions.
     x, y = (np.maximum(part, 1) for part in texts(12))
 
     def fit(distiller):
@@ -260,14 +260,14 @@ def test_trains_in_mixed_precision(policy):
 
 
 def largest_tensors(function):
-    """The largest number of entries of any tensor in a graph and in the functions that it calls."""
+    """Return the largest tensor size in a graph and its functions, and the number of functions."""
     seen, largest = set(), 0
 
     def walk(graph):
         nonlocal largest
         for operation in graph.get_operations():
             for tensor in operation.outputs:
-                # What a loop's condition does not look at has no shape there.
+                # Loop variables that the condition does not use have no static shape there.
                 if tensor.dtype.is_floating and "redundant_placeholder" not in tensor.name:
                     assert tensor.shape.is_fully_defined(), tensor
                     largest = max(largest, tensor.shape.num_elements())
@@ -304,14 +304,14 @@ def test_no_tensor_holds_more_than_the_logits_of_a_chunk(chunked):
     hidden, labels = tf.TensorSpec((*positions, dim)), tf.TensorSpec(positions, tf.int32)
     largest, functions = largest_tensors(step.get_concrete_function(hidden, hidden, labels))
     if chunked:
-        # The hidden states of all tokens may be there.
+        # Only the hidden states of all tokens may be larger than a chunk of logits.
         assert functions >= 4
         assert largest == max(tokens * words, positions[0] * positions[1] * dim)
     else:
         assert largest >= positions[0] * positions[1] * words
 
 
-def test_crossentropy_is_that_of_keras():
+def test_crossentropy_equals_that_of_keras():
     layer = dense(4)
     hidden, (_, labels) = tf.constant(features(BATCH, LENGTH, 4)), texts()
     weight = np.random.default_rng(3).random((BATCH, LENGTH)).astype("float32") * (labels >= 0)
@@ -325,7 +325,7 @@ def test_crossentropy_is_that_of_keras():
     assert np.all(np.asarray(chunked.call(labels, hidden))[labels < 0] == 0)
 
 
-def test_crossentropy_trains_a_student_alone():
+def test_crossentropy_trains_a_baseline():
     x, y = texts(8)
     y = np.maximum(y, 0)
     weights = []
@@ -340,7 +340,7 @@ def test_crossentropy_trains_a_student_alone():
     assert_same_weights(*weights, atol=1e-6)
 
 
-def test_a_reloaded_run_goes_on_where_it_was(tmp_path):
+def test_a_reloaded_distiller_resumes_training(tmp_path):
     x, y = texts(12)
     teacher = HiddenStates(language_model(6, "teacher", seed=1))
 
@@ -355,7 +355,7 @@ def test_a_reloaded_run_goes_on_where_it_was(tmp_path):
     fitted(distiller, x, y)
     distiller.save(tmp_path / "d.keras")
     loaded = load_distiller(tmp_path / "d.keras", teacher=teacher)
-    assert loaded.loss.vocabulary.layer is loaded.student.model.get_layer("logits")
+    assert loaded.loss.lm_head.layer is loaded.student.model.get_layer("logits")
     assert isinstance(loaded.terms[0].loss.loss, KLDivergence) and loaded.terms[0].loss.tokens == 4
     assert sum(w.path.endswith("logits/kernel") for w in loaded.weights) == 1
     for run in (distiller, loaded):
@@ -363,7 +363,7 @@ def test_a_reloaded_run_goes_on_where_it_was(tmp_path):
     assert_same_weights(weights_of(loaded.student), weights_of(distiller.student), rtol=0, atol=0)
 
 
-def test_logits_that_are_there_are_compared_as_they_are():
+def test_cached_logits_are_compared_directly():
     student, teacher = language_model(), language_model(6, "teacher", seed=1)
     x, _ = texts()
     logits = np.asarray(teacher(x))
@@ -375,7 +375,7 @@ def test_logits_that_are_there_are_compared_as_they_are():
     np.testing.assert_allclose(history["loss"][0], expected, rtol=1e-5)
 
 
-def test_the_students_past_teaches_in_chunks():
+def test_trains_with_an_ema_teacher():
     x, y = texts(8)
     student = language_model()
     body = HiddenStates(student)
@@ -388,27 +388,27 @@ def test_the_students_past_teaches_in_chunks():
 
 
 @pytest.mark.parametrize("loss", [DIST(), MultiLevelKD(), FocalTemperature(), ConfidenceTemperature(), Chunked()])
-def test_refuses_losses_that_are_not_of_each_position(loss):
-    with pytest.raises(ValueError, match=f"compares each position on its own.*{type(loss).__name__} needs"):
+def test_rejects_losses_that_are_not_pointwise(loss):
+    with pytest.raises(ValueError, match=f"compares each position independently.*Received: a {type(loss).__name__}"):
         Chunked(loss)
 
 
-def test_refuses_what_no_chunks_can_be_made_of():
-    with pytest.raises(ValueError, match="CurriculumTemperature needs them all"):
+def test_rejects_invalid_arguments():
+    with pytest.raises(ValueError, match="Received: a CurriculumTemperature"):
         Chunked(CurriculumTemperature())
-    with pytest.raises(ValueError, match="Dist needs|LogitStandardization needs"):
+    with pytest.raises(ValueError, match="Received: a LogitStandardization"):
         Chunked(LogitStandardization(DIST()))
     with pytest.raises(ValueError, match="takes a loss of logits.*Received"):
         LogitStandardization(Chunked(None, "logits", "logits"))
-    with pytest.raises(ValueError, match="`tokens` must be an integer, 1 or more. Received: 0"):
+    with pytest.raises(ValueError, match="`tokens` must be an integer >= 1. Received: 0"):
         Chunked(tokens=0)
-    with pytest.raises(ValueError, match="takes the path of the layer.*Received: 3"):
+    with pytest.raises(ValueError, match="must be the path of the layer.*Received: 3"):
         ChunkedCrossentropy(3)
-    with pytest.raises(ValueError, match="has only the name of its layer, 'logits'.*model.get_layer"):
+    with pytest.raises(ValueError, match="has only the path 'logits' of its layer.*model.get_layer"):
         ChunkedCrossentropy("logits")(np.zeros((1, 1)), features(1, 1, 2))
 
 
-def refused(message, student=None, teacher=None, wrap=(HiddenStates, HiddenStates), **options):
+def assert_rejected(message, student=None, teacher=None, wrap=(HiddenStates, HiddenStates), **options):
     models = student or language_model(), teacher or language_model(6, "teacher")
     options = {"student_layer": "logits", "teacher_layer": "logits"} | options
     with pytest.raises(ValueError, match=message):
@@ -416,17 +416,25 @@ def refused(message, student=None, teacher=None, wrap=(HiddenStates, HiddenState
 
 
 def test_errors_come_before_training_and_name_layers_and_shapes():
-    refused("No layer called 'logit' in 'student_hidden_states'. Closest: .*logits", student_layer="logit")
-    refused(r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: layer 'logits' makes "
-            r"\(None, None, 11\) of \(None, None, 4\)", teacher=language_model(6, "teacher", words=12))  # fmt: skip
-    refused("Layer 'logits' ends in a softmax. Give it no activation", teacher=language_model(activation="softmax"))
-    refused(
+    assert_rejected("No layer called 'logit' in 'student_hidden_states'. Closest: .*logits", student_layer="logit")
+    assert_rejected(r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: layer 'logits' maps "
+            r"\(None, None, 4\) to \(None, None, 11\)", teacher=language_model(6, "teacher", words=12))  # fmt: skip
+    assert_rejected(
+        "Layer 'logits' ends in a softmax. Give it no activation", teacher=language_model(activation="softmax")
+    )
+    assert_rejected(
         r"Layer 'logits', with weights of the shapes \[\(4, 11\), \(11,\)\], takes no hidden states of size 11",
         wrap=(lambda model: model, HiddenStates),
     )
-    refused("A function has no layers, so none called 'logits'", wrap=(HiddenStates, lambda model: lambda x: model(x)))
-    refused("11 words, the teacher's 6", teacher_layer=None)
-    refused("Layer 'embedding_norm' makes .* not a row of logits", student_layer="embedding_norm", student=_odd())
+    assert_rejected(
+        "A function has no layers, so none called 'logits'", wrap=(HiddenStates, lambda model: lambda x: model(x))
+    )
+    assert_rejected("11 words, the teacher's 6", teacher_layer=None)
+    assert_rejected(
+        "Layer 'embedding_norm' makes .* not a row of logits",
+        student_layer="embedding_norm",
+        student=_model_with_a_layer_of_rank_4(),
+    )
     distiller = Distiller(
         student=HiddenStates(language_model()),
         teacher=HiddenStates(language_model(6, "teacher")),
@@ -440,8 +448,8 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
         distiller.compile("sgd", ChunkedCrossentropy(dense(5)))
 
 
-def _odd():
-    """A student whose layer "embedding_norm" takes hidden states and makes no row of them."""
+def _model_with_a_layer_of_rank_4():
+    """Return a student whose layer "embedding_norm" accepts hidden states and returns no row of logits."""
     tokens = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(WORDS, 4)(tokens)
     x = keras.layers.Lambda(lambda x: x[..., None], name="embedding_norm")(x)

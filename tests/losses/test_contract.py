@@ -1,4 +1,4 @@
-"""What every loss and every head must do, whichever files the folders hold."""
+"""Contract of all losses and heads: one test suite over every file of the two folders."""
 
 import importlib
 import inspect
@@ -17,25 +17,26 @@ from tests.support.helpers import features, value_and_gradient
 
 BATCH = 6
 SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
-# Only maps have a size that a head may change; one axis grows here and the other shrinks.
+# A head can change the resolution of feature maps only. Here one axis grows and the other shrinks.
 TEACHER_SHAPES = {**SHAPES, 4: (BATCH, 2, 6, 5)}
-NOT_LEAVES = {"__init__", "base", "ops"}
-# Settings that no schedule can stand for: the formula changes at their ends.
+NOT_LEAVES = {"__init__", "base", "checks", "maths"}
+# Arguments that cannot be schedules.
 FIXED = {
+    # The formula changes at 0 and 1.
     ("JensenShannon", "beta"),
     # Read before the first step.
     ("MarginReLU", "beta"),
     ("MarginReLU", "gamma"),
     ("VariationalInformation", "variance"),
 }
-# A hinge loss asks for more than the teacher's own values; the others see the teacher through weights of their own.
+# ActivationBoundary has a margin beyond the teacher's values; the other two compare through their own weights.
 NOT_ZERO_AT_THE_TEACHER = {"ActivationBoundary", "ContrastiveRepresentation", "VariationalInformation"}
-# Its grid lies on the map as it is padded.
+# The pooling grid covers the padded feature map.
 GRID = {"HierarchicalContext"}
 
 
 def leaves(folder, base):
-    """The class of each file in the folder: the one derived from the base."""
+    """Return the class of each file in the folder that is derived from the base."""
     files = sorted(p.stem for p in pathlib.Path(folder.__file__).parent.glob("*.py") if p.stem not in NOT_LEAVES)
     modules = [importlib.import_module(f"{folder.__name__}.{name}") for name in files]
     return [
@@ -72,7 +73,7 @@ def pair(rank):
 
 
 def labels_of(student):
-    """A class number for each example, or each of its positions."""
+    """Return class indices for each example, or for each position."""
     axes = np.indices(student.shape[:-1])
     return sum((2 + axis) * index for axis, index in enumerate(axes)) % student.shape[-1]
 
@@ -86,18 +87,18 @@ def compare(loss, student, teacher, labels=None, **batch):
 
 
 @pytest.mark.parametrize(("folder", "base"), [(losses, losses.DistillationLoss), (heads, heads.Head)])
-def test_every_file_is_a_leaf_that_its_folder_lists(folder, base):
+def test_every_file_has_a_leaf_that_its_folder_exports(folder, base):
     files = {p.stem for p in pathlib.Path(folder.__file__).parent.glob("*.py")} - NOT_LEAVES
     classes = leaves(folder, base)
     assert {cls.__module__.rsplit(".", 1)[1] for cls in classes} == files
     for cls in classes:
-        assert getattr(folder, cls.__name__, None) is cls, f"{folder.__name__} does not import {cls.__name__}"
+        assert getattr(folder, cls.__name__, None) is cls, f"{folder.__name__} must import {cls.__name__}"
         (parent,) = cls.__bases__
-        assert parent.__module__ == base.__module__, f"{cls.__name__} derives from another leaf"
+        assert parent.__module__ == base.__module__, f"{cls.__name__} must not derive from another leaf"
 
 
 @pytest.mark.parametrize("cls", [*LOSSES, *HEADS])
-def test_every_leaf_is_made_without_arguments_and_takes_some_rank(cls):
+def test_every_leaf_has_defaults_and_accepts_a_rank(cls):
     assert any(accepts(cls, rank) for rank in SHAPES)
 
 
@@ -112,7 +113,7 @@ def test_computes_in_float32_under_any_policy(cls):
 
 
 @every_loss
-def test_one_non_negative_float32_per_example(cls, rank):
+def test_returns_one_non_negative_float32_per_example(cls, rank):
     result = compare(cls(), *pair(rank))
     assert result.shape == (BATCH,)
     assert result.dtype == tf.float32
@@ -122,7 +123,7 @@ def test_one_non_negative_float32_per_example(cls, rank):
 @pytest.mark.parametrize(
     ("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[0].__name__ not in NOT_ZERO_AT_THE_TEACHER]
 )
-def test_nothing_is_left_to_learn_at_the_teacher(cls, rank):
+def test_loss_and_gradient_are_zero_at_the_teacher(cls, rank):
     student, _ = pair(rank)
     value, gradient = value_and_gradient(lambda s: compare(cls(), s, student), student)
     assert value == 0
@@ -155,11 +156,11 @@ def test_gradients_stay_finite(cls, rank, case):
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-# Compiling takes seconds, and tokens take the way of maps where a loss knows both.
+# Compilation takes seconds. Tokens are left out where a loss accepts feature maps, which take the same code path.
 @pytest.mark.parametrize(
     ("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[1] != 3 or not accepts(p.values[0], 4)]
 )
-def test_xla_and_an_unknown_batch_size_change_nothing(cls, rank):
+def test_xla_with_unknown_batch_size_matches_eager_mode(cls, rank):
     student, teacher = pair(rank)
     loss = cls()
     eager = compare(loss, student, teacher), value_and_gradient(lambda s: compare(loss, s, teacher), student)[1]
@@ -181,30 +182,30 @@ def test_xla_and_an_unknown_batch_size_change_nothing(cls, rank):
 
 
 @pytest.mark.parametrize("cls", [cls for cls in LOSSES if cls.logits])
-def test_pointwise_losses_need_one_row_at_a_time(cls):
+def test_pointwise_losses_compare_rows_independently(cls):
     loss, (student, teacher) = cls(), pair(2)
     together = np.asarray(compare(loss, student, teacher))
     one_by_one = [
         float(compare(loss, student[i : i + 1], teacher[i : i + 1], labels=labels_of(student)[i : i + 1])[0])
         for i in range(BATCH)
     ]
-    alike = np.allclose(together, one_by_one, rtol=1e-5)
-    assert loss.pointwise == (alike and not loss.weights), f"Set {cls.__name__}.pointwise."
+    equal = np.allclose(together, one_by_one, rtol=1e-5)
+    assert loss.pointwise == (equal and not loss.weights), f"Set {cls.__name__}.pointwise."
 
 
 @pytest.mark.parametrize("cls", LOSSES)
-def test_only_relational_losses_look_at_other_examples(cls):
-    alike = []
+def test_only_relational_losses_depend_on_other_examples(cls):
+    equal = []
     for rank in filter(lambda rank: accepts(cls, rank), SHAPES):
         loss, (student, teacher) = cls(), pair(rank)
         together = np.asarray(compare(loss, student, teacher))[:2]
-        alone = compare(loss, student[:2], teacher[:2], labels=labels_of(student)[:2])
-        alike.append(np.allclose(together, alone, rtol=1e-5, atol=1e-7))
-    assert cls().relational == (not all(alike)), f"Set {cls.__name__}.relational."
+        separate = compare(loss, student[:2], teacher[:2], labels=labels_of(student)[:2])
+        equal.append(np.allclose(together, separate, rtol=1e-5, atol=1e-7))
+    assert cls().relational == (not all(equal)), f"Set {cls.__name__}.relational."
 
 
 @every_loss
-def test_the_order_of_the_batch_is_the_order_of_the_result(cls, rank):
+def test_results_follow_the_order_of_the_batch(cls, rank):
     student, teacher = pair(rank)
     order = np.array([3, 0, 5, 1, 4, 2])
     np.testing.assert_allclose(
@@ -217,7 +218,7 @@ def test_the_order_of_the_batch_is_the_order_of_the_result(cls, rank):
 @pytest.mark.parametrize(
     ("cls", "rank"), [p for p in with_ranks(LOSSES) if p.values[1] > 2 and p.values[0].__name__ not in GRID]
 )
-def test_padded_positions_might_as_well_not_be_there(cls, rank):
+def test_padded_positions_equal_absent_positions(cls, rank):
     student, teacher = pair(rank)
     weight = np.array([[1.0, 1.0, 1.0, 0.0]] * BATCH, "float32")
     padded = [x * weight.reshape(*weight.shape, *[1] * (rank - 2)) for x in (student, teacher)]
@@ -240,21 +241,21 @@ def test_sample_weights_scale_each_example(cls, rank):
     np.testing.assert_allclose(weighted, weight * plain, rtol=1e-6)
 
 
-def unlike_the_defaults(cls):
-    """A value for each setting that is a number or a switch."""
+def changed_settings(cls):
+    """Return a changed value for each argument whose default is a number or a bool."""
     defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()}
-    changed = {bool: lambda value: not value, int: lambda value: value + 1, float: lambda value: value / 2}
-    return {key: changed[type(value)](value) for key, value in defaults.items() if type(value) in changed}
+    change = {bool: lambda value: not value, int: lambda value: value + 1, float: lambda value: value / 2}
+    return {key: change[type(value)](value) for key, value in defaults.items() if type(value) in change}
 
 
 def schedulable(cls):
-    settings = unlike_the_defaults(cls)
+    settings = changed_settings(cls)
     return [key for key, value in settings.items() if type(value) is float and (cls.__name__, key) not in FIXED]
 
 
 @every_loss
 def test_config_survives_saving(cls, rank):
-    settings = unlike_the_defaults(cls)
+    settings = changed_settings(cls)
     loss = cls(**settings, name="mine")
     revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert type(revived) is cls
@@ -276,14 +277,14 @@ def test_a_schedule_survives_saving_and_follows_the_step(cls, key):
 
 
 @pytest.mark.parametrize("cls", LOSSES)
-def test_compares_what_it_says_it_compares(cls):
-    alike = [(None, *SHAPES[rank][1:]) for rank in SHAPES if accepts(cls, rank)]
-    assert all(cls().comparable(shape, shape) for shape in alike)
+def test_accepted_shapes_are_comparable(cls):
+    shapes = [(None, *SHAPES[rank][1:]) for rank in SHAPES if accepts(cls, rank)]
+    assert all(cls().comparable(shape, shape) for shape in shapes)
 
 
 @every_head
-def test_head_reaches_the_teachers_shape_and_survives_saving(cls, rank):
-    settings = unlike_the_defaults(cls)
+def test_head_returns_the_teachers_shape_and_survives_saving(cls, rank):
+    settings = changed_settings(cls)
     student, head = features(*SHAPES[rank]), cls(**settings)
     head.build((None, *student.shape[1:]), (None, *TEACHER_SHAPES[rank][1:]))
     output = head(student)
@@ -298,7 +299,7 @@ def test_head_reaches_the_teachers_shape_and_survives_saving(cls, rank):
 
 
 @every_head
-def test_head_is_trained_under_xla_as_in_eager_mode(cls, rank):
+def test_head_under_xla_matches_eager_mode(cls, rank):
     student, head = features(*SHAPES[rank]), cls()
     head.build((None, *student.shape[1:]), (None, *TEACHER_SHAPES[rank][1:]))
 

@@ -21,7 +21,7 @@ from tests.support.helpers import (
 
 
 def at(score, low=1.0, high=21.0):
-    """The authors' temperature: 1 + 20 * sigmoid, from a parameter that starts at 1."""
+    """Return the authors' temperature: 1 + 20 * sigmoid, of a parameter that starts at 1."""
     return low + (high - low) / (1 + np.exp(-np.asarray(score, "float64")))
 
 
@@ -32,22 +32,22 @@ def built(*shape, **settings):
     return loss
 
 
-def with_a_network():
-    """A loss with a temperature for each example, and no weight of its network at 0."""
+def instance_wise_loss():
+    """Return an instance-wise loss whose weights are all nonzero."""
     loss = built(None, 6, instance=True)
     for seed, weight in enumerate(loss.trainable_weights):
         weight.assign(features(*weight.shape, seed=seed, scale=0.3))
     return loss
 
 
-def temperatures_of_the_network(weights, student, teacher):
-    """One hidden layer with ReLU over both logits, one temperature for each row."""
+def expected_temperatures(weights, student, teacher):
+    """Compute one temperature per row by a hidden layer with ReLU over both logits."""
     bias, hidden_kernel, hidden_bias, kernel = (np.asarray(weight, "float64") for weight in weights)
     hidden = np.maximum(np.concatenate([student, teacher], axis=-1) @ hidden_kernel + hidden_bias, 0)
     return at((hidden @ kernel + bias)[..., 0])
 
 
-def test_the_student_is_distilled_at_the_temperature_of_the_moment():
+def test_equals_distillation_at_the_current_temperature():
     student, teacher, loss = features(5, 6, scale=3), features(5, 6, seed=1, scale=3), built(None, 6)
     for score in (1.0, -2.0):
         loss.bias.assign([score])
@@ -61,7 +61,7 @@ def test_the_student_is_distilled_at_the_temperature_of_the_moment():
 
 
 @pytest.mark.parametrize("reversal", [1.0, 0.3, 0.0])
-def test_the_temperature_climbs_where_the_student_descends(reversal):
+def test_the_gradient_of_the_temperature_is_reversed(reversal):
     student, teacher = features(5, 6, scale=3), features(5, 6, seed=1, scale=3)
     loss = built(None, 6, reversal=reversal)
     with tf.GradientTape() as tape:
@@ -71,13 +71,13 @@ def test_the_temperature_climbs_where_the_student_descends(reversal):
     np.testing.assert_allclose(tape.gradient(value, loss.trainable_weights)[0], -reversal * slope, rtol=1e-4)
 
 
-def test_each_example_may_have_a_temperature_of_its_own():
-    student, teacher, loss = features(5, 6), features(5, 6, seed=1), with_a_network()
-    temperatures = temperatures_of_the_network(loss.trainable_weights, student, teacher)
+def test_instance_wise_temperatures():
+    student, teacher, loss = features(5, 6), features(5, 6, seed=1), instance_wise_loss()
+    temperatures = expected_temperatures(loss.trainable_weights, student, teacher)
     assert np.ptp(temperatures) > 1
 
     def expected(student):
-        # The temperatures hand no gradient back to the student.
+        # The temperatures pass no gradient to the student.
         divergence = softened_kl(student / temperatures[:, None], teacher / temperatures[:, None], 1.0)
         return (temperatures**2 * divergence).mean()
 
@@ -92,14 +92,14 @@ def test_each_example_may_have_a_temperature_of_its_own():
 
         def of_weight(values, index=index):
             weights = [*loss.trainable_weights[:index], values, *loss.trainable_weights[index + 1 :]]
-            temperatures = temperatures_of_the_network(weights, student, teacher)[:, None]
+            temperatures = expected_temperatures(weights, student, teacher)[:, None]
             return (temperatures[:, 0] ** 2 * softened_kl(student / temperatures, teacher / temperatures, 1.0)).mean()
 
         slope = central_differences(of_weight, loss.trainable_weights[index])
         np.testing.assert_allclose(gradient, -slope, atol=1e-4 * np.abs(slope).max())
 
 
-def test_a_network_starts_where_a_single_temperature_does():
+def test_instance_wise_and_global_temperatures_start_equal():
     student, teacher = features(2, 3, 6), features(2, 3, 6, seed=1)
     one, own = (built(None, 3, 6, instance=instance) for instance in (False, True))
     np.testing.assert_allclose(
@@ -108,14 +108,14 @@ def test_a_network_starts_where_a_single_temperature_does():
 
 
 def test_known_values():
-    # sigmoid(0) is a half, sigmoid(log 3) three quarters.
+    # sigmoid(0) is 1/2, sigmoid(log 3) is 3/4.
     np.testing.assert_allclose(curriculum_temperature([0.0, np.log(3.0)]), [11.0, 16.0], rtol=1e-6)
     np.testing.assert_allclose(curriculum_temperature([0.0], 2.0, 6.0), [4.0], rtol=1e-6)
 
 
-def test_in_training_the_temperature_moves_to_where_the_loss_is_larger():
+def test_training_moves_the_temperature_to_larger_losses():
     x, student, teacher = data(8)[0], mlp(), mlp(16, name="teacher")
-    # The reversal is 0 in the first step.
+    # The reversal is 0 at the first step.
     loss = CurriculumTemperature(low=0.5, high=3.0, reversal=CosineDecay(0.0, 1.0, 2))
     distiller = compiled(Distiller(student=student, teacher=teacher, terms=[Term(loss)]), keras.optimizers.SGD(1.0))
     logits = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
@@ -131,7 +131,7 @@ def test_in_training_the_temperature_moves_to_where_the_loss_is_larger():
     assert losses[0] < losses[1] < losses[2]
 
 
-def test_a_run_is_continued_with_its_temperature(tmp_path):
+def test_a_reloaded_distiller_resumes_training(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     loss = CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=CosineDecay(0.0, 1.0, 4), instance=True)
     first = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(loss)]), keras.optimizers.Adam(0.01))
@@ -142,7 +142,7 @@ def test_a_run_is_continued_with_its_temperature(tmp_path):
     assert isinstance(second.term_losses[0].loss, DecoupledKD)
 
 
-def test_within_another_loss_each_run_has_a_temperature_of_its_own(tmp_path):
+def test_each_distiller_has_its_own_temperature_inside_another_loss(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     terms = [Term(LogitStandardization(CurriculumTemperature()))]
     first, second = (compiled(Distiller(student=mlp(), teacher=teacher, terms=terms)) for _ in range(2))
@@ -154,7 +154,7 @@ def test_within_another_loss_each_run_has_a_temperature_of_its_own(tmp_path):
     assert fitted(resumed, x, y) == fitted(first, x, y)
 
 
-def test_default_is_distillation_at_the_temperature_alone():
+def test_default_is_the_loss_of_kl_divergence():
     student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
     batch = Batch(None, position_weight=np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], "float32"))
     default, named = built(None, 3, 5), built(None, 3, 5, loss=KLDivergence(1.0))
@@ -169,6 +169,6 @@ def test_default_is_distillation_at_the_temperature_alone():
         ({"reversal": -1.0}, "`reversal` must be a finite number 0 or more, or a schedule"),
     ],
 )
-def test_settings_are_checked(settings, message):
+def test_rejects_invalid_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         CurriculumTemperature(**settings)

@@ -15,7 +15,7 @@ def reference(student, teacher, labels, alpha, beta, temperature):
         logits = logits / temperature
         logits = logits - logits.max()
         others = np.delete(logits, target)
-        # Around the others' own maximum: they vanish beside a certain target.
+        # Shifted by the maximum of the others, which would underflow beside a confident target.
         largest = others.max()
         rest = largest + np.log(np.exp(others - largest).sum())
         whole = np.logaddexp(logits[target], rest)
@@ -62,7 +62,7 @@ def test_finite_where_the_probability_of_the_target_rounds_to_1():
 
 
 def test_known_value():
-    # Student undecided among three classes; teacher 1/2 on the target, 3/8 and 1/8 on the others.
+    # Student uniform over three classes; teacher 1/2 for the target, 3/8 and 1/8 for the others.
     teacher = np.log(np.array([[4.0, 3.0, 1.0]]))
     binary = 0.5 * np.log(0.5 * 3) + 0.5 * np.log(0.5 * 3 / 2)
     others = 0.75 * np.log(0.75 * 2) + 0.25 * np.log(0.25 * 2)
@@ -70,7 +70,7 @@ def test_known_value():
     np.testing.assert_allclose(loss, [2 * binary + 3 * others], rtol=1e-5)
 
 
-def test_is_plain_distillation_when_beta_is_what_the_teacher_gives_the_others():
+def test_equals_plain_distillation_when_beta_is_the_teachers_probability_of_the_others():
     # Equation 5 of the paper.
     student, teacher, labels = features(1, 6), features(1, 6, seed=1), np.array([2])
     probability = np.exp(teacher[0, 2]) / np.exp(teacher[0]).sum()
@@ -88,7 +88,7 @@ def test_is_plain_distillation_when_beta_is_what_the_teacher_gives_the_others():
     ],
     ids=["column", "float", "one-hot", "smoothed"],
 )
-def test_labels_in_any_form(labels):
+def test_accepts_every_label_format(labels):
     student, teacher = features(3, 5), features(3, 5, seed=1)
     np.testing.assert_allclose(
         decoupled_kd(student, teacher, labels), decoupled_kd(student, teacher, np.array([0, 4, 2])), rtol=1e-6
@@ -105,7 +105,7 @@ def test_labels_in_any_form(labels):
     ],
     ids=["number", "nan", "row", "zeros"],
 )
-def test_an_example_without_label_contributes_nothing(labels):
+def test_missing_labels_contribute_nothing(labels):
     student, teacher = features(2, 4), features(2, 4, seed=1)
     loss = decoupled_kd(student, teacher, labels)
     np.testing.assert_allclose(loss, [decoupled_kd(student, teacher, np.array([3, 0]))[0], 0], rtol=1e-6)
@@ -113,7 +113,7 @@ def test_an_example_without_label_contributes_nothing(labels):
     assert np.any(gradient[0]) and not np.any(gradient[1])
 
 
-def test_tokens_have_labels_of_their_own():
+def test_labels_of_tokens():
     student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
     labels = np.array([[0, 4, 2], [1, -1, 3]])
     each = np.asarray(decoupled_kd(student.reshape(6, 5), teacher.reshape(6, 5), labels.reshape(6)))
@@ -127,8 +127,8 @@ def test_tokens_have_labels_of_their_own():
     )
 
 
-def test_refuses_settings_that_mean_nothing():
-    with pytest.raises(ValueError, match="both 0"):
+def test_rejects_invalid_arguments():
+    with pytest.raises(ValueError, match="must not both be 0.*Received: alpha=0, beta=0"):
         DecoupledKD(alpha=0, beta=0)
     with pytest.raises(ValueError, match="`beta` must be"):
         DecoupledKD(beta=-1)
@@ -136,6 +136,6 @@ def test_refuses_settings_that_mean_nothing():
         DecoupledKD(temperature=0)
 
 
-def test_refuses_a_single_class():
+def test_rejects_a_single_class():
     with pytest.raises(ValueError, match=r"two classes or more.*\(None, 1\)"):
         DecoupledKD().build((None, 1), (None, 1))

@@ -8,7 +8,7 @@ from tests.support.helpers import central_differences, features, softmax, value_
 
 
 def reference(student, teacher, beta, gamma, temperature):
-    """One less the correlations of rows and of columns, by NumPy's own function, times T^2."""
+    """1 - correlation of rows and of columns, by `np.corrcoef`, times T^2."""
     s, t = softmax(student, temperature), softmax(teacher, temperature)
     inter = np.mean([1 - np.corrcoef(s[i], t[i])[0, 1] for i in range(len(s))])
     intra = np.mean([1 - np.corrcoef(s[:, c], t[:, c])[0, 1] for c in range(s.shape[1])])
@@ -27,36 +27,36 @@ def test_matches_the_paper(temperature, beta, gamma):
 
 
 def test_known_value():
-    # Two examples, whose classes the student ranks as the teacher does in the first and the other way in the second.
+    # The student ranks the classes of the first example as the teacher does, those of the second in reverse.
     student, teacher = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[3.0, 0.0], [0.0, 2.0]])
     np.testing.assert_allclose(dist(student, teacher, beta=1.0, gamma=0.0), [0.0, 2.0], atol=1e-6)
-    # To the student the two examples are alike: its classes correlate with nothing.
+    # The student predicts the same for both examples: its classes have correlation 0.
     np.testing.assert_allclose(dist(student, teacher, beta=0.0, gamma=1.0), [1.0, 1.0], atol=1e-6)
 
 
-def test_ignores_how_confident_the_teacher_is():
-    # Probabilities that are a mixture of the student's with the uniform ones.
+def test_ignores_the_teachers_confidence():
+    # The teacher's probabilities are a mixture of the student's and uniform ones.
     student = features(4, 5)
     teacher = np.log(0.3 * softmax(student) + 0.7 / 5)
     np.testing.assert_allclose(dist(student, teacher), np.zeros(4), atol=1e-6)
 
 
-def test_positions_are_examples():
+def test_positions_count_as_examples():
     student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
     weight = np.array([[1, 1, 0], [1, 0, 0]], "float32")
-    kept = [x[weight > 0] for x in (student, teacher)]
-    each = np.asarray(dist(*kept))
+    valid = [x[weight > 0] for x in (student, teacher)]
+    each = np.asarray(dist(*valid))
     loss = DIST().compare(student, teacher, Batch(None, position_weight=weight))
     np.testing.assert_allclose(loss, [each[:2].mean(), each[2]], rtol=1e-5)
 
 
-def test_a_batch_of_one_learns_from_its_classes_alone():
+def test_a_batch_of_one_has_only_the_correlation_over_classes():
     student, teacher = features(1, 5), features(1, 5, seed=1)
     _, gradient = value_and_gradient(lambda s: dist(s, teacher, beta=0.0), student)
     np.testing.assert_allclose(gradient, 0, atol=1e-7)
     np.testing.assert_allclose(dist(student, teacher), dist(student, teacher, gamma=0.0) + 1.0, rtol=1e-5)
 
 
-def test_refuses_settings_that_mean_nothing():
-    with pytest.raises(ValueError, match="both 0"):
+def test_rejects_two_weights_of_0():
+    with pytest.raises(ValueError, match="must not both be 0.*Received: beta=0, gamma=0"):
         DIST(0, 0)

@@ -1,4 +1,4 @@
-"""Every loss equals the published code, in value and gradient."""
+"""Comparison of every loss with published code, in value and gradient."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from tests.support.golden_adapters import ADAPTERS, NOT_COVERED
 FOLDER = pathlib.Path(__file__).parent.parent / "golden"
 INDEX = json.loads((FOLDER / "INDEX.json").read_text())
 
-# Relative for values, of the largest entry for gradients; the references themselves, run in float32, are within 1e-6.
+# Relative to the value, and to the largest entry of a gradient. The references, run in float32, deviate by up to 1e-6.
 TOLERANCE = 1e-5
 
 
@@ -26,7 +26,7 @@ def cases():
 
 
 def arrays_of(name, case, part):
-    """`{name: array}` of a case's "in", "out" or "grad"."""
+    """Return `{name: array}` of the "in", "out" or "grad" arrays of a case."""
     prefix = f"{case['name']}__{part}__"
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
         return {key.removeprefix(prefix): arrays[key] for key in arrays.files if key.startswith(prefix)}
@@ -46,7 +46,7 @@ def test_matches_the_published_code(name, case):
         np.testing.assert_allclose(gradient, expected[key], rtol=0, atol=TOLERANCE * np.abs(expected[key]).max())
 
 
-def test_every_name_is_covered_or_says_why_not():
+def test_every_name_is_covered_or_has_a_reason():
     assert not set(ADAPTERS) & set(NOT_COVERED)
     assert set(ADAPTERS) | set(NOT_COVERED) == set(INDEX)
     assert all(NOT_COVERED.values()) and len(NOT_COVERED) <= 12

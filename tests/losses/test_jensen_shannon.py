@@ -26,7 +26,7 @@ def test_matches_the_paper(shape, beta, temperature):
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
-def test_keeps_its_digits_where_student_and_teacher_are_nearly_alike(beta):
+def test_accurate_for_nearly_equal_models(beta):
     teacher = features(4, 50)
     student = teacher + features(4, 50, seed=1, scale=1e-3)
     expected = reference(student, teacher, beta).mean()
@@ -34,15 +34,15 @@ def test_keeps_its_digits_where_student_and_teacher_are_nearly_alike(beta):
 
 
 def test_known_value():
-    # Certain of different classes: the mixture is an even one, log 2 away from both.
+    # Both models are confident of different classes: the divergence of each from the even mixture is log 2.
     student, teacher = np.array([[100.0, 0.0]]), np.array([[0.0, 100.0]])
     np.testing.assert_allclose(jensen_shannon(student, teacher), [np.log(2)], rtol=1e-6)
-    # Mixed three to one: log 4/3 from the first, log 4 from the second.
+    # Mixture of three to one: log 4/3 from the teacher, log 4 from the student.
     expected = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
     np.testing.assert_allclose(jensen_shannon(student, teacher, beta=0.75), [expected], rtol=1e-6)
 
 
-def test_the_ends_are_the_two_divergences():
+def test_beta_of_0_and_1_gives_the_two_divergences():
     student, teacher = features(3, 5), features(3, 5, seed=1)
     np.testing.assert_allclose(
         jensen_shannon(student, teacher, 0.0, 2.0), softened_kl(student, teacher, 2.0), rtol=1e-5
@@ -50,13 +50,13 @@ def test_the_ends_are_the_two_divergences():
     np.testing.assert_allclose(
         jensen_shannon(student, teacher, 1.0, 2.0), softened_kl(teacher, student, 2.0), rtol=1e-5
     )
-    # They are limits, of the loss over what vanishes.
+    # They are the limits of the loss over `beta` and over `1 - beta`.
     for beta, end in ((1e-3, 0.0), (1 - 1e-3, 1.0)):
         near = np.asarray(jensen_shannon(student, teacher, beta)) / 1e-3
         np.testing.assert_allclose(near, jensen_shannon(student, teacher, end), rtol=1e-2)
 
 
-def test_symmetric_at_a_half():
+def test_symmetric_for_beta_of_one_half():
     student, teacher = features(3, 5), features(3, 5, seed=1)
     np.testing.assert_allclose(jensen_shannon(student, teacher), jensen_shannon(teacher, student), rtol=1e-5)
     swapped = jensen_shannon(teacher, student, beta=0.8)
@@ -64,6 +64,6 @@ def test_symmetric_at_a_half():
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.1, float("nan"), True, "0.5"])
-def test_refuses_a_share_that_is_none(beta):
-    with pytest.raises(ValueError, match="`beta` must be"):
+def test_rejects_invalid_beta(beta):
+    with pytest.raises(ValueError, match="`beta` must be a finite number >= 0 and <= 1. Received:"):
         JensenShannon(beta)

@@ -8,7 +8,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher):
-    """The squared norm of the paper, as a mean over the classes in place of half the sum."""
+    """The squared norm of the paper, with the mean over the classes instead of half the sum."""
     return ((student - teacher) ** 2).mean()
 
 
@@ -26,12 +26,12 @@ def test_known_value():
     np.testing.assert_allclose(logit_mse(student, teacher), [5 / 3], rtol=1e-6)
 
 
-def test_sees_a_shift_of_the_logits():
+def test_depends_on_a_shift_of_the_logits():
     logits = features(3, 4)
     np.testing.assert_allclose(logit_mse(logits + 2, logits), [4.0] * 3, rtol=1e-5)
 
 
-def test_a_padded_token_counts_for_nothing():
+def test_ignores_padded_tokens():
     student, teacher = features(1, 2, 4), features(1, 2, 4, seed=1)
     loss = LogitMSE().compare(student, teacher, Batch(None, position_weight=np.array([[1.0, 0.0]])))
     np.testing.assert_allclose(loss, logit_mse(student, teacher)[:, 0], rtol=1e-6)

@@ -38,20 +38,20 @@ def test_ignores_scale_and_shift_of_the_logits():
 
 
 def test_equal_logits_have_no_gradient():
-    # The published code divides by 1e-7 here.
+    # The published code divides by 1e-7 here, which makes the gradient explode.
     student = np.full((2, 5), 0.1, "float32")
     _, gradient = value_and_gradient(lambda s: LogitStandardization().compare(s, features(2, 5), Batch(None)), student)
     assert np.abs(gradient).max() < 1e-6
 
 
-def test_default_is_distillation_at_2():
+def test_default_is_the_loss_of_kl_divergence_at_2():
     student, teacher = features(2, 3, 5), features(2, 3, 5, seed=1)
     batch = Batch(None, position_weight=np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
     default, named = LogitStandardization(), LogitStandardization(KLDivergence(2.0))
     np.testing.assert_allclose(default.compare(student, teacher, batch), named.compare(student, teacher, batch))
 
 
-def test_wraps_any_loss_of_logits_and_is_saved_with_it():
+def test_saves_the_inner_loss():
     loss = LogitStandardization(DecoupledKD(beta=2.0))
     assert loss.needs_labels and not LogitStandardization().needs_labels
     revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
@@ -62,6 +62,6 @@ def test_wraps_any_loss_of_logits_and_is_saved_with_it():
 
 
 @pytest.mark.parametrize("loss", [Hint(), "kl", 2.0])
-def test_refuses_what_is_no_loss_of_logits(loss):
+def test_rejects_other_losses(loss):
     with pytest.raises(ValueError, match="takes a loss of logits"):
         LogitStandardization(loss)

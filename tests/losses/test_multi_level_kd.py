@@ -8,14 +8,14 @@ from tests.support.helpers import central_differences, features, softened_kl, so
 
 
 def batch_reference(student, teacher, temperature):
-    """The squared difference of Gram matrices over the batch, a loop over pairs of examples."""
+    """Squared difference of the similarity matrices, by a loop over pairs of examples."""
     s, t = softmax(student, temperature), softmax(teacher, temperature)
     pairs = [(t[i] @ t[j] - s[i] @ s[j]) ** 2 for i in range(len(s)) for j in range(len(s))]
     return sum(pairs) / len(s)
 
 
 def class_reference(student, teacher, temperature):
-    """The same over the classes, a loop over their pairs."""
+    """Squared difference of the similarity matrices, by a loop over pairs of classes."""
     s, t = softmax(student, temperature).T, softmax(teacher, temperature).T
     pairs = [(t[i] @ t[j] - s[i] @ s[j]) ** 2 for i in range(len(s)) for j in range(len(s))]
     return sum(pairs) / len(s)
@@ -31,9 +31,9 @@ def test_matches_the_paper(part, reference):
 
 
 def test_known_values():
-    # The teacher tells two examples apart; to the student both are either class.
+    # The teacher predicts different classes for the two examples; the student predicts 1/2 for each class.
     student, teacher = np.zeros((2, 2)), np.array([[100.0, 0.0], [0.0, 100.0]])
-    # Products 1 and 0 in the teacher, 1/2 in the student.
+    # Inner products are 1 and 0 for the teacher, 1/2 for the student.
     np.testing.assert_allclose(batch_level(student, teacher, 1.0), [0.5, 0.5], rtol=1e-6)
     np.testing.assert_allclose(class_level(student, teacher, 1.0), [0.5, 0.5], rtol=1e-6)
 
@@ -47,7 +47,7 @@ def test_averages_over_the_temperatures():
     np.testing.assert_allclose(multi_level_kd(student, teacher, (1.0, 4.0)), np.mean(parts, axis=0), rtol=1e-5)
 
 
-def test_positions_are_examples():
+def test_positions_count_as_examples():
     student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
     weight = np.array([[1, 1, 0], [1, 0, 0]], "float32")
     each = np.asarray(multi_level_kd(*(x[weight > 0] for x in (student, teacher))))
@@ -55,8 +55,8 @@ def test_positions_are_examples():
     np.testing.assert_allclose(loss, [each[:2].mean(), each[2]], rtol=1e-5)
 
 
-def test_refuses_temperatures_that_are_none():
-    with pytest.raises(ValueError, match="`temperatures` must be"):
+def test_rejects_invalid_temperatures():
+    with pytest.raises(ValueError, match=r"`temperatures` must hold at least one temperature. Received: \[\]"):
         MultiLevelKD([])
     with pytest.raises(ValueError, match="`temperatures` must be"):
         MultiLevelKD([1.0, 0.0])

@@ -18,19 +18,19 @@ def test_matches_the_paper(shape, temperature):
 
 
 def test_known_value():
-    # Student undecided, teacher at odds of 3 to 1.
+    # Uniform student, teacher probabilities 3/4 and 1/4.
     teacher = np.log(np.array([[3.0, 1.0]]))
     expected = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
     np.testing.assert_allclose(reverse_kl(np.zeros((1, 2)), teacher), [expected], rtol=1e-6)
 
 
-def test_forgives_a_missed_mode_but_not_an_invented_one():
+def test_prefers_one_mode_to_a_uniform_distribution():
     teacher = np.log(np.array([[0.49, 0.49, 0.02]]))
     one_mode, spread = np.log(np.array([[0.96, 0.02, 0.02]])), np.zeros((1, 3))
     assert reverse_kl(one_mode, teacher) < reverse_kl(spread, teacher)
     assert kl_divergence(one_mode, teacher, 1.0) > kl_divergence(spread, teacher, 1.0)
 
 
-def test_refuses_a_single_class():
+def test_rejects_a_single_class():
     with pytest.raises(ValueError, match=r"ReverseKL compares two classes or more.*\(None, 1\)"):
         ReverseKL().build((None, 1), (None, 1))

@@ -6,7 +6,7 @@ from tests.support.helpers import central_differences, features, softmax, value_
 
 
 def reference(student, teacher, temperature):
-    """Half the L1 distance, as the paper has it, times T."""
+    """Half the L1 distance, as in the paper, times T."""
     return temperature * np.abs(softmax(teacher, temperature) - softmax(student, temperature)).sum(axis=-1) / 2
 
 
@@ -21,17 +21,17 @@ def test_matches_the_paper(shape, temperature):
 
 
 def test_known_value():
-    # 1/2 to the first class, 1/4 to the others, against 1/3 to each.
+    # Student 1/2, 1/4, 1/4, teacher 1/3 each.
     student = np.log(np.array([[2.0, 1.0, 1.0]]))
     np.testing.assert_allclose(total_variation(student, np.zeros((1, 3))), [1 / 6], rtol=1e-6)
 
 
-def test_is_1_for_networks_that_agree_on_nothing():
+def test_is_1_for_disjoint_predictions():
     student = np.array([[50.0, 0.0, 0.0]])
     np.testing.assert_allclose(total_variation(student, student[:, ::-1]), [1.0], rtol=1e-6)
 
 
-def test_the_gradient_hardly_depends_on_a_high_temperature():
+def test_the_gradient_is_nearly_independent_of_a_high_temperature():
     student, teacher = features(4, 6), features(4, 6, seed=1)
     low, high = (
         value_and_gradient(lambda s, t=temperature: total_variation(s, teacher, t), student)[1]

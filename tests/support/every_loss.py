@@ -1,4 +1,4 @@
-"""A network with a place for every loss."""
+"""Models and data on which every loss can be trained."""
 
 import inspect
 
@@ -15,7 +15,7 @@ LOSSES = {
     for name, cls in inspect.getmembers(losses, inspect.isclass)
     if issubclass(cls, DistillationLoss) and cls is not DistillationLoss
 }
-# Losses of several activations.
+# Taps of losses that take several activations.
 SPECIAL = {
     "AttentionScores": (("query", "key"),) * 2,
     "AttentionRelation": (("query", "key"),) * 2,
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def network(name, **options):
-    """Maps, tokens, queries and keys, a vector and logits of 6x6 pictures."""
+    """Return a model of 6x6 images with feature maps, tokens, queries and keys, a vector and logits."""
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.Conv2D(4, 3, padding="same", name="map", **options)(inputs)
     x = keras.layers.Conv2D(4, 3, padding="same", activation="tanh", name="deeper")(x)
@@ -40,7 +40,7 @@ def network(name, **options):
 
 
 def taps_of(cls):
-    """Where a loss may be put: at the lowest rank that it takes."""
+    """Return taps of the lowest rank that a loss accepts."""
     if cls.__name__ in SPECIAL:
         return SPECIAL[cls.__name__]
     if cls.logits:
@@ -52,18 +52,18 @@ def taps_of(cls):
                 return tap, tap
         except ValueError:
             continue
-    raise AssertionError(f"{cls.__name__} takes none of the network's activations")
+    raise AssertionError(f"{cls.__name__} accepts none of the model's activations")
 
 
 def distiller_with(name):
-    """A student that learns by one loss."""
+    """Return a distiller with a single term."""
     loss = LOSSES[name](**SETTINGS.get(name, {}))
     taps = ("vector", "vector") if name == "Chunked" else taps_of(LOSSES[name])
     return Distiller(student=network("student"), teacher=network("teacher"), terms=[Term(loss, *taps)])
 
 
 def pictures(count, name=None):
-    """Inputs as a loss wants them, and class numbers."""
+    """Return images, with an index if the loss requires one, and class indices."""
     random = np.random.default_rng(0)
     x, y = random.normal(size=(count, 6, 6, 2)).astype("float32"), random.integers(0, CLASSES, count)
     return with_index(x, np.arange(count)) if name == "ContrastiveRepresentation" else x, y

@@ -1,9 +1,9 @@
-"""Our losses as the published code would have returned them.
+"""Adapters from the losses to the values that published code returns.
 
-`ADAPTERS` has a function for each name of `golden/INDEX.json`. It takes a case's inputs, `{name: tensor}`, and its
-hyperparameters, `{name: number}`, and returns a scalar: our loss, times the factor between our reduction and the
-reference's, which is computed from the shapes. Where the reference adds the teacher's entropy to a divergence, a number
-that no student can change, so does the adapter.
+`ADAPTERS` has a function for each name of `golden/INDEX.json`. It takes the inputs of a case, `{name: tensor}`, and its
+hyperparameters, `{name: number}`, and returns a scalar: the loss times the factor between the two reductions, which is
+computed from the shapes. Where the reference adds the teacher's entropy to a divergence, a constant with respect to the
+student, the adapter adds it too.
 """
 
 import itertools
@@ -54,52 +54,52 @@ IGNORED = -100
 
 NOT_COVERED = {
     "affinity": "not the formula of the paper it names",
-    "cc": "no correlation: products of differences between neighbours, which change with the order of the batch",
-    "dist_plus": "one of its terms has the opposite sign of all others, so that training undoes what it should do",
-    "hinge_rank": "one library's own loss, without a paper",
-    "kdsvd": "its value depends on the sign that the SVD routine happens to give a vector",
-    "logistic_rank": "one library's own loss, without a paper",
-    "mft": "corrects the teacher's distribution by the labels; not a comparison of two networks",
-    "pad_l2": "needs a second output of the student, a variance for each number; VID learns one for each channel",
+    "cc": "not a correlation: products of differences between neighbors, which depend on the order of the batch",
+    "dist_plus": "one of its terms has the opposite sign of all others, so training increases that distance",
+    "hinge_rank": "loss of a single library, without a paper",
+    "kdsvd": "its value depends on the arbitrary sign of singular vectors",
+    "logistic_rank": "loss of a single library, without a paper",
+    "mft": "corrects the teacher's distribution by the labels; not a comparison of two models",
+    "pad_l2": "needs a second output of the student, a variance per entry; VID learns one per channel",
     "skd_direction": "too new: the authors' code and the one reimplementation differ",
-    "srd": "the log of a sum over the batch: no loss for one example",
-    "tb_attention_ce": "drops scores after the softmax, so that the teacher's probabilities no longer sum to 1",
+    "srd": "the logarithm of a sum over the batch: not a loss per example",
+    "tb_attention_ce": "removes scores after the softmax, so the teacher's probabilities do not sum to 1",
     "tb_attention_ce_mean": "as tb_attention_ce",
 }
 
 
 def adapter(name):
-    """Enters a function under its golden name."""
+    """Return a decorator that registers a function under its golden name."""
 
-    def enter(function):
+    def register(function):
         ADAPTERS[name] = function
         return function
 
-    return enter
+    return register
 
 
 ADAPTERS = {}
 
 
 def mean_over(values, valid):
-    """The mean over all tokens of the batch that are valid, as published code has it; ours is the mean of means."""
+    """Average over all valid tokens of the batch, as published code does; a `Term` averages per example first."""
     valid = ops.cast(valid, "float32")
     return ops.divide_no_nan(ops.sum(values * valid), ops.sum(valid))
 
 
 def entropy(logits, temperature=1.0):
-    """What a soft cross-entropy is larger by than the divergence."""
+    """Compute the entropy: soft cross-entropy minus divergence."""
     log = ops.log_softmax(logits / temperature, axis=-1)
     return -ops.sum(ops.exp(log) * log, axis=-1)
 
 
 def cross_entropy(student, teacher, temperature=1.0):
-    """Soft cross-entropy without T^2: our divergence over T^2 plus the teacher's entropy."""
+    """Compute soft cross-entropy without T^2: the divergence over T^2 plus the teacher's entropy."""
     return kl_divergence(student, teacher, temperature) / temperature**2 + entropy(teacher, temperature)
 
 
 def pooled(student, teacher):
-    """RepDistiller's sizes: where heights differ, the taller map becomes a square of the other's height."""
+    """Pool as RepDistiller: if heights differ, the taller feature map is pooled to a square of the lower height."""
     height = min(student.shape[1], teacher.shape[1])
     if student.shape[1] == teacher.shape[1]:
         return student, teacher
@@ -135,16 +135,16 @@ def _(inputs, settings):
     temperature = settings["temperature"]
     if temperature is None:
         temperature = ops.expand_dims(inputs["temperature_per_example"], -1)
-    # Divided beforehand, so that each example may have a temperature of its own.
+    # Divided beforehand, since each example may have its own temperature.
     return ops.mean(cross_entropy(inputs["student"] / temperature, inputs["teacher"] / temperature))
 
 
 @adapter("hard_label")
 def _(inputs, settings):
     teacher = inputs["teacher"]
-    # A teacher that is certain of its first choice.
-    certain = 1e4 * ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1])
-    return ops.mean(kl_divergence(inputs["student"], certain, 1.0))
+    # A teacher with probability 1 for its top class.
+    hard_targets = 1e4 * ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1])
+    return ops.mean(kl_divergence(inputs["student"], hard_targets, 1.0))
 
 
 @adapter("wsld")
@@ -153,7 +153,7 @@ def _(inputs, settings):
     student_loss, teacher_loss = (
         keras.losses.sparse_categorical_crossentropy(inputs["labels"], x, from_logits=True) for x in (student, teacher)
     )
-    # A sample weight: what the student has still to learn about the example.
+    # A sample weight by the ratio of the cross-entropies of both models.
     weight = ops.stop_gradient(1.0 - ops.exp(-student_loss / (teacher_loss + 1e-7)))
     return ops.mean(weight * tau**2 * cross_entropy(student, teacher, tau))
 
@@ -190,9 +190,9 @@ def _(inputs, settings):
 def _(inputs, settings):
     student, teacher, share = inputs["student"], inputs["teacher"], settings["lam"]
     forward = settings["direction"] == "forward"
-    # Ours, of a mixture's log-probabilities: the first with `share` of the second.
-    own, other = (student, teacher) if forward else (teacher, student)
-    parts = [(1.0 - share, own), (share, other)]
+    # A plain divergence from the log-probabilities of a mixture with weight `share` on the second model.
+    first, second = (student, teacher) if forward else (teacher, student)
+    parts = [(1.0 - share, first), (share, second)]
     mixture = [ops.log_softmax(x, axis=-1) + ops.log(part) for part, x in parts if part > 0]
     mixture = mixture[0] if len(mixture) == 1 else ops.logaddexp(*mixture)
     values = cross_entropy(mixture, teacher) if forward else reverse_kl(student, mixture)
@@ -207,7 +207,7 @@ def _(inputs, settings):
 @adapter("tvd")
 def _(inputs, settings):
     temperature = settings["temperature"]
-    # The reference has T^2 where we have T.
+    # The reference multiplies by T^2 instead of T.
     values = temperature * total_variation(inputs["student"], inputs["teacher"], temperature)
     return mean_over(values, inputs["mask"])
 
@@ -261,7 +261,7 @@ def _(inputs, settings):
     of_examples, of_classes = (_share_below_median(x) for x in (ops.max(confidence, -1), ops.sum(confidence, 0)))
     total = 0.0
     for temperature in (settings["temperature"], 3.0, 5.0, 2.0, 6.0):
-        # The code takes the weak view in place of the strong at its last two temperatures, whatever the first is.
+        # At its last two temperatures the code uses the weak view instead of the strong one.
         total += of_examples * ops.mean(kl_divergence(*weak, temperature))
         total += of_classes * ops.mean(class_level(*weak, temperature))
         total += of_examples * ops.mean(batch_level(*weak, temperature))
@@ -292,9 +292,9 @@ def _(inputs, settings):
     tail = settings["add_tail"]
     student, teacher = gather_top_k(inputs["student"], inputs["teacher_ids"], tail=tail), inputs["teacher_values"]
     if tail:
-        # The reference keeps both buckets from becoming smaller than this.
-        least = ops.logsumexp(student, axis=-1, keepdims=True) + math.log(1e-7)
-        student = ops.concatenate([student[..., :-1], ops.maximum(student[..., -1:], least)], axis=-1)
+        # The reference clips both buckets to this minimum.
+        minimum = ops.logsumexp(student, axis=-1, keepdims=True) + math.log(1e-7)
+        student = ops.concatenate([student[..., :-1], ops.maximum(student[..., -1:], minimum)], axis=-1)
         teacher = _with_tail(teacher)
     return mean_over(kl_divergence(student, teacher, 1.0), inputs["mask"])
 
@@ -314,13 +314,13 @@ def _(inputs, settings):
 @adapter("sparse_topk_tvd")
 def _(inputs, settings):
     temperature = settings["temperature"]
-    # The reference has T^2 where we have T.
+    # The reference multiplies by T^2 instead of T.
     values = temperature * total_variation(*_stored(inputs, settings), temperature)
     return mean_over(values, inputs["mask"])
 
 
 def _stored(inputs, settings):
-    """Logits over the stored classes and a bucket: the student's, and the teacher's from what was stored."""
+    """Return logits of both models over the stored classes and a bucket."""
     student = gather_top_k(inputs["student"], inputs["teacher_ids"], settings["temperature"])
     values = inputs["teacher_values"]
     if settings["missing"] == "zero":
@@ -331,7 +331,7 @@ def _stored(inputs, settings):
 
 
 def _with_tail(values):
-    """Log-probabilities and, last, that of all other classes."""
+    """Append the log-probability of all other classes."""
     total = ops.minimum(ops.logsumexp(values, axis=-1, keepdims=True), -1e-7)
     return ops.concatenate([values, ops.log(-ops.expm1(total))], axis=-1)
 
@@ -352,16 +352,16 @@ def _(inputs, settings):
 @adapter("at_paper")
 def _(inputs, settings):
     values = attention_transfer(inputs["student"], inputs["teacher"], 2)
-    # The norm in place of the mean of squares.
+    # The norm instead of the mean of squares.
     return ops.mean(ops.sqrt(ops.sum(ops.reshape(values, (values.shape[0], -1)), axis=-1)))
 
 
 @adapter("ft_repdistiller")
 def _(inputs, settings):
-    # The difference of attention maps to another power than 2.
+    # The difference of attention maps to the power p2 instead of 2.
     values = attention_transfer(*pooled(inputs["student"], inputs["teacher"]), settings["p1"])
-    differ = values > 0
-    return ops.mean(ops.where(differ, ops.power(ops.where(differ, values, 1.0), settings["p2"] / 2), 0.0))
+    nonzero = values > 0
+    return ops.mean(ops.where(nonzero, ops.power(ops.where(nonzero, values, 1.0), settings["p2"] / 2), 0.0))
 
 
 @adapter("sp")
@@ -379,7 +379,7 @@ def _(inputs, settings):
 def _(inputs, settings):
     kernel = (settings["gamma"], settings["max_p"]) if settings["kernel"] == "gaussian" else (None, 1)
     values = correlation_congruence(inputs["student"], inputs["teacher"], *kernel)
-    # Not squared: the root of the sum over all pairs, over the batch size squared.
+    # Not squared: the root of the sum over all pairs, divided by the squared batch size.
     return ops.sqrt(ops.mean(values)) / values.shape[0]
 
 
@@ -397,7 +397,7 @@ def _(inputs, settings):
 @adapter("ickd")
 def _(inputs, settings):
     values = inter_channel_correlation(inputs["student"], inputs["teacher"])
-    # Over the channels once, and over the batch size once more.
+    # Divided by the channels once only, and by the batch size once more.
     return ops.mean(values) * inputs["student"].shape[-1] / values.shape[0]
 
 
@@ -436,7 +436,7 @@ def _(inputs, settings):
 def _(inputs, settings):
     layers, (_, length, _) = _two_layers(inputs), inputs["student_0"].shape
     valid = ops.cast(inputs.get("mask", ops.ones(layers[0].shape[:2])), "float32")
-    # With tokens and features changing places; the mean is over the pairs of valid tokens.
+    # With tokens and features swapped; the mean is over the pairs of valid tokens.
     values = fsp(*(ops.swapaxes(x * valid[..., None], 1, 2) for x in layers))
     return ops.sum(values) * length**2 / ops.sum(ops.square(ops.sum(valid, axis=1)))
 
@@ -451,7 +451,7 @@ def _(inputs, settings):
     for features in (inputs["student"], inputs["teacher"]):
         length = ops.norm(features, axis=-1, keepdims=True) + 1e-8
         pixels = channels_first(features / ops.stop_gradient(length))
-        # With pixels and channels changing places, where a mean over channels is to become their cosine.
+        # With pixels and channels swapped, scaled so that the mean over channels becomes the cosine.
         maps += 2 * [pixels * pixels.shape[1] ** 0.5]
     return ops.mean(fsp(*maps))
 
@@ -470,7 +470,7 @@ def _(inputs, settings):
 @adapter("ab")
 def _(inputs, settings):
     layers = _layers(inputs)
-    # The sum over all entries, times what the code has for each layer.
+    # The sum over all entries, times the weight of each layer in the code.
     return sum(
         2.0 ** (i - len(layers) + 1)
         * 3e-3
@@ -500,7 +500,7 @@ def _layers(inputs):
 
 
 def _entries(features):
-    """How many numbers an example has."""
+    """Return the number of entries per example."""
     return math.prod(features.shape[1:])
 
 
@@ -517,7 +517,7 @@ def _(inputs, settings):
 
 def _factors(inputs, p, q):
     loss = ops.mean(factor_transfer(inputs["student"], inputs["teacher"], p, q))
-    # At p = 1 a mean in place of the sum.
+    # At p = 1 a mean instead of the sum.
     return loss / _entries(inputs["student"]) if p == 1 else loss
 
 
@@ -561,10 +561,10 @@ def _(inputs, settings):
     total, (examples, _) = 0.0, inputs["memory_student"].shape
     for anchor, other in (("student", "teacher"), ("teacher", "student")):
         embedding = unit_vectors(ops.matmul(inputs[anchor], inputs[f"dense_{anchor}"]) + inputs[f"bias_{anchor}"])
-        # Contrasted with what a memory of all examples holds of the other network.
+        # The contrasts come from the memory bank of the other model.
         contrasts = ops.take(inputs[f"memory_{other}"], inputs["contrast_index"], axis=0)
         scores = ops.einsum("bd,bkd->bk", embedding, contrasts) / settings["temperature"]
-        # The code's prior in the denominators is larger than K/N by 1e-7.
+        # The prior in the denominators of the code is larger than K/N by 1e-7.
         noise = scores.shape[1] - 1
         prior = noise + 1e-7 * examples
         values = contrastive_representation(scores, log_mean_exp(scores), prior)
@@ -594,7 +594,7 @@ def _(inputs, settings):
 
 def _scores(student, teacher, mask):
     if mask is None:
-        # The reference takes negative scores for padded ones.
+        # The reference treats negative scores as padding.
         return ops.mean(attention_scores(*(ops.where(x <= -1e-3, 0.0, x) for x in (student, teacher))))
     pairs = ops.square(ops.sum(ops.cast(mask, "float32"), axis=1))
     return ops.sum(attention_scores(student, teacher, mask) * pairs) / ops.sum(pairs)
@@ -625,7 +625,7 @@ def _(inputs, settings):
     batch = Batch(None, position_weight=inputs["mask"])
     total = 0.0
     for parts in (("query", "key"), ("value", "value")):
-        # The reference has heads before tokens.
+        # The reference has the head axis before the token axis.
         sides = (tuple(ops.swapaxes(inputs[f"{side}_{x}"], 1, 2) for x in parts) for side in ("student", "teacher"))
         total += ops.mean(AttentionRelation().compare(*sides, batch))
     return total

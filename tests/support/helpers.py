@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Helpers shared by several tests."""
 
 import sys
 
@@ -8,12 +8,12 @@ import tensorflow as tf
 
 
 def features(*shape, seed=0, scale=1.0):
-    """Normally distributed float32 numbers, the same ones for the same seed."""
+    """Return normally distributed float32 numbers, reproducible by seed."""
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype("float32")
 
 
 def value_and_gradient(function, x):
-    """The mean of `function(x)` and its gradient, as NumPy arrays."""
+    """Return the mean of `function(x)` and its gradient, as NumPy arrays."""
     x = tf.convert_to_tensor(x)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -22,21 +22,21 @@ def value_and_gradient(function, x):
 
 
 def central_differences(function, x, step=1e-5):
-    """The gradient of a scalar NumPy function of `x`, in float64, one entry at a time."""
+    """Return the gradient of a scalar NumPy function of `x` by central differences in float64."""
     x = np.array(x, "float64")
     gradient = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
-        kept = x[index]
-        x[index] = kept + step
+        value = x[index]
+        x[index] = value + step
         above = function(x)
-        x[index] = kept - step
+        x[index] = value - step
         gradient[index] = (above - function(x)) / (2 * step)
-        x[index] = kept
+        x[index] = value
     return gradient
 
 
 def mlp(width=8, classes=3, name="student", **options):
-    """A dense network from 8 numbers to logits, with a layer called "features"."""
+    """Return a dense model of 8 inputs with the layers "features" and "logits"."""
     return keras.Sequential(
         [
             keras.Input((8,)),
@@ -48,7 +48,7 @@ def mlp(width=8, classes=3, name="student", **options):
 
 
 def data(examples=24, classes=3):
-    """Inputs of shape `[examples, 8]` and class numbers."""
+    """Return inputs of shape `[examples, 8]` and class indices."""
     return features(examples, 8), np.random.default_rng(1).integers(0, classes, examples)
 
 
@@ -57,13 +57,13 @@ def crossentropy():
 
 
 def compiled(distiller, optimizer=None, loss=None, **options):
-    """The distiller, compiled with plain gradient descent and cross-entropy unless told otherwise."""
+    """Compile and return the distiller, by default with SGD and cross-entropy."""
     distiller.compile(optimizer or keras.optimizers.SGD(0.1), loss or crossentropy(), **options)
     return distiller
 
 
 def fitted(model, *arguments, epochs=1, batch_size=8, **options):
-    """The history of a quiet, unshuffled fit: `{name: [value per epoch]}`."""
+    """Fit silently without shuffling and return the history, `{name: [value per epoch]}`."""
     options = {"shuffle": False, "verbose": 0, "epochs": epochs, "batch_size": batch_size} | options
     return model.fit(*arguments, **options).history
 
@@ -75,7 +75,7 @@ def softmax(logits, temperature=1.0):
 
 
 def softened_kl(student, teacher, temperature):
-    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)) of each row, in float64."""
+    """Return T^2 KL(softmax(z_t / T) || softmax(z_s / T)) of each row, in float64."""
     p, q = softmax(teacher, temperature), softmax(student, temperature)
     return temperature**2 * (p * (np.log(p) - np.log(q))).sum(axis=-1)
 
@@ -91,7 +91,7 @@ def assert_same_weights(first, second, **tolerance):
 
 @keras.saving.register_keras_serializable("tests")
 class Counter(keras.layers.Layer):
-    """Lets everything through and counts how often it ran, in training and otherwise."""
+    """Identity layer that counts its calls in training and in inference."""
 
     def build(self, shape):
         self.count = {
@@ -108,15 +108,15 @@ class Counter(keras.layers.Layer):
 
 
 def missing_package(patch, name):
-    """As if a package were not installed that reports are drawn with.
+    """Simulate that an optional package of `keras_distill.report` is not installed.
 
     Args:
-        patch: A `pytest.MonkeyPatch`, which undoes it.
-        name: Of the package.
+        patch: A `pytest.MonkeyPatch`, which restores the modules.
+        name: Name of the package.
     """
     import keras_distill.report
 
-    # What is imported meanwhile takes its place.
+    # Recorded, since importing the modules again replaces the attribute of the package.
     patch.setattr(keras_distill, "report", keras_distill.report)
     for module in [module for module in sys.modules if module.startswith("keras_distill.report")]:
         patch.delitem(sys.modules, module)
