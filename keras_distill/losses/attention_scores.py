@@ -37,7 +37,7 @@ def attention_scores(student: Tensor, teacher: Tensor, position_weight: Tensor |
         return ops.mean(ops.square(student - teacher), axis=(1, 2, 3))
     weight = ops.cast(position_weight, "float32")
     pairs = ops.expand_dims(weight, -1) * ops.cast(ops.expand_dims(weight > 0, 1), "float32")
-    # Models may set the scores of padded keys to a large negative number, whose rounding errors must not enter the mean.
+    # Models may set scores of padded keys to a large negative number, whose rounding errors must not enter the mean.
     difference = ops.where(ops.expand_dims(pairs, 1) > 0, student - teacher, 0.0)
     values = ops.mean(ops.square(difference), axis=1)
     return ops.divide_no_nan(ops.sum(values * pairs, axis=(1, 2)), ops.sum(pairs, axis=(1, 2)))

@@ -164,8 +164,8 @@ class ContrastiveRepresentation(DistillationLoss):
     def _updated_bank(self, bank, latest, batch):
         if batch.index is None:
             raise ValueError(
-                f"Loss '{self.name}' has a memory bank of {self.examples} examples and needs the index of each example. "
-                "Pass `with_index(x, np.arange(len(x)))` as x, or use queues: omit `examples`."
+                f"'{self.name}' has a memory bank of {self.examples} examples and needs the index of each example of a batch. "
+                "Pass `with_index(x, np.arange(len(x)))` as x, or omit `examples` to use queues."
             )
         momentum = value_at(self.momentum, batch.step)
         updated = momentum * ops.take(bank, batch.index, axis=0) + (1.0 - momentum) * latest

@@ -45,7 +45,7 @@ class NeuronSelectivityTransfer(DistillationLoss):
     """Neuron selectivity transfer loss (NST). No head is needed.
 
     Compares the distributions of the channels' activation patterns. Feature maps may differ in channels, height and
-    width; sequences must have the same length. The authors and RepDistiller use a weight of 50.
+    width; sequences must have the same length. RepDistiller uses a weight of 50.
 
     Raises:
         ValueError: When the distiller is made, if an activation has no positions.
