@@ -164,7 +164,7 @@ class ContrastiveRepresentation(DistillationLoss):
     def _updated_bank(self, bank, latest, batch):
         if batch.index is None:
             raise ValueError(
-                f"'{self.name}' has a memory bank of {self.examples} examples and needs the index of each example of a batch. "
+                f"'{self.name}' has a memory bank of {self.examples} examples and needs the index of each example. "
                 "Pass `with_index(x, np.arange(len(x)))` as x, or omit `examples` to use queues."
             )
         momentum = value_at(self.momentum, batch.step)
