@@ -15,12 +15,11 @@ class Head(keras.layers.Layer):
 
     Args:
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`. `dtype` defaults to float32 under any global
-        policy.
+            policy.
 
     Attributes:
         takes_several: True if the head maps a tuple of activations, to one activation or to a tuple. Its shapes are
-        then
-            tuples of shapes, too. Defaults to False.
+            then tuples of shapes, too. Defaults to False.
 
     Example:
 

@@ -72,8 +72,8 @@ class ContrastiveRepresentation(DistillationLoss):
         size: Length of the queues, or number of negatives drawn from the bank, an integer >= 1. 4096 to 16384 is
             typical. Defaults to 4096.
         temperature: Temperature of the scores, > 0, a number or a schedule. 0.05 to 0.2 is typical. Defaults to 0.07.
-        examples: Number of examples in the dataset, an integer >= 2, for a memory bank; indices run from 0 to
-            `examples - 1`, and the loss of any other index is NaN. Defaults to None, which uses queues.
+        examples: Number of examples in the dataset, an integer >= 2, for a memory bank. Indices start at 0; the loss of
+            an example whose index is out of range is NaN. Defaults to None, which uses queues.
         momentum: Weight of the old embedding in an update of the bank, 0 to 1, a number or a schedule. Defaults to 0.5.
         seed: Seed of the negatives drawn from the bank; they also depend on the step. Defaults to 0.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`.

@@ -74,8 +74,9 @@ class VariationalInformation(DistillationLoss):
 
     Args:
         variance: Initial variance, in the square of the features' unit, > 1e-5. 5 in the authors' code. Defaults to
-        5.0. depth: Number of layers of the regressor, an integer >= 0. 3 in the authors' code. Defaults to 3. **kwargs:
-        Arguments of `keras.layers.Layer`, such as `name`.
+            5.0.
+        depth: Number of layers of the regressor, an integer >= 0. 3 in the authors' code. Defaults to 3.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
         ValueError: If `variance` is not a number > 1e-5, or `depth` is not an integer >= 0.

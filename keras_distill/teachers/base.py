@@ -17,19 +17,16 @@ class Teacher:
 
     Attributes:
         state: Variables that change during training and are saved with the distiller, such as those of a moving
-        average.
-            Defaults to none.
+            average. Defaults to none.
         weights: All variables that the teacher computes with. The distiller checks that the student does not share
-        them;
-            caches and checkpoints identify the teacher by their values. Defaults to none.
+            them; caches and checkpoints identify the teacher by their values. Defaults to none.
         models: Keras models that the teacher calls with the unchanged inputs of the batch. The distiller reads the
             shapes of the inputs from them if the student does not define them. Defaults to none.
         stored: `{tap: tf.TensorSpec}` of the activations that come with the batch, in `batch.cached`, batch axis
             included as None; a structure of `tf.TensorSpec` for a tap stored as several arrays. Empty, the default, if
             the teacher computes its activations.
         signature: Settings that change the activations but not `weights`, as a string. Caches identify the teacher by
-        it
-            together with `weights`. Defaults to "".
+            it together with `weights`. Defaults to "".
 
     Example:
 

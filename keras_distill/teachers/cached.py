@@ -47,8 +47,8 @@ class CachedTeacher(Teacher):
         invalid = [tap for tap, stored in self.stored.items() if isinstance(stored, dict) != (tap in self._counts)]
         if invalid:
             raise ValueError(
-                "`counts` must have the number of classes of each tap that is stored as its most probable classes, such "
-                f"as counts={{'output': 1000}}, and no other tap. Check {invalid}. Received: counts={self._counts}"
+                "`counts` must have the number of classes of each tap that is stored as its most probable classes, "
+                f"such as counts={{'output': 1000}}, and no other tap. Check {invalid}. Received: counts={self._counts}"
             )
 
     def connect(self, taps: Sequence[str]) -> None:

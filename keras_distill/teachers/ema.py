@@ -25,9 +25,10 @@ class EMATeacher(Teacher):
     the same architecture.
 
     Args:
-        student: Built `keras.Model` to copy, with its current weights. decay: Decay of the moving average, 0 to 1, a
-        number or a schedule. 0.99 to 0.9999 is typical. Defaults to 0.999. inputs: Function from the inputs of the
-        batch to the teacher's, as for `ModelTeacher`, e.g. an augmentation for
+        student: Built `keras.Model` to copy, with its current weights.
+        decay: Decay of the moving average, 0 to 1, a number or a schedule. 0.99 to 0.9999 is typical. Defaults to
+            0.999.
+        inputs: Function from the inputs of the batch to the teacher's, as for `ModelTeacher`, e.g. an augmentation for
             the teacher only. Defaults to None: the same inputs.
 
     Raises:
@@ -93,7 +94,8 @@ class EMATeacher(Teacher):
         if own_shapes != student_shapes:
             raise ValueError(
                 "EMATeacher must be made from the student itself or from a model of the same architecture: "
-                f"EMATeacher(student). It has weights of the shapes {own_shapes}, '{student.name}' has {student_shapes}."
+                f"EMATeacher(student). It has weights of the shapes {own_shapes}, "
+                f"'{student.name}' has {student_shapes}."
             )
         for mean, latest in zip(self.model.weights, student.weights):
             if keras.backend.is_float_dtype(mean.dtype):

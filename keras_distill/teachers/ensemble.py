@@ -36,8 +36,7 @@ class Ensemble(Teacher):
             `[members, batch, ..., classes]`, and the `Batch` to weights of sum 1, shape `[members, batch]`, such as
             `most_confident`. Defaults to None: equal weights.
         temperature: Temperature of the term that compares the prediction, > 0, a number or a schedule: probabilities
-        are
-            averaged at this temperature. Defaults to None: logits are averaged.
+            are averaged at this temperature. Defaults to None: logits are averaged.
 
     Raises:
         ValueError: If there are fewer than two members, a member is backed by precomputed activations, or `weights` or

@@ -31,11 +31,9 @@ class ModelTeacher(Teacher):
 
     Args:
         model: A `keras.Model`, any Keras layer (`keras.layers.TFSMLayer` for a SavedModel), or a function of the
-        inputs,
-            which can be tapped only at "output".
+            inputs, which can be tapped only at "output".
         inputs: Function from the inputs of the batch to the teacher's, for another resolution, other preprocessing, or
-        a
-            subset of several inputs. Defaults to None: the same inputs.
+            a subset of several inputs. Defaults to None: the same inputs.
         classes: For each student class, the index of its teacher class, or a list of indices. Each teacher class may be
             used once. Defaults to None: both models have the same classes.
 

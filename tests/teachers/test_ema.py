@@ -9,7 +9,7 @@ from tests.support.helpers import assert_same_weights, compiled, data, fitted, m
 
 
 def student(name="student"):
-    """With batch normalization, whose statistics follow too, and dropout, whose random state does not."""
+    """Return a model with batch normalization, whose statistics are averaged, and dropout, whose seed is copied."""
     return keras.Sequential(
         [
             keras.Input((8,)),
@@ -47,7 +47,7 @@ def test_weights_are_the_moving_average_of_the_students(decay):
     assert_same_weights(weights_of(made.teacher.model), average)
 
 
-def test_the_decay_may_follow_the_step():
+def test_the_decay_may_be_a_schedule():
     model = student()
     average = weights_of(model)
     made, recorder = distiller(model, decay=Linear(0.0, 1.0, 2)), Recorder(model)
@@ -57,7 +57,7 @@ def test_the_decay_may_follow_the_step():
     assert_same_weights(weights_of(made.teacher.model), average)
 
 
-def test_evaluation_leaves_it_as_it_is():
+def test_evaluation_does_not_update_it():
     made = distiller(student(), decay=0.5)
     fitted(made, *data())
     before = weights_of(made.teacher.model)
@@ -65,7 +65,7 @@ def test_evaluation_leaves_it_as_it_is():
     assert_same_weights(weights_of(made.teacher.model), before, rtol=0, atol=0)
 
 
-def test_it_is_no_part_of_what_is_trained_or_saved_as_the_student(tmp_path):
+def test_it_is_not_trained_and_not_saved_with_the_student(tmp_path):
     model = student()
     made = distiller(model)
     assert {id(weight) for weight in made.trainable_variables} == {id(weight) for weight in model.trainable_variables}
@@ -74,7 +74,7 @@ def test_it_is_no_part_of_what_is_trained_or_saved_as_the_student(tmp_path):
 
 
 @pytest.mark.parametrize("saved", ["d.keras", "d.weights.h5"])
-def test_it_goes_on_where_it_was(tmp_path, saved):
+def test_it_resumes_after_loading(tmp_path, saved):
     first = distiller(student(), decay=0.9)
     fitted(first, *data(), epochs=2)
     if saved.endswith(".keras"):
@@ -95,8 +95,11 @@ def test_it_goes_on_where_it_was(tmp_path, saved):
     [
         (lambda: EMATeacher(keras.Sequential([keras.layers.Dense(2)])), "copies a built keras.Model"),
         (lambda: EMATeacher(lambda x: x), "copies a built keras.Model"),
-        (lambda: EMATeacher(mlp(), decay=1.5), "must not be above 1. Received: 1.5"),
-        (lambda: EMATeacher(mlp(), decay=-0.1), "`decay` must be a finite number 0 or more"),
+        (
+            lambda: EMATeacher(mlp(), decay=1.5),
+            "`decay` must be a finite number >= 0 and <= 1 or a schedule. Received: 1.5",
+        ),
+        (lambda: EMATeacher(mlp(), decay=-0.1), "`decay` must be a finite number >= 0"),
         (
             lambda: fitted(
                 compiled(Distiller(student=mlp(), teacher=EMATeacher(mlp(5)), terms=[Term(KLDivergence())])), *data()
@@ -105,6 +108,6 @@ def test_it_goes_on_where_it_was(tmp_path, saved):
         ),
     ],
 )
-def test_what_cannot_follow_is_refused(make, message):
+def test_invalid_students_and_decays_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
