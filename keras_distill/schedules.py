@@ -83,7 +83,7 @@ class _NestedSchedule(Schedule):
     """Schedule whose values may be schedules. Abstract."""
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Schedule":
         return cls(**deserialize_values(config))
 
 
@@ -95,7 +95,7 @@ class _Ramp(_NestedSchedule):
         self.end = check_positive(end, "end", zero=True)
         self.steps = check_positive(steps, "steps", schedule=False)
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         progress = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
         start, end = value_at(self.start, step), value_at(self.end, step)
         return start + (end - start) * self._fraction(progress)
@@ -104,7 +104,7 @@ class _Ramp(_NestedSchedule):
         """Return the fraction of the change from `start` to `end`, 0 to 1, at a fraction of the steps, 0 to 1."""
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"start": self.start, "end": self.end, "steps": self.steps}
 
 
@@ -190,7 +190,7 @@ class WarmUp(_Ramp):
     def _fraction(self, progress):
         return progress
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"value": self.end, "steps": self.steps}
 
 
@@ -227,13 +227,13 @@ class Piecewise(_NestedSchedule):
                 f"{len(self.boundaries)} boundaries"
             )
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         result = value_at(self.values[-1], step)
         for boundary, value in reversed(list(zip(self.boundaries, self.values))):
             result = ops.where(ops.cast(step, "float32") < boundary, value_at(value, step), result)
         return result
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"boundaries": self.boundaries, "values": self.values}
 
 
@@ -262,8 +262,8 @@ class StopAfter(_NestedSchedule):
         self.value = check_positive(value, "value", zero=True)
         self.steps = check_positive(steps, "steps", schedule=False)
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         return ops.where(ops.cast(step, "float32") < self.steps, value_at(self.value, step), 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"value": self.value, "steps": self.steps}

@@ -58,8 +58,8 @@ class ContrastiveRepresentation(DistillationLoss):
     embedding of one network is an anchor; its positive is the other network's embedding of the same example, its
     negatives come from a memory of the other network's embeddings. The memory is one of
 
-    - a queue of the latest embeddings (default), whose size does not depend on the dataset; - a memory bank with one
-    embedding per example (`examples=`), as in the authors' code. Each new embedding updates the
+    - a queue of the latest embeddings (default), whose size does not depend on the dataset;
+    - a memory bank with one embedding per example (`examples=`), as in the authors' code. Each new embedding updates the
       bank with `momentum`; negatives and the positive are read from the bank. Each batch must contain the index of its
       examples: `fit(with_index(x, np.arange(len(x))), y)`. Without an index, as in `evaluate`, the positive is the
       current embedding.

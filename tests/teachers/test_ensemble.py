@@ -73,8 +73,8 @@ def test_a_student_learns_and_the_members_do_not_change():
     )
     assert history["kl_divergence_loss"][-1] < history["kl_divergence_loss"][0]
     for old, model in zip(before, models):
-        for one, other in zip(old, weights_of(model)):
-            np.testing.assert_array_equal(one, other)
+        for old_weight, new_weight in zip(old, weights_of(model)):
+            np.testing.assert_array_equal(new_weight, old_weight)
 
 
 def test_a_member_that_shares_weights_with_the_student_raises():

@@ -207,4 +207,4 @@ def test_distills_from_a_trained_copy_of_the_student():
     assert start["kl_divergence_loss"] == start["hint_loss"] == 0
     fitted(distiller, x, y, epochs=2)
     assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
-    assert any((one != other).any() for one, other in zip(before, weights_of(student)))
+    assert any((old != new).any() for old, new in zip(before, weights_of(student)))
