@@ -31,8 +31,8 @@ def correlation_congruence(
     Args:
         student: Embeddings of length 1, shape `[batch, dim]`.
         teacher: Embeddings of length 1, shape `[batch, dim]`; `dim` may differ.
-        gamma: Inverse width of the Gaussian kernel, > 0, or None for the paper's bilinear kernel `<f_i, f_j>`. Defaults
-            to 0.4.
+        gamma: Factor of the squared distance in the Gaussian kernel, > 0, or None for the paper's bilinear kernel
+            `<f_i, f_j>`. Defaults to 0.4.
         order: Order of the Taylor series, >= 1. Defaults to 2.
 
     Returns:
@@ -65,8 +65,8 @@ class CorrelationCongruence(DistillationLoss):
     RepDistiller's weight of 0.02 belongs to another formula.
 
     Args:
-        gamma: Inverse width of the Gaussian kernel, > 0, a number or a schedule, or None for the bilinear kernel.
-            Defaults to 0.4.
+        gamma: Factor of the squared distance in the Gaussian kernel, > 0, a number or a schedule, or None for the
+            bilinear kernel. Defaults to 0.4.
         order: Order of the Taylor series of the kernel, an integer >= 1. 2 in the paper. Defaults to 2.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 

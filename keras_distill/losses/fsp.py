@@ -75,6 +75,9 @@ class FSP(DistillationLoss):
     student and teacher; for one activation, use a `Convolution` head where they differ. RepDistiller uses a weight of
     50, in a first phase that trains the student with this loss alone, as in the paper.
 
+    Raises:
+        ValueError: When the distiller is made, if an activation has no positions.
+
     Reference:
         Yim et al., CVPR 2017, "A Gift from Knowledge Distillation"
 

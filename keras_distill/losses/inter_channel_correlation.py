@@ -47,7 +47,7 @@ class InterChannelCorrelation(DistillationLoss):
 
     Compares the similarities between the channels of a layer, so height and width may differ. Use a `Convolution` head
     (`head="auto"`) where the numbers of channels differ. The authors' weight of 2.5 on CIFAR-100 multiplies the sum
-    over one axis of the matrix; for this mean, it corresponds to 2.5 times the number of channels.
+    over all pairs divided once by the number of channels; for this mean, it corresponds to 2.5 times that number.
 
     Raises:
         ValueError: When the distiller is made, if an activation has no positions.
