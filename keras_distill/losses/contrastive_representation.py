@@ -89,8 +89,7 @@ class ContrastiveRepresentation(DistillationLoss):
     >>> loss = ContrastiveRepresentation(dim=8, size=16, examples=len(x))
     >>> terms = [Term(loss, student="features", teacher="features", weight=0.8)]
     >>> distiller = Distiller(student=student, teacher=teacher, terms=terms)
-    >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> history = distiller.fit(with_index(x, np.arange(len(x))), y, verbose=0)
+    >>> inputs = with_index(x, np.arange(len(x)))  # for distiller.fit(inputs, y)
     """
 
     relational = True

@@ -83,7 +83,7 @@ class FSP(DistillationLoss):
 
     Example:
 
-    >>> pair = Term(FSP(), student=("block_1", "block_2"), teacher=("block_1", "block_3"), weight=50.0)
+    >>> pair = Term(FSP(), student=("stage_1", "stage_2"), teacher=("stage_1", "stage_2"), weight=50.0)
     >>> gram = Term(FSP(), student="block_2", teacher="block_4", head="auto", weight=50.0)
     """
 

@@ -35,8 +35,7 @@ class CachedTeacher(Teacher):
     >>> logits = teacher.predict(x, verbose=0)
     >>> cached = CachedTeacher({"output": logits})
     >>> distiller = Distiller(student=student, teacher=cached, terms=[Term(KLDivergence())])
-    >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> history = distiller.fit(with_activations(x, {"output": logits}), y, verbose=0)
+    >>> inputs = with_activations(x, {"output": logits})  # for distiller.fit(inputs, y)
     """
 
     def __init__(self, activations: Mapping[str, Structure], counts: Mapping[str, int] | None = None):

@@ -31,9 +31,7 @@ class ParaphrasedTeacher(Teacher):
     Example:
 
     >>> paraphraser = Paraphraser(rate=0.5)
-    >>> paraphraser.compile("sgd", "mae")
-    >>> maps = keras.Model(teacher.inputs, teacher.get_layer("block_4").output).predict(x, verbose=0)
-    >>> history = paraphraser.fit(maps, maps, verbose=0)
+    >>> paraphraser.build((None, 4, 4, 16))  # and train it, as shown in Paraphraser
     >>> paraphrased = ParaphrasedTeacher(teacher, "block_4", paraphraser)
     >>> term = Term(FactorTransfer(), student="block_2", teacher="factors", head=Translator(), weight=500 / (4 * 4 * 8))
     >>> distiller = Distiller(student=student, teacher=paraphrased, terms=[term])

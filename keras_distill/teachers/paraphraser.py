@@ -35,10 +35,10 @@ class Paraphraser(keras.Model):
 
     Example:
 
-    >>> maps = keras.Model(teacher.inputs, teacher.get_layer("block_4").output).predict(x, verbose=0)
+    >>> maps = keras.Model(teacher.inputs, teacher.get_layer("block_4").output)(x)
     >>> paraphraser = Paraphraser(rate=0.5)
     >>> paraphraser.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mae")
-    >>> history = paraphraser.fit(maps, maps, epochs=2, verbose=0)
+    >>> history = paraphraser.fit(maps, maps, epochs=1, verbose=0)
     """
 
     def __init__(self, rate: float = 0.5, normalization: bool = False, **kwargs: Any):
