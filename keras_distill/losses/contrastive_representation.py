@@ -59,9 +59,9 @@ class ContrastiveRepresentation(DistillationLoss):
     negatives come from a memory of the other network's embeddings. The memory is one of
 
     - a queue of the latest embeddings (default), whose size does not depend on the dataset;
-    - a memory bank with one embedding per example (`examples=`), as in the authors' code. Each new embedding updates the
-      bank with `momentum`; negatives and the positive are read from the bank. Each batch must contain the index of its
-      examples: `fit(with_index(x, np.arange(len(x))), y)`. Without an index, as in `evaluate`, the positive is the
+    - a memory bank with one embedding per example (`examples=`), as in the authors' code. Each new embedding updates
+      the bank with `momentum`; negatives and the positive are read from the bank. Each batch must contain the index of
+      its examples: `fit(with_index(x, np.arange(len(x))), y)`. Without an index, as in `evaluate`, the positive is the
       current embedding.
 
     Unlike in the authors' code, an example is never its own negative. The authors use a weight of 0.8. Compares all
