@@ -1,183 +1,248 @@
-"""Which layer of the student learns from which layer of the teacher.
+"""Layer mappings: pairs of student layers and teacher layers.
 
-```python
-student_layers = mapping.layers(student, "block_*")  # ["backbone/block_1", ...], in the model's order
-for s, t in mapping.uniform(student_layers, mapping.layers(teacher, "block_*")):
-    terms.append(Term(HiddenState(), s, t, head="auto"))
-```
+Make one term per pair. A path may be extended to a layer inside, as in `f"{path}/attention/query"`.
 
-Paths are those that `Term` reads, and may be extended to a layer inside: `f"{s}/attention/query"`.
+Example:
+
+>>> student_layers = mapping.layers(student, "block_*")
+>>> teacher_layers = mapping.layers(teacher, "block_*")
+>>> pairs = mapping.uniform(student_layers, teacher_layers)
+>>> terms = [Term(SimilarityPreserving(), student=s, teacher=t, weight=3000.0) for s, t in pairs]
 """
 
 import re
+from collections.abc import Mapping, Sequence
+
+import keras
 
 from keras_distill.models.taps import walk_layers
+from keras_distill.utils.arguments import check_integer
 
 
-def layers(model, pattern):
-    """Paths of the layers whose path, or an ending of it, reads like the pattern.
+def layers(model: keras.Model, pattern: str) -> list[str]:
+    """Return the paths of the layers that match a pattern.
 
     Args:
         model: A `keras.Model`.
-        pattern: Such as "block_*" or "encoder/layer_*/output"; a `*` stands for any letters within one name.
+        pattern: Path or end of a path, such as "block_*" or "encoder/layer_*/output". A `*` matches any characters
+            except `/`.
 
     Returns:
-        A list of paths in the model's order, each layer once.
+        List of paths in the order of the model, each layer once.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no layer matches.
+
+    Example:
+
+    >>> mapping.layers(student, "block_*")
+    ['block_1', 'block_2']
     """
-    every = list(walk_layers(model))
-    found = {id(layer): path for path, layer in reversed(every) if _starred(path, pattern) is not None}
-    if not found:
+    named_layers = list(walk_layers(model))
+    # Reversed, so that of several paths of one shared layer the first is kept.
+    matches = {id(layer): path for path, layer in reversed(named_layers) if _match(path, pattern) is not None}
+    if not matches:
         raise ValueError(
-            f"No layer of '{model.name}' reads like '{pattern}'. There: {[path for path, _ in every][:10]}. "
-            "`keras-distill inspect` lists all."
+            f"No layer of '{model.name}' matches '{pattern}'. Its layers are, up to 10 of them: "
+            f"{[path for path, _ in named_layers][:10]}. `keras-distill inspect` lists all."
         )
-    return list(reversed(found.values()))
+    return list(reversed(matches.values()))
 
 
-def uniform(student_layers, teacher_layers):
-    """Every student layer with a teacher layer, spread evenly: layer i of m with layer i * n / m of n, counted from 1.
+def uniform(student_layers: Sequence[str], teacher_layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair student layers with evenly spaced teacher layers: layer i of m with layer i * n / m of n, counted from 1.
 
-    The student's last layer so learns from the teacher's last one: 6 layers learn from 2, 4, ... 12 of 12.
+    The last layers are paired with each other: 6 student layers are paired with the layers 2, 4, ... 12 of 12.
 
     Args:
-        student_layers: List of paths, m of them.
-        teacher_layers: List of paths, n of them.
+        student_layers: List of m paths.
+        teacher_layers: List of n paths, n a multiple of m.
 
     Returns:
-        List of pairs `(student path, teacher path)`, as of all functions here.
+        List of pairs `(student path, teacher path)`.
 
     Raises:
-        ValueError: If n is no multiple of m.
+        ValueError: If n is not a multiple of m.
 
     Reference:
-        Jiao et al., EMNLP 2020, https://arxiv.org/abs/1909.10351
+        Jiao et al., EMNLP Findings 2020, https://arxiv.org/abs/1909.10351
+
+    Example:
+
+    >>> uniform(["s1", "s2"], ["t1", "t2", "t3", "t4"])
+    [('s1', 't2'), ('s2', 't4')]
     """
     students, teachers = _counts(student_layers, teacher_layers)
     if teachers % students:
         raise ValueError(
-            f"{students} student layers cannot be spread evenly over {teachers} teacher layers. Choose with "
-            "`mapping.last`, `mapping.every` or `mapping.by_hand`."
+            f"The number of teacher layers must be a multiple of the number of student layers. Received: {students} "
+            f"student layers, {teachers} teacher layers. Use `mapping.last`, `mapping.every` or `mapping.by_hand`."
         )
     return every(student_layers, teacher_layers, teachers // students)
 
 
-def last(student_layers, teacher_layers, count=None):
-    """The last layers of both, in order.
-
-    Args:
-        student_layers: List of paths.
-        teacher_layers: List of paths, as many or more.
-        count: How many; defaults to all of the student's. 1 pairs only the two last layers, as MiniLM does.
-
-    Raises:
-        ValueError: If the models do not have that many layers.
-
-    Reference:
-        Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355 (PKD-Last)
-    """
-    students, teachers = _counts(student_layers, teacher_layers)
-    count = students if count is None else count
-    if not 1 <= count <= min(students, teachers):
-        raise ValueError(
-            f"There are no {count} last layers in both models: the student has {students}, the teacher {teachers}."
-        )
-    return list(zip(student_layers[-count:], teacher_layers[-count:]))
-
-
-def every(student_layers, teacher_layers, step):
-    """Every student layer with every k-th teacher layer: layer i with layer i * k, counted from 1.
-
-    Args:
-        student_layers: List of paths.
-        teacher_layers: List of paths, `step` times as many or more; those behind are left out.
-        step: k.
-
-    Raises:
-        ValueError: If the teacher is not deep enough.
-
-    Reference:
-        Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355 (PKD-Skip)
-    """
-    students, teachers = _counts(student_layers, teacher_layers)
-    if step < 1:
-        raise ValueError(f"`step` must be 1 or more. Received: {step!r}")
-    if students * step > teachers:
-        raise ValueError(
-            f"{students} student layers with one in {step} teacher layers ask for {students * step}, but there are "
-            f"{teachers}. Take a smaller step or fewer student layers."
-        )
-    return list(zip(student_layers, teacher_layers[step - 1 :: step]))
-
-
-def by_name(student, teacher, pattern, teacher_pattern=None):
-    """Layers whose names agree in what the `*` of a pattern stands for.
-
-    Args:
-        student: The student model.
-        teacher: The teacher model.
-        pattern: As for `layers`, such as "stage_*/output".
-        teacher_pattern: That of the teacher, with as many `*`; defaults to the same.
-
-    Returns:
-        List of pairs in the student's order; layers without a counterpart are left out.
-
-    Raises:
-        ValueError: If no layer of one has a counterpart in the other, or several have the same.
-    """
-    teacher_pattern = teacher_pattern or pattern
-    students, teachers = (
-        [(_starred(path, p), path) for path in layers(model, p)]
-        for model, p in ((student, pattern), (teacher, teacher_pattern))
-    )
-    for model, found in ((student, students), (teacher, teachers)):
-        names = [name for name, _ in found]
-        twice = [path for name, path in found if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"Several layers of '{model.name}' read alike: {twice}. Write more of the path.")
-    counterparts = dict(teachers)
-    pairs = [(path, counterparts[name]) for name, path in students if name in counterparts]
-    if not pairs:
-        raise ValueError(
-            f"No layer of '{student.name}' has a counterpart in '{teacher.name}': "
-            f"{[path for _, path in students]} against {[path for _, path in teachers]}."
-        )
-    return pairs
-
-
-def by_hand(student_layers, teacher_layers, pairs):
-    """The pairs of layers that you name by their numbers, counted from 0 as in Python; -1 is the last.
+def last(
+    student_layers: Sequence[str], teacher_layers: Sequence[str], count: int | None = None
+) -> list[tuple[str, str]]:
+    """Pair the last layers of student and teacher, in order.
 
     Args:
         student_layers: List of paths.
         teacher_layers: List of paths.
-        pairs: Such as `[(0, 1), (1, 3), (-1, -1)]`, student first; or `{0: 1, 1: 3}`.
+        count: Number of pairs, an integer >= 1. 1 pairs only the last layers, as MiniLM does. Defaults to None: the
+            number of student layers.
+
+    Returns:
+        List of pairs `(student path, teacher path)`.
 
     Raises:
-        ValueError: If there is no such layer.
+        ValueError: If `count` is not an integer >= 1 or None, or student or teacher has fewer layers.
+
+    Reference:
+        Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355 (PKD-Last)
+
+    Example:
+
+    >>> last(["s1", "s2"], ["t1", "t2", "t3", "t4"])
+    [('s1', 't3'), ('s2', 't4')]
     """
     students, teachers = _counts(student_layers, teacher_layers)
-    pairs = list(pairs.items() if isinstance(pairs, dict) else pairs)
-    wrong = [pair for pair in pairs if not (-students <= pair[0] < students and -teachers <= pair[1] < teachers)]
-    if wrong or not pairs:
+    count = check_integer(students if count is None else count, "count")
+    if count > min(students, teachers):
         raise ValueError(
-            f"There are {students} student layers, numbered from 0, and {teachers} teacher layers. "
-            f"Received: pairs {wrong or pairs}."
+            f"Student and teacher must have at least {count} layers each. Received: {students} student layers, "
+            f"{teachers} teacher layers"
+        )
+    return list(zip(student_layers[-count:], teacher_layers[-count:]))
+
+
+def every(student_layers: Sequence[str], teacher_layers: Sequence[str], step: int) -> list[tuple[str, str]]:
+    """Pair student layers with every k-th teacher layer: layer i with layer i * k, counted from 1.
+
+    Args:
+        student_layers: List of paths.
+        teacher_layers: List of paths, at least `step` times as many; further ones are not used.
+        step: k, an integer >= 1.
+
+    Returns:
+        List of pairs `(student path, teacher path)`.
+
+    Raises:
+        ValueError: If `step` is not an integer >= 1, or the teacher has too few layers.
+
+    Reference:
+        Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355 (PKD-Skip)
+
+    Example:
+
+    >>> every(["s1", "s2"], ["t1", "t2", "t3", "t4", "t5"], step=2)
+    [('s1', 't2'), ('s2', 't4')]
+    """
+    students, teachers = _counts(student_layers, teacher_layers)
+    step = check_integer(step, "step")
+    if students * step > teachers:
+        raise ValueError(
+            f"{students} student layers with step {step} need {students * step} teacher layers. Received: {teachers} "
+            "teacher layers. Use a smaller step or fewer student layers."
+        )
+    return list(zip(student_layers, teacher_layers[step - 1 :: step]))
+
+
+def by_name(
+    student: keras.Model, teacher: keras.Model, pattern: str, teacher_pattern: str | None = None
+) -> list[tuple[str, str]]:
+    """Pair layers whose paths have the same text in place of each `*` of a pattern.
+
+    Args:
+        student: The student.
+        teacher: The teacher.
+        pattern: Pattern as for `layers`, such as "stage_*/output".
+        teacher_pattern: Pattern of the teacher's paths, with as many `*`. Defaults to None: `pattern`.
+
+    Returns:
+        List of pairs `(student path, teacher path)` in the student's order, without layers that have no counterpart.
+
+    Raises:
+        ValueError: If no layer has a counterpart, or several layers of one model have the same text in place of each
+            `*`.
+
+    Example:
+
+    >>> mapping.by_name(student, teacher, "block_*")
+    [('block_1', 'block_1'), ('block_2', 'block_2')]
+    """
+    teacher_pattern = teacher_pattern or pattern
+    student_layers = _matches(student, pattern)
+    counterparts = dict(_matches(teacher, teacher_pattern))
+    pairs = [(path, counterparts[key]) for key, path in student_layers if key in counterparts]
+    if not pairs:
+        raise ValueError(
+            f"No layer of '{student.name}' has a counterpart in '{teacher.name}'. Received: student layers "
+            f"{[path for _, path in student_layers]}, teacher layers {list(counterparts.values())}"
+        )
+    return pairs
+
+
+def by_hand(
+    student_layers: Sequence[str],
+    teacher_layers: Sequence[str],
+    pairs: Sequence[tuple[int, int]] | Mapping[int, int],
+) -> list[tuple[str, str]]:
+    """Pair layers by their indices, counted from 0; -1 is the last layer.
+
+    Args:
+        student_layers: List of paths.
+        teacher_layers: List of paths.
+        pairs: Pairs `(student index, teacher index)`, such as `[(0, 1), (1, 3), (-1, -1)]`, or a dictionary `{0: 1, 1:
+            3}`.
+
+    Returns:
+        List of pairs `(student path, teacher path)`.
+
+    Raises:
+        ValueError: If `pairs` is empty or contains an index out of range.
+
+    Example:
+
+    >>> by_hand(["s1", "s2"], ["t1", "t2", "t3"], [(0, 1), (-1, -1)])
+    [('s1', 't2'), ('s2', 't3')]
+    """
+    students, teachers = _counts(student_layers, teacher_layers)
+    pairs = list(pairs.items() if isinstance(pairs, Mapping) else pairs)
+    invalid = [pair for pair in pairs if not (-students <= pair[0] < students and -teachers <= pair[1] < teachers)]
+    if invalid or not pairs:
+        raise ValueError(
+            f"`pairs` must contain indices of {students} student layers and {teachers} teacher layers, counted from 0. "
+            f"Received: pairs {invalid or pairs}"
         )
     return [(student_layers[s], teacher_layers[t]) for s, t in pairs]
 
 
 def _counts(student_layers, teacher_layers):
-    for side, paths in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
+    for name, paths in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
         if isinstance(paths, str) or not paths or not all(isinstance(path, str) for path in paths):
-            raise ValueError(f"`{side}` must be a list of paths, such as `mapping.layers` gives. Received: {paths!r}")
+            raise ValueError(
+                f"`{name}` must be a list of layer paths, such as `mapping.layers(model, 'block_*')`. "
+                f"Received: {paths!r}"
+            )
     return len(student_layers), len(teacher_layers)
 
 
-def _starred(path, pattern):
-    """What the stars of the pattern stand for in the path, or None if it does not read like it."""
+def _matches(model, pattern):
+    """Return `[(texts in place of each star, path)]` of the layers that match a pattern; raise if texts repeat."""
+    matches = [(_match(path, pattern), path) for path in layers(model, pattern)]
+    keys = [key for key, _ in matches]
+    repeated = [path for key, path in matches if keys.count(key) > 1]
+    if repeated:
+        raise ValueError(
+            f"Several layers of '{model.name}' match '{pattern}' with the same text in place of each `*`: {repeated}. "
+            "Make the pattern longer by the names of the models or layers around them."
+        )
+    return matches
+
+
+def _match(path, pattern):
+    """Return the texts in place of each star of a pattern, or None if the path does not match."""
     expression = r"(?:.*/)?" + r"([^/]*)".join(map(re.escape, pattern.split("*")))
     match = re.fullmatch(expression, path)
     return None if match is None else match.groups()

@@ -1,215 +1,269 @@
-"""Numbers that change with the optimizer's step: temperatures and weights.
+"""Schedules for temperatures and loss weights.
 
-Any `keras.optimizers.schedules.LearningRateSchedule` serves. Those here lead from one value to another, take values in
-turn, or stop. Where they take a value they take a schedule too, which sees the same step: `StopAfter(WarmUp(1.0, 500),
+Any `keras.optimizers.schedules.LearningRateSchedule` can be used, too. Schedules can be nested: wherever a schedule
+takes a value, it takes another schedule, which is evaluated at the same step, as in `StopAfter(WarmUp(1.0, 500),
 9_000)`.
 """
 
 import itertools
 import math
-import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_distill.types import ScheduleLike, Tensor
+from keras_distill.utils.arguments import check_number
+
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
-def value_at(value, step):
-    """The number, or what the schedule says at `step`.
+def value_at(value: ScheduleLike | None, step: int | Tensor) -> float | Tensor | None:
+    """Return a number unchanged and evaluate a schedule at a step.
 
-    Evaluated in the graph, from the optimizer's own counter: it survives `save`, `load_distiller` and a resumed `fit`.
+    The schedule is evaluated in the graph at the optimizer's own counter, so it continues correctly after `save`,
+    `load_distiller` and a resumed `fit`.
 
     Args:
-        value: A number or a schedule.
-        step: Scalar integer tensor.
+        value: A number, a schedule, or None.
+        step: The optimizer's step, a scalar integer.
 
     Returns:
-        A float, or a scalar float32 tensor.
+        The number or None, or a scalar float32 tensor.
     """
     return ops.cast(value(step), "float32") if isinstance(value, Schedule) else value
 
 
-def check_positive(value, name, zero=False, schedule=True):
-    """`value` as a Python float; a schedule is returned as it is.
+def check_positive(value: Any, name: str, zero: bool = False, schedule: bool = True) -> float | Schedule:
+    """Return a positive number as a Python float, and a schedule unchanged.
 
     Args:
         value: A number, NumPy's included, or a schedule.
-        name: What to call it in the error.
-        zero: Whether 0 is allowed too.
-        schedule: Whether a schedule is.
+        name: Name of the argument, for the error.
+        zero: True to allow 0, too. Defaults to False.
+        schedule: True to allow a schedule. Defaults to True.
+
+    Returns:
+        The float, or the schedule.
 
     Raises:
-        ValueError: For a boolean, NaN, infinity, a negative number, zero or a schedule unless allowed, or no number at
-            all.
+        ValueError: For a boolean, NaN, an infinity, a negative number, any other type, and for 0 or a schedule unless
+            allowed.
     """
     if schedule and isinstance(value, Schedule):
         return value
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        allowed = f"{'0 or more' if zero else 'above 0'}{', or a schedule' if schedule else ''}"
-        raise ValueError(f"`{name}` must be a finite number {allowed}. Received: {value!r}")
-    return float(value)
+    bound = {"at_least": 0} if zero else {"above": 0}
+    return check_number(value, name, **bound, alternative=" or a schedule" if schedule else "")
 
 
-def deserialize_values(config):
-    """The settings of a saved config, schedules and losses among them made anew.
+def deserialize_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Deserialize the Keras objects in a config, such as schedules and losses.
 
-    Keras writes an object inside a config, but hands it back as the dictionary it was written as.
+    Keras serializes objects in a config but passes them to `from_config` as dictionaries.
 
     Args:
-        config: What `get_config` returned, before or after it was written.
+        config: Result of `get_config`, serialized or not.
+
+    Returns:
+        The config with objects instead of dictionaries.
     """
-    # Keras does revive the dtype, and can write an object without `get_config` again only if that stays a dictionary.
-    return {key: value if key == "dtype" else _revived(value) for key, value in config.items()}
+    # `dtype` stays a dictionary: Keras deserializes it, and cannot serialize an object without `get_config` again.
+    return {key: value if key == "dtype" else _deserialize(value) for key, value in config.items()}
 
 
-def _revived(value):
+def _deserialize(value):
     if isinstance(value, list):
-        return [_revived(entry) for entry in value]
-    written = isinstance(value, dict) and "class_name" in value
-    return keras.saving.deserialize_keras_object(value) if written else value
+        return [_deserialize(entry) for entry in value]
+    is_object = isinstance(value, dict) and "class_name" in value
+    return keras.saving.deserialize_keras_object(value) if is_object else value
 
 
-class _Nesting(Schedule):
-    """A schedule whose values may be schedules. Abstract."""
+class _NestedSchedule(Schedule):
+    """Schedule whose values may be schedules. Abstract."""
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Schedule":
         return cls(**deserialize_values(config))
 
 
-class _Ramp(_Nesting):
-    """From `start` to `end` within `steps` steps, then `end` for good. Abstract."""
+class _Ramp(_NestedSchedule):
+    """Schedule from `start` to `end` in `steps` steps, then constant. Abstract."""
 
     def __init__(self, start, end, steps):
         self.start = check_positive(start, "start", zero=True)
         self.end = check_positive(end, "end", zero=True)
         self.steps = check_positive(steps, "steps", schedule=False)
 
-    def __call__(self, step):
-        way = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
-        start, end = (value_at(value, step) for value in (self.start, self.end))
-        return start + (end - start) * self.share(way)
+    def __call__(self, step: int | Tensor) -> Tensor:
+        progress = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
+        start, end = value_at(self.start, step), value_at(self.end, step)
+        return start + (end - start) * self._fraction(progress)
 
-    def share(self, way):
-        """How much of the change is made, 0 to 1, when `way`, 0 to 1, of the steps are done."""
+    def _fraction(self, progress):
+        """Return the fraction of the change from `start` to `end`, 0 to 1, at a fraction of the steps, 0 to 1."""
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"start": self.start, "end": self.end, "steps": self.steps}
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class Linear(_Ramp):
-    """From `start` to `end` in a straight line.
+    """Linear schedule from `start` to `end`, then constant.
 
     Args:
-        start: The value at step 0.
-        end: The value from step `steps` on.
-        steps: Optimizer steps; an epoch has as many as it has batches.
+        start: Value at step 0, >= 0, a number or a schedule.
+        end: Value from step `steps` on, >= 0, a number or a schedule.
+        steps: Number of optimizer steps, > 0. One epoch has as many steps as batches.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> temperature = Linear(8.0, 2.0, steps=4)
+    >>> [float(temperature(step)) for step in (0, 2, 4, 5)]
+    [8.0, 5.0, 2.0, 2.0]
+    >>> loss = KLDivergence(temperature=temperature)
     """
 
-    def share(self, way):
-        return way
+    def __init__(self, start: ScheduleLike, end: ScheduleLike, steps: float):
+        super().__init__(start, end, steps)
+
+    def _fraction(self, progress):
+        return progress
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class CosineDecay(_Ramp):
-    """From `start` to `end` along half a cosine: slowly, faster, slowly.
+    """Half-cosine schedule from `start` to `end`, then constant: slow at both ends.
+
+    Unlike `keras.optimizers.schedules.CosineDecay`, `end` is a value, not a fraction of `start`, and may be above
+    `start`.
 
     Args:
-        start: The value at step 0.
-        end: The value from step `steps` on.
-        steps: Optimizer steps.
+        start: Value at step 0, >= 0, a number or a schedule.
+        end: Value from step `steps` on, >= 0, a number or a schedule.
+        steps: Number of optimizer steps, > 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
 
     Reference:
         Loshchilov and Hutter, ICLR 2017, https://arxiv.org/abs/1608.03983
+
+    Example:
+
+    >>> loss = KLDivergence(temperature=CosineDecay(8.0, 1.0, steps=5_000))
     """
 
-    def share(self, way):
-        return (1.0 - ops.cos(math.pi * way)) / 2.0
+    def __init__(self, start: ScheduleLike, end: ScheduleLike, steps: float):
+        super().__init__(start, end, steps)
+
+    def _fraction(self, progress):
+        return (1.0 - ops.cos(math.pi * progress)) / 2.0
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class WarmUp(_Ramp):
-    """From 0 to `value` in a straight line.
+    """Linear warm-up from 0 to `value`, then constant.
 
     Args:
-        value: The value from step `steps` on.
-        steps: Optimizer steps.
+        value: Value from step `steps` on, >= 0, a number or a schedule.
+        steps: Number of optimizer steps, > 0. Decoupled KD warms its weight up over the first 20 epochs.
+
+    Raises:
+        ValueError: If an argument is out of its range.
 
     Reference:
         As the weight of decoupled KD: Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679
+
+    Example:
+
+    >>> term = Term(DecoupledKD(), weight=WarmUp(1.0, steps=500))
     """
 
-    def __init__(self, value, steps):
+    def __init__(self, value: ScheduleLike, steps: float):
         super().__init__(0.0, value, steps)
 
-    def share(self, way):
-        return way
+    def _fraction(self, progress):
+        return progress
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"value": self.end, "steps": self.steps}
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class Piecewise(_Nesting):
-    """Values in turn: the first before step `boundaries[0]`, the second before `boundaries[1]`, the last for good.
+class Piecewise(_NestedSchedule):
+    """Piecewise constant schedule: each value until its boundary, the last one from then on.
 
-    ```
-    Piecewise([1_000, 3_000], [8.0, 4.0, 1.0])     # 8 for 1,000 steps, 4 for 2,000, then 1
-    ```
+    Unlike in `keras.optimizers.schedules.PiecewiseConstantDecay`, the new value starts at the boundary, not one step
+    after it, and values may be schedules.
 
     Args:
-        boundaries: Optimizer steps, in ascending order.
-        values: Numbers, 0 or more, or schedules; one more than there are boundaries.
+        boundaries: Optimizer steps, > 0, in ascending order.
+        values: Numbers >= 0 or schedules, one more than there are boundaries.
 
     Raises:
-        ValueError: If the boundaries do not ascend or are not one fewer than the values.
+        ValueError: If a boundary or a value is out of its range, boundaries are not in ascending order, or there is not
+            exactly one value more than boundaries.
+
+    Example:
+
+    >>> temperature = Piecewise([1_000, 3_000], [8.0, 4.0, 1.0])
+    >>> [float(temperature(step)) for step in (0, 1_000, 3_000)]
+    [8.0, 4.0, 1.0]
     """
 
-    def __init__(self, boundaries, values):
+    def __init__(self, boundaries: Sequence[float], values: Sequence[ScheduleLike]):
         self.boundaries = [check_positive(boundary, "boundaries", schedule=False) for boundary in boundaries]
         self.values = [check_positive(value, "values", zero=True) for value in values]
         if any(later <= earlier for earlier, later in itertools.pairwise(self.boundaries)):
-            raise ValueError(f"`boundaries` must ascend. Received: {boundaries!r}")
+            raise ValueError(f"`boundaries` must be in ascending order. Received: {boundaries!r}")
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
-                f"`values` must be one more than `boundaries`. Received: {len(self.values)} values, "
-                f"{len(self.boundaries)} boundaries."
+                f"`values` must have one entry more than `boundaries`. Received: {len(self.values)} values, "
+                f"{len(self.boundaries)} boundaries"
             )
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         result = value_at(self.values[-1], step)
         for boundary, value in reversed(list(zip(self.boundaries, self.values))):
             result = ops.where(ops.cast(step, "float32") < boundary, value_at(value, step), result)
         return result
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"boundaries": self.boundaries, "values": self.values}
 
 
 @keras.saving.register_keras_serializable("keras_distill")
-class StopAfter(_Nesting):
-    """`value` for `steps` steps, then 0: as a weight, of a term that stops.
+class StopAfter(_NestedSchedule):
+    """Schedule of `value` for `steps` steps, then 0: early-stopped distillation, as the weight of a term.
 
-    A student too small for its teacher gains from it early in training and is held back by it later.
+    A student that is much smaller than its teacher benefits from it early in training; later, the term limits it.
 
     Args:
-        value: A number or a schedule.
-        steps: Optimizer steps.
+        value: Value until step `steps`, >= 0, a number or a schedule.
+        steps: Number of optimizer steps, > 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
 
     Reference:
         Cho and Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348
+
+    Example:
+
+    >>> term = Term(KLDivergence(), weight=StopAfter(WarmUp(1.0, steps=500), steps=5_000))
     """
 
-    def __init__(self, value, steps):
+    def __init__(self, value: ScheduleLike, steps: float):
         self.value = check_positive(value, "value", zero=True)
         self.steps = check_positive(steps, "steps", schedule=False)
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         return ops.where(ops.cast(step, "float32") < self.steps, value_at(self.value, step), 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"value": self.value, "steps": self.steps}

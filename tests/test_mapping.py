@@ -12,7 +12,7 @@ def names(count, prefix="layer"):
 
 
 def deep(depth, name, width=8):
-    """Blocks in a nested model, as a backbone has them."""
+    """Return a model with blocks in a nested backbone."""
     inputs = keras.Input((width,))
     x = inputs
     for number in range(1, depth + 1):
@@ -21,8 +21,8 @@ def deep(depth, name, width=8):
     return keras.Sequential([keras.Input((width,)), backbone, keras.layers.Dense(3, name="top")], name=name)
 
 
-def test_six_layers_learn_from_every_second_of_twelve():
-    # As in TinyBERT: layer i like layer 2i.
+def test_uniform_pairs_six_layers_with_every_second_of_twelve():
+    # As in TinyBERT: layer i with layer 2i.
     numbers = [t for _, t in mapping.uniform(names(6), names(12))]
     assert numbers == ["layer_2", "layer_4", "layer_6", "layer_8", "layer_10", "layer_12"]
     assert [s for s, _ in mapping.uniform(names(6), names(12))] == names(6)
@@ -34,8 +34,8 @@ def test_uniform_is_layer_i_times_n_over_m(students, teachers):
     assert mapping.uniform(names(students, "s"), names(teachers, "t")) == expected
 
 
-def test_every_leaves_the_teachers_last_layers_out():
-    # PKD-Skip: five layers learn from 2, 4, 6, 8 and 10 of 12.
+def test_every_does_not_use_further_teacher_layers():
+    # PKD-Skip: five layers are paired with 2, 4, 6, 8 and 10 of 12.
     assert [t for _, t in mapping.every(names(5), names(12), 2)] == [f"layer_{i}" for i in (2, 4, 6, 8, 10)]
 
 
@@ -56,12 +56,12 @@ def test_layers_are_found_by_pattern_in_the_models_order():
     assert mapping.layers(model, "top") == ["top"]
 
 
-def test_layers_by_pattern_hold_what_a_star_may_stand_for():
-    # A star stays within one name: "b*" is no way to reach into "backbone".
+def test_a_star_does_not_match_a_slash():
+    # "b*" matches "backbone", and "block_1" at the end of a path, but not "backbone/block_1" as a whole.
     assert mapping.layers(deep(2, "student"), "b*") == ["backbone", "backbone/block_1", "backbone/block_2"]
 
 
-def test_by_name_pairs_what_the_stars_agree_in():
+def test_by_name_pairs_layers_with_equal_text_in_place_of_stars():
     student, teacher = deep(2, "student"), deep(4, "teacher")
     expected = [("backbone/block_1", "backbone/block_1"), ("backbone/block_2", "backbone/block_2")]
     assert mapping.by_name(student, teacher, "block_*") == expected
@@ -84,32 +84,37 @@ def test_pairs_become_terms_that_train():
     assert history["layer_1_loss"][-1] < history["layer_1_loss"][0]
 
 
-def test_layers_that_read_alike_cannot_be_paired_by_name():
+def test_by_name_raises_for_ambiguous_layers():
     inputs = keras.Input((8,))
     towers = [deep(2, "tower")(inputs), keras.models.clone_model(deep(2, "other"))(inputs)]
     student = keras.Model(inputs, towers, name="student")
-    with pytest.raises(ValueError, match="Several layers of 'student' read alike: .*tower.*other"):
+    with pytest.raises(
+        ValueError, match="Several layers of 'student' match 'block_1' with the same text.*tower.*other"
+    ):
         mapping.by_name(student, deep(2, "teacher"), "block_1")
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda: mapping.uniform(names(5), names(12)), "5 student layers cannot be spread evenly over 12 teacher"),
-        (lambda: mapping.uniform(names(12), names(6)), "12 student layers cannot be spread evenly over 6 teacher"),
-        (lambda: mapping.every(names(5), names(9), 2), "ask for 10, but there are 9"),
-        (lambda: mapping.every(names(5), names(9), 0), "`step` must be 1 or more. Received: 0"),
-        (lambda: mapping.last(names(5), names(4)), "no 5 last layers in both models: the student has 5, the teacher 4"),
-        (lambda: mapping.last(names(5), names(6), 0), "no 0 last layers"),
+        (lambda: mapping.uniform(names(5), names(12)), "multiple of .* Received: 5 student layers, 12 teacher layers"),
+        (lambda: mapping.uniform(names(12), names(6)), "multiple of .* Received: 12 student layers, 6 teacher layers"),
+        (lambda: mapping.every(names(5), names(9), 2), "need 10 teacher layers. Received: 9"),
+        (lambda: mapping.every(names(5), names(9), 0), "`step` must be an integer >= 1. Received: 0"),
+        (
+            lambda: mapping.last(names(5), names(4)),
+            "at least 5 layers each. Received: 5 student layers, 4 teacher layers",
+        ),
+        (lambda: mapping.last(names(5), names(6), 0), "`count` must be an integer >= 1. Received: 0"),
         (lambda: mapping.by_hand(names(2), names(4), [(0, 1), (2, 3)]), r"2 student layers.*pairs \[\(2, 3\)\]"),
         (lambda: mapping.by_hand(names(2), names(4), []), r"pairs \[\]"),
-        (lambda: mapping.uniform("layer_*", names(4)), "`student_layers` must be a list of paths.*'layer_"),
-        (lambda: mapping.uniform(names(2), []), "`teacher_layers` must be a list of paths"),
-        (lambda: mapping.layers(deep(2, "student"), "stage_*"), "No layer of 'student' reads like 'stage_.'.*backbone"),
+        (lambda: mapping.uniform("layer_*", names(4)), "`student_layers` must be a list of layer paths.*'layer_"),
+        (lambda: mapping.uniform(names(2), []), "`teacher_layers` must be a list of layer paths"),
+        (lambda: mapping.layers(deep(2, "student"), "stage_*"), "No layer of 'student' matches 'stage_.'.*backbone"),
         (lambda: mapping.by_name(deep(2, "student"), deep(2, "teacher"), "block_*", "t*"), "has a counterpart"),
         (lambda: mapping.by_name(deep(2, "student"), deep(2, "teacher"), "*_1", "block_*"), "has a counterpart"),
     ],
 )
-def test_what_cannot_be_mapped_is_refused(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_mappings_raise(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

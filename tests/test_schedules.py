@@ -20,7 +20,7 @@ from tests.support.helpers import compiled, data, fitted, mlp
         (Piecewise([1, 3], [1.0, 2.0, 0.0]), [1.0, 2.0, 2.0, 0.0, 0.0, 0.0]),
         (Piecewise([], [3.0]), [3.0] * 6),
         (StopAfter(2.0, 3), [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]),
-        # Schedules within schedules see the same step.
+        # Nested schedules are evaluated at the same step.
         (StopAfter(WarmUp(3.0, 3), 5), [0.0, 1.0, 2.0, 3.0, 3.0, 0.0]),
         (Piecewise([2], [5.0, Linear(8.0, 2.0, 4)]), [5.0, 5.0, 5.0, 3.5, 2.0, 2.0]),
         (WarmUp(StopAfter(4.0, 3), 4), [0.0, 1.0, 2.0, 0.0, 0.0, 0.0]),
@@ -44,54 +44,54 @@ def test_values_in_the_graph(schedule, values):
         StopAfter(keras.optimizers.schedules.PolynomialDecay(4.0, 10, 2.0), 3),
     ],
 )
-def test_schedules_are_written_and_revived(schedule):
-    revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
-    assert type(revived) is type(schedule)
-    assert keras.saving.serialize_keras_object(revived) == keras.saving.serialize_keras_object(schedule)
-    assert [float(revived(step)) for step in range(6)] == [float(schedule(step)) for step in range(6)]
+def test_schedules_survive_serialization(schedule):
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert type(restored) is type(schedule)
+    assert keras.saving.serialize_keras_object(restored) == keras.saving.serialize_keras_object(schedule)
+    assert [float(restored(step)) for step in range(6)] == [float(schedule(step)) for step in range(6)]
 
 
-def test_a_term_that_stops(tmp_path):
+def test_a_term_stops_after_its_steps_and_resumes(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     weight = StopAfter(WarmUp(1.0, 2), 4)
     first = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence(), weight=weight)]))
     fitted(first, x, y)
     first.save(tmp_path / "d.keras")
     second = load_distiller(tmp_path / "d.keras", teacher)
-    unbroken = fitted(first, x, y, epochs=2)
-    assert fitted(second, x, y, epochs=2) == unbroken
-    # Step 3 still has the term, steps 4 to 8 are of labels alone.
-    assert unbroken["loss"][0] > unbroken["supervised_loss"][0] * (1 + 1e-3)
-    np.testing.assert_allclose(unbroken["loss"][1], unbroken["supervised_loss"][1], rtol=1e-6)
+    history = fitted(first, x, y, epochs=2)
+    assert fitted(second, x, y, epochs=2) == history
+    # Step 3 still includes the term; steps 4 to 8 have the supervised loss only.
+    assert history["loss"][0] > history["supervised_loss"][0] * (1 + 1e-3)
+    np.testing.assert_allclose(history["loss"][1], history["supervised_loss"][1], rtol=1e-6)
 
 
-def test_numbers_stay_numbers():
+def test_numbers_become_python_floats():
     assert value_at(3.0, 10) == 3.0
     assert check_positive(np.float32(2), "weight") == 2.0 and type(check_positive(2, "weight")) is float
     assert check_positive(0, "weight", zero=True) == 0.0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 0, True, "1", None, [1.0]])
-def test_errors_name_the_number(value):
-    with pytest.raises(ValueError, match="`beta` must be a finite number above 0, or a schedule. Received: "):
+def test_invalid_numbers_raise(value):
+    with pytest.raises(ValueError, match="`beta` must be a finite number > 0 or a schedule. Received: "):
         check_positive(value, "beta")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Piecewise([3, 3], [1.0, 2.0, 0.0]), r"`boundaries` must ascend. Received: \[3, 3\]"),
+        (lambda: Piecewise([3, 3], [1.0, 2.0, 0.0]), r"`boundaries` must be in ascending order. Received: \[3, 3\]"),
         (
             lambda: Piecewise([3], [1.0]),
-            "`values` must be one more than `boundaries`. Received: 1 values, 1 bound",
+            "`values` must have one entry more than `boundaries`. Received: 1 values, 1 bound",
         ),
-        (lambda: Piecewise([0], [1.0, 2.0]), "`boundaries` must be a finite number above 0. Received: 0"),
-        (lambda: Piecewise([1], [1.0, -2.0]), "`values` must be a finite number 0 or more, or a schedule"),
-        (lambda: StopAfter(1.0, WarmUp(1.0, 2)), "`steps` must be a finite number above 0. Received: "),
+        (lambda: Piecewise([0], [1.0, 2.0]), "`boundaries` must be a finite number > 0. Received: 0"),
+        (lambda: Piecewise([1], [1.0, -2.0]), "`values` must be a finite number >= 0 or a schedule"),
+        (lambda: StopAfter(1.0, WarmUp(1.0, 2)), "`steps` must be a finite number > 0. Received: "),
         (lambda: StopAfter("1", 2), "`value` must be a finite number"),
-        (lambda: Linear(1.0, 2.0, 0), "`steps` must be a finite number above 0. Received: 0"),
+        (lambda: Linear(1.0, 2.0, 0), "`steps` must be a finite number > 0. Received: 0"),
     ],
 )
-def test_settings_are_checked(make, message):
+def test_invalid_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Trained maps from a student's activations to a teacher's space."""
+"""Heads: trained layers from the student's activations to the teacher's space."""
 
 from keras_distill.heads.base import Head
 from keras_distill.heads.convolution import Convolution
@@ -8,3 +8,14 @@ from keras_distill.heads.mlp import MLP
 from keras_distill.heads.projection import Projection
 from keras_distill.heads.resize import Resize
 from keras_distill.heads.translator import Translator
+
+__all__ = [
+    "MLP",
+    "Convolution",
+    "Fusion",
+    "Head",
+    "Masking",
+    "Projection",
+    "Resize",
+    "Translator",
+]

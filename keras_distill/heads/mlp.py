@@ -1,45 +1,60 @@
-"""Several layers from one width to another."""
+"""Multi-layer perceptron head for vectors, tokens and feature maps."""
+
+from typing import Any
 
 import keras
 
 from keras_distill.heads.base import Head
 from keras_distill.heads.checks import needs_resize, resize
+from keras_distill.types import Tensor
+from keras_distill.utils.arguments import check_integer
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class MLP(Head):
-    """Multi-layer perceptron on the last axis, to the teacher's width; no activation behind its last layer.
+    """Multi-layer perceptron on the last axis, to the teacher's width.
 
-    Takes vectors `[batch, width]`, tokens `[batch, length, width]` and maps `[batch, height, width, channels]`; every
-    token and every pixel is mapped by the same weights, those of 1x1 convolutions. Maps are then interpolated to the
-    teacher's height and width, bilinearly; a size that is unknown when the head is built is taken to be the teacher's.
+    Takes vectors `[batch, width]`, tokens `[batch, length, width]` and feature maps `[batch, height, width, channels]`.
+    All tokens and all pixels share the weights, as in 1x1 convolutions. Feature maps are then resized to the teacher's
+    height and width by bilinear interpolation; a height or width that is unknown when the head is built is assumed to
+    equal the teacher's. The last layer has no activation.
 
     Args:
-        hidden: Width of the layers before the last, default the teacher's.
-        depth: The number of layers, default 2.
-        activation: Between the layers, as for `keras.layers.Dense`, default `"relu"`.
-        use_bias: Whether each layer adds a trained bias, default True.
+        hidden: Width of the hidden layers, an integer >= 1. Defaults to None, the teacher's width.
+        depth: Number of layers, an integer >= 1. 2 or 3 is typical. Defaults to 2.
+        activation: Activation between the layers, as for `keras.layers.Dense`. Defaults to "relu".
+        use_bias: True to add a trained bias in each layer. Defaults to True.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
-        ValueError: If `hidden` or `depth` is no whole number, 1 or more.
+        ValueError: If `hidden` is not an integer >= 1 or None, or `depth` is not an integer >= 1, or when the distiller
+            is made, if the activations have different ranks, a rank other than 2, 3 or 4, or an unknown width.
+
+    Example:
+
+    >>> term = Term(Hint(), student="features", teacher="features", head=MLP(depth=3))
     """
 
-    def __init__(self, hidden=None, depth=2, activation="relu", use_bias=True, **kwargs):
+    def __init__(
+        self,
+        hidden: int | None = None,
+        depth: int = 2,
+        activation: Any = "relu",
+        use_bias: bool = True,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        for name, number in (("hidden", 1 if hidden is None else hidden), ("depth", depth)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"`{name}` must be an integer, 1 or more. Received: {number!r}")
-        self.hidden = hidden
-        self.depth = depth
+        self.hidden = check_integer(hidden, "hidden", optional=True)
+        self.depth = check_integer(depth, "depth")
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
         rank, width = len(student_shape), teacher_shape[-1]
         if rank not in (2, 3, 4) or rank != len(teacher_shape) or None in (student_shape[-1], width):
             raise ValueError(
-                "MLP takes two vectors, two sequences of tokens or two maps, of known width. "
-                f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
+                "MLP takes vectors, tokens or feature maps of known width, with the same rank in student and teacher. "
+                f"Received: student shape {student_shape}, teacher shape {teacher_shape}"
             )
         self.size = teacher_shape[1:3] if rank == 4 and needs_resize(student_shape, teacher_shape) else None
         hidden = width if self.hidden is None else self.hidden
@@ -57,16 +72,16 @@ class MLP(Head):
             self.dense.append(layer)
             shape = (*shape[:-1], hidden)
 
-    def call(self, student):
+    def call(self, student: Tensor) -> Tensor:
         for layer in self.dense:
             student = layer(student)
         return student if self.size is None else resize(student, self.size)
 
-    def get_config(self):
-        config = {
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
             "hidden": self.hidden,
             "depth": self.depth,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
         }
-        return {**super().get_config(), **config}

@@ -1,34 +1,36 @@
-"""Attention transfer (AT): where a layer is active, whatever its channels are."""
+"""Attention transfer (AT)."""
 
-import math
-import numbers
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import check_positions
 from keras_distill.losses.maths import float32, match_resolutions, resolutions_can_match, unit_vectors
 from keras_distill.models.masking import mean_over_positions
+from keras_distill.types import Tensor
+from keras_distill.utils.arguments import check_number
 
 
-def attention_transfer(student, teacher, power=2):
-    """Squared difference of two normalised attention maps.
+def attention_transfer(student: Tensor, teacher: Tensor, power: float = 2) -> Tensor:
+    """Compute the squared difference of two normalized spatial attention maps.
 
     ```
     loss = (a_s / ||a_s|| - a_t / ||a_t||)^2 at each position
     a = 1/channels * sum_c |f[c]|^p
     ```
 
-    Equation 2 of the paper takes the norm of the difference; this is the authors' published code, which takes the mean
-    of its squares. That is what their results and the comparisons of others were made with, and it has a gradient
-    where the maps agree. Channels may differ. Where heights or widths differ, the larger features are averaged down
-    to the smaller size before the map is taken.
+    Equation 2 of the paper uses the norm of the difference. The authors' published code, which this function follows,
+    uses the mean of its squares: published results were made with it, and it has a gradient where the maps are equal.
+    Channels may differ. Where height or width differ, the larger feature map is average-pooled to the smaller size
+    before the attention map is computed.
 
     Args:
         student: Features, shape `[batch, positions..., channels]`.
-        teacher: Features, of the same rank.
-        power: `p`, 1 or more; a higher one attends to the most active positions.
+        teacher: Features of the same rank.
+        power: Exponent `p`, >= 1. A higher power emphasizes the most active positions. 2 is typical. Defaults to 2.
 
     Returns:
         Unitless, shape `[batch, positions...]`.
@@ -41,7 +43,7 @@ def attention_transfer(student, teacher, power=2):
 
 
 def _attention(features, power):
-    # A square takes a fraction of the time that a power does, and is what most ask for.
+    # `square` takes a fraction of the time of `power`, and 2 is the usual exponent.
     powers = ops.square(features) if power == 2 else ops.power(ops.abs(features), power)
     maps = ops.mean(powers, axis=-1)
     flat = ops.reshape(maps, (ops.shape(maps)[0], -1))
@@ -50,29 +52,40 @@ def _attention(features, power):
 
 @keras.saving.register_keras_serializable("keras_distill")
 class AttentionTransfer(DistillationLoss):
-    """`attention_transfer` as a loss for a `Term`, averaged over positions. Needs no head.
+    """Attention transfer loss (AT), averaged over positions. No head is needed.
 
-    Maps may differ in size; sequences must be equally long.
+    Compares where two layers are active, summed over their channels. Feature maps may differ in channels, height and
+    width; sequences must have the same length. The authors' code and RepDistiller use a weight of 1000.
 
     Args:
-        power: Exponent of the activations, 1 or more, default 2.
+        power: Exponent of the activations, a finite number >= 1. 2 is typical. Defaults to 2.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
+
+    Raises:
+        ValueError: If `power` is not a finite number >= 1, or when the distiller is made, if an activation has no
+            positions.
+
+    Reference:
+        Zagoruyko and Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928
+
+    Example:
+
+    >>> term = Term(AttentionTransfer(), student="block_2", teacher="block_4", weight=1000.0)
     """
 
-    def __init__(self, power=2, **kwargs):
+    def __init__(self, power: float = 2, **kwargs: Any):
         super().__init__(**kwargs)
-        if not isinstance(power, numbers.Real) or not 1 <= power < math.inf:
-            # Below 1 the gradient is infinite at every activation that is 0.
-            raise ValueError(f"`power` must be a finite number, 1 or more. Received: {power!r}")
-        self.power = power
+        # Below 1 the gradient is infinite at every activation that is 0.
+        self.power = check_number(power, "power", at_least=1)
 
-    def comparable(self, student_shape, teacher_shape):
+    def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
         return resolutions_can_match(student_shape, teacher_shape)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
         check_positions("AttentionTransfer", student_shape, teacher_shape)
 
-    def compare(self, student, teacher, batch):
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         return mean_over_positions(attention_transfer(student, teacher, self.power), batch.position_weight)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "power": self.power}

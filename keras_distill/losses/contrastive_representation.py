@@ -1,28 +1,33 @@
-"""Contrastive representation distillation (CRD): one example's two embeddings told from those of others."""
+"""Contrastive representation distillation (CRD)."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.maths import float32, unit_vectors
 from keras_distill.schedules import check_positive, value_at
+from keras_distill.types import ScheduleLike, Tensor
+from keras_distill.utils.arguments import check_integer
 
 
-def contrastive_representation(scores, log_mean, prior=None):
-    """Noise-contrastive loss of an anchor: its own counterpart is to be recognised among others.
+def contrastive_representation(scores: Tensor, log_mean: float | Tensor, prior: float | None = None) -> Tensor:
+    """Compute the noise-contrastive loss of an anchor, its positive and K negatives.
 
     ```
     loss = -log(r_0 / (r_0 + K)) - sum_k log(K / (r_k + K))
     r_k = exp(<anchor, embedding_k> / T) / mean of such exponentials
     ```
 
-    The paper's `P_k` is `r_k / N` and its prior `K / N`: the number of examples, `N`, cancels.
+    The paper's `P_k` is `r_k / N` and its prior is `K / N`: the number of examples, `N`, cancels.
 
     Args:
-        scores: `<anchor, embedding_k> / T`, the anchor's counterpart first, shape `[batch, 1 + K]`.
-        log_mean: Logarithm of the mean of their exponentials, a constant of the first batch.
-        prior: Stands for `K` in the denominators if given.
+        scores: `<anchor, embedding_k> / T`, the positive first, shape `[batch, 1 + K]`.
+        log_mean: Logarithm of the mean of the exponentials of the scores, a constant of the first batch.
+        prior: Replaces `K` in the denominators, > 0. Defaults to None, which uses `K`.
 
     Returns:
         Nats, shape `[batch]`.
@@ -35,58 +40,80 @@ def contrastive_representation(scores, log_mean, prior=None):
     return ops.softplus(-ratio[:, 0]) + ops.sum(ops.softplus(ratio[:, 1:]), axis=-1)
 
 
-def log_mean_exp(scores):
-    """Logarithm of the mean of the exponentials of all scores, a scalar without gradient."""
+def log_mean_exp(scores: Tensor) -> Tensor:
+    """Return the logarithm of the mean of the exponentials of all scores, a scalar without gradient.
+
+    Args:
+        scores: Any shape.
+    """
     count = ops.cast(ops.size(scores), "float32")
     return ops.stop_gradient(ops.logsumexp(scores) - ops.log(count))
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class ContrastiveRepresentation(DistillationLoss):
-    """`contrastive_representation` as a loss for a `Term`, with either network's embedding as the anchor in turn.
+    """Contrastive representation distillation loss (CRD). No head is needed.
 
-    Vectors of any two widths; needs no head. Has weights of its own: a trained map of each network's vectors to
-    embeddings of length 1, and a memory of embeddings that an anchor is contrasted with.
+    Trains its own weights with the student: a linear map from each network's vectors to embeddings of unit length. Each
+    embedding of one network is an anchor; its positive is the other network's embedding of the same example, its
+    negatives come from a memory of the other network's embeddings. The memory is one of
 
-    By default the memory is a queue of the latest ones, whose size does not depend on the data set. With `examples` it
-    is the authors': a bank with one embedding of every example, which moves half of the way to each new one, and from
-    which the contrasts, and the counterpart too, are taken. It must be known then which examples a batch holds:
+    - a queue of the latest embeddings (default), whose size does not depend on the dataset;
+    - a memory bank with one embedding per example (`examples=`), as in the authors' code. Each new embedding updates
+      the bank with `momentum`; negatives and the positive are read from the bank. Each batch must contain the index of
+      its examples: `fit(with_index(x, np.arange(len(x))), y)`. Without an index, as in `evaluate`, the positive is the
+      current embedding.
 
-    ```python
-    distiller.fit(with_index(x, np.arange(len(x))), y)
-    ```
-
-    Unlike the authors' draws, these never contrast an example with itself. Where there is no index, as in `evaluate`,
-    the counterpart is the embedding of the moment.
+    Unlike in the authors' code, an example is never its own negative. The authors use a weight of 0.8. Compares all
+    examples of the global batch under `tf.distribute`; see `Term(across_replicas=)`.
 
     Args:
-        dim: Width of the embeddings, default 128.
-        size: Length of the queues, or number of contrasts drawn from the bank, default 4096.
-        temperature: A number or a schedule, default 0.07.
-        examples: Number of examples, of which `with_index` numbers each from 0; None for queues, the default. Another
-            number fails, or makes the loss NaN.
-        momentum: How much of an old embedding stays in the bank, 0 to 1, a number or a schedule; default 0.5.
-        seed: Of what is drawn, which depends on nothing else but the step; default 0.
+        dim: Width of the embeddings, an integer >= 1. 128 in the paper. Defaults to 128.
+        size: Length of the queues, or number of negatives drawn from the bank, an integer >= 1. 4096 to 16384 is
+            typical. Defaults to 4096.
+        temperature: Temperature of the scores, > 0, a number or a schedule. 0.05 to 0.2 is typical. Defaults to 0.07.
+        examples: Number of examples in the dataset, an integer >= 2, for a memory bank. Indices start at 0; the loss of
+            an example whose index is out of range is NaN. Defaults to None, which uses queues.
+        momentum: Weight of the old embedding in an update of the bank, 0 to 1, a number or a schedule. Defaults to 0.5.
+        seed: Seed of the negatives drawn from the bank; they also depend on the step. Defaults to 0.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or in training with `examples`, if a batch has no index.
+
+    Reference:
+        Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699
+
+    Example:
+
+    >>> loss = ContrastiveRepresentation(dim=8, size=16, examples=len(x))
+    >>> terms = [Term(loss, student="features", teacher="features", weight=0.8)]
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=terms)
+    >>> inputs = with_index(x, np.arange(len(x)))  # for distiller.fit(inputs, y)
     """
 
     relational = True
     rank = 2
 
-    def __init__(self, dim=128, size=4096, temperature=0.07, examples=None, momentum=0.5, seed=0, **kwargs):
+    def __init__(
+        self,
+        dim: int = 128,
+        size: int = 4096,
+        temperature: ScheduleLike = 0.07,
+        examples: int | None = None,
+        momentum: ScheduleLike = 0.5,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        for name, number, least in (("dim", dim, 1), ("size", size, 1), ("examples", examples, 2)):
-            if name == "examples" and number is None:
-                continue
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ValueError(f"`{name}` must be an integer, {least} or more. Received: {number!r}")
-        self.dim = dim
-        self.size = size
+        self.dim = check_integer(dim, "dim")
+        self.size = check_integer(size, "size")
         self.temperature = check_positive(temperature, "temperature")
-        self.examples = examples
+        self.examples = check_integer(examples, "examples", at_least=2, optional=True)
         self.momentum = check_positive(momentum, "momentum", zero=True)
         self.seed = seed
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
         self.kernels = [
             self.add_weight(shape=(shape[-1], self.dim), initializer="glorot_uniform", name=f"{side}_kernel")
             for side, shape in (("student", student_shape), ("teacher", teacher_shape))
@@ -97,84 +124,100 @@ class ContrastiveRepresentation(DistillationLoss):
         ]
         length = self.size if self.examples is None else self.examples
         self.memories = [
-            self._state((length, self.dim), _directions, f"{side}_memory") for side in ("student", "teacher")
+            self._add_state((length, self.dim), _random_directions, f"{side}_memory") for side in ("student", "teacher")
         ]
-        self.log_means = self._state((2,), "zeros", "log_means")
-        self.started = self._state((), "zeros", "started")
+        self.log_means = self._add_state((2,), "zeros", "log_means")
+        self.started = self._add_state((), "zeros", "started")
 
-    def comparable(self, student_shape, teacher_shape):
+    def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
         return True
 
-    def compare(self, student, teacher, batch):
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         scores = self._scores(student, teacher, batch)
-        first = ops.stack([log_mean_exp(x) for x in scores])
-        constants = ops.where(self.started > 0, self.log_means, first)
-        values = sum(contrastive_representation(x, constants[i]) for i, x in enumerate(scores))
+        log_means = self._log_means(scores)
+        values = sum(contrastive_representation(x, log_means[i]) for i, x in enumerate(scores))
         if self.examples is None or batch.index is None:
             return values
-        # XLA takes another example's row for one that is not there.
-        known = ops.logical_and(batch.index >= 0, batch.index < self.examples)
-        return ops.where(known, values, float("nan"))
+        # XLA clips an index out of bounds, which would compare with another example.
+        in_bank = ops.logical_and(batch.index >= 0, batch.index < self.examples)
+        return ops.where(in_bank, values, float("nan"))
 
-    def remember(self, student, teacher, batch):
-        scores = self._scores(student, teacher, batch)
-        first = ops.stack([log_mean_exp(x) for x in scores])
-        self.log_means.assign(ops.where(self.started > 0, self.log_means, first))
+    def remember(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        self.log_means.assign(self._log_means(self._scores(student, teacher, batch)))
         self.started.assign(ops.ones_like(self.started))
         for memory, latest in zip(self.memories, self._embeddings(student, teacher)):
-            latest, kept = ops.stop_gradient(latest), ops.convert_to_tensor(memory)
-            memory.assign(self._queued(kept, latest) if self.examples is None else self._banked(kept, latest, batch))
+            latest, current = ops.stop_gradient(latest), ops.convert_to_tensor(memory)
+            if self.examples is None:
+                memory.assign(self._updated_queue(current, latest))
+            else:
+                memory.assign(self._updated_bank(current, latest, batch))
 
-    def _queued(self, kept, latest):
-        return ops.reshape(ops.concatenate([latest, kept])[: self.size], kept.shape)
+    def _log_means(self, scores):
+        """Return the constants of the first batch, or those of these scores if this is the first batch."""
+        first = ops.stack([log_mean_exp(x) for x in scores])
+        return ops.where(self.started > 0, self.log_means, first)
 
-    def _banked(self, kept, latest, batch):
+    def _updated_queue(self, queue, latest):
+        return ops.reshape(ops.concatenate([latest, queue])[: self.size], queue.shape)
+
+    def _updated_bank(self, bank, latest, batch):
         if batch.index is None:
             raise ValueError(
-                f"'{self.name}' remembers {self.examples} examples, and must know which ones a batch holds. Pass "
-                "`with_index(x, np.arange(len(x)))` as x, or leave `examples` out."
+                f"'{self.name}' has a memory bank of {self.examples} examples and needs the index of each example. "
+                "Pass `with_index(x, np.arange(len(x)))` as x, or omit `examples` to use queues."
             )
         momentum = value_at(self.momentum, batch.step)
-        moved = momentum * ops.take(kept, batch.index, axis=0) + (1.0 - momentum) * latest
-        return ops.scatter_update(kept, ops.expand_dims(batch.index, -1), unit_vectors(moved))
+        updated = momentum * ops.take(bank, batch.index, axis=0) + (1.0 - momentum) * latest
+        return ops.scatter_update(bank, ops.expand_dims(batch.index, -1), unit_vectors(updated))
 
-    def _embeddings(self, *vectors):
-        parts = zip(float32(*vectors), self.kernels, self.biases)
-        return [unit_vectors(ops.matmul(x, kernel) + bias) for x, kernel, bias in parts]
+    def _embeddings(self, student, teacher):
+        layers = zip(float32(student, teacher), self.kernels, self.biases)
+        return [unit_vectors(ops.matmul(x, kernel) + bias) for x, kernel, bias in layers]
 
     def _scores(self, student, teacher, batch):
+        """Return the scores of the student's and of the teacher's embeddings as anchors."""
         student, teacher = self._embeddings(student, teacher)
-        pairs = (student, teacher, self.memories[1]), (teacher, student, self.memories[0])
+        student_memory, teacher_memory = self.memories
         temperature = value_at(self.temperature, batch.step)
-        return [self._products(*pair, batch) / temperature for pair in pairs]
+        return [
+            self._products(student, teacher, teacher_memory, batch) / temperature,
+            self._products(teacher, student, student_memory, batch) / temperature,
+        ]
 
-    def _products(self, anchor, counterpart, memory, batch):
-        """Of the anchors with their counterparts, and with what they are contrasted with."""
+    def _products(self, anchor, positive, memory, batch):
+        """Return the dot products of anchors with their positive and their negatives, shape `[batch, 1 + size]`."""
         memory = ops.convert_to_tensor(memory)
         if self.examples is None:
-            contrasts = ops.matmul(anchor, ops.transpose(memory))
+            negatives = ops.matmul(anchor, ops.transpose(memory))
         else:
-            own = 0 if batch.index is None else ops.expand_dims(ops.cast(batch.index, "int32"), -1)
-            rows = ops.mod(own + self._steps_away(ops.shape(anchor)[0], batch), self.examples)
-            contrasts = ops.einsum("bd,bkd->bk", anchor, ops.take(memory, rows, axis=0))
-            counterpart = counterpart if batch.index is None else ops.take(memory, batch.index, axis=0)
-        return ops.concatenate([ops.sum(anchor * counterpart, axis=-1, keepdims=True), contrasts], axis=-1)
+            own_row = 0 if batch.index is None else ops.expand_dims(ops.cast(batch.index, "int32"), -1)
+            rows = ops.mod(own_row + self._row_offsets(ops.shape(anchor)[0], batch), self.examples)
+            negatives = ops.einsum("bd,bkd->bk", anchor, ops.take(memory, rows, axis=0))
+            positive = positive if batch.index is None else ops.take(memory, batch.index, axis=0)
+        return ops.concatenate([ops.sum(anchor * positive, axis=-1, keepdims=True), negatives], axis=-1)
 
-    def _steps_away(self, count, batch):
-        """How far behind an example's own row in the bank its contrasts are, never 0: `[count, size]`."""
-        # Drawn anew from the step: `remember` sees what `compare` saw, and no random state is left to be saved.
+    def _row_offsets(self, count, batch):
+        """Return offsets from an example's own row in the bank to its negatives, never 0, shape `[count, size]`."""
+        # Drawn from the step: `compare` and `remember` draw the same negatives, and there is no random state to save.
         seed = ops.stack([ops.cast(self.seed, "int32"), ops.cast(batch.step, "int32")])
         return tf.random.stateless_uniform((count, self.size), seed, 1, self.examples, "int32")
 
-    def _state(self, shape, initializer, name):
+    def _add_state(self, shape, initializer, name):
         return self.add_weight(
             shape=shape, initializer=initializer, trainable=False, aggregation="only_first_replica", name=name
         )
 
-    def get_config(self):
-        names = ("dim", "size", "temperature", "examples", "momentum", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "size": self.size,
+            "temperature": self.temperature,
+            "examples": self.examples,
+            "momentum": self.momentum,
+            "seed": self.seed,
+        }
 
 
-def _directions(shape, dtype):
+def _random_directions(shape, dtype):
     return unit_vectors(keras.random.normal(shape, dtype=dtype))

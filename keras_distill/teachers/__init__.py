@@ -1,4 +1,4 @@
-"""Where activations to imitate come from."""
+"""Teachers: sources of the activations that a student is compared with."""
 
 from keras_distill.data.batch import with_activations, with_index
 from keras_distill.teachers.base import Teacher
@@ -8,3 +8,17 @@ from keras_distill.teachers.ensemble import Ensemble, most_confident
 from keras_distill.teachers.model import ModelTeacher, as_teacher
 from keras_distill.teachers.paraphrased import ParaphrasedTeacher
 from keras_distill.teachers.paraphraser import Paraphraser
+
+__all__ = [
+    "CachedTeacher",
+    "EMATeacher",
+    "Ensemble",
+    "ModelTeacher",
+    "ParaphrasedTeacher",
+    "Paraphraser",
+    "Teacher",
+    "as_teacher",
+    "most_confident",
+    "with_activations",
+    "with_index",
+]

@@ -1,56 +1,90 @@
-"""What every teacher shares."""
+"""Base class of all teachers."""
 
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
+
+import keras
+
+from keras_distill.data.batch import Batch
+from keras_distill.types import Structure
 
 
 class Teacher:
-    """Gives activations for a batch. Abstract.
+    """Source of activations for a batch. Abstract.
 
-    Not a layer: nothing of a teacher is trained, changed, or saved with the student.
+    Not a layer: a teacher is not trained by the distiller, not modified, and not saved with the student.
 
     Attributes:
-        state: Variables that are saved with the distiller all the same; none, unless the teacher itself moves.
-        weights: Variables it computes with, which the student must not share.
-        models: Models it calls with the batch's inputs as they are; they tell the inputs' shapes if the student cannot.
-        stored: `{tap: tf.TensorSpec}` of activations that come with the batch, as `batch.cached`.
-        signature: What it does with the weights' results, in words: with the weights it tells a teacher from others,
-            so that `cached` and `label` do not take one for another. Empty if the weights say all.
+        state: Variables that change during training and are saved with the distiller, such as those of a moving
+            average. Defaults to none.
+        weights: All variables that the teacher computes with. The distiller checks that the student does not share
+            them; caches and checkpoints identify the teacher by their values. Defaults to none.
+        models: Keras models that the teacher calls with the unchanged inputs of the batch. The distiller reads the
+            shapes of the inputs from them if the student does not define them. Defaults to none.
+        stored: `{tap: tf.TensorSpec}` of the activations that come with the batch, in `batch.cached`, batch axis
+            included as None; a structure of `tf.TensorSpec` for a tap stored as several arrays. Empty, the default, if
+            the teacher computes its activations.
+        signature: Settings that change the activations but not `weights`, as a string. Caches identify the teacher by
+            it together with `weights`. Defaults to "".
+
+    Example:
+
+    >>> class Noisy(Teacher):
+    ...     def connect(self, taps):
+    ...         self.taps = taps
+    ...
+    ...     def activations(self, batch):
+    ...         logits = teacher(batch.inputs) + keras.random.normal((3,), stddev=0.1)
+    ...         return {tap: logits for tap in self.taps}
+    >>> distiller = Distiller(student=student, teacher=Noisy(), terms=[Term(KLDivergence())])
     """
 
-    state = ()
-    weights = ()
-    models = ()
-    stored = MappingProxyType({})
-    signature = ""
+    state: Sequence[Any] = ()
+    weights: Sequence[Any] = ()
+    models: Sequence[keras.layers.Layer] = ()
+    stored: Mapping[str, Structure] = MappingProxyType({})
+    signature: str = ""
 
-    def connect(self, taps):
-        """Says, once, before the first batch, which activations will be asked for.
+    def connect(self, taps: Sequence[str]) -> None:
+        """Set the activations that `activations` must return. Called once, before the first batch.
 
         Args:
-            taps: Names, as `Taps` reads them.
+            taps: Layer paths, as `Term` takes them.
 
         Raises:
-            ValueError: If the teacher cannot give one of them.
+            ValueError: If the teacher does not have one of them.
         """
         raise NotImplementedError
 
-    def activations(self, batch):
-        """The activations for a `Batch`.
+    def activations(self, batch: Batch) -> dict[str, Structure]:
+        """Return the activations of a batch.
+
+        Args:
+            batch: The `Batch`.
 
         Returns:
             `{tap: tensor of shape [batch, ...]}` for every connected tap.
         """
         raise NotImplementedError
 
-    def find_layer(self, name):
-        """The layer at a path, for a loss that reads weights of it.
+    def find_layer(self, name: str) -> keras.layers.Layer:
+        """Return the layer at a path, for losses that read the weights of a teacher's layer.
+
+        Args:
+            name: Path of the layer, as `Term` takes it.
 
         Raises:
             ValueError: If the teacher has no such layer.
         """
         raise ValueError(
-            f"A {type(self).__name__} has no layers of its own, so none called '{name}'. Tap what it gives as it is."
+            f"{type(self).__name__} does not give access to layers. Use a loss that compares activations, or pass the "
+            f"keras.Model as the teacher. Received: layer '{name}'"
         )
 
-    def after_step(self, student):
-        """Called when the student has made a step; most teachers stay as they are."""
+    def after_step(self, student: keras.Model) -> None:
+        """Update `state` after an optimizer step of the student. Does nothing by default.
+
+        Args:
+            student: The student.
+        """

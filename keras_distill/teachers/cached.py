@@ -1,55 +1,69 @@
-"""A teacher that has already spoken."""
+"""Teacher backed by precomputed activations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import scatter_top_k
 from keras_distill.teachers.base import Teacher
+from keras_distill.types import Structure, Tensor
 
 
 class CachedTeacher(Teacher):
-    """Activations that come with the batch, so that no teacher runs.
+    """Teacher backed by precomputed activations, which come with each batch. No model runs.
 
-    ```python
-    logits = teacher.predict(x)
-    distiller = Distiller(student=student, teacher=CachedTeacher({"output": logits}), terms=[Term(KLDivergence())])
-    distiller.fit(with_activations(x, {"output": logits}), y)
-    ```
+    Pass the activations with the inputs, by `with_activations`. For activations that do not fit into memory, use
+    `label` and `open_cache`.
 
     Args:
-        activations: `{tap: array or spec}` of what will come; only shapes and dtypes are looked at. Logits may come as
-            their most probable classes: a dictionary of `top`, shape `[batch, ..., k + 1]`, their logits and, last, one
-            for the sum of all others, and `classes`, integers of shape `[batch, ..., k]`.
-        counts: `{tap: number of classes}` of those. The others' probability is shared out evenly.
+        activations: `{tap: array or tf.TensorSpec}` of the activations that will come with the batches; only shapes and
+            dtypes are read. The logits of the k most probable classes are a dictionary of `top`, shape `[batch, ..., k
+            + 1]` (their k logits, then one logit for the total probability of all other classes), and `classes`,
+            integers of shape `[batch, ..., k]`.
+        counts: `{tap: number of classes}` of the taps stored as their k most probable classes. The probability of the
+            other classes is distributed evenly among them. Defaults to None: no such taps.
 
     Raises:
-        ValueError: For a dictionary without its number of classes.
+        ValueError: If `counts` does not have exactly the taps that are stored as their most probable classes.
+
+    Example:
+
+    >>> logits = teacher.predict(x, verbose=0)
+    >>> cached = CachedTeacher({"output": logits})
+    >>> distiller = Distiller(student=student, teacher=cached, terms=[Term(KLDivergence())])
+    >>> inputs = with_activations(x, {"output": logits})  # for distiller.fit(inputs, y)
     """
 
-    def __init__(self, activations, counts=None):
+    def __init__(self, activations: Mapping[str, Structure], counts: Mapping[str, int] | None = None):
         self.stored = keras.tree.map_structure(
             lambda value: tf.TensorSpec((None, *value.shape[1:]), value.dtype), dict(activations)
         )
         self._counts = dict(counts or {})
-        wrong = [tap for tap, stored in self.stored.items() if isinstance(stored, dict) != (tap in self._counts)]
-        if wrong:
-            raise ValueError(f"`counts` must have the number of classes of the taps that come as their top: {wrong}.")
+        invalid = [tap for tap, stored in self.stored.items() if isinstance(stored, dict) != (tap in self._counts)]
+        if invalid:
+            raise ValueError(
+                "`counts` must have the number of classes of each tap that is stored as its most probable classes, "
+                f"such as counts={{'output': 1000}}, and no other tap. Check {invalid}. Received: counts={self._counts}"
+            )
 
-    def connect(self, taps):
+    def connect(self, taps: Sequence[str]) -> None:
         missing = [tap for tap in taps if tap not in self.stored]
         if missing:
-            raise ValueError(f"The activations {missing} were not stored. There: {list(self.stored)}.")
+            raise ValueError(f"The activations {missing} were not stored. Stored: {list(self.stored)}.")
         self._taps = taps
 
-    def activations(self, batch):
+    def activations(self, batch: Batch) -> dict[str, Tensor]:
         if self._taps and batch.cached is None:
             raise ValueError(
                 "The inputs came without the teacher's activations. Pass `with_activations(x, activations)` as x."
             )
-        return {tap: self._whole(tap, batch.cached[tap]) for tap in self._taps}
+        return {tap: self._activation(tap, batch.cached[tap]) for tap in self._taps}
 
-    def _whole(self, tap, stored):
+    def _activation(self, tap: str, stored: Any) -> Tensor:
         if tap not in self._counts:
             return stored
         return scatter_top_k(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])

@@ -1,82 +1,95 @@
-"""What several teachers do with predictions."""
+"""Checks of class mappings and logits, and the mapping of logits between classes, for several teachers."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_distill.models.specs import spec_of
+from keras_distill.types import Tensor
 
 
-def class_map(classes):
-    """The teacher classes of each student class, as a tuple of tuples.
+def class_map(classes: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the teacher classes of each student class.
 
     Args:
-        classes: As for `ModelTeacher`.
+        classes: For each student class, the index of a teacher class or a list of indices, as for `ModelTeacher`.
+
+    Returns:
+        For each student class a tuple of indices of teacher classes.
 
     Raises:
-        ValueError: If it is no such list, a student class has no teacher class, or a teacher class comes twice.
+        ValueError: If `classes` is not such a list, a student class has no teacher class, or a teacher class is used
+            twice.
     """
     if not isinstance(classes, (list, tuple, range, np.ndarray)) or not len(classes):
         raise ValueError(
-            "`classes` must be a list that says for each student class which teacher class it is, or a list of those "
-            f"that it is made of. Received: {classes!r}"
+            "`classes` must be a list with the index of a teacher class, or a list of indices, for each student class, "
+            f"such as classes=[3, 7, [0, 1, 2]]. Received: {classes!r}"
         )
     groups = tuple(tuple(c) if isinstance(c, (list, tuple, range, np.ndarray)) else (c,) for c in classes)
-    empty = [number for number, group in enumerate(groups) if not group]
+    empty = [index for index, group in enumerate(groups) if not group]
     if empty:
-        raise ValueError(f"`classes` has no teacher class for the student classes {empty}.")
-    named = [c for group in groups for c in group]
-    strange = [c for c in named if not isinstance(c, numbers.Integral) or isinstance(c, bool) or c < 0]
-    if strange:
-        raise ValueError(f"`classes` must name teacher classes by their numbers, 0 or more. Received: {strange}.")
-    twice = sorted({int(c) for c in named if named.count(c) > 1})
-    if twice:
-        raise ValueError(f"`classes` may name each teacher class once. Named more than once: {twice}.")
+        raise ValueError(f"`classes` has no teacher class for the student classes {empty}. Received: {classes!r}")
+    used = [c for group in groups for c in group]
+    invalid = [c for c in used if not isinstance(c, numbers.Integral) or isinstance(c, bool) or c < 0]
+    if invalid:
+        raise ValueError(f"`classes` must contain indices of teacher classes, integers >= 0. Received: {invalid}")
+    repeated = sorted({int(c) for c in used if used.count(c) > 1})
+    if repeated:
+        raise ValueError(f"`classes` must use each teacher class at most once. Used more than once: {repeated}.")
     return tuple(tuple(int(c) for c in group) for group in groups)
 
 
-def map_logits(logits, groups):
-    """Logits of the student's classes, each the logarithm of the sum of its teacher classes' exponentials.
+def map_logits(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Map a teacher's logits to the student's classes, by adding up the probabilities of each group of classes.
 
     Args:
         logits: Shape `[batch, positions..., teacher classes]`.
-        groups: As `class_map` gives them.
+        groups: Teacher classes of each student class, as `class_map` returns them.
 
     Returns:
-        float32, shape `[batch, positions..., student classes]`; a Keras mask stays attached.
+        float32, shape `[batch, positions..., student classes]`: the log-sum-exp over each group. A Keras mask stays
+        attached.
 
     Raises:
-        ValueError: If the teacher has fewer classes than are named, or gives probabilities.
+        ValueError: If the teacher has fewer classes than `groups` uses, or its output is a softmax or sigmoid.
     """
-    count = logits.shape[-1] if len(logits.shape) > 1 else 0
-    beyond = [c for group in groups for c in group if count is not None and c >= count]
-    if beyond:
+    num_classes = logits.shape[-1] if len(logits.shape) > 1 else 0
+    out_of_range = [c for group in groups for c in group if num_classes is not None and c >= num_classes]
+    if out_of_range:
         raise ValueError(
-            f"`classes` names the teacher classes {beyond}, but the teacher's output of shape {tuple(logits.shape)} "
-            f"has {count} classes, the first being 0."
+            f"`classes` uses the teacher classes {out_of_range}, but the teacher's output of shape "
+            f"{tuple(logits.shape)} has {num_classes} classes. Indices start at 0."
         )
     check_logits(logits, "The teacher's output", "`classes` maps logits")
     width = max(len(group) for group in groups)
-    # Short groups are filled up with a class that then counts for nothing.
-    filled = np.array([[*group, *[group[0]] * (width - len(group))] for group in groups])
+    # Short groups are padded with one of their classes, which is then set to -inf and adds 0 to the sum.
+    padded = np.array([[*group, *[group[0]] * (width - len(group))] for group in groups])
     counts = np.array([[place < len(group) for place in range(width)] for group in groups])
-    found = ops.take(ops.cast(logits, "float32"), filled, axis=-1)
-    result = ops.logsumexp(ops.where(counts, found, -np.inf), axis=-1) if width > 1 else found[..., 0]
+    grouped = ops.take(ops.cast(logits, "float32"), padded, axis=-1)
+    result = ops.logsumexp(ops.where(counts, grouped, -np.inf), axis=-1) if width > 1 else grouped[..., 0]
     mask = getattr(logits, "_keras_mask", None)
     if mask is not None:
         result._keras_mask = mask
     return result
 
 
-def check_logits(tensor, whose, purpose):
-    """Refuses probabilities, as far as a graph tells: when a distiller is made, not in an eager call.
+def check_logits(tensor: Tensor, whose: str, purpose: str) -> None:
+    """Raise if a tensor of a graph is the output of a softmax or sigmoid.
+
+    Only graph tensors can be checked, which is when a distiller is made. An eager tensor passes.
 
     Args:
-        tensor: What may be logits.
-        whose: How the error begins, such as "The teacher's output".
-        purpose: What needs logits, as a clause.
+        tensor: Tensor that must hold logits.
+        whose: Subject of the error, such as "The teacher's output".
+        purpose: Clause on the operation that needs logits, such as "`classes` maps logits".
+
+    Raises:
+        ValueError: If the tensor holds probabilities.
     """
     if tf.is_tensor(tensor) and tf.is_symbolic_tensor(tensor) and spec_of(tensor).probabilities:
         raise ValueError(

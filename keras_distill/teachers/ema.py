@@ -1,83 +1,103 @@
-"""The student's own past as its teacher (mean teacher)."""
+"""Mean teacher: an exponential moving average (EMA) of the student."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
-from keras_distill.schedules import check_positive, value_at
+from keras_distill.data.batch import Batch
+from keras_distill.schedules import Schedule, value_at
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.model import ModelTeacher
+from keras_distill.types import ScheduleLike, Structure
+from keras_distill.utils.arguments import check_number
 
 
 class EMATeacher(Teacher):
-    """A copy of the student whose weights follow the student's as an exponential moving average.
+    """Mean teacher: a copy of the student whose weights are a moving average of the student's (self-distillation).
 
     ```
     teacher = decay * teacher + (1 - decay) * student       after every step
     ```
 
-    ```python
-    distiller = Distiller(student=student, teacher=EMATeacher(student, decay=0.99), terms=[Term(KLDivergence())])
-    ```
-
-    Moving statistics, as of batch normalization, follow alike. The copy is saved with the distiller, since no file of
-    the user's holds it; `load_distiller(path, teacher=EMATeacher(model))` takes any model of that architecture.
+    The moving statistics of batch normalization are averaged, too; integer variables are copied. The copy is saved with
+    the distiller. `load_distiller(path, teacher=EMATeacher(model))` restores it into a teacher made from any model of
+    the same architecture.
 
     Args:
-        student: A built `keras.Model`, which is copied as it is now.
-        decay: A number from 0 to 1, or a schedule. Defaults to 0.999.
-        inputs: As for `ModelTeacher`, such as an augmentation of its own.
+        student: Built `keras.Model` to copy, with its current weights.
+        decay: Decay of the moving average, 0 to 1, a number or a schedule. 0.99 to 0.9999 is typical. Defaults to
+            0.999.
+        inputs: Function from the inputs of the batch to the teacher's, as for `ModelTeacher`, e.g. an augmentation for
+            the teacher only. Defaults to None: the same inputs.
 
     Raises:
-        ValueError: For a student that is not built, or another `decay`; in the first step, for a student of another
-            architecture than the copy.
+        ValueError: If `student` is not a built `keras.Model`, or `decay` is not a number from 0 to 1 or a schedule; in
+            the first step, if the distiller's student has another architecture than the copy.
 
     Reference:
         Tarvainen and Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780
+
+    Example:
+
+    >>> mean_teacher = EMATeacher(student, decay=0.99)
+    >>> distiller = Distiller(student=student, teacher=mean_teacher, terms=[Term(KLDivergence())])
     """
 
-    def __init__(self, student, decay=0.999, inputs=None):
+    def __init__(
+        self,
+        student: keras.Model,
+        decay: ScheduleLike = 0.999,
+        inputs: Callable[[Structure], Structure] | None = None,
+    ):
         if not (isinstance(student, keras.Model) and student.built):
-            raise ValueError(f"EMATeacher copies a built keras.Model. Received: {student!r}")
-        self.decay = check_positive(decay, "decay", zero=True)
-        if isinstance(self.decay, float) and self.decay > 1:
-            raise ValueError(f"`decay` must not be above 1. Received: {decay!r}")
+            raise ValueError(
+                "EMATeacher copies a built keras.Model. Build it first, such as by `model.build(input_shape)`. "
+                f"Received: {student!r}"
+            )
+        if not isinstance(decay, Schedule):
+            decay = check_number(decay, "decay", at_least=0, at_most=1, alternative=" or a schedule")
+        self.decay = decay
         self.model = keras.models.clone_model(student)
         if not self.model.built:
             self.model.build_from_config(student.get_build_config())
         self.model.set_weights(student.get_weights())
-        self._copy = ModelTeacher(self.model, inputs)
-        self._share = None
+        self._model_teacher = ModelTeacher(self.model, inputs)
+        self._current_decay = None
 
     @property
-    def state(self):
+    def state(self) -> tuple:
         return tuple(self.model.weights)
 
     @property
-    def weights(self):
-        return self._copy.weights
+    def weights(self) -> tuple:
+        return self._model_teacher.weights
 
     @property
-    def models(self):
-        return self._copy.models
+    def models(self) -> tuple:
+        return self._model_teacher.models
 
-    def connect(self, taps):
-        self._copy.connect(taps)
+    def connect(self, taps: Sequence[str]) -> None:
+        self._model_teacher.connect(taps)
 
-    def find_layer(self, name):
-        return self._copy.find_layer(name)
+    def find_layer(self, name: str) -> keras.layers.Layer:
+        return self._model_teacher.find_layer(name)
 
-    def activations(self, batch):
-        # Here, since the optimizer's counter has moved on by the time of `after_step`.
-        self._share = value_at(self.decay, batch.step)
-        return self._copy.activations(batch)
+    def activations(self, batch: Batch) -> dict[str, Any]:
+        # Evaluated here because the optimizer has increased its counter when `after_step` is called.
+        self._current_decay = value_at(self.decay, batch.step)
+        return self._model_teacher.activations(batch)
 
-    def after_step(self, student):
-        shapes, others = ([tuple(weight.shape) for weight in model.weights] for model in (self.model, student))
-        if shapes != others:
+    def after_step(self, student: keras.Model) -> None:
+        own_shapes = [tuple(weight.shape) for weight in self.model.weights]
+        student_shapes = [tuple(weight.shape) for weight in student.weights]
+        if own_shapes != student_shapes:
             raise ValueError(
-                f"An EMATeacher follows a student of its own architecture. It has weights of the shapes {shapes}, "
-                f"'{student.name}' has {others}."
+                "EMATeacher must be made from the student itself or from a model of the same architecture: "
+                f"EMATeacher(student). It has weights of the shapes {own_shapes}, "
+                f"'{student.name}' has {student_shapes}."
             )
         for mean, latest in zip(self.model.weights, student.weights):
             if keras.backend.is_float_dtype(mean.dtype):
-                latest = self._share * mean + (1.0 - self._share) * latest
+                latest = self._current_decay * mean + (1.0 - self._current_decay) * latest
             mean.assign(latest)

@@ -1,54 +1,64 @@
-"""A model as the teacher."""
+"""Model or function as the teacher."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_distill.data.batch import Batch
 from keras_distill.models.taps import OUTPUT, Taps, find_layer
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.checks import class_map, map_logits
+from keras_distill.types import Structure
 
 
 class ModelTeacher(Teacher):
-    """A trained model, or any function of the inputs, as the teacher.
+    """Trained model, or any function of the inputs, as the teacher.
 
-    It runs in inference mode, outside the gradient tape, once a step; its weights, statistics and `trainable` flags
-    stay as they are. A `Distiller` that is given a model makes this of it.
+    The model runs in inference mode, outside the gradient tape, once per step; its weights, statistics and `trainable`
+    flags are not changed. A `Distiller` wraps a model in a ModelTeacher by itself; make one for `inputs` or `classes`.
 
-    ```python
-    ModelTeacher(teacher, inputs=lambda images: keras.ops.image.resize(images, (224, 224)))
-    ModelTeacher(lambda images: (first(images) + second(images)) / 2)
-    ModelTeacher(teacher, classes=[3, 7, [0, 1, 2]])      # three student classes; the last is any of three of its own
-    ```
-
-    With `classes`, the taps "output" and "output[...]" give logits of the student's classes; inner layers stay as they
-    are. What a class is made of adds up in probability:
+    With `classes`, the taps "output" and "output[...]" return logits of the student's classes; intermediate layers are
+    not mapped. The probability of a student class is the sum over its teacher classes:
 
     ```
     z[c] = log sum_(k in classes[c]) exp(z_teacher[k])
     ```
 
-    Teacher classes that are named nowhere drop out, and the softmax of the others adds up to 1 again. Sums are exact at
-    temperature 1. At another temperature they are an approximation: activations are taken before any temperature, and
-    softening a sum is not summing what was softened.
+    Teacher classes that are not used are removed, and the softmax over the others sums to 1 again. Sums are exact at
+    temperature 1 and approximate at any other, because logits are mapped before they are divided by the temperature.
 
     Args:
-        model: A `keras.Model`, any Keras layer (`keras.layers.TFSMLayer` for a SavedModel), or a function, which can be
-            tapped at "output" alone.
-        inputs: A function from the batch's inputs to the teacher's, where they differ: another resolution, other
-            preprocessing, some of several inputs. None if both models take the same.
-        classes: For each student class, the number of the teacher's class that it is, or a list of those that it is
-            made of. None if both models have the same classes.
+        model: A `keras.Model`, any Keras layer (`keras.layers.TFSMLayer` for a SavedModel), or a function of the
+            inputs, which can be tapped only at "output".
+        inputs: Function from the inputs of the batch to the teacher's, for another resolution, other preprocessing, or
+            a subset of several inputs. Defaults to None: the same inputs.
+        classes: For each student class, the index of its teacher class, or a list of indices. Each teacher class may be
+            used once. Defaults to None: both models have the same classes.
 
     Raises:
-        ValueError: If `model` or `inputs` cannot be called, or `classes` has a class twice or an empty list; when the
-            distiller is made, if the teacher has fewer classes than that, or ends in a softmax.
+        ValueError: If `model` or `inputs` is not callable, or `classes` is not such a list; when the distiller is made,
+            if the teacher has fewer classes than `classes` uses, or ends in a softmax.
+
+    Example:
+
+    >>> resized = ModelTeacher(teacher, inputs=lambda images: ops.image.resize(images, (8, 8)))
+    >>> average = ModelTeacher(lambda images: (teacher(images) + teacher(images[:, :, ::-1])) / 2)
+    >>> merged = ModelTeacher(teacher, classes=[2, [0, 1]])  # student class 0 is teacher class 2, class 1 is 0 or 1
+    >>> distiller = Distiller(student=student, teacher=resized, terms=[Term(KLDivergence())])
     """
 
-    def __init__(self, model, inputs=None, classes=None):
+    def __init__(
+        self,
+        model: Callable[..., Structure],
+        inputs: Callable[[Structure], Structure] | None = None,
+        classes: Sequence[int | Sequence[int]] | None = None,
+    ):
         if not callable(model):
             raise ValueError(
-                "A teacher must be a keras.Model, a keras layer or a function of the inputs; to learn from several, "
-                f"write a function that averages them. Received: {model!r}"
+                "A teacher must be a keras.Model, a keras layer or a function of the inputs; for several teachers, use "
+                f"keras_distill.teachers.Ensemble([first, second]). Received: {model!r}"
             )
         if inputs is not None and not callable(inputs):
             raise ValueError(f"`inputs` must be a function of the batch's inputs. Received: {inputs!r}")
@@ -57,49 +67,59 @@ class ModelTeacher(Teacher):
         self.classes = None if classes is None else class_map(classes)
 
     @property
-    def signature(self):
+    def signature(self) -> str:
+        # Part of the fingerprint of caches: their text must not change.
         return "" if self.classes is None else f"classes {self.classes}"
 
     @property
-    def weights(self):
+    def weights(self) -> tuple:
         return tuple(self.model.weights) if isinstance(self.model, keras.layers.Layer) else ()
 
     @property
-    def models(self):
+    def models(self) -> tuple:
         return (self.model,) if self.inputs is None else ()
 
-    def connect(self, taps):
+    def connect(self, taps: Sequence[str]) -> None:
         if isinstance(self.model, keras.layers.Layer):
             self._taps = Taps(self.model, taps)
             return
-        inner = [tap for tap in taps if tap.partition("[")[0] != OUTPUT]
-        if inner:
-            raise ValueError(f"A function has no layers to tap. Received: taps {inner}. Pass the keras.Model itself.")
+        layers = [tap for tap in taps if tap.partition("[")[0] != OUTPUT]
+        if layers:
+            raise ValueError(f"A function has no layers to tap. Received: taps {layers}. Pass the keras.Model itself.")
         self._taps = Taps(_Function(self.model), taps)
 
-    def find_layer(self, name):
+    def find_layer(self, name: str) -> keras.layers.Layer:
         if not isinstance(self.model, keras.layers.Layer):
-            raise ValueError(f"A function has no layers, so none called '{name}'. Pass the keras.Model itself.")
+            raise ValueError(f"A function has no layers. Pass the keras.Model itself. Received: layer '{name}'")
         return find_layer(self.model, name)
 
-    def activations(self, batch):
+    def activations(self, batch: Batch) -> dict[str, Structure]:
         inputs = batch.inputs if self.inputs is None else self.inputs(batch.inputs)
-        found = self._taps(inputs, training=False)
-        return found if self.classes is None else {tap: self._mapped(tap, value) for tap, value in found.items()}
+        activations = self._taps(inputs, training=False)
+        if self.classes is None:
+            return activations
+        return {tap: self._map_classes(tap, activation) for tap, activation in activations.items()}
 
-    def _mapped(self, tap, activation):
-        # Several outputs at once are refused by the term, which says how to choose one.
-        output = tap.partition("[")[0] == OUTPUT and not keras.tree.is_nested(activation)
-        return map_logits(ops.convert_to_tensor(activation), self.classes) if output else activation
+    def _map_classes(self, tap, activation):
+        # Several outputs at once pass: the term raises an error that says how to choose one.
+        is_output = tap.partition("[")[0] == OUTPUT and not keras.tree.is_nested(activation)
+        return map_logits(ops.convert_to_tensor(activation), self.classes) if is_output else activation
 
 
-def as_teacher(teacher):
-    """A `Teacher` as it is, and a `ModelTeacher` of anything else."""
+def as_teacher(teacher: Any) -> Teacher:
+    """Return a `Teacher` unchanged and wrap anything else in a `ModelTeacher`.
+
+    Args:
+        teacher: A `Teacher`, a `keras.Model`, a Keras layer or a function of the inputs.
+
+    Raises:
+        ValueError: If `teacher` is none of these.
+    """
     return teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
 
 
 class _Function:
-    """A function under the interface that `Taps` asks of a model."""
+    """Function with the interface of a model that `Taps` needs."""
 
     def __init__(self, function):
         self.function = function

@@ -1,10 +1,12 @@
+import re
+
 import keras
 import numpy as np
 import pytest
 
 from keras_distill import Distiller, Term, load_distiller
 from keras_distill.heads import Fusion, Head
-from keras_distill.heads.fusion import nearest
+from keras_distill.heads.fusion import resize_nearest
 from keras_distill.losses import HierarchicalContext, Hint
 from tests.support.helpers import compiled, data, features, fitted, weights_of
 
@@ -16,8 +18,8 @@ def open_batch(shapes):
     return tuple((None, *shape[1:]) for shape in shapes)
 
 
-def numbered(head):
-    """The head with weights that the test knows, by name."""
+def set_known_weights(head):
+    """Set weights that the test can compute with, and return them by name."""
     for seed, weight in enumerate(head.weights):
         values = features(*weight.shape, seed=seed)
         weight.assign(np.abs(values) if "variance" in weight.path else values)
@@ -25,7 +27,7 @@ def numbered(head):
 
 
 def reference(student, sizes, weights):
-    """The authors' forward pass in words, the deepest level first, with moving statistics."""
+    """Transcription of the authors' forward pass, the deepest level first, with moving statistics."""
 
     def convolved(maps, kernel):
         height, width = maps.shape[1:3]
@@ -63,21 +65,21 @@ def reference(student, sizes, weights):
 def test_matches_the_authors_code():
     head = Fusion(channels=4)
     head.build(open_batch(STUDENT), open_batch(TEACHER))
-    weights = numbered(head)
+    weights = set_known_weights(head)
     student = tuple(features(*shape, seed=shape[-1]) for shape in STUDENT)
     fused = head(student)
     assert [tuple(maps.shape) for maps in fused] == TEACHER
-    for found, expected in zip(fused, reference(student, [shape[1:3] for shape in TEACHER], weights), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    for maps, expected in zip(fused, reference(student, [shape[1:3] for shape in TEACHER], weights), strict=True):
+        np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_known_neighbours():
+def test_known_neighbors():
     line = np.arange(4.0).reshape(1, 4, 1, 1)
-    np.testing.assert_array_equal(nearest(line, (6, 1))[0, :, 0, 0], [0, 0, 1, 2, 2, 3])
-    np.testing.assert_array_equal(nearest(line, (2, 2))[0, :, :, 0], [[0, 0], [2, 2]])
+    np.testing.assert_array_equal(resize_nearest(line, (6, 1))[0, :, 0, 0], [0, 0, 1, 2, 2, 3])
+    np.testing.assert_array_equal(resize_nearest(line, (2, 2))[0, :, :, 0], [[0, 0], [2, 2]])
 
 
-def test_every_level_sees_the_deeper_ones_only():
+def test_each_level_depends_on_deeper_levels_only():
     head = Fusion()
     head.build(open_batch(STUDENT), open_batch(TEACHER))
     student = [features(*shape, seed=shape[-1]) for shape in STUDENT]
@@ -87,7 +89,7 @@ def test_every_level_sees_the_deeper_ones_only():
     assert changed == [True, True, False]
 
 
-def test_hands_on_the_channels_of_the_deepest_level_but_not_too_many():
+def test_residuals_have_the_channels_of_the_deepest_level_up_to_a_limit():
     for deepest, channels in ((5, 5), (600, 512)):
         head = Fusion()
         head.build(((None, 4, 4, 3), (None, 2, 2, deepest)), ((None, 4, 4, 3), (None, 2, 2, 3)))
@@ -103,15 +105,15 @@ def test_hands_on_the_channels_of_the_deepest_level_but_not_too_many():
         ((None, 4, 3), (None, 4, 3)),
     ],
 )
-def test_refuses_other_shapes_by_name(student, teacher):
-    with pytest.raises(ValueError) as error:
+def test_other_shapes_raise(student, teacher):
+    shapes = f"student shape {student}, teacher shape {teacher}"
+    with pytest.raises(ValueError, match=f"{re.escape(shapes)}$"):
         Fusion().build(student, teacher)
-    assert f"student shape {student}, teacher shape {teacher}" in str(error.value)
 
 
 @pytest.mark.parametrize("channels", [0, 2.0, True])
-def test_channels_are_a_whole_number(channels):
-    with pytest.raises(ValueError, match="`channels` must be an integer, 1 or more, or None"):
+def test_non_integer_channels_raise(channels):
+    with pytest.raises(ValueError, match="`channels` must be an integer >= 1 or None"):
         Fusion(channels)
 
 
@@ -130,7 +132,7 @@ def network(width, name):
     )
 
 
-def reviewing(teacher, **options):
+def review_distiller(teacher, **options):
     levels = (*LEVELS, "pooled")
     term = Term(HierarchicalContext(), student=levels, teacher=levels, head=Fusion(), name="review")
     return compiled(
@@ -138,22 +140,22 @@ def reviewing(teacher, **options):
     )
 
 
-def test_knowledge_review_trains_and_goes_on_after_loading(tmp_path):
+def test_knowledge_review_trains_and_resumes_after_loading(tmp_path):
     x, y, teacher = features(24, 8, 8, 1), data()[1], network(4, "teacher")
-    first = reviewing(teacher, jit_compile=True)
+    first = review_distiller(teacher, jit_compile=True)
     losses = fitted(first, x, y, epochs=20)["review_loss"]
     assert losses[-1] < 0.8 * losses[0]
     before = weights_of(first.heads[0])
     first.evaluate(x, y, verbose=0)
-    for one, other in zip(before, weights_of(first.heads[0]), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, new in zip(before, weights_of(first.heads[0]), strict=True):
+        np.testing.assert_array_equal(old, new)
     first.save(tmp_path / "d.keras")
     second = load_distiller(tmp_path / "d.keras", teacher)
     assert second.terms[0].student == (*LEVELS, "pooled")
     assert fitted(second, x, y) == fitted(first, x, y)
 
 
-def test_misfits_name_the_layers():
+def test_errors_name_the_taps():
     models = network(2, "student"), network(4, "teacher")
     term = Term(HierarchicalContext(), ("b1", "b2"), ("b1", "b2", "b3"), Fusion())
     with pytest.raises(ValueError, match=r"'\('b1', 'b2'\)' with teacher '\('b1', 'b2', 'b3'\)'.*as many levels"):
@@ -164,7 +166,7 @@ def test_misfits_name_the_layers():
 
 @keras.saving.register_keras_serializable("tests")
 class Joined(Head):
-    """All levels as one vector, from each level's mean."""
+    """Map the means of all levels to one vector."""
 
     takes_several = True
 
@@ -177,7 +179,7 @@ class Joined(Head):
         return self.dense(keras.ops.concatenate(means, axis=-1))
 
 
-def test_a_head_may_make_one_activation_of_several():
+def test_a_head_may_map_several_activations_to_one():
     x, y = features(24, 8, 8, 1), data()[1]
     term = Term(Hint(), LEVELS, "logits", Joined(), name="joined")
     distiller = compiled(Distiller(student=network(2, "student"), teacher=network(4, "teacher"), terms=[term]))

@@ -7,30 +7,30 @@ from tests.support.helpers import features
 
 
 def generated_from_ones(head, batch=64, size=8, channels=16):
-    """What the head makes of a map of ones in training, when its convolutions do nothing."""
+    """Return the output for a map of ones in training, with convolutions that are the identity."""
     shape = (batch, size, size, channels)
     head.build((None, *shape[1:]), (None, *shape[1:]))
-    centre = np.zeros(head.first.kernel.shape, "float32")
-    centre[1, 1] = np.eye(channels)
+    identity = np.zeros(head.first.kernel.shape, "float32")
+    identity[1, 1] = np.eye(channels)
     for layer in (head.first, head.second):
-        layer.kernel.assign(centre)
+        layer.kernel.assign(identity)
     return np.asarray(head(np.ones(shape, "float32"), training=True))
 
 
-def test_hides_positions_in_all_channels_alike():
+def test_masks_the_same_positions_in_all_channels():
     maps = generated_from_ones(Masking(ratio=0.65))
     assert set(np.unique(maps)) == {0.0, 1.0}
     np.testing.assert_array_equal(maps, np.repeat(maps[..., :1], 16, axis=-1))
     np.testing.assert_allclose(maps.mean(), 0.35, atol=0.03)
 
 
-def test_hides_whole_channels():
+def test_masks_whole_channels():
     maps = generated_from_ones(Masking(ratio=0.25, channels=True))
     np.testing.assert_array_equal(maps, maps[:, :1, :1] * np.ones_like(maps))
     np.testing.assert_allclose(maps.mean(), 0.75, atol=0.06)
 
 
-def test_hides_other_entries_each_time_and_none_outside_of_training():
+def test_masks_change_with_each_call_and_are_not_applied_in_inference():
     head = Masking(ratio=0.5)
     first = generated_from_ones(head)
     ones = np.ones_like(first)
@@ -38,12 +38,12 @@ def test_hides_other_entries_each_time_and_none_outside_of_training():
     np.testing.assert_array_equal(head(ones, training=False), ones)
 
 
-def test_known_draw():
+def test_known_masks():
     np.testing.assert_array_equal(kept(np.array([0.1, 0.3, 0.5]), 0.6), [1, 1, 0])
     np.testing.assert_array_equal(kept(np.array([0.1, 0.3, 0.5]), 0.3, channels=True), [0, 1, 1])
 
 
-def test_aligns_only_where_channels_differ():
+def test_has_a_1x1_convolution_only_where_channels_differ():
     same, other = Masking(), Masking()
     same.build((None, 4, 4, 3), (None, 4, 4, 3))
     other.build((None, 4, 4, 3), (None, 6, 6, 5))
@@ -52,6 +52,6 @@ def test_aligns_only_where_channels_differ():
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1])
-def test_impossible_shares_are_refused(ratio):
-    with pytest.raises(ValueError, match="`ratio` must be at least 0 and below 1"):
+def test_invalid_ratios_raise(ratio):
+    with pytest.raises(ValueError, match="`ratio` must be a finite number >= 0 and < 1"):
         Masking(ratio)

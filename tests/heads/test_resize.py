@@ -12,20 +12,20 @@ def resized(maps, size):
     return np.asarray(head(maps))
 
 
-def test_interpolates_between_pixel_centres():
+def test_interpolates_between_pixel_centers():
     ramp = np.array([[[[0.0], [3.0], [6.0]]]])
     np.testing.assert_allclose(resized(ramp, (1, 2))[0, 0, :, 0], [0.75, 5.25])
     np.testing.assert_allclose(resized(ramp, (2, 3))[0, :, :, 0], [[0.0, 3.0, 6.0]] * 2)
 
 
-def test_keeps_channels_apart_and_the_same_size_as_it_is():
+def test_resizes_each_channel_and_does_not_change_the_same_size():
     maps = features(2, 3, 4, 5)
     np.testing.assert_array_equal(resized(maps, (3, 4)), maps)
     np.testing.assert_allclose(resized(maps, (6, 9))[..., 2:3], resized(maps[..., 2:3], (6, 9)), rtol=1e-6)
 
 
-def test_refuses_other_shapes_by_name():
+def test_other_shapes_raise():
     with pytest.raises(
-        ValueError, match=r"Resize takes maps.*student shape \(None, 3\), teacher shape \(None, 4, 4, 3\)"
+        ValueError, match=r"Resize takes feature maps.*student shape \(None, 3\), teacher shape \(None, 4, 4, 3\)"
     ):
         Resize().build((None, 3), (None, 4, 4, 3))

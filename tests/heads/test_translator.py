@@ -16,7 +16,7 @@ def leaky(maps):
 
 
 def convolved(maps, kernel):
-    """A 3x3 convolution, border padded with zeros, as nine matrix products."""
+    """Convolve with a 3x3 kernel and zero padding, as nine matrix products."""
     height, width = maps.shape[1:3]
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in np.ndindex(3, 3))
@@ -46,12 +46,12 @@ def test_with_normalization():
     np.testing.assert_allclose(head(student), maps, rtol=1e-3, atol=1e-3)
 
 
-def test_reaches_another_size():
+def test_resizes_to_the_teachers_size():
     assert built((None, 4, 5, 3), (None, 2, 7, 6))(features(2, 4, 5, 3)).shape == (2, 2, 7, 6)
 
 
-def test_refuses_other_shapes_by_name():
+def test_other_shapes_raise():
     with pytest.raises(
-        ValueError, match=r"Translator takes maps.*student shape \(None, 3\), teacher shape \(None, 7\)"
+        ValueError, match=r"Translator takes feature maps.*student shape \(None, 3\), teacher shape \(None, 7\)"
     ):
         Translator().build((None, 3), (None, 7))

@@ -5,10 +5,10 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher, margin):
-    """Equation 5 of the paper, with its indicators as numbers; its sum is a mean here."""
-    fires = (teacher > 0).astype("float64")
+    """Equation 5 of the paper, with its indicators as numbers; the sum is a mean here."""
+    active = (teacher > 0).astype("float64")
     push_up, push_down = np.maximum(margin - student, 0), np.maximum(margin + student, 0)
-    return ((fires * push_up + (1 - fires) * push_down) ** 2).mean()
+    return ((active * push_up + (1 - active) * push_down) ** 2).mean()
 
 
 def test_matches_the_paper():
@@ -19,11 +19,11 @@ def test_matches_the_paper():
 
 
 def test_known_value():
-    # Firing: 3 is beyond the margin, 0.5 lacks 0.5. Silent: -3 is beyond it, 1 is 2 too high.
+    # Teacher active: 3 exceeds the margin, 0.5 is 0.5 below it. Inactive: -3 exceeds the margin, 1 is 2 above it.
     loss = activation_boundary(np.array([[3.0, 0.5, -3.0, 1.0]]), np.array([[0.1, 9.0, -0.1, 0.0]]))
     np.testing.assert_allclose(loss, [(0.5**2 + 2**2) / 4])
 
 
-def test_only_the_teachers_signs_count():
+def test_depends_on_the_teachers_signs_only():
     student, teacher = features(3, 4), features(3, 4, seed=1)
     np.testing.assert_array_equal(activation_boundary(student, 9 * teacher), activation_boundary(student, teacher))

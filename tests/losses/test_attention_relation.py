@@ -10,7 +10,7 @@ from tests.support.helpers import central_differences, compiled, data, features,
 
 
 def reference(first, second, teacher_first, teacher_second, heads):
-    """The relations of the papers, heads cut out of the joined width."""
+    """Transcription of the papers, with heads split from the joined width."""
 
     def relation(first, second, head):
         a, b = (np.split(x.reshape(len(x), -1), heads, axis=1)[head] for x in (first, second))
@@ -45,7 +45,7 @@ def test_known_value():
     np.testing.assert_allclose(attention_relation(student, teacher), [expected], rtol=1e-6)
 
 
-def test_padded_tokens_take_no_part():
+def test_padded_tokens_are_excluded():
     student, teacher = features(2, 4, 2, 3), features(2, 4, 2, 5, seed=1)
     weight = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]], "float32")
     loss = compare(student, teacher, weight=weight)
@@ -53,21 +53,23 @@ def test_padded_tokens_take_no_part():
     np.testing.assert_allclose(loss[1:], compare(student[1:, :2], teacher[1:, :2]), rtol=1e-5)
 
 
-def test_heads_joined_or_not_are_cut_alike():
+def test_joined_and_separate_heads_are_split_equally():
     student, teacher = features(2, 4, 2, 6), features(2, 4, 3, 6, seed=1)
     joined = student.reshape(2, 4, 12), teacher.reshape(2, 4, 18)
     np.testing.assert_allclose(compare(*joined, heads=3), compare(student, teacher, heads=3), rtol=1e-6)
 
 
-def test_shapes_and_heads_that_do_not_fit_are_refused():
-    four, three = (None, 8, 2, 16), (None, 8, 32)
-    assert not AttentionRelation().comparable(four, (None, 8, 4, 16))
-    assert AttentionRelation(8).comparable(four, (None, 8, 4, 16))
-    with pytest.raises(ValueError, match=r"or give it `heads`. Received: shape \(None, 8, 32\)"):
-        AttentionRelation().build(three, three)
-    with pytest.raises(ValueError, match="A width of 32 does not divide into 5 heads"):
-        AttentionRelation(5).build(four, three)
-    with pytest.raises(ValueError, match="`heads` must be an integer, 1 or more, or None. Received: 0"):
+def test_invalid_shapes_and_heads_raise():
+    separate, joined = (None, 8, 2, 16), (None, 8, 32)
+    assert not AttentionRelation().comparable(separate, (None, 8, 4, 16))
+    assert AttentionRelation(8).comparable(separate, (None, 8, 4, 16))
+    with pytest.raises(
+        ValueError, match=r"set `heads`, as in AttentionRelation\(heads=12\). Received: shape \(None, 8, 32\)"
+    ):
+        AttentionRelation().build(joined, joined)
+    with pytest.raises(ValueError, match="`heads` must divide the width of the activations, 32. Received: heads=5"):
+        AttentionRelation(5).build(separate, joined)
+    with pytest.raises(ValueError, match="`heads` must be an integer >= 1 or None. Received: 0"):
         AttentionRelation(0)
 
 
@@ -78,7 +80,7 @@ def transformer(heads, name):
     return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(tokens)), name=name)
 
 
-def test_tapped_sub_layers_of_an_attention():
+def test_tapped_sub_layers_of_an_attention_train():
     x, y = data()
     query_key = ("attention/query", "attention/key")
     terms = [
@@ -91,7 +93,7 @@ def test_tapped_sub_layers_of_an_attention():
     assert all(history[f"{term.name}_loss"][-1] < history[f"{term.name}_loss"][0] for term in terms)
 
 
-def test_tokens_that_a_model_masks_might_as_well_not_be_there():
+def test_tokens_that_a_model_masks_are_excluded():
     def masked(heads, name):
         inputs = keras.Input((None, 3))
         tokens = keras.layers.Masking()(inputs)
@@ -103,7 +105,7 @@ def test_tokens_that_a_model_masks_might_as_well_not_be_there():
     query_key = ("attention/query", "attention/key")
     term = Term(AttentionRelation(heads=3), query_key, query_key, name="relation")
     distiller = compiled(Distiller(student=masked(1, "student"), teacher=masked(2, "teacher"), terms=[term]))
-    # Without a bias the layers would make nothing of padding.
+    # Without a bias, padded tokens would be 0 in every layer.
     distiller.student.set_weights([weight + 0.1 for weight in distiller.student.get_weights()])
     padded, short = (distiller.evaluate(z, y, verbose=0, return_dict=True) for z in (x, x[:, :3]))
     np.testing.assert_allclose(padded["relation_loss"], short["relation_loss"], rtol=1e-5)

@@ -50,7 +50,7 @@ def test_padded_tokens_are_neither_queries_nor_keys():
     np.testing.assert_array_equal(compare(student, teacher, 0 * weight), [0.0, 0.0])
 
 
-def test_scores_set_to_a_large_negative_number_at_padded_keys_leave_no_trace():
+def test_large_negative_scores_at_padded_keys_have_no_effect():
     student, teacher = features(1, 2, 3, 3), features(1, 2, 3, 3, seed=1)
     weight, expected = np.array([[1.0, 1.0, 0.0]]), attention_scores(student[..., :2, :2], teacher[..., :2, :2])
     student[..., 2], teacher[..., 2] = -1e30, -1e9
@@ -59,7 +59,7 @@ def test_scores_set_to_a_large_negative_number_at_padded_keys_leave_no_trace():
     assert np.isfinite(gradient).all()
 
 
-def test_needs_as_many_heads_of_any_width():
+def test_needs_the_same_number_of_heads_of_any_width():
     pair = ((None, 8, 2, 16), (None, 8, 2, 16))
     assert AttentionScores().comparable(pair, ((None, 8, 2, 64), (None, 8, 2, 64)))
     assert not AttentionScores().comparable(pair, ((None, 8, 4, 16), (None, 8, 4, 16)))

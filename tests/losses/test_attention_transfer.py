@@ -7,14 +7,14 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher, power):
-    """The map of section 3.1 (mean for sum, which the norm cancels); the mean of squares of the authors' code."""
+    """Maps of section 3.1 (mean instead of sum, which the norm cancels); mean of squares as in the authors' code."""
     maps = [(np.abs(f) ** power).mean(axis=-1).reshape(len(f), -1) for f in (student, teacher)]
     student, teacher = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in maps)
     return ((student - teacher) ** 2).mean()
 
 
 def pooled(features, height, width):
-    """Adaptive average pooling as its definition has it, one output at a time."""
+    """Adaptive average pooling by its definition, one output at a time."""
     _, rows, columns, _ = features.shape
     result = np.zeros((len(features), height, width, features.shape[-1]))
     for i in range(height):
@@ -47,7 +47,7 @@ def test_pools_each_axis_to_the_smaller(sizes):
 
 
 def test_known_value():
-    # One position active against both, alike: (1, 0) and (1, 1) / sqrt 2.
+    # One active position against two equally active ones: (1, 0) and (1, 1) / sqrt 2.
     student = np.array([[[3.0], [0.0]]])
     teacher = np.array([[[1.0, -1.0], [-1.0, 1.0]]])
     half = np.sqrt(0.5)
@@ -62,7 +62,7 @@ def test_ignores_scale_sign_and_order_of_the_channels():
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e15])
-def test_survives_features_whose_fourth_power_float32_cannot_hold(scale):
+def test_features_whose_fourth_power_overflows_or_vanishes(scale):
     student, teacher = features(2, 3, 3, 4), features(2, 3, 3, 4, seed=1)
     np.testing.assert_allclose(
         attention_transfer(scale * student, teacher), attention_transfer(student, teacher), rtol=1e-4
@@ -78,12 +78,12 @@ def test_a_dead_map_has_a_finite_gradient():
 
 
 @pytest.mark.parametrize("power", [0.5, 0, -2, float("nan"), float("inf"), "2"])
-def test_refuses_a_power_below_1(power):
-    with pytest.raises(ValueError, match="`power` must be"):
+def test_invalid_powers_raise(power):
+    with pytest.raises(ValueError, match="`power` must be a finite number >= 1"):
         AttentionTransfer(power)
 
 
-def test_maps_of_any_size_compare_but_sequences_must_be_equally_long():
+def test_maps_may_differ_in_size_but_sequences_must_have_the_same_length():
     loss = AttentionTransfer()
     assert loss.comparable((None, 8, 8, 3), (None, 4, 4, 5))
     assert loss.comparable((None, 8, 3), (None, 8, 5))
@@ -92,6 +92,6 @@ def test_maps_of_any_size_compare_but_sequences_must_be_equally_long():
     assert not loss.comparable((None, 8, 8, 3), (None, 64, 3))
 
 
-def test_refuses_vectors():
+def test_vectors_raise():
     with pytest.raises(ValueError, match=r"rank 3 or more.*\(None, 5\), teacher shape \(None, 6\)"):
         AttentionTransfer().build((None, 5), (None, 6))

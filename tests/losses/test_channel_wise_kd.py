@@ -23,18 +23,18 @@ def test_matches_the_paper(shape, temperature):
 
 
 def test_known_value():
-    # Two positions. The first channel is undecided in the student, at odds of 3 to 1 in the teacher; the second agrees.
+    # Two positions. First channel: equal in the student, odds of 3 to 1 in the teacher. Second channel: no difference.
     teacher = np.array([[[np.log(3.0), 7.0], [0.0, 7.0]]])
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
     np.testing.assert_allclose(channel_wise_kd(np.zeros((1, 2, 2)), teacher, 1.0), [expected / 2], rtol=1e-5)
 
 
-def test_ignores_a_shift_of_a_channel():
+def test_ignores_an_offset_of_a_channel():
     student, teacher = features(2, 3, 3, 4), features(2, 3, 3, 4, seed=1)
     shift = np.array([1.0, -2.0, 3.0, 0.0])
     np.testing.assert_allclose(channel_wise_kd(student + shift, teacher), channel_wise_kd(student, teacher), rtol=1e-4)
 
 
-def test_refuses_vectors():
+def test_vectors_raise():
     with pytest.raises(ValueError, match="ChannelWiseKD compares activations of rank 3 or more"):
         ChannelWiseKD().build((None, 5), (None, 5))

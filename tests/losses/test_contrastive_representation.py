@@ -16,9 +16,9 @@ def reference(scores, log_mean, examples):
     """Equations 9 to 11 of the paper: P = exp(score) / Z with Z = N times the mean, against the prior K/N."""
     prior = (scores.shape[1] - 1) / examples
     p = np.exp(scores) / (np.exp(log_mean) * examples)
-    recognised = np.log(p[:, 0] / (p[:, 0] + prior))
-    told_apart = np.log(prior / (p[:, 1:] + prior)).sum(axis=1)
-    return -(recognised + told_apart).mean()
+    positive = np.log(p[:, 0] / (p[:, 0] + prior))
+    negatives = np.log(prior / (p[:, 1:] + prior)).sum(axis=1)
+    return -(positive + negatives).mean()
 
 
 @pytest.mark.parametrize("examples", [10, 50_000])
@@ -33,7 +33,7 @@ def test_matches_the_paper_for_any_number_of_examples(examples):
 
 
 def test_known_value():
-    # All alike: the counterpart has 1/(1 + 2), each of the two others 2/(1 + 2).
+    # Equal scores: the positive has 1/(1 + 2), each of the two negatives 2/(1 + 2).
     loss = contrastive_representation(np.zeros((1, 3)), 0.0)
     np.testing.assert_allclose(loss, [np.log(3) + 2 * np.log(1.5)], rtol=1e-6)
 
@@ -43,7 +43,7 @@ def test_large_scores_stay_finite():
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-def test_the_queue_holds_the_latest_embeddings_of_length_1():
+def test_the_queue_contains_the_latest_embeddings_of_unit_length():
     loss = ContrastiveRepresentation(dim=4, size=5)
     loss.build((None, 3), (None, 6))
     before = [queue.numpy() for queue in loss.memories]
@@ -61,7 +61,7 @@ def test_the_queue_holds_the_latest_embeddings_of_length_1():
     assert loss.memories[0].shape == (5, 4)
 
 
-def test_the_means_are_those_of_the_first_batch():
+def test_the_means_are_fixed_by_the_first_batch():
     loss = ContrastiveRepresentation(dim=4, size=5)
     loss.build((None, 3), (None, 6))
     loss.remember(features(2, 3), features(2, 6), Batch(None))
@@ -78,7 +78,7 @@ def distiller(**options):
     )
 
 
-def test_training_moves_the_queue_and_evaluation_does_not():
+def test_training_updates_the_queue_and_evaluation_does_not():
     x, y = data()
     model = distiller()
     loss = model.terms[0].loss
@@ -102,8 +102,8 @@ def test_two_replicas_share_a_queue():
 
 
 @pytest.mark.parametrize("setting", [{"dim": 0}, {"size": 1.5}, {"examples": 0}, {"examples": True}])
-def test_lengths_are_whole_numbers(setting):
-    with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must be an integer, "):
+def test_non_integers_raise(setting):
+    with pytest.raises(ValueError, match=f"`{next(iter(setting))}` must be an integer >= "):
         ContrastiveRepresentation(**setting)
 
 
@@ -115,11 +115,11 @@ def bank(examples=7, **settings):
 
 def embedded(loss, *vectors):
     parts = zip(vectors, loss.kernels, loss.biases)
-    found = [x @ kernel.numpy() + bias.numpy() for x, kernel, bias in parts]
-    return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in found]
+    outputs = [x @ kernel.numpy() + bias.numpy() for x, kernel, bias in parts]
+    return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in outputs]
 
 
-def test_the_bank_moves_as_the_authors_do():
+def test_the_bank_is_updated_as_in_the_authors_code():
     loss = bank()
     student, teacher = features(2, 3), features(2, 6, seed=1)
     before = [memory.numpy() for memory in loss.memories]
@@ -127,30 +127,30 @@ def test_the_bank_moves_as_the_authors_do():
         loss.remember(student, teacher, Batch(None, index=tf.constant(index)))
         for memory, latest in zip(before, embedded(loss, student, teacher)):
             # ContrastMemory: half of the old and half of the new, scaled to length 1.
-            moved = 0.5 * memory[index] + 0.5 * latest
-            memory[index] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+            updated = 0.5 * memory[index] + 0.5 * latest
+            memory[index] = updated / np.linalg.norm(updated, axis=1, keepdims=True)
     for memory, expected in zip(loss.memories, before):
         np.testing.assert_allclose(memory, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_counterpart_and_the_contrasts_come_from_the_bank():
+def test_the_positive_and_the_negatives_come_from_the_bank():
     loss, index = bank(), tf.constant([4, 1])
     student, teacher = features(2, 3), features(2, 6, seed=1)
-    # With every embedding in the bank the same, so are all scores of an anchor but its own.
+    # All other embeddings in the bank are equal, so an anchor has three different scores.
     for memory in loss.memories:
         rows = np.tile([[1.0, 0, 0, 0]], (7, 1))
         rows[[4, 1]] = [[0, 1, 0, 0], [0, 0, 1, 0]]
         memory.assign(rows)
     scores = loss._scores(student, teacher, Batch(None, index=index, step=3))
-    for anchor, found in zip(embedded(loss, student, teacher), scores):
-        np.testing.assert_allclose(found[0, 0], anchor[0, 1] / 0.07, rtol=1e-4)
-        np.testing.assert_allclose(found[1, 0], anchor[1, 2] / 0.07, rtol=1e-4)
-        others = {round(float(value), 2) for value in found[0, 1:]}
-        # Its own row, the second axis, is never among them.
+    for anchor, anchor_scores in zip(embedded(loss, student, teacher), scores):
+        np.testing.assert_allclose(anchor_scores[0, 0], anchor[0, 1] / 0.07, rtol=1e-4)
+        np.testing.assert_allclose(anchor_scores[1, 0], anchor[1, 2] / 0.07, rtol=1e-4)
+        others = {round(float(value), 2) for value in anchor_scores[0, 1:]}
+        # Its own row, along the second axis, is never a negative.
         assert others == {round(float(value) / 0.07, 2) for value in (anchor[0, 0], anchor[0, 2])}
 
 
-def test_contrasts_change_with_the_step_and_are_the_same_within_it():
+def test_negatives_change_with_the_step_and_are_the_same_within_it():
     loss = bank()
     student, teacher = features(2, 3), features(2, 6, seed=1)
 
@@ -161,7 +161,7 @@ def test_contrasts_change_with_the_step_and_are_the_same_within_it():
     assert np.all(compared(5) != compared(6))
 
 
-def remembering(**options):
+def bank_distiller(**options):
     term = Term(ContrastiveRepresentation(dim=4, size=16, examples=24), "features", "features", name="crd")
     return compiled(
         Distiller(student=mlp(4), teacher=mlp(16, name="teacher"), terms=[term]), keras.optimizers.Adam(0.01), **options
@@ -171,34 +171,34 @@ def remembering(**options):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_rows_of_the_bank_belong_to_their_examples_when_shuffled(jit_compile):
     x, y = data()
-    model = remembering(jit_compile=jit_compile)
+    model = bank_distiller(jit_compile=jit_compile)
     loss = model.terms[0].loss
     before = loss.memories[1].numpy()
-    seen = with_index(x[:20], np.arange(20))
-    history = model.fit(seen, y[:20], batch_size=5, epochs=30, shuffle=True, verbose=0).history["crd_loss"]
+    inputs = with_index(x[:20], np.arange(20))
+    history = model.fit(inputs, y[:20], batch_size=5, epochs=30, shuffle=True, verbose=0).history["crd_loss"]
     assert history[-1] < history[0]
     np.testing.assert_array_equal(loss.memories[1][20:], before[20:])
     teacher = keras.Model(model.teacher.model.inputs[0], model.teacher.model.get_layer("features").output)
-    own = unit_vectors(teacher(x) @ loss.kernels[1].numpy() + loss.biases[1].numpy()).numpy()
-    # Of all embeddings, its own is the one that a row is closest to.
-    closest = np.argmax(loss.memories[1][:20] @ own[:20].T, axis=1)
+    embeddings = unit_vectors(teacher(x) @ loss.kernels[1].numpy() + loss.biases[1].numpy()).numpy()
+    # A row is closer to the embedding of its example than to any other.
+    closest = np.argmax(loss.memories[1][:20] @ embeddings[:20].T, axis=1)
     assert np.mean(closest == np.arange(20)) > 0.9
 
 
-def test_a_bank_goes_on_bit_for_bit(tmp_path):
+def test_training_with_a_bank_resumes_bit_for_bit(tmp_path):
     x, y = data()
-    first = remembering()
-    seen = with_index(x, np.arange(24))
-    fitted(first, seen, y)
+    first = bank_distiller()
+    inputs = with_index(x, np.arange(24))
+    fitted(first, inputs, y)
     first.save(tmp_path / "d.keras")
     second = load_distiller(tmp_path / "d.keras", first.teacher)
     for model in (first, second):
-        fitted(model, seen, y)
-    for one, other in zip(first.weights, second.weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+        fitted(model, inputs, y)
+    for first_weight, second_weight in zip(first.weights, second.weights, strict=True):
+        np.testing.assert_array_equal(first_weight, second_weight)
 
 
-def test_an_example_that_is_not_there_is_not_taken_for_another():
+def test_an_index_out_of_range_gives_nan():
     loss, student, teacher = bank(), features(2, 3), features(2, 6, seed=1)
 
     @tf.function(jit_compile=True)
@@ -209,9 +209,9 @@ def test_an_example_that_is_not_there_is_not_taken_for_another():
     np.testing.assert_array_equal(np.isnan(compared(tf.constant([0, -1]))), [False, True])
 
 
-def test_a_bank_needs_to_know_the_examples():
+def test_a_bank_needs_the_index_of_each_example():
     x, y = data()
-    model = remembering()
+    model = bank_distiller()
     assert np.isfinite(model.evaluate(x, y, verbose=0, return_dict=True)["crd_loss"])
-    with pytest.raises(ValueError, match=r"remembers 24 examples.*`with_index\(x, np.arange\(len\(x\)\)\)` as x"):
+    with pytest.raises(ValueError, match=r"memory bank of 24 examples.*`with_index\(x, np.arange\(len\(x\)\)\)` as x"):
         fitted(model, x, y)

@@ -15,7 +15,7 @@ def directions(*shape, seed=0):
 
 
 def reference(student, teacher, gamma, order):
-    """The paper's loss with its Taylor series of the Gaussian kernel, a loop over pairs."""
+    """The paper's loss with the Taylor series of the Gaussian kernel, a loop over pairs."""
 
     def kernel(x, y):
         if gamma is None:
@@ -38,14 +38,14 @@ def test_matches_the_paper(gamma, order):
 
 
 def test_known_value():
-    # The student tells two examples apart, to the teacher they are one: a kernel of e^-2 (1 + 2) against e^-2.
+    # Orthogonal examples in the student, equal ones in the teacher: a kernel of e^-2 against e^-2 (1 + 2).
     student, teacher = np.eye(2), np.ones((2, 1))
     expected = (2 * math.exp(-2)) ** 2 / 2
     np.testing.assert_allclose(correlation_congruence(student, teacher, gamma=1.0, order=1), [expected] * 2, rtol=1e-6)
     np.testing.assert_allclose(correlation_congruence(student, teacher, gamma=None), [0.5, 0.5], rtol=1e-6)
 
 
-def test_a_long_series_is_the_gaussian():
+def test_a_long_series_equals_the_gaussian():
     student, teacher = directions(4, 3), directions(4, 5, seed=1)
 
     def gaussian(rows):
@@ -62,6 +62,6 @@ def test_class_ignores_scale_and_rotation_of_the_embeddings():
 
 
 @pytest.mark.parametrize("order", [0, 1.5, True])
-def test_refuses_an_order_that_is_none(order):
-    with pytest.raises(ValueError, match="`order` must be"):
+def test_invalid_orders_raise(order):
+    with pytest.raises(ValueError, match="`order` must be an integer >= 1"):
         CorrelationCongruence(order=order)

@@ -4,12 +4,12 @@ import pytest
 
 from keras_distill.losses import CosineSimilarity
 from keras_distill.losses.cosine_similarity import cosine_similarity
-from keras_distill.schedules import CosineDecay as CosineSchedule
+from keras_distill.schedules import CosineDecay
 from tests.support.helpers import central_differences, features, value_and_gradient
 
 
 def reference(student, teacher):
-    """1 less the cosine, by its definition."""
+    """1 minus the cosine, by its definition."""
     lengths = np.linalg.norm(student, axis=-1) * np.linalg.norm(teacher, axis=-1)
     return (1 - (student * teacher).sum(axis=-1) / lengths).mean()
 
@@ -29,8 +29,8 @@ def test_known_value():
     np.testing.assert_allclose(cosine_similarity(student, teacher), [0.0, 1 - np.sqrt(0.5), 2.0, 1.0], rtol=1e-6)
 
 
-def test_keeps_its_digits_at_a_small_angle():
-    # 1 - cos is 5e-9, less than float32 can tell from 1.
+def test_is_accurate_at_a_small_angle():
+    # 1 - cos is 5e-9, below the resolution of float32 at 1.
     loss = cosine_similarity(np.array([[1.0, 1e-4]]), np.array([[1.0, 0.0]]))
     np.testing.assert_allclose(loss, [5e-9], rtol=1e-3)
 
@@ -42,7 +42,7 @@ def test_ignores_length():
     )
 
 
-def test_is_saved_apart_from_the_schedule_of_its_name():
-    for instance in (CosineSimilarity(), CosineSchedule(1.0, 0.0, 10)):
-        revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(instance))
-        assert type(revived) is type(instance)
+def test_is_serialized_apart_from_the_cosine_schedule():
+    for instance in (CosineSimilarity(), CosineDecay(1.0, 0.0, 10)):
+        restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(instance))
+        assert type(restored) is type(instance)

@@ -28,14 +28,14 @@ def test_known_value():
     np.testing.assert_allclose(loss, [[2.0, 4.5]])
 
 
-def test_each_example_is_the_mean_over_its_own_tokens():
+def test_each_example_is_the_mean_over_its_tokens():
     student, teacher = features(2, 3, 4), np.zeros((2, 3, 4), "float32")
     weight = np.array([[1, 1, 0], [1, 1, 1]])
     loss = HiddenState().compare(student, teacher, Batch(None, position_weight=weight))
     np.testing.assert_allclose(loss, [(student[0, :2] ** 2).mean(), (student[1] ** 2).mean()], rtol=1e-6)
 
 
-def test_takes_tokens_and_the_automatic_head_of_tokens():
+def test_takes_tokens_with_an_automatic_projection():
     term = Term(HiddenState(), "a", "b", head="auto", name="t")
     built = term.build(Spec((None, None, 4), "float32", "Add"), Spec((None, None, 8), "float32", "Add"))
     assert isinstance(built.head, Projection)

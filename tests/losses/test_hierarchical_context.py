@@ -8,7 +8,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher):
-    """The authors' code in words: full size, then sizes 4, 2, 1 below the height, each with half the weight."""
+    """Transcription of the authors' code: full size, then sizes 4, 2, 1 below the height, each at half the weight."""
 
     def pooled(maps, size):
         def bins(length):
@@ -17,11 +17,11 @@ def reference(student, teacher):
         rows, columns = bins(maps.shape[1]), bins(maps.shape[2])
         return np.array([[maps[:, r, c].mean(axis=(1, 2)) for c in columns] for r in rows])
 
-    loss, share, total = ((student - teacher) ** 2).mean(), 1.0, 1.0
+    loss, scale, total = ((student - teacher) ** 2).mean(), 1.0, 1.0
     for size in [size for size in (4, 2, 1) if size < student.shape[1]]:
-        share /= 2
-        loss += share * ((pooled(student, size) - pooled(teacher, size)) ** 2).mean()
-        total += share
+        scale /= 2
+        loss += scale * ((pooled(student, size) - pooled(teacher, size)) ** 2).mean()
+        total += scale
     return loss / total
 
 
@@ -40,7 +40,7 @@ def test_known_value():
     np.testing.assert_allclose(hierarchical_context(student, 0 * student), [(5 + 4 / 2) / 1.5])
 
 
-def test_positions_without_weight_count_at_no_size():
+def test_positions_of_weight_0_are_excluded_at_every_size():
     student, teacher = features(2, 5, 6, 3), features(2, 5, 6, 3, seed=1)
     weight = np.ones((2, 5, 6), "float32")
     np.testing.assert_allclose(
@@ -53,26 +53,26 @@ def test_positions_without_weight_count_at_no_size():
     assert np.all(loss != hierarchical_context(student, teacher))
 
 
-def test_maps_of_unknown_size_are_refused():
-    with pytest.raises(ValueError, match="HierarchicalContext needs maps of known height and width"):
+def test_maps_of_unknown_size_raise():
+    with pytest.raises(ValueError, match="HierarchicalContext needs feature maps of known height and width"):
         HierarchicalContext().build((None, None, 4, 8), (None, None, 4, 8))
 
 
-def test_levels_are_compared_one_by_one_and_added_up():
+def test_losses_of_levels_are_summed():
     shapes = (2, 8, 6, 3), (2, 4, 3, 2)
     student, teacher = (tuple(features(*shape, seed=s) for shape in shapes) for s in (0, 1))
     loss = HierarchicalContext()
     loss.build(*[tuple((None, *shape[1:]) for shape in shapes)] * 2)
-    found = loss.compare(student, teacher, Batch(None))
-    np.testing.assert_allclose(np.mean(found), sum(map(reference, student, teacher)), rtol=1e-5)
-    # A weight of the first level's positions leaves the other level alone.
+    values = loss.compare(student, teacher, Batch(None))
+    np.testing.assert_allclose(np.mean(values), sum(map(reference, student, teacher)), rtol=1e-5)
+    # Weights of the first level's positions do not apply to the other level.
     weight = np.concatenate([np.ones((2, 4, 6)), np.zeros((2, 4, 6))], axis=1)
-    found = loss.compare(student, teacher, Batch(None, position_weight=weight))
+    values = loss.compare(student, teacher, Batch(None, position_weight=weight))
     first = hierarchical_context(student[0], teacher[0], weight)
-    np.testing.assert_allclose(found, first + hierarchical_context(student[1], teacher[1]), rtol=1e-5)
+    np.testing.assert_allclose(values, first + hierarchical_context(student[1], teacher[1]), rtol=1e-5)
 
 
-def test_unlike_levels_cannot_be_compared():
+def test_levels_of_different_shapes_cannot_be_compared():
     large, small = (None, 8, 8, 3), (None, 4, 4, 3)
     comparable = HierarchicalContext().comparable
     assert comparable((large, small), (large, small))

@@ -8,7 +8,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher):
-    """Equation 3 of the paper, as a mean in place of half the sum."""
+    """Equation 3 of the paper, as a mean instead of half the sum."""
     return ((teacher - student) ** 2).mean()
 
 
@@ -27,7 +27,7 @@ def test_known_value():
     np.testing.assert_allclose(hint(student, teacher), [[2.0, 4.5]])
 
 
-def test_a_padded_position_counts_for_nothing():
+def test_padded_positions_are_excluded():
     student, teacher = features(2, 3, 4), np.zeros((2, 3, 4))
     weight = np.array([[1, 1, 0], [1, 1, 1]])
     loss = Hint().compare(student, teacher, Batch(None, position_weight=weight))

@@ -28,7 +28,7 @@ def test_matches_the_paper(shape, other):
 
 
 def test_known_value():
-    # Two channels that are active apart, against two that are alike: rows (1, 0) and (1, 1) / sqrt 2.
+    # Two orthogonal channels against two equal ones: rows (1, 0) and (1, 1) / sqrt 2.
     half = np.sqrt(0.5)
     loss = inter_channel_correlation(np.eye(2)[None], np.ones((1, 2, 2)))
     np.testing.assert_allclose(loss, [((1 - half) ** 2 + half**2) / 2], rtol=1e-6)
@@ -49,7 +49,7 @@ def test_a_dead_channel_has_a_small_gradient():
     assert np.abs(gradient).max() < 1
 
 
-def test_needs_as_many_channels_at_any_size():
+def test_needs_the_same_number_of_channels_at_any_size():
     loss = InterChannelCorrelation()
     assert loss.comparable((None, 8, 8, 3), (None, 4, 4, 3))
     assert not loss.comparable((None, 8, 8, 3), (None, 8, 8, 4))

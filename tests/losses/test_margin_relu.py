@@ -9,7 +9,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher, margin):
-    """The margin ReLU and partial distance of the paper, entry by entry; its sum is a mean here."""
+    """The margin ReLU and partial distance of the paper, entry by entry; the sum is a mean here."""
     total = 0.0
     for index in np.ndindex(*student.shape):
         s, t = student[index], max(teacher[index], margin[index[-1]])
@@ -26,31 +26,31 @@ def test_matches_the_paper():
 
 
 def test_known_value():
-    # Off in both: nothing. Above the margin in the student: pulled to it. On in the teacher: the difference.
+    # Inactive in both: 0. Above the margin in the student only: distance to it. Active in the teacher: difference.
     loss = margin_relu(np.array([[-3.0, 0.5, -1.0]]), np.array([[-9.0, -9.0, 2.0]]), -0.5)
     np.testing.assert_allclose(loss, [(0 + 1**2 + 3**2) / 3])
 
 
 @pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.0), (2.0, -1.0), (-0.5, 0.7)])
-def test_the_margin_is_the_mean_of_what_is_negative(gamma, beta):
+def test_the_margin_is_the_mean_of_negative_values(gamma, beta):
     x = np.linspace(-40, 0, 400_001)
     density = np.exp(-(((x - beta) / gamma) ** 2) / 2)
     np.testing.assert_allclose(negative_mean(gamma, beta), (x * density).sum() / density.sum(), rtol=1e-3)
 
 
-def test_margins_of_channels_that_are_hardly_ever_negative_or_constant():
+def test_margins_of_channels_that_are_rarely_negative_or_constant():
     np.testing.assert_allclose(negative_mean([-0.5, 0.0, 0.0], [9.0, -2.0, 3.0]), [-1.5, -2.0, 0.0])
 
 
-def test_takes_what_a_batch_normalization_has_learned():
+def test_takes_the_weights_of_a_batch_normalization():
     layer = keras.layers.BatchNormalization()
     layer.build((None, 4))
     layer.gamma.assign([1.0, 2.0, 0.5, -1.0])
     layer.beta.assign([0.0, 1.0, -1.0, 0.5])
     loss = MarginReLU(layer.gamma, layer.beta)
-    revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     student, teacher = features(3, 4), features(3, 4, seed=1)
     expected = margin_relu(student, teacher, negative_mean([1.0, 2.0, 0.5, -1.0], [0.0, 1.0, -1.0, 0.5]))
-    np.testing.assert_allclose(revived.compare(student, teacher, Batch(None)), expected, rtol=1e-6)
+    np.testing.assert_allclose(restored.compare(student, teacher, Batch(None)), expected, rtol=1e-6)
     with pytest.raises(ValueError, match="`gamma` and `beta` of 4 channels, but compares activations of 5"):
         loss.build((None, 5), (None, 5))

@@ -7,7 +7,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(generated, teacher):
-    """Equation 3 of the paper: the sum over channels, rows and columns, as a mean over the examples."""
+    """Equation 3 of the paper: sum over channels, rows and columns, then mean over the examples."""
     return np.mean([((g.astype("float64") - t) ** 2).sum() for g, t in zip(generated, teacher)])
 
 
@@ -24,7 +24,7 @@ def test_known_value():
     np.testing.assert_allclose(loss, [[4.0, 13.0]])
 
 
-def test_grows_with_the_number_of_positions_that_count():
+def test_is_a_sum_over_positions_that_are_not_padded():
     student, teacher = np.ones((2, 4, 3), "float32"), np.zeros((2, 4, 3), "float32")
     weight = np.array([[1, 1, 1, 1], [1, 0, 0, 0]])
     loss = MaskedGenerative().compare(student, teacher, Batch(None, position_weight=weight))

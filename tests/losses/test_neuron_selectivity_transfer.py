@@ -7,7 +7,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher):
-    """The paper's squared MMD with its polynomial kernel, a loop over pairs of channels."""
+    """The paper's squared MMD with the polynomial kernel, a loop over pairs of channels."""
 
     def kernel(x, y):
         return (x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) ** 2
@@ -30,7 +30,7 @@ def test_matches_the_paper(shape):
 
 
 def test_known_value():
-    # Two positions. The student's channels are active at one each, both of the teacher's at the first.
+    # Two positions. Each of the student's channels is active at one of them, the teacher's both at the first.
     student, teacher = np.eye(2)[None], np.array([[[1.0, 2.0], [0.0, 0.0]]])
     np.testing.assert_allclose(neuron_selectivity_transfer(student, teacher), [1 + 0.5 - 2 * 0.5], rtol=1e-6)
 
@@ -40,7 +40,7 @@ def test_ignores_scale_sign_and_order_of_the_channels():
     np.testing.assert_allclose(neuron_selectivity_transfer(-5 * student[..., ::-1], student), np.zeros(2), atol=1e-6)
 
 
-def test_averages_maps_down_to_the_smaller():
+def test_average_pools_maps_to_the_smaller_size():
     student, teacher = features(2, 2, 2, 3), features(2, 4, 4, 5, seed=1)
     smaller = teacher.reshape(2, 2, 2, 2, 2, 5).mean(axis=(2, 4))
     np.testing.assert_allclose(
@@ -50,7 +50,7 @@ def test_averages_maps_down_to_the_smaller():
     assert not NeuronSelectivityTransfer().comparable((None, 2, 3), (None, 4, 5))
 
 
-def test_refuses_vectors():
+def test_vectors_raise():
     with pytest.raises(
         ValueError, match=r"NeuronSelectivityTransfer compares activations of rank 3 or more.*\(None, 5\)"
     ):

@@ -27,12 +27,14 @@ def test_known_value():
     np.testing.assert_allclose(loss, [2.0, 4.0], rtol=1e-6)
 
 
-def test_looks_at_the_first_token_and_its_direction_only():
+def test_compares_the_direction_of_the_first_token_only():
     student, teacher = features(3, 4, 5), features(3, 4, 5, seed=1)
     np.testing.assert_allclose(patient_kd(3 * student[:, :1], teacher), patient_kd(student, teacher), rtol=1e-5)
     np.testing.assert_allclose(patient_kd(student[:, 0], teacher), patient_kd(student, teacher), rtol=1e-6)
 
 
-def test_maps_are_refused():
-    with pytest.raises(ValueError, match="Patient compares activations of rank 2 or 3"):
+def test_maps_raise():
+    with pytest.raises(
+        ValueError, match=r"PatientKD takes activations of shape \[batch, tokens, width\] or \[batch, width\]"
+    ):
         PatientKD().build((None, 4, 4, 8), (None, 4, 4, 8))

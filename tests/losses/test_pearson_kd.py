@@ -6,7 +6,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher):
-    """1 less the correlation of each channel over all positions, by NumPy's own function; (N - 1) / N of it."""
+    """(N - 1) / N times 1 minus the correlation of each channel over all positions, by NumPy's function."""
     student, teacher = (f.reshape(-1, f.shape[-1]) for f in (student, teacher))
     correlations = [np.corrcoef(student[:, c], teacher[:, c])[0, 1] for c in range(student.shape[1])]
     return (1 - np.mean(correlations)) * (len(student) - 1) / len(student)
@@ -41,8 +41,8 @@ def test_a_constant_channel_has_no_gradient():
     assert np.abs(gradient).max() < 1
 
 
-def test_padding_changes_neither_mean_nor_deviation():
+def test_padding_does_not_change_mean_and_deviation():
     student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
     weight = np.array([[1, 1, 0], [1, 0, 0]])
-    kept = pearson_kd(student[weight > 0], teacher[weight > 0])
-    np.testing.assert_allclose(np.asarray(pearson_kd(student, teacher, weight))[weight > 0], kept, rtol=1e-5)
+    expected = pearson_kd(student[weight > 0], teacher[weight > 0])
+    np.testing.assert_allclose(np.asarray(pearson_kd(student, teacher, weight))[weight > 0], expected, rtol=1e-5)

@@ -5,7 +5,7 @@ from tests.support.helpers import central_differences, features, value_and_gradi
 
 
 def reference(student, teacher):
-    """The paper's divergence with its cosine kernel, a loop over pairs; each example is among its own neighbours."""
+    """The paper's divergence with the cosine kernel, a loop over pairs; an example is also its own neighbor."""
 
     def probabilities(rows, i):
         cosines = np.array([rows[i] @ row / (np.linalg.norm(rows[i]) * np.linalg.norm(row)) for row in rows])
@@ -27,13 +27,13 @@ def test_matches_the_paper():
 
 
 def test_known_value():
-    # At a right angle a neighbour has 1/3 against the example's own 2/3; to the teacher, for which both are one, 1/2.
+    # Student: orthogonal examples, probabilities 2/3 (itself) and 1/3. Teacher: equal examples, 1/2 and 1/2.
     expected = 0.5 * np.log(0.5 / (2 / 3)) + 0.5 * np.log(0.5 / (1 / 3))
     np.testing.assert_allclose(probabilistic_transfer(np.eye(2), np.ones((2, 3))), [expected] * 2, rtol=1e-5)
 
 
 def test_opposite_examples_are_finite():
-    # No neighbours in the student, where the teacher has them.
+    # Probability 0 in the student, above 0 in the teacher.
     student = np.array([[1.0, 0.0], [-1.0, 0.0]], "float32")
     value, gradient = value_and_gradient(lambda s: probabilistic_transfer(s, np.eye(2)), student)
     assert 1 < value < 10 and np.isfinite(gradient).all()

@@ -36,7 +36,7 @@ def angle_reference(student, teacher):
 
 @pytest.mark.parametrize(("part", "reference"), [(distance_wise, distance_reference), (angle_wise, angle_reference)])
 def test_matches_the_paper(part, reference):
-    # Spread out, so that some differences are beyond the bend of the Huber loss.
+    # Cubed, so that some differences are in the linear part of the Huber loss.
     student, teacher = features(5, 3) ** 3, features(5, 4, seed=1)
     value, gradient = value_and_gradient(lambda s: part(s, teacher), student)
     np.testing.assert_allclose(value, reference(student.astype("float64"), teacher.astype("float64")), rtol=1e-5)
@@ -90,7 +90,7 @@ def test_merging_two_examples_changes_the_value_smoothly():
     np.testing.assert_allclose(distance_wise(nearly, teacher), distance_wise(student, teacher), rtol=1e-4)
 
 
-def test_a_part_of_weight_0_is_left_out():
+def test_a_part_of_weight_0_is_excluded():
     student, teacher = features(4, 3), features(4, 3, seed=1)
     distance = RelationalKD(distance=2, angle=0).compare(student, teacher, Batch(None))
     np.testing.assert_allclose(distance, 2 * distance_wise(student, teacher), rtol=1e-6)
@@ -106,8 +106,8 @@ def test_weights_follow_a_schedule():
     )
 
 
-def test_refuses_weights_that_are_none():
-    with pytest.raises(ValueError, match="both 0"):
+def test_invalid_weights_raise():
+    with pytest.raises(ValueError, match="`distance` or `angle` must be > 0"):
         RelationalKD(0, 0)
-    with pytest.raises(ValueError, match="`angle` must be"):
+    with pytest.raises(ValueError, match="`angle` must be a finite number >= 0"):
         RelationalKD(angle=-1)

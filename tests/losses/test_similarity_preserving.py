@@ -25,11 +25,11 @@ def test_matches_the_paper(shape):
 
 
 def test_known_value():
-    # The student tells three examples apart; the teacher finds the first two equal.
+    # Three orthogonal examples in the student; the first two are equal in the teacher.
     student, teacher = np.eye(3), np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     half = np.sqrt(0.5)
-    differs = ((1 - half) ** 2 + half**2) / 3
-    np.testing.assert_allclose(similarity_preserving(student, teacher), [differs, differs, 0.0], atol=1e-7)
+    expected = ((1 - half) ** 2 + half**2) / 3
+    np.testing.assert_allclose(similarity_preserving(student, teacher), [expected, expected, 0.0], atol=1e-7)
 
 
 def test_ignores_scale_and_rotation_of_the_features():
@@ -37,7 +37,7 @@ def test_ignores_scale_and_rotation_of_the_features():
     np.testing.assert_allclose(similarity_preserving(student, 3 * student @ rotation), np.zeros(6), atol=1e-10)
 
 
-def test_a_batch_of_one_has_nothing_to_compare():
+def test_a_batch_of_one_has_no_loss():
     value, gradient = value_and_gradient(lambda s: similarity_preserving(s, features(1, 5, seed=1)), features(1, 4))
     np.testing.assert_allclose(value, 0, atol=1e-12)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)

@@ -10,7 +10,7 @@ from tests.support.helpers import central_differences, compiled, data, features,
 
 
 def reference(mean, log_scale, teacher):
-    """Equation 5 of the paper without its constant: log sigma + (t - mu)^2 / (2 sigma^2), as a mean."""
+    """Equation 5 of the paper without the constant: log sigma + (t - mu)^2 / (2 sigma^2), as a mean."""
     sigma = np.sqrt(np.log1p(np.exp(log_scale.astype("float64"))) + 1e-5)
     return (np.log(sigma) + (teacher - mean) ** 2 / (2 * sigma**2)).mean()
 
@@ -27,7 +27,7 @@ def test_matches_the_paper():
 
 
 def test_known_value():
-    # A variance of e^2 around 1, seen at 1 + 2e: (4 + 2) / 2.
+    # Variance e^2, mean 1, teacher 1 + 2e: (4 + 2) / 2.
     scale = np.log(np.expm1(np.e**2))
     loss = variational_information(np.array([[1.0]]), np.array([scale]), np.array([[1 + 2 * np.e]]), epsilon=0.0)
     np.testing.assert_allclose(loss, [3.0], rtol=1e-6)
@@ -36,23 +36,25 @@ def test_known_value():
 def test_is_least_at_the_variance_of_the_error():
     mean, teacher = features(50, 1), features(50, 1, seed=1)
     variance = np.square(mean - teacher).mean()
-    at = [np.mean(variational_information(mean, np.log(np.expm1(v * variance))[None], teacher)) for v in (0.9, 1, 1.1)]
-    assert at[1] < at[0] and at[1] < at[2]
+    losses = [
+        np.mean(variational_information(mean, np.log(np.expm1(v * variance))[None], teacher)) for v in (0.9, 1, 1.1)
+    ]
+    assert losses[1] < losses[0] and losses[1] < losses[2]
 
 
-def test_the_variance_starts_as_told():
+def test_the_initial_variance_is_an_argument():
     loss = VariationalInformation(variance=2.0)
     loss.build((None, 3), (None, 4))
     for kernel in loss.kernels:
         kernel.assign(0 * kernel)
     expected = (9 / 2 + np.log(2)) / 2
-    found = loss.compare(np.ones((2, 3)), np.full((2, 4), 3.0), Batch(None))
-    np.testing.assert_allclose(found, [expected] * 2, rtol=1e-6)
-    with pytest.raises(ValueError, match="`variance` must be a number above 1e-05"):
+    values = loss.compare(np.ones((2, 3)), np.full((2, 4), 3.0), Batch(None))
+    np.testing.assert_allclose(values, [expected] * 2, rtol=1e-6)
+    with pytest.raises(ValueError, match="`variance` must be a finite number > 1e-05"):
         VariationalInformation(variance=1e-6)
 
 
-def test_its_weights_are_trained_and_no_part_of_the_student():
+def test_its_weights_are_trained_and_not_part_of_the_student():
     x, y = data()
     student = mlp(4)
     count = student.count_params()
@@ -66,7 +68,7 @@ def test_its_weights_are_trained_and_no_part_of_the_student():
     assert student.count_params() == count
 
 
-def test_a_head_may_give_the_mean():
+def test_a_head_may_predict_the_mean():
     student, teacher = features(2, 4, 3, 3), features(2, 4, 3, 5, seed=1)
     whole, variances, head = VariationalInformation(), VariationalInformation(depth=0), MLP(depth=3, use_bias=False)
     whole.build((None, 4, 3, 3), (None, 4, 3, 5))
@@ -78,7 +80,7 @@ def test_a_head_may_give_the_mean():
     np.testing.assert_allclose(variances.compare(head(student), teacher, Batch(None)), expected, rtol=1e-5)
 
 
-def test_without_layers_it_needs_the_teachers_width():
+def test_depth_0_needs_the_teachers_width():
     models = mlp(4), mlp(16, name="teacher")
     with pytest.raises(ValueError, match=r"cannot compare student 'features' of shape \(None, 4\)"):
         Distiller(
@@ -91,5 +93,5 @@ def test_without_layers_it_needs_the_teachers_width():
         .history["vid_loss"]
     )
     assert history[-1] < history[0]
-    with pytest.raises(ValueError, match="`depth` must be an integer, 0 or more"):
+    with pytest.raises(ValueError, match="`depth` must be an integer >= 0"):
         VariationalInformation(depth=-1)

@@ -9,7 +9,7 @@ from tests.support.helpers import assert_same_weights, compiled, data, fitted, m
 
 
 def student(name="student"):
-    """With batch normalization, whose statistics follow too, and dropout, whose random state does not."""
+    """Return a model with batch normalization, whose statistics are averaged, and dropout, whose seed is copied."""
     return keras.Sequential(
         [
             keras.Input((8,)),
@@ -22,7 +22,7 @@ def student(name="student"):
     )
 
 
-def distiller(model, **settings):
+def ema_distiller(model, **settings):
     return compiled(Distiller(student=model, teacher=EMATeacher(model, **settings), terms=[Term(KLDivergence(2.0))]))
 
 
@@ -39,54 +39,56 @@ class Recorder(keras.callbacks.Callback):
 def test_weights_are_the_moving_average_of_the_students(decay):
     model = student()
     average = weights_of(model)
-    made, recorder = distiller(model, decay=decay), Recorder(model)
-    fitted(made, *data(), callbacks=[recorder])
+    distiller, recorder = ema_distiller(model, decay=decay), Recorder(model)
+    fitted(distiller, *data(), callbacks=[recorder])
     for weights in recorder.recorded:
         average = [decay * mean + (1 - decay) * latest for mean, latest in zip(average, weights)]
     assert len(recorder.recorded) == 3
-    assert_same_weights(weights_of(made.teacher.model), average)
+    assert_same_weights(weights_of(distiller.teacher.model), average)
 
 
-def test_the_decay_may_follow_the_step():
+def test_the_decay_may_be_a_schedule():
     model = student()
     average = weights_of(model)
-    made, recorder = distiller(model, decay=Linear(0.0, 1.0, 2)), Recorder(model)
-    fitted(made, *data(), callbacks=[recorder])
+    distiller, recorder = ema_distiller(model, decay=Linear(0.0, 1.0, 2)), Recorder(model)
+    fitted(distiller, *data(), callbacks=[recorder])
     for decay, weights in zip((0.0, 0.5, 1.0), recorder.recorded):
         average = [decay * mean + (1 - decay) * latest for mean, latest in zip(average, weights)]
-    assert_same_weights(weights_of(made.teacher.model), average)
+    assert_same_weights(weights_of(distiller.teacher.model), average)
 
 
-def test_evaluation_leaves_it_as_it_is():
-    made = distiller(student(), decay=0.5)
-    fitted(made, *data())
-    before = weights_of(made.teacher.model)
-    made.evaluate(*data(), verbose=0)
-    assert_same_weights(weights_of(made.teacher.model), before, rtol=0, atol=0)
+def test_evaluation_does_not_update_it():
+    distiller = ema_distiller(student(), decay=0.5)
+    fitted(distiller, *data())
+    before = weights_of(distiller.teacher.model)
+    distiller.evaluate(*data(), verbose=0)
+    assert_same_weights(weights_of(distiller.teacher.model), before, rtol=0, atol=0)
 
 
-def test_it_is_no_part_of_what_is_trained_or_saved_as_the_student(tmp_path):
+def test_it_is_not_trained_and_not_saved_with_the_student(tmp_path):
     model = student()
-    made = distiller(model)
-    assert {id(weight) for weight in made.trainable_variables} == {id(weight) for weight in model.trainable_variables}
+    distiller = ema_distiller(model)
+    assert {id(weight) for weight in distiller.trainable_variables} == {
+        id(weight) for weight in model.trainable_variables
+    }
     model.save(tmp_path / "student.keras")
     assert keras.saving.load_model(tmp_path / "student.keras").count_params() == model.count_params()
 
 
 @pytest.mark.parametrize("saved", ["d.keras", "d.weights.h5"])
-def test_it_goes_on_where_it_was(tmp_path, saved):
-    first = distiller(student(), decay=0.9)
+def test_it_resumes_after_loading(tmp_path, saved):
+    first = ema_distiller(student(), decay=0.9)
     fitted(first, *data(), epochs=2)
     if saved.endswith(".keras"):
         first.save(tmp_path / saved)
         second = load_distiller(tmp_path / saved, EMATeacher(student("another"), decay=0.9))
     else:
         first.save_weights(tmp_path / saved)
-        second = distiller(student("another"), decay=0.9)
+        second = ema_distiller(student("another"), decay=0.9)
         second.load_weights(tmp_path / saved)
     assert_same_weights(weights_of(second.teacher.model), weights_of(first.teacher.model), rtol=0, atol=0)
-    for made in (first, second):
-        fitted(made, *data())
+    for distiller in (first, second):
+        fitted(distiller, *data())
     assert_same_weights(weights_of(second.teacher.model), weights_of(first.teacher.model), rtol=0, atol=0)
 
 
@@ -95,8 +97,11 @@ def test_it_goes_on_where_it_was(tmp_path, saved):
     [
         (lambda: EMATeacher(keras.Sequential([keras.layers.Dense(2)])), "copies a built keras.Model"),
         (lambda: EMATeacher(lambda x: x), "copies a built keras.Model"),
-        (lambda: EMATeacher(mlp(), decay=1.5), "must not be above 1. Received: 1.5"),
-        (lambda: EMATeacher(mlp(), decay=-0.1), "`decay` must be a finite number 0 or more"),
+        (
+            lambda: EMATeacher(mlp(), decay=1.5),
+            "`decay` must be a finite number >= 0 and <= 1 or a schedule. Received: 1.5",
+        ),
+        (lambda: EMATeacher(mlp(), decay=-0.1), "`decay` must be a finite number >= 0"),
         (
             lambda: fitted(
                 compiled(Distiller(student=mlp(), teacher=EMATeacher(mlp(5)), terms=[Term(KLDivergence())])), *data()
@@ -105,6 +110,6 @@ def test_it_goes_on_where_it_was(tmp_path, saved):
         ),
     ],
 )
-def test_what_cannot_follow_is_refused(make, message):
+def test_invalid_students_and_decays_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -27,13 +27,13 @@ def wide_teacher(**options):
     return mlp(16, classes=7, name="teacher", **options)
 
 
-def said(teacher, x, taps=(OUTPUT,)):
+def activations_of(teacher, x, taps=(OUTPUT,)):
     teacher.connect(list(taps))
     return teacher.activations(Batch(x))
 
 
 def merged(probabilities, groups):
-    """The probabilities of the student's classes, in float64: sums, then those left scaled to 1."""
+    """Return the probabilities of the student's classes in float64: sums over groups, scaled to sum 1."""
     sums = np.stack([probabilities[..., np.atleast_1d(group)].sum(axis=-1) for group in groups], axis=-1)
     return sums / sums.sum(axis=-1, keepdims=True)
 
@@ -41,41 +41,41 @@ def merged(probabilities, groups):
 @pytest.mark.parametrize("groups", [GROUPS, [6, 0, 3], [[0, 1, 2], [3, 4, 5, 6]], np.array([1, 2]), range(7)])
 def test_classes_add_up_in_probability(groups):
     teacher, x = wide_teacher(), features(5, 8, scale=10.0)
-    logits = said(ModelTeacher(teacher, classes=groups), x)[OUTPUT]
+    logits = activations_of(ModelTeacher(teacher, classes=groups), x)[OUTPUT]
     expected = merged(softmax(teacher.predict(x, verbose=0)), groups)
     np.testing.assert_allclose(softmax(logits), expected, rtol=2e-5)
 
 
-def test_a_class_that_is_one_of_the_teachers_has_its_logit():
+def test_a_single_teacher_class_keeps_its_logit():
     teacher, x = wide_teacher(), features(5, 8)
-    logits = said(ModelTeacher(teacher, classes=[6, [0], 3]), x)[OUTPUT]
+    logits = activations_of(ModelTeacher(teacher, classes=[6, [0], 3]), x)[OUTPUT]
     np.testing.assert_array_equal(logits, teacher.predict(x, verbose=0)[:, [6, 0, 3]])
 
 
 def test_sums_are_not_exact_at_another_temperature():
     logits = np.array([[3.0, 1.0, 0.0]])
-    found = said(ModelTeacher(lambda _: tf.constant(logits), classes=[[0, 1], 2]), logits)[OUTPUT]
-    np.testing.assert_allclose(softmax(found), merged(softmax(logits), [[0, 1], 2]), rtol=1e-6)
-    assert np.abs(softmax(found, 4.0) - merged(softmax(logits, 4.0), [[0, 1], 2])).max() > 0.05
+    activations = activations_of(ModelTeacher(lambda _: tf.constant(logits), classes=[[0, 1], 2]), logits)[OUTPUT]
+    np.testing.assert_allclose(softmax(activations), merged(softmax(logits), [[0, 1], 2]), rtol=1e-6)
+    assert np.abs(softmax(activations, 4.0) - merged(softmax(logits, 4.0), [[0, 1], 2])).max() > 0.05
 
 
-def test_inner_layers_are_not_mapped():
+def test_intermediate_layers_are_not_mapped():
     teacher, x = wide_teacher(), features(5, 8)
-    found = said(ModelTeacher(teacher, classes=GROUPS), x, ("features", "logits", OUTPUT))
-    assert [found[tap].shape for tap in ("features", "logits", OUTPUT)] == [(5, 16), (5, 7), (5, 3)]
+    activations = activations_of(ModelTeacher(teacher, classes=GROUPS), x, ("features", "logits", OUTPUT))
+    assert [activations[tap].shape for tap in ("features", "logits", OUTPUT)] == [(5, 16), (5, 7), (5, 3)]
 
 
 def test_one_output_of_several_is_mapped():
     inputs = keras.Input((8,))
     outputs = {"topic": keras.layers.Dense(7)(inputs), "tone": keras.layers.Dense(9)(inputs)}
     teacher, x = keras.Model(inputs, outputs, name="teacher"), features(5, 8)
-    found = said(ModelTeacher(teacher, classes=GROUPS), x, ("output[topic]",))["output[topic]"]
-    np.testing.assert_allclose(softmax(found), merged(softmax(teacher(x)["topic"]), GROUPS), rtol=1e-5)
+    activations = activations_of(ModelTeacher(teacher, classes=GROUPS), x, ("output[topic]",))["output[topic]"]
+    np.testing.assert_allclose(softmax(activations), merged(softmax(teacher(x)["topic"]), GROUPS), rtol=1e-5)
     with pytest.raises(ValueError, match=r"structure with the entries \['tone', 'topic'\]|\['topic', 'tone'\]"):
         Distiller(student=mlp(), teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence())])
 
 
-def test_padded_tokens_are_still_left_out():
+def test_padded_tokens_are_excluded():
     def model(classes, name):
         embedding = keras.layers.Embedding(9, 4, mask_zero=name == "teacher")
         return keras.Sequential([keras.Input((3,), dtype="int32"), embedding, keras.layers.Dense(classes)], name=name)
@@ -85,13 +85,13 @@ def test_padded_tokens_are_still_left_out():
         Distiller(student=student, teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence(1.0))])
     )
     logged = distiller.evaluate(x, np.zeros((2, 3)), verbose=0, return_dict=True)["kl_divergence_loss"]
-    taught = np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS))
-    kl = softened_kl(student.predict(x, verbose=0), taught, 1.0)
+    target = np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS))
+    kl = softened_kl(student.predict(x, verbose=0), target, 1.0)
     np.testing.assert_allclose(logged, (kl[0, :2].mean() + kl[1, 0]) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
-def test_a_teacher_of_other_classes_teaches(options):
+def test_distills_from_a_teacher_of_other_classes(options):
     (x, y), student, teacher = data(), mlp(), wide_teacher()
     distiller = Distiller(
         student=student, teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence(1.0))]
@@ -103,9 +103,9 @@ def test_a_teacher_of_other_classes_teaches(options):
 
 def test_members_of_other_classes_join_an_ensemble():
     teacher, other, x = wide_teacher(), mlp(name="other"), features(5, 8)
-    found = said(Ensemble([ModelTeacher(teacher, classes=GROUPS), other], temperature=1.0), x)[OUTPUT]
+    activations = activations_of(Ensemble([ModelTeacher(teacher, classes=GROUPS), other], temperature=1.0), x)[OUTPUT]
     probabilities = merged(softmax(teacher.predict(x, verbose=0)), GROUPS), softmax(other.predict(x, verbose=0))
-    np.testing.assert_allclose(softmax(found), np.mean(probabilities, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(softmax(activations), np.mean(probabilities, axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -116,26 +116,26 @@ def test_members_of_other_classes_join_an_ensemble():
         ("012", "`classes` must be a list"),
         ({0: 1}, "`classes` must be a list"),
         ([0, [], 1, []], r"no teacher class for the student classes \[1, 3\]"),
-        ([0, 1.0], r"by their numbers, 0 or more. Received: \[1.0\]"),
+        ([0, 1.0], r"indices of teacher classes, integers >= 0. Received: \[1.0\]"),
         ([0, True], r"Received: \[True\]"),
         ([0, [1, "cat"]], r"Received: \['cat'\]"),
         ([0, -1], r"Received: \[-1\]"),
-        ([0, [1, 2], [2, 0]], r"Named more than once: \[0, 2\]"),
-        ([[3, 3]], r"Named more than once: \[3\]"),
+        ([0, [1, 2], [2, 0]], r"Used more than once: \[0, 2\]"),
+        ([[3, 3]], r"Used more than once: \[3\]"),
     ],
 )
-def test_what_maps_no_classes_is_refused(classes, message):
+def test_invalid_class_maps_raise(classes, message):
     with pytest.raises(ValueError, match=message):
         ModelTeacher(mlp(), classes=classes)
 
 
-def test_classes_that_the_teacher_does_not_have_are_refused_before_training():
+def test_classes_that_the_teacher_does_not_have_raise_before_training():
     teacher = ModelTeacher(wide_teacher(), classes=[0, [6, 7], 9])
-    with pytest.raises(ValueError, match=r"names the teacher classes \[7, 9\].*shape \(None, 7\) has 7 classes"):
+    with pytest.raises(ValueError, match=r"uses the teacher classes \[7, 9\].*shape \(None, 7\) has 7 classes"):
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
 
 
-def test_classes_that_the_student_does_not_have_are_refused_before_training():
+def test_another_number_of_student_classes_raises_before_training():
     with pytest.raises(ValueError, match="3 student classes with 2 teacher classes.*classes="):
         Distiller(student=mlp(), teacher=ModelTeacher(wide_teacher(), classes=[0, 1]), terms=[Term(KLDivergence())])
 
@@ -147,13 +147,13 @@ def test_probabilities_are_not_mapped_as_logits():
         Distiller(student=mlp(), teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence())])
 
 
-def test_mapped_activations_are_stored_and_known_again(tmp_path):
+def test_mapped_activations_are_cached_and_identified(tmp_path):
     x, teacher = data()[0], wide_teacher()
     mapped = ModelTeacher(teacher, classes=GROUPS)
     label(mapped, x, tmp_path, verbose=0)
     stored = open_cache(tmp_path, ModelTeacher(teacher, classes=GROUPS))
-    found = split_inputs(stored.load(x))[1]
-    np.testing.assert_allclose(found[OUTPUT], said(mapped, x)[OUTPUT], rtol=1e-5, atol=1e-6)
+    activations = split_inputs(stored.load(x))[1]
+    np.testing.assert_allclose(activations[OUTPUT], activations_of(mapped, x)[OUTPUT], rtol=1e-5, atol=1e-6)
     for other in (teacher, ModelTeacher(teacher, classes=[[4, 0], [1, 5, 6], 2])):
         with pytest.raises(ValueError, match="of another teacher"):
             open_cache(tmp_path, other)
@@ -161,7 +161,7 @@ def test_mapped_activations_are_stored_and_known_again(tmp_path):
             label(other, x, tmp_path, verbose=0)
 
 
-def test_a_saved_model_may_see_another_resolution(tmp_path):
+def test_a_saved_model_may_use_another_resolution(tmp_path):
     def model(size, name):
         layers = [keras.Input((size, size, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
         return keras.Sequential(layers, name=name)
@@ -169,8 +169,8 @@ def test_a_saved_model_may_see_another_resolution(tmp_path):
     images, student, teacher = features(24, 4, 4, 1), model(4, "student"), model(8, "teacher")
     teacher.export(tmp_path / "teacher", verbose=False)
     layer = keras.layers.TFSMLayer(str(tmp_path / "teacher"), call_endpoint="serve")
-    taught_by = ModelTeacher(layer, inputs=lambda x: keras.ops.image.resize(x, (8, 8)))
-    distiller = Distiller(student=student, teacher=taught_by, terms=[Term(KLDivergence(1.0))])
+    saved_teacher = ModelTeacher(layer, inputs=lambda x: keras.ops.image.resize(x, (8, 8)))
+    distiller = Distiller(student=student, teacher=saved_teacher, terms=[Term(KLDivergence(1.0))])
     logged = fitted(compiled(distiller, keras.optimizers.SGD(0.0)), images, data()[1])
     larger = keras.ops.image.resize(images, (8, 8))
     kl = softened_kl(student.predict(images, verbose=0), teacher.predict(larger, verbose=0), 1.0).mean()
@@ -178,14 +178,14 @@ def test_a_saved_model_may_see_another_resolution(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_teacher_in_half_precision_teaches_a_student_in_single(dtype):
+def test_distills_from_half_precision_into_single_precision(dtype):
     keras.config.set_dtype_policy(dtype)
     teacher = mlp(16, name="teacher")
     keras.config.set_dtype_policy("float32")
     (x, y), student = data(), mlp()
     terms = [Term(KLDivergence(1.0)), Term(Hint(), "features", "features", head="auto")]
-    taught = np.asarray(keras.ops.cast(teacher(x), "float32"))
-    kl = softened_kl(student.predict(x, verbose=0), taught, 1.0).mean()
+    teacher_logits = np.asarray(keras.ops.cast(teacher(x), "float32"))
+    kl = softened_kl(student.predict(x, verbose=0), teacher_logits, 1.0).mean()
     distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms), keras.optimizers.SGD(0.05))
     assert distiller.evaluate(x, y, verbose=0, return_dict=True)["kl_divergence_loss"] == pytest.approx(kl, rel=1e-3)
     history = fitted(distiller, x, y, epochs=4)
@@ -193,7 +193,7 @@ def test_a_teacher_in_half_precision_teaches_a_student_in_single(dtype):
     assert {weight.dtype for weight in student.weights} == {"float32"}
 
 
-def test_a_student_may_learn_from_its_own_trained_copy():
+def test_distills_from_a_trained_copy_of_the_student():
     (x, y), teacher = data(), mlp(name="net")
     fitted(compiled(teacher), x, y, epochs=3)
     student = keras.models.clone_model(teacher)
@@ -202,9 +202,9 @@ def test_a_student_may_learn_from_its_own_trained_copy():
     distiller = compiled(
         Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence()), Term(Hint(), "features", "features")])
     )
-    # It starts where its teacher is: no term has anything to say yet.
+    # Student and teacher are equal at first, so all terms are 0.
     start = distiller.evaluate(x, y, verbose=0, return_dict=True)
     assert start["kl_divergence_loss"] == start["hint_loss"] == 0
     fitted(distiller, x, y, epochs=2)
     assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
-    assert any((one != other).any() for one, other in zip(before, weights_of(student)))
+    assert any((old != new).any() for old, new in zip(before, weights_of(student)))

@@ -23,8 +23,8 @@ def network(width, name):
 
 
 @pytest.fixture(scope="module")
-def taught():
-    """Images, a teacher, its maps, and a paraphraser trained on them."""
+def trained():
+    """Return images, a teacher, its feature maps, and a paraphraser trained on them."""
     keras.utils.set_random_seed(0)
     images, teacher = features(64, 6, 6, 1), network(8, "teacher")
     maps = keras.Model(teacher.inputs, teacher.get_layer("block").output).predict(images, verbose=0)
@@ -34,15 +34,15 @@ def taught():
     return images, teacher, maps, paraphraser
 
 
-def test_the_paraphraser_learns_to_give_back_the_maps(taught):
-    _, _, maps, paraphraser = taught
+def test_the_paraphraser_learns_to_reconstruct_the_maps(trained):
+    _, _, maps, paraphraser = trained
     error = np.abs(paraphraser.predict(maps, verbose=0) - maps).mean()
-    # The best that does not look at the map is its median.
+    # The best constant reconstruction is the median.
     assert error < 0.3 * np.abs(maps - np.median(maps, axis=(0, 1, 2))).mean()
 
 
-def test_the_students_factors_come_near_the_teachers(taught):
-    images, model, maps, paraphraser = taught
+def test_the_students_factors_approach_the_teachers(trained):
+    images, model, maps, paraphraser = trained
     teacher = ParaphrasedTeacher(model, "block", paraphraser)
     terms = [Term(KLDivergence()), Term(FactorTransfer(), "block", "factors", Translator())]
     before = weights_of(model), weights_of(paraphraser)
@@ -55,16 +55,16 @@ def test_the_students_factors_come_near_the_teachers(taught):
         assert_same_weights(weights, weights_of(part), rtol=0, atol=0)
 
 
-def test_gives_the_encoders_output_beside_the_models_own(taught):
-    images, model, maps, paraphraser = taught
+def test_returns_the_factors_next_to_the_models_outputs(trained):
+    images, model, maps, paraphraser = trained
     teacher = ParaphrasedTeacher(model, "block", paraphraser)
     teacher.connect(["output", "factors"])
-    found = teacher.activations(Batch(images))
-    np.testing.assert_allclose(found["output"], model(images), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["factors"], paraphraser.encoder(maps), rtol=1e-4, atol=1e-5)
-    assert found["factors"].shape == (64, 6, 6, 4)
+    activations = teacher.activations(Batch(images))
+    np.testing.assert_allclose(activations["output"], model(images), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(activations["factors"], paraphraser.encoder(maps), rtol=1e-4, atol=1e-5)
+    assert activations["factors"].shape == (64, 6, 6, 4)
 
 
-def test_an_untrained_paraphraser_is_refused():
-    with pytest.raises(ValueError, match="The paraphraser of tap 'block' has no weights yet.*maps of 'teacher'"):
+def test_an_untrained_paraphraser_raises():
+    with pytest.raises(ValueError, match="The paraphraser of tap 'block' has no weights.*maps of 'teacher'"):
         ParaphrasedTeacher(network(4, "teacher"), "block", Paraphraser())

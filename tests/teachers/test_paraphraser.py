@@ -22,18 +22,18 @@ def test_matches_the_authors_code():
     weights = [features(*weight.shape, seed=seed, scale=0.3) for seed, weight in enumerate(paraphraser.weights)]
     assert [kernel.shape[2:] for kernel in weights[::2]] == [(6, 6), (6, 3), (3, 3), (3, 3), (6, 3), (6, 6)]
     paraphraser.set_weights(weights)
-    found = maps
+    outputs = maps
     for layer, (kernel, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
-        # A transposed convolution of stride 1 is one with the kernel turned round; its channels stand the other way.
+        # A transposed convolution of stride 1 is a convolution with the flipped kernel and swapped channel axes.
         kernel = kernel if layer < 3 else kernel[::-1, ::-1].swapaxes(2, 3)
-        found = leaky(convolved(found, kernel) + bias)
+        outputs = leaky(convolved(outputs, kernel) + bias)
         if layer == 2:
-            np.testing.assert_allclose(paraphraser.encode(maps), found, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(paraphraser(maps), found, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(paraphraser.encode(maps), outputs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(paraphraser(maps), outputs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(0.5, 3), (0.75, 4), (2.0, 12), (0.01, 1)])
-def test_the_factors_have_their_share_of_the_channels(rate, channels):
+def test_the_rate_sets_the_channels_of_the_factors(rate, channels):
     paraphraser = Paraphraser(rate)
     assert paraphraser(features(2, 4, 5, 6)).shape == (2, 4, 5, 6)
     assert paraphraser.encode(features(2, 4, 5, 6)).shape == (2, 4, 5, channels)
@@ -50,7 +50,7 @@ def test_survives_saving(tmp_path, normalization):
     np.testing.assert_array_equal(loaded(maps), paraphraser(maps))
 
 
-def test_encoding_moves_no_statistics():
+def test_encoding_does_not_update_statistics():
     paraphraser, maps = Paraphraser(normalization=True), features(2, 4, 5, 6)
     paraphraser.build((None, 4, 5, 6))
     before = paraphraser.get_weights()
@@ -61,11 +61,11 @@ def test_encoding_moves_no_statistics():
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("inf"), "half", True])
-def test_impossible_rates_are_refused(rate):
-    with pytest.raises(ValueError, match="`rate` must be a finite number above 0"):
+def test_invalid_rates_raise(rate):
+    with pytest.raises(ValueError, match="`rate` must be a finite number > 0"):
         Paraphraser(rate)
 
 
-def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"Paraphraser takes maps.*Received: shape \(None, 8\)"):
+def test_other_shapes_raise():
+    with pytest.raises(ValueError, match=r"Paraphraser takes feature maps.*Received: shape \(None, 8\)"):
         Paraphraser().build((None, 8))
