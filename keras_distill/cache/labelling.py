@@ -233,7 +233,7 @@ def _write_missing_shards(
         manifest = dataclasses.replace(manifest, shards=(*manifest.shards, written))
         shards.write_manifest(directory, manifest)
     if not manifest.shards:
-        raise ValueError("The dataset has no examples.")
+        raise ValueError("The dataset holds no examples.")
     shards.write_manifest(directory, dataclasses.replace(manifest, complete=True))
 
 

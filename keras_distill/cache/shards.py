@@ -102,7 +102,7 @@ def write_shard(
 
 
 def write_entry(directory: str | os.PathLike, number: int, shard: Shard, manifest: Manifest) -> None:
-    """Write the manifest entry of a shard to a file of its own, since several processes write shards.
+    """Write the manifest entry of a shard to a separate file, since several processes write shards.
 
     Args:
         directory: Directory of the cache.

@@ -419,14 +419,14 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     refused("No layer called 'logit' in 'student_hidden_states'. Closest: .*logits", student_layer="logit")
     refused(r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: layer 'logits' makes "
             r"\(None, None, 11\) of \(None, None, 4\)", teacher=language_model(6, "teacher", words=12))  # fmt: skip
-    refused("Layer 'logits' ends in a softmax. Give it no activation", teacher=language_model(activation="softmax"))
+    refused("Layer 'logits' ends in a softmax, but its outputs must be logits", teacher=language_model(activation="softmax"))
     refused(
-        r"Layer 'logits', with weights of the shapes \[\(4, 11\), \(11,\)\], takes no hidden states of size 11",
+        r"Layer 'logits', with weights of the shapes \[\(4, 11\), \(11,\)\], does not accept hidden states of size 11",
         wrap=(lambda model: model, HiddenStates),
     )
     refused("A function has no layers, so none called 'logits'", wrap=(HiddenStates, lambda model: lambda x: model(x)))
     refused("11 words, the teacher's 6", teacher_layer=None)
-    refused("Layer 'embedding_norm' makes .* not a row of logits", student_layer="embedding_norm", student=_odd())
+    refused("Layer 'embedding_norm' returns .* not one row of logits", student_layer="embedding_norm", student=_odd())
     distiller = Distiller(
         student=HiddenStates(language_model()),
         teacher=HiddenStates(language_model(6, "teacher")),
@@ -435,7 +435,7 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     with pytest.raises(ValueError, match="No layer called 'logit' in 'student_hidden_states'"):
         distiller.compile("sgd", ChunkedCrossentropy("logit"))
     with pytest.raises(
-        ValueError, match=r"weights of the shapes \[\(5, 11\), \(11,\)\], takes no hidden states of size 4"
+        ValueError, match=r"weights of the shapes \[\(5, 11\), \(11,\)\], does not accept hidden states of size 4"
     ):
         distiller.compile("sgd", ChunkedCrossentropy(dense(5)))
 
