@@ -21,9 +21,7 @@ class Views:
 
     Example:
 
-    >>> def augment(image, seed):
-    ...     return tf.image.stateless_random_flip_left_right(image, seed)
-    >>> views = Views(2, augment)
+    >>> views = Views(2, tf.image.stateless_random_flip_left_right)
     >>> label(teacher, (x, y), "cache", views=views, verbose=0)
     >>> dataset = open_cache("cache").join(indexed((x, y)).shuffle(32), views=views).batch(16)
 
@@ -31,8 +29,8 @@ class Views:
         count: Number of views per example, >= 1. The cache and the time for labeling grow in proportion. 2 to 10 is
             typical.
         augment: Function `(inputs, seed) -> inputs` of one example, where `seed` is an int64 tensor of shape `[2]`. It
-            must consist of TensorFlow operations that depend on nothing else, such as
-            `tf.image.stateless_random_flip_left_right`.
+            must consist of TensorFlow operations that depend on nothing else, such as the
+            `tf.image.stateless_random_...` functions.
 
     Raises:
         ValueError: If `count` is not an integer >= 1.
