@@ -1,27 +1,31 @@
-"""What tells whether stored activations belong to a teacher, and to an example."""
+"""Fingerprints of teachers and examples."""
 
 import hashlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.teachers import Teacher
+from keras_distill.types import Structure
+
 _LARGEST = 2**63 - 1
 
 
-def of_teacher(teacher):
-    """A digest of a `Teacher`'s weights and of its signature: 32 hexadecimal digits."""
+def of_teacher(teacher: Teacher) -> str:
+    """Return a digest of a teacher's weights and signature, 32 hexadecimal digits."""
     return of_weights(teacher.weights, teacher.signature)
 
 
-def of_weights(weights, signature=""):
-    """A digest of the values of weights, in their order: 32 hexadecimal digits.
+def of_weights(weights: Sequence[keras.Variable], signature: str = "") -> str:
+    """Return a digest of the values of weights in their order, 32 hexadecimal digits.
 
-    Names do not count, since Keras numbers them anew in every process.
+    The names of the weights do not enter the digest, since Keras numbers them differently in every process.
 
     Args:
         weights: List of variables.
-        signature: What else counts.
+        signature: Further text that enters the digest. Defaults to "".
     """
     digest = hashlib.sha256(signature.encode())
     for weight in weights:
@@ -31,13 +35,16 @@ def of_weights(weights, signature=""):
     return digest.hexdigest()[:32]
 
 
-def of_example(inputs):
-    """A number that no other example is likely to have, a scalar int64 tensor; the same on every machine.
+def of_example(inputs: Structure) -> tf.Tensor:
+    """Return a hash of one example's inputs, the same on every machine.
 
     Args:
-        inputs: Structure of tensors, of one example.
+        inputs: Structure of tensors of one example.
+
+    Returns:
+        Integer from 0 to 2^63 - 2, a scalar int64 tensor.
     """
     leaves = [tf.io.serialize_tensor(leaf) for leaf in keras.tree.flatten(inputs)]
-    # With their lengths: ("ab", "c") is another example than ("a", "bc").
+    # The lengths distinguish ("ab", "c") from ("a", "bc").
     lengths = tf.unstack(tf.strings.as_string(tf.strings.length(tf.stack(leaves))), len(leaves))
     return tf.strings.to_hash_bucket_fast(tf.strings.join([*lengths, *leaves], " "), _LARGEST)

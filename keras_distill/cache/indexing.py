@@ -1,23 +1,35 @@
-"""Numbering examples, so that each is found again wherever it goes."""
+"""Datasets whose examples carry their index and fingerprint."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_distill.cache import fingerprint
 from keras_distill.data.batch import split_inputs, with_index
+from keras_distill.types import Structure
 
-_PRINT = "keras_distill/fingerprint"
+_FINGERPRINT = "keras_distill/fingerprint"
 
 
-def indexed(dataset):
-    """A data set whose examples carry their number and fingerprint along.
+def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
+    """Add the index and the fingerprint of every example to its inputs.
 
-    From here on they may be shuffled, filtered, repeated and augmented: `cached(...).join` still finds what the teacher
-    said of each. A data set that is indexed already stays as it is.
+    An indexed dataset may be shuffled, filtered, repeated, augmented and batched: `TeacherCache.join` still finds the
+    teacher outputs of each example. A dataset that is indexed already is returned unchanged.
+
+    Example:
+
+    >>> label(teacher, (x, y), "cache", verbose=0)
+    >>> teacher_cache = open_cache("cache")
+    >>> dataset = teacher_cache.join(indexed((x, y)).shuffle(32).batch(16))
 
     Args:
-        dataset: A `tf.data.Dataset` of single examples, `x`, `(x, y)` or `(x, y, sample_weight)`, always in the same
-            order; or such a tuple of arrays.
+        dataset: `tf.data.Dataset` of single examples `x`, `(x, y)` or `(x, y, sample_weight)`, in the order in which
+            they were labeled; or such a tuple of arrays.
+
+    Returns:
+        A `tf.data.Dataset` of single examples. `on_inputs` applies a function to their inputs.
     """
     if not isinstance(dataset, tf.data.Dataset):
         dataset = tf.data.Dataset.from_tensor_slices(dataset)
@@ -26,27 +38,32 @@ def indexed(dataset):
     return dataset.enumerate().map(with_fingerprint, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def split_element(element):
-    """`(inputs, number, fingerprint, rest)` of an element of an indexed data set, or of its batch or spec."""
+def split_element(element: Any) -> tuple[Structure, Any, Any, tuple]:
+    """Split an element of an indexed dataset, a batch of it or its spec into `(inputs, index, fingerprint, rest)`."""
     joined, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     inputs, _, index = split_inputs(joined)
-    return inputs, index, joined[_PRINT], rest
+    return inputs, index, joined[_FINGERPRINT], rest
 
 
-def input_signature(inputs):
-    """Shapes and dtypes of an example's inputs, as a manifest has them."""
+def input_signature(inputs: Structure) -> list[Any]:
+    """Return `[shape, dtype]` of every input of one example, as the manifest stores them."""
     return [[list(spec.shape), spec.dtype.name] for spec in keras.tree.flatten(inputs)]
 
 
-def with_fingerprint(number, element):
-    """An element of an indexed data set, of the single example `element` and its number."""
+def with_fingerprint(index: tf.Tensor, element: Any) -> Any:
+    """Return the element of an indexed dataset for a single example.
+
+    Args:
+        index: Index of the example, a scalar integer tensor.
+        element: `x`, `(x, y)` or `(x, y, sample_weight)` of the example.
+    """
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
-    joined = {**with_index(inputs, number), _PRINT: fingerprint.of_example(inputs)}
+    joined = {**with_index(inputs, index), _FINGERPRINT: fingerprint.of_example(inputs)}
     return (joined, *rest) if rest else joined
 
 
-def is_indexed(dataset):
-    """Whether a data set's examples carry their numbers already."""
+def is_indexed(dataset: tf.data.Dataset) -> bool:
+    """Return whether the examples of a dataset carry their index and fingerprint."""
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple) else spec
-    return isinstance(inputs, dict) and _PRINT in inputs
+    return isinstance(inputs, dict) and _FINGERPRINT in inputs

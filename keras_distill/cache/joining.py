@@ -1,4 +1,7 @@
-"""Reading a teacher's activations back to the examples they belong to."""
+"""Teacher caches: joining stored activations with the examples they belong to."""
+
+import os
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -6,190 +9,224 @@ import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.indexing import indexed, input_signature, is_indexed, split_element
+from keras_distill.cache.manifest import Manifest
+from keras_distill.cache.views import Views
 from keras_distill.data.batch import split_inputs, with_activations, with_index
-from keras_distill.teachers import CachedTeacher, as_teacher
+from keras_distill.teachers import Teacher, as_teacher
+from keras_distill.types import Structure
 
-_AT_ONCE = 1024
+_LOAD_BATCH_SIZE = 1024
 
 
-def open_cache(directory, teacher=None):
-    """The activations that `label` wrote.
+def open_cache(directory: str | os.PathLike, teacher: Teacher | Callable | None = None) -> "TeacherCache":
+    """Open the teacher cache that `label` wrote.
+
+    Example:
+
+    >>> label(teacher, (x, y), "cache", verbose=0)
+    >>> teacher_cache = open_cache("cache", teacher)
+    >>> teacher_cache.examples
+    32
 
     Args:
-        directory: Where they are.
-        teacher: The teacher, to be sure that they are of this one; not needed otherwise.
+        directory: Directory of the cache, as passed to `label`.
+        teacher: Teacher whose weights are compared with those of the teacher that labeled the dataset. None skips the
+            comparison; the teacher is not needed otherwise. Defaults to None.
 
     Returns:
-        A `Cached`.
+        A `TeacherCache`.
 
     Raises:
-        ValueError: If there is no finished cache, if it is damaged, or of another teacher.
+        ValueError: If the directory holds no complete cache, if a file of the cache is missing or corrupted, or if
+            another teacher labeled the dataset.
     """
     manifest = shards.read_manifest(directory)
-    if manifest is None or not manifest["complete"]:
-        state = "no cache" if manifest is None else "a cache that was not finished"
-        raise ValueError(f"'{directory}' holds {state}. Run `label(teacher, dataset, '{directory}')`, which continues.")
+    if manifest is None or not manifest.complete:
+        state, action = ("no cache", "") if manifest is None else ("an unfinished cache", " again, which resumes")
+        raise ValueError(f"'{directory}' holds {state}. Run `label(teacher, dataset, '{directory}')`{action}.")
     if teacher is not None:
         found = fingerprint.of_teacher(as_teacher(teacher))
-        if found != manifest["teacher"]:
+        if found != manifest.teacher:
             raise ValueError(
-                f"'{directory}' is of another teacher than the one given: its fingerprint was {manifest['teacher']}, "
-                f"this one's is {found}. Label anew, into another directory."
+                f"'{directory}' holds a cache of another teacher: its teacher has the fingerprint {manifest.teacher}, "
+                f"the given one {found}. Run `label(...)` again into another directory."
             )
     return TeacherCache(directory, manifest)
 
 
 class TeacherCache:
-    """A teacher's activations on disk.
+    """Teacher activations on disk, opened by `open_cache`.
+
+    Example:
+
+    >>> label(teacher, (x, y), "cache", verbose=0)
+    >>> teacher_cache = open_cache("cache")
+    >>> distiller = Distiller(student=student, teacher=teacher_cache.teacher, terms=[Term(KLDivergence())])
+    >>> dataset = teacher_cache.join(indexed((x, y)).shuffle(32).batch(16))
+
+    `distiller.fit(dataset)` then trains without running the teacher.
 
     Attributes:
-        teacher: What a `Distiller` takes.
-        taps: `{tap: tf.TensorSpec}` of one example.
-        tops: `{tap: how many classes are kept}`, of those of which not all are.
-        examples: How many there are, every view counted.
-        views: How many of each example.
+        directory: Directory of the cache.
+        teacher: `CachedTeacher` to pass to a `Distiller`.
+        taps: `{tap: tf.TensorSpec of one example}`.
+        tops: `{tap: number of classes that are stored}` of the taps that were labeled with `top_k`.
+        examples: Number of examples; every view counts.
+        views: Number of views per example, 1 without augmentation.
+
+    Args:
+        directory: Directory of the cache.
+        manifest: `Manifest` of the cache; it is complete.
+
+    Raises:
+        ValueError: If a file of the cache is missing or corrupted.
     """
 
-    def __init__(self, directory, manifest):
+    def __init__(self, directory: str | os.PathLike, manifest: Manifest):
         self.directory = directory
-        self.examples = sum(shard["examples"] for shard in manifest["shards"])
-        self.views = manifest["views"]
-        self.taps = {tap: tf.TensorSpec(about["shape"], about["dtype"]) for tap, about in manifest["taps"].items()}
-        self.tops = {tap: about["top"] for tap, about in manifest["taps"].items() if about["top"] is not None}
-        self._abouts = manifest["taps"]
-        self._fields = {
-            name: spec for tap, about in self._abouts.items() for name, spec in packing.fields(tap, about).items()
-        }
-        self.teacher = CachedTeacher(
-            {tap: packing.unpacked(tap, about) for tap, about in self._abouts.items()},
-            {tap: self.taps[tap].shape[-1] for tap in self.tops},
-        )
-        self._inputs = manifest["inputs"]
-        self._shards = manifest["shards"]
-        self._length = manifest["shard_examples"]
+        self.examples = manifest.examples
+        self.views = manifest.views
+        self.taps = {tap: tf.TensorSpec(stored.shape, stored.dtype) for tap, stored in manifest.taps.items()}
+        self.tops = {tap: stored.top_k for tap, stored in manifest.taps.items() if stored.top_k is not None}
+        self.teacher = packing.cached_teacher(manifest.taps)
+        self._manifest = manifest
+        self._fields = packing.all_fields(manifest.taps)
         self._arrays = [
-            {name: shards.open_array(directory, shard, name) for name in shard["files"]} for shard in manifest["shards"]
+            {name: shards.open_array(directory, shard, name) for name in shard.files} for shard in manifest.shards
         ]
 
-    def join(self, dataset, views=None, seed=None):
-        """The data set with the teacher's activations, for `fit`.
+    def join(
+        self, dataset: tf.data.Dataset | tuple, views: Views | None = None, seed: int | None = None
+    ) -> tf.data.Dataset:
+        """Add the teacher's activations to a dataset for `fit`.
 
-        Faster behind `batch` than before it: one reading serves all of a batch.
+        Joining after `batch` is faster than before it, since each batch is read at once.
 
         Args:
-            dataset: That which was labelled, example by example in the same order; or what became of it `indexed`,
-                shuffled, filtered, augmented and batched.
-            views: The `Views` that the data set was labelled with; each example is then one of its views, another in
-                every epoch. The data set must not be batched yet.
-            seed: Which views are drawn; None for others in every run.
+            dataset: The dataset that was labeled, with the same examples in the same order; or an `indexed` dataset
+                that was shuffled, filtered, augmented or batched afterwards.
+            views: The `Views` that the dataset was labeled with: each example is replaced by one of its views, chosen
+                at random in every epoch. The dataset must not be batched yet. Defaults to None.
+            seed: Seed of the choice of views. None for another choice in every run. Defaults to None.
 
         Returns:
             A `tf.data.Dataset`.
 
         Raises:
-            ValueError: Here, or as `tf.errors.InvalidArgumentError` while it is read, if an example is not the one that
-                was labelled.
+            ValueError: If shapes or dtypes of the examples, or the number of views, differ from those that were
+                labeled. An example that was not labeled raises `tf.errors.InvalidArgumentError` while the dataset is
+                read.
         """
         if not is_indexed(dataset):
             dataset = self._indexed(dataset)
-        count = 1 if views is None else views.count
-        if count != self.views:
+        num_views = 1 if views is None else views.count
+        if num_views != self.views:
             raise ValueError(
-                f"'{self.directory}' was labelled in {self.views} views of each example. Received: views={views}."
+                f"'{self.directory}' holds {self.views} views of each example. Pass the `views` that the dataset was "
+                f"labeled with. Received: {views}"
             )
         if views is not None:
             if split_element(dataset.element_spec)[1].shape.rank:
-                raise ValueError("Views are made of single examples. Join first, then batch.")
+                raise ValueError(
+                    "Views are generated from single examples, but the dataset is batched. Join first, then batch: "
+                    "`teacher_cache.join(dataset, views=views).batch(128)`."
+                )
             dataset = views.one_of(dataset, seed)
         return dataset.map(self._joined, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def load(self, inputs):
-        """The examples with the teacher's activations as arrays, for `fit(stored.load(x), y)`, where memory holds all.
+    def load(self, inputs: Structure) -> Structure:
+        """Return the inputs with the teacher's activations as arrays in memory, for `fit(teacher_cache.load(x), y)`.
 
         Args:
-            inputs: Structure of arrays: the examples that were labelled, or the first of them, in the same order.
+            inputs: Structure of arrays of shape `[examples, ...]`: the examples that were labeled, or the first of
+                them, in the same order.
 
         Returns:
-            What `with_activations` gives.
+            The same as `with_activations(inputs, activations)`.
 
         Raises:
-            tf.errors.InvalidArgumentError: If an example is not the one that was labelled.
+            ValueError: If shapes or dtypes of the examples differ from those that were labeled.
+            tf.errors.InvalidArgumentError: If an example is not the one that was labeled.
         """
         count = len(keras.tree.flatten(inputs)[0])
-        held = keras.tree.map_structure(
+        activations = keras.tree.map_structure(
             lambda spec: np.empty((count, *spec.shape[1:]), spec.dtype.as_numpy_dtype), self.teacher.stored
         )
-        for number, joined in enumerate(self.join(indexed(inputs).batch(_AT_ONCE))):
-            rows = slice(number * _AT_ONCE, (number + 1) * _AT_ONCE)
+        for number, joined in enumerate(self.join(indexed(inputs).batch(_LOAD_BATCH_SIZE))):
+            rows = slice(number * _LOAD_BATCH_SIZE, (number + 1) * _LOAD_BATCH_SIZE)
             keras.tree.map_structure(
-                lambda to, x, rows=rows: np.copyto(to[rows], x.numpy()), held, split_inputs(joined)[1]
+                lambda array, x, rows=rows: np.copyto(array[rows], x.numpy()), activations, split_inputs(joined)[1]
             )
-        return with_activations(inputs, held)
+        return with_activations(inputs, activations)
 
-    def verify(self, verbose=0):
-        """Reads all that is stored, and compares it with the checksums that were taken when it was written.
+    def verify(self, verbose: int = 0) -> None:
+        """Read all files of the cache and compare them with the checksums that `label` stored.
 
         Args:
-            verbose: 1 shows a progress bar.
+            verbose: 1 shows a progress bar, 0 is silent. Defaults to 0.
 
         Raises:
-            ValueError: Naming the file that has changed.
+            ValueError: If a file is missing or has changed.
         """
-        bar = keras.utils.Progbar(len(self._shards), unit_name="shard", verbose=verbose)
-        for shard in self._shards:
-            shards.check_sums(self.directory, shard)
-            bar.add(1)
+        progress = keras.utils.Progbar(len(self._manifest.shards), unit_name="shard", verbose=verbose)
+        for shard in self._manifest.shards:
+            shards.verify_checksums(self.directory, shard)
+            progress.add(1)
 
     def _indexed(self, dataset):
         dataset = indexed(dataset)
-        found = input_signature(split_element(dataset.element_spec)[0])
-        if found != self._inputs:
+        signature = input_signature(split_element(dataset.element_spec)[0])
+        if signature != self._manifest.inputs:
             raise ValueError(
-                f"The examples of the data set are {found}, but those labelled in '{self.directory}' {self._inputs}. "
-                "Index before the data set is batched or changed: `stored.join(indexed(dataset).batch(128))`."
+                f"The examples of the dataset are {signature}, but those of the cache '{self.directory}' are "
+                f"{self._manifest.inputs}. Index the dataset before it is batched or changed: "
+                "`teacher_cache.join(indexed(dataset).batch(128))`."
             )
         return dataset
 
     def _joined(self, *element):
         element = element if len(element) > 1 else element[0]
-        inputs, index, prints, rest = split_element(element)
-        dtypes = [_stored_dtype(spec.dtype) for spec in self._fields.values()]
-        found = tf.numpy_function(self._rows, [index, prints], dtypes, stateful=False)
+        inputs, index, fingerprints, rest = split_element(element)
+        dtypes = [_file_dtype(spec.dtype) for spec in self._fields.values()]
+        rows = tf.numpy_function(self._rows, [index, fingerprints], dtypes, stateful=False)
         tensors = {}
-        for (name, spec), tensor in zip(self._fields.items(), found):
+        for (name, spec), tensor in zip(self._fields.items(), rows):
             tensor.set_shape((*index.shape, *spec.shape))
             tensors[name] = tf.bitcast(tensor, tf.bfloat16) if spec.dtype == tf.bfloat16 else tensor
-        activations = {tap: packing.unpack(tap, tensors, about) for tap, about in self._abouts.items()}
+        activations = {tap: stored.decode(tap, tensors) for tap, stored in self._manifest.taps.items()}
         joined = with_index(with_activations(inputs, activations), index)
         return (joined, *rest) if rest else joined
 
-    def _rows(self, index, prints):
-        """The rows of these examples; NumPy in and out, a scalar for one example or a vector for a batch."""
-        index, prints = np.asarray(index), np.asarray(prints)
+    def _rows(self, index, fingerprints):
+        """Return the stored rows of these examples as NumPy arrays, for a scalar index or a vector of a batch."""
+        index, fingerprints = np.asarray(index), np.asarray(fingerprints)
         flat = index.reshape(-1)
-        strange = flat[(flat < 0) | (flat >= self.examples)]
-        if len(strange):
-            raise ValueError(f"'{self.directory}' holds {self.examples} examples. Asked for was number {strange[0]}.")
-        stored = self._gather(shards.EXAMPLES, flat)
-        wrong = np.flatnonzero(stored != prints.reshape(-1).astype(stored.dtype))
-        if len(wrong):
+        missing = flat[(flat < 0) | (flat >= self.examples)]
+        if len(missing):
             raise ValueError(
-                f"Example {flat[wrong[0]]} is not the one that the teacher was asked about in '{self.directory}'. Was "
-                "the data set shuffled, filtered or changed before it was indexed? Index it first, with "
-                "`indexed(dataset)`, or label it anew."
+                f"The cache '{self.directory}' holds {self.examples} examples, but the dataset has an example "
+                f"{missing[0]}. Run `label(...)` for this dataset into another directory."
+            )
+        stored = self._gather(shards.EXAMPLES, flat)
+        different = np.flatnonzero(stored != fingerprints.reshape(-1).astype(stored.dtype))
+        if len(different):
+            raise ValueError(
+                f"Example {flat[different[0]]} does not match its fingerprint in cache '{self.directory}'. If the "
+                "dataset is shuffled, filtered or changed, call `indexed(dataset)` before that; else run `label(...)` "
+                "for this dataset into another directory."
             )
         return [self._gather(name, flat).reshape(*index.shape, *spec.shape) for name, spec in self._fields.items()]
 
     def _gather(self, name, index):
         if len(self._arrays) == 1:
             return self._arrays[0][name][index]
-        shard, row = np.divmod(index, self._length)
-        found = np.empty((len(index), *self._arrays[0][name].shape[1:]), self._arrays[0][name].dtype)
+        shard, row = np.divmod(index, self._manifest.shard_examples)
+        rows = np.empty((len(index), *self._arrays[0][name].shape[1:]), self._arrays[0][name].dtype)
         for number in np.unique(shard):
-            here = shard == number
-            found[here] = self._arrays[number][name][row[here]]
-        return found
+            in_shard = shard == number
+            rows[in_shard] = self._arrays[number][name][row[in_shard]]
+        return rows
 
 
-def _stored_dtype(dtype):
+def _file_dtype(dtype: tf.DType) -> tf.DType:
     return tf.uint16 if dtype == tf.bfloat16 else dtype

@@ -1,6 +1,10 @@
-"""Writing a teacher's activations beside a data set."""
+"""Caching of a teacher's outputs for a dataset."""
 
+import dataclasses
 import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,190 +12,238 @@ import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.indexing import indexed, input_signature, split_element
+from keras_distill.cache.manifest import Manifest
+from keras_distill.cache.packing import StoredTap
+from keras_distill.cache.views import Views
 from keras_distill.data.batch import Batch
 from keras_distill.models.specs import trace
 from keras_distill.models.taps import OUTPUT
-from keras_distill.teachers import as_teacher
+from keras_distill.teachers import Teacher, as_teacher
+from keras_distill.types import Structure
+from keras_distill.utils.arguments import check_integer
 
 
 def label(
-    teacher,
-    dataset,
-    directory,
-    taps=(OUTPUT,),
-    dtype="float32",
-    top_k=None,
-    views=None,
-    batch_size=128,
-    shard_bytes=2**26,
-    version=None,
-    verbose=1,
-):
-    """Runs a teacher once over a data set and keeps its activations on disk.
+    teacher: Teacher | Callable,
+    dataset: tf.data.Dataset | tuple,
+    directory: str | os.PathLike,
+    taps: Sequence[str] = (OUTPUT,),
+    dtype: str | Mapping[str, str] = "float32",
+    top_k: int | Mapping[str, int | None] | None = None,
+    views: Views | None = None,
+    batch_size: int = 128,
+    shard_bytes: int = 2**26,
+    version: str | None = None,
+    verbose: int = 1,
+) -> None:
+    """Run a teacher once over a dataset and store its activations on disk.
 
-    ```python
-    label(teacher, dataset, "cache")
-    stored = cached("cache")
-    distiller = Distiller(student=student, teacher=stored.teacher, terms=[Term(KLDivergence())])
-    distiller.fit(stored.join(indexed(dataset).shuffle(10_000).batch(128)), epochs=10)
-    ```
+    If labeling is interrupted, call `label` again with the same arguments: it resumes after the last finished shard,
+    and writes the same bytes as an uninterrupted run. If the cache is complete, `label` only verifies that teacher,
+    settings and examples are the same.
 
-    Started again after it was interrupted, it goes on behind the last finished shard, and ends with the same bytes as
-    if it never had been. A finished cache of the same teacher and settings is left alone.
+    Example:
+
+    >>> label(teacher, (x, y), "cache", verbose=0)
+    >>> teacher_cache = open_cache("cache")
+    >>> distiller = Distiller(student=student, teacher=teacher_cache.teacher, terms=[Term(KLDivergence())])
+    >>> dataset = teacher_cache.join(indexed((x, y)).shuffle(32).batch(16))
+
+    `distiller.fit(dataset)` then trains without running the teacher.
 
     Args:
-        teacher: As for `Distiller`.
-        dataset: A `tf.data.Dataset` of single examples `x`, `(x, y)` or `(x, y, sample_weight)`, always in the same
-            order; or such a tuple of arrays.
-        directory: Where to, local or in a cloud storage that `etils.epath` knows.
-        taps: What to keep, as `Taps` reads it.
-        dtype: "float32", "float16" or "bfloat16", or one for each tap in a dictionary.
-        top_k: How many classes of the "output" are kept, with their sum for the others, or one number for each tap in a
-            dictionary; None keeps all. At temperature 1 nothing is lost for a `TopK` of that `k`; at others, and for
-            losses of all classes, the others' probability is taken as shared out evenly.
-        views: A `Views`, where the teacher shall see augmented examples, and the student the very same.
-        batch_size: Examples that the teacher sees at once.
-        shard_bytes: About the size of a shard, which is what an interruption loses at most. Defaults to 64 MiB.
-        version: What tells this teacher from others, where its weights do not: of a function, or of preprocessing.
-        verbose: 1 shows the size before it starts, and a progress bar; 0 is silent.
+        teacher: `keras.Model`, function of a batch of inputs, or `Teacher`, as for `Distiller`.
+        dataset: `tf.data.Dataset` of single examples `x`, `(x, y)` or `(x, y, sample_weight)`, not batched and always
+            in the same order; or such a tuple of arrays.
+        directory: Directory of the cache, local or in a cloud storage that `etils.epath` supports. It is created.
+        taps: Activations to store, as `models.Taps` reads them. Each must have a fixed shape. Defaults to the model's
+            output.
+        dtype: Dtype of the stored floats, "float32", "float16" or "bfloat16", or a dictionary with one for each tap.
+            float16 halves the size and suits logits. Defaults to "float32".
+        top_k: Number of classes of the "output" that are stored, with the total probability of the others, from 1 to
+            the number of classes less 1; or a dictionary with a number, or None, for each tap. 10 to 100 is typical
+            for 1,000 classes or more. At temperature 1 the loss `TopK` of the same `k` is exact; for other
+            temperatures and for losses of all classes, the remaining probability is distributed evenly among the
+            other classes. None stores all classes. Defaults to None.
+        views: `Views`, if teacher and student shall see the same augmented examples. None labels the examples without
+            augmentation. Defaults to None.
+        batch_size: Number of examples per forward pass of the teacher, >= 1. Defaults to 128.
+        shard_bytes: Approximate size of a shard in bytes, >= 1. An interruption loses at most one shard. Defaults to
+            64 MiB.
+        version: Any text that distinguishes this teacher from others where its weights do not, e.g. for a function or
+            for the preprocessing. Defaults to None.
+        verbose: 1 prints the size before labeling starts, and a progress bar; 0 is silent. Defaults to 1.
 
     Raises:
-        ValueError: If the directory holds the activations of another teacher, data set, taps or dtypes.
-        RuntimeError: If another process is writing there.
-        OSError: As the file system says, such as for a full disk; finished shards stay.
+        ValueError: If the directory holds a cache of another teacher, dataset or settings, or one that is corrupted or
+            was written by keras_distill 0.1.0; if the dataset has no examples; or if `taps`, `dtype`, `top_k`,
+            `batch_size` or `shard_bytes` are invalid.
+        RuntimeError: If another process is labeling into the directory.
+        OSError: As raised by the file system, e.g. if the disk is full. Finished shards are kept.
     """
     teacher = as_teacher(teacher)
     dataset = indexed(dataset) if views is None else views.all_of(indexed(dataset))
     inputs = split_element(dataset.element_spec)[0]
-    about = new_manifest(teacher, inputs, taps, dtype, top_k, 1 if views is None else views.count, version)
+    num_views = 1 if views is None else views.count
+    requested = new_manifest(teacher, inputs, taps, dtype, top_k, num_views, version, shard_bytes, batch_size)
     with shards.write_lock(directory):
-        manifest = begin(directory, about, shard_bytes, batch_size)
+        manifest = begin_or_resume(directory, requested, batch_size)
         _check_examples(directory, manifest, dataset)
-        if not manifest["complete"]:
-            _go_on(teacher, dataset, directory, manifest, batch_size, verbose)
+        if not manifest.complete:
+            _write_missing_shards(teacher, dataset, directory, manifest, batch_size, verbose)
 
 
-def new_manifest(teacher, inputs, taps, dtype, top_k, views, version):
-    """What a manifest says of a cache before there are shards.
+def new_manifest(
+    teacher: Teacher,
+    inputs: Structure,
+    taps: Sequence[str],
+    dtype: str | Mapping[str, str],
+    top_k: int | Mapping[str, int | None] | None,
+    views: int,
+    version: str | None,
+    shard_bytes: int,
+    batch_size: int,
+) -> Manifest:
+    """Return the manifest of a cache without shards.
 
     Args:
         teacher: A `Teacher`; it is connected to the taps.
-        inputs: Structure of `tf.TensorSpec`, of one example.
-        taps, dtype, top_k, version: As `label` takes them.
-        views: How many of each example.
+        inputs: Structure of `tf.TensorSpec` of one example.
+        taps: Activations to store.
+        dtype: Dtype of the stored floats, or a dictionary with one for each tap.
+        top_k: Number of classes that are stored, or a dictionary with one for each tap, or None for all.
+        views: Number of views per example, >= 1.
+        version: Version of the teacher.
+        shard_bytes: Approximate size of a shard.
+        batch_size: Number of examples per forward pass; the number of examples per shard is a multiple of it.
 
     Raises:
-        ValueError: If taps, dtypes or numbers of classes do not fit the teacher.
+        ValueError: If taps, dtypes or numbers are invalid, or do not fit the teacher.
     """
+    check_integer(batch_size, "batch_size")
+    check_integer(shard_bytes, "shard_bytes")
     teacher.connect(list(taps))
     batches = keras.tree.map_structure(lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), inputs)
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, batches)
-    return {
-        "format": shards.FORMAT,
-        "teacher": fingerprint.of_teacher(teacher),
-        "version": version,
-        "inputs": input_signature(inputs),
-        "views": views,
-        "taps": packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k),
-    }
+    stored = packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k)
+    shard_batches = max(1, shard_bytes // (packing.row_bytes(stored) * batch_size))
+    return Manifest(
+        teacher=fingerprint.of_teacher(teacher),
+        version=version,
+        inputs=input_signature(inputs),
+        views=views,
+        taps=stored,
+        shard_examples=shard_batches * batch_size,
+    )
 
 
-def begin(directory, about, shard_bytes, batch_size):
-    """The manifest that is there, if it is of the same, or a new one.
+def begin_or_resume(directory: str | os.PathLike, requested: Manifest, batch_size: int) -> Manifest:
+    """Return the manifest of the cache to resume, or write the requested one if the directory has none.
 
     Args:
-        directory: Of the cache, which is there.
-        about: What `about_cache` gave.
-        shard_bytes: About the size of a shard.
-        batch_size: Of which its length is a multiple.
+        directory: Directory of the cache; it exists.
+        requested: Manifest without shards, as returned by `new_manifest`.
+        batch_size: Number of examples per forward pass.
 
     Raises:
-        ValueError: If it is of something else.
+        ValueError: If the directory holds a cache with other settings, or one whose shards are
+            not a multiple of `batch_size`.
     """
     manifest = shards.read_manifest(directory)
     if manifest is None:
-        batches = max(1, shard_bytes // (packing.row_bytes(about["taps"]) * batch_size))
-        manifest = {**about, "shard_examples": batches * batch_size, "shards": [], "complete": False}
+        manifest = requested
         shards.write_manifest(directory, manifest)
-    if not manifest["complete"] and manifest["shard_examples"] % batch_size:
+    if not manifest.complete and manifest.shard_examples % batch_size:
         raise ValueError(
-            f"'{directory}' was begun in shards of {manifest['shard_examples']} examples. Go on with the batch_size of "
-            f"then, or another divisor of that. Received: batch_size={batch_size}"
+            f"The unfinished cache '{directory}' has shards of {manifest.shard_examples} examples. Resume it with a "
+            f"`batch_size` that divides {manifest.shard_examples}. Received: {batch_size}"
         )
-    differs = [
-        f"{key} {manifest[key]!r} instead of {value!r}" for key, value in about.items() if manifest[key] != value
+    settings = manifest.settings()
+    differences = [
+        f"{key} {settings[key]!r} instead of {value!r}"
+        for key, value in requested.settings().items()
+        if settings[key] != value
     ]
-    if differs:
+    if differences:
         raise ValueError(
-            f"'{directory}' holds activations of something else: {', '.join(differs)}. Choose another directory."
+            f"'{directory}' holds a cache with other settings: {', '.join(differences)}. Choose another directory."
         )
     return manifest
 
 
-def teacher_function(teacher, taps):
-    """A function that gives what is stored of a batch, `{name: array}`, of its inputs.
+def teacher_function(teacher: Teacher, taps: Mapping[str, StoredTap]) -> Callable[[Structure], dict[str, np.ndarray]]:
+    """Return a function from a batch of inputs to the arrays to store, `{name: array}`.
 
     Args:
         teacher: A `Teacher` that is connected.
-        taps: The manifest's.
+        taps: `{tap: StoredTap}` of the manifest.
     """
 
     @tf.function(reduce_retracing=True)
-    def speak(inputs):
-        found = teacher.activations(Batch(inputs))
-        packed = [packing.pack(tap, found[tap], about) for tap, about in taps.items()]
-        return {name: tensor for arrays in packed for name, tensor in arrays.items()}
+    def encode(inputs):
+        activations = teacher.activations(Batch(inputs))
+        encoded = [stored.encode(tap, activations[tap]) for tap, stored in taps.items()]
+        return {name: tensor for tensors in encoded for name, tensor in tensors.items()}
 
-    return lambda inputs: {name: packing.bits(tensor) for name, tensor in speak(inputs).items()}
+    return lambda inputs: {name: packing.to_numpy(tensor) for name, tensor in encode(inputs).items()}
 
 
-def _check_examples(directory, manifest, dataset):
-    """Refuses to go on with, or to take for finished, a cache of other examples."""
-    stored = [shards.open_array(directory, shard, shards.EXAMPLES) for shard in manifest["shards"]]
-    if not stored:
+def _check_examples(directory: str | os.PathLike, manifest: Manifest, dataset: tf.data.Dataset) -> None:
+    """Raise if the finished shards hold other examples than the dataset."""
+    if not manifest.shards:
         return
-    stored = np.concatenate(stored)
-    # One more, to see whether the data set goes on behind a finished cache.
-    seen = dataset.take(len(stored) + manifest["complete"]).batch(1024)
-    seen = np.concatenate([np.zeros(0, "int64"), *(split_element(element)[2].numpy() for element in seen)]).astype(
-        stored.dtype
-    )
-    shorter = min(len(seen), len(stored))
-    differs = np.flatnonzero(seen[:shorter] != stored[:shorter])
-    if len(differs) or len(seen) != len(stored):
-        first = differs[0] if len(differs) else shorter
+    stored = np.concatenate([shards.open_array(directory, shard, shards.EXAMPLES) for shard in manifest.shards])
+    # A complete cache is compared with one example more, to detect a longer dataset.
+    batches = dataset.take(len(stored) + manifest.complete).batch(1024)
+    fingerprints = [np.zeros(0, "int64"), *(split_element(element)[2].numpy() for element in batches)]
+    fingerprints = np.concatenate(fingerprints).astype(stored.dtype)
+    shorter = min(len(fingerprints), len(stored))
+    different = np.flatnonzero(fingerprints[:shorter] != stored[:shorter])
+    if len(different) or len(fingerprints) != len(stored):
+        first = different[0] if len(different) else shorter
         raise ValueError(
-            f"'{directory}' holds activations of other examples: they differ at number {first}. Give the data set in "
-            "the order in which it was labelled, or choose another directory."
+            f"'{directory}' holds a cache of other examples: they differ from example {first} on. Pass the dataset in "
+            "the order in which it was labeled, or choose another directory."
         )
 
 
-def _go_on(teacher, dataset, directory, manifest, batch_size, verbose):
-    """Writes the shards that are not there yet."""
-    done = sum(shard["examples"] for shard in manifest["shards"])
+def _write_missing_shards(
+    teacher: Teacher,
+    dataset: tf.data.Dataset,
+    directory: str | os.PathLike,
+    manifest: Manifest,
+    batch_size: int,
+    verbose: int,
+) -> None:
+    done = manifest.examples
     count = int(dataset.cardinality())
     count = count if count > 0 else None
     if verbose:
-        row = packing.row_bytes(manifest["taps"])
-        size = f"{count * row / 2**20:,.1f} MiB for {count:,} examples" if count else "how many are not known yet"
-        print(f"labelling into {directory}: {row:,} bytes an example, {size}; {done:,} are there")
-    bar = keras.utils.Progbar(count, unit_name="example", verbose=verbose)
-    bar.update(done)
-    batches = _spoken(teacher, dataset.skip(done).batch(batch_size).prefetch(tf.data.AUTOTUNE), manifest["taps"], bar)
-    while shard := list(itertools.islice(batches, manifest["shard_examples"] // batch_size)):
+        size = "unknown number of examples"
+        if count:
+            size = f"{count * manifest.row_bytes / 2**20:,.1f} MiB for {count:,} examples"
+        print(f"Labeling into {directory}: {manifest.row_bytes:,} bytes per example, {size}; {done:,} examples done")
+    progress = keras.utils.Progbar(count, unit_name="example", verbose=verbose)
+    progress.update(done)
+    remaining = dataset.skip(done).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    batches = _labeled_batches(teacher, remaining, manifest.taps, progress)
+    while shard := list(itertools.islice(batches, manifest.shard_examples // batch_size)):
         arrays = {name: np.concatenate([batch[name] for batch in shard]) for name in shard[0]}
-        manifest["shards"].append(shards.write_shard(directory, len(manifest["shards"]), arrays))
+        written = shards.write_shard(directory, len(manifest.shards), arrays)
+        manifest = dataclasses.replace(manifest, shards=(*manifest.shards, written))
         shards.write_manifest(directory, manifest)
-    if not manifest["shards"]:
-        raise ValueError("The data set holds no example.")
-    shards.write_manifest(directory, {**manifest, "complete": True})
+    if not manifest.shards:
+        raise ValueError("The dataset holds no examples.")
+    shards.write_manifest(directory, dataclasses.replace(manifest, complete=True))
 
 
-def _spoken(teacher, batches, taps, bar):
-    """What is stored of each batch, `{name: array}`, with the examples' fingerprints."""
-    speak = teacher_function(teacher, taps)
+def _labeled_batches(
+    teacher: Teacher, batches: tf.data.Dataset, taps: Mapping[str, StoredTap], progress: Any
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the arrays to store for each batch, `{name: array}`, with the fingerprints of the examples."""
+    encode = teacher_function(teacher, taps)
     for element in batches:
-        inputs, _, prints, _ = split_element(element)
-        prints = prints.numpy().astype(packing.print_dtype(taps))
-        yield speak(inputs) | {shards.EXAMPLES: prints}
-        bar.add(len(prints))
+        inputs, _, fingerprints, _ = split_element(element)
+        fingerprints = fingerprints.numpy().astype(packing.fingerprint_dtype(taps))
+        yield encode(inputs) | {shards.EXAMPLES: fingerprints}
+        progress.add(len(fingerprints))

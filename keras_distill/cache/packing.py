@@ -1,115 +1,183 @@
-"""How an activation lies in the files: as it is, or as its most probable classes."""
+"""Encoding of activations in cache files: in full, or as the top-k classes of the logits."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.top_k import gather_top_k
 from keras_distill.models.taps import OUTPUT
+from keras_distill.teachers import CachedTeacher
+from keras_distill.types import Structure, Tensor
+from keras_distill.utils.arguments import check_integer
 
 DTYPES = ("float32", "float16", "bfloat16")
-# So many classes have numbers of two bytes.
-_SHORT = 2**16
+# Class indices below this number fit into two bytes.
+_UINT16_CLASSES = 2**16
 
 
-def stored_taps(specs, dtype, top_k):
-    """How each tap is kept, `{tap: {"shape", "dtype", "top"}}`.
+@dataclasses.dataclass(frozen=True)
+class StoredTap:
+    """Storage format of the activations of one tap.
+
+    Attributes:
+        shape: Shape of the activation of one example, without the batch axis.
+        dtype: Dtype of the stored floats, one of `DTYPES`.
+        top_k: Number of classes that are stored, from 1 to `shape[-1] - 1`. None stores the whole activation.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    top_k: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Stored bytes per example."""
+        return sum(int(np.prod(spec.shape, dtype=int)) * spec.dtype.size for spec in self.fields("").values())
+
+    def fields(self, tap: str) -> dict[str, tf.TensorSpec]:
+        """Return the arrays that store the tap, `{name: tf.TensorSpec of one example}`.
+
+        Args:
+            tap: Name of the tap, which the names of the arrays begin with.
+        """
+        if self.top_k is None:
+            return {tap: tf.TensorSpec(self.shape, self.dtype)}
+        *positions, num_classes = self.shape
+        index_dtype = "uint16" if num_classes <= _UINT16_CLASSES else "int32"
+        return {
+            f"{tap}.top": tf.TensorSpec([*positions, self.top_k + 1], self.dtype),
+            f"{tap}.classes": tf.TensorSpec([*positions, self.top_k], index_dtype),
+        }
+
+    def encode(self, tap: str, activation: Tensor) -> dict[str, tf.Tensor]:
+        """Convert a batch of activations to the tensors of `fields`.
+
+        Logits of which only the top classes are stored are normalized first: log-probabilities fit into the range of
+        half precision, and have the same softmax at any temperature.
+
+        Args:
+            tap: Name of the tap.
+            activation: Shape `[batch, *shape]`.
+        """
+        if self.top_k is None:
+            return {tap: tf.cast(activation, self.dtype)}
+        logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
+        _, classes = tf.math.top_k(logits, self.top_k)
+        fields = self.fields(tap)
+        return {
+            f"{tap}.top": tf.cast(gather_top_k(logits, classes), self.dtype),
+            f"{tap}.classes": tf.cast(classes, fields[f"{tap}.classes"].dtype),
+        }
+
+    def decode(self, tap: str, tensors: Mapping[str, Tensor]) -> Structure:
+        """Convert the tensors of `fields` to the activation that a `CachedTeacher` takes.
+
+        Args:
+            tap: Name of the tap.
+            tensors: `{name: tensor}`, those of other taps may be among them.
+
+        Returns:
+            A tensor, or with `top_k` a dictionary of `top` and `classes`.
+        """
+        if self.top_k is None:
+            return tensors[tap]
+        return {"top": tensors[f"{tap}.top"], "classes": tf.cast(tensors[f"{tap}.classes"], "int32")}
+
+    def spec(self) -> Structure:
+        """Return the `tf.TensorSpec`, or the dictionary of them, of a batch as `decode` returns it."""
+        if self.top_k is None:
+            return tf.TensorSpec((None, *self.shape), self.dtype)
+        positions = self.shape[:-1]
+        return {
+            "top": tf.TensorSpec((None, *positions, self.top_k + 1), self.dtype),
+            "classes": tf.TensorSpec((None, *positions, self.top_k), "int32"),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the format as JSON values, `{"shape": ..., "dtype": ..., "top": ...}`."""
+        return {"shape": list(self.shape), "dtype": self.dtype, "top": self.top_k}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "StoredTap":
+        """Return the `StoredTap` of the values that `to_json` returned."""
+        return cls(tuple(values["shape"]), values["dtype"], values["top"])
+
+
+def stored_taps(
+    specs: Mapping[str, Any], dtype: str | Mapping[str, str], top_k: int | Mapping[str, int | None] | None
+) -> dict[str, StoredTap]:
+    """Return the storage format of every tap, `{tap: StoredTap}`.
 
     Args:
-        specs: `{tap: spec}` of batches.
+        specs: `{tap: spec}`, where the `shape` of a spec has a batch axis.
         dtype: One of `DTYPES`, or one for each tap in a dictionary.
-        top_k: How many classes of the output are kept, or one number for each tap in a dictionary; None keeps all.
+        top_k: Number of classes of the output that are stored, or one number for each tap in a dictionary. None
+            stores all.
 
     Raises:
-        ValueError: For another dtype, a shape that is not known, or a number of classes that does not fit.
+        ValueError: For another dtype, a shape that is not fully known, or a `top_k` that does not fit its tap.
     """
-    dtypes = dtype if isinstance(dtype, dict) else dict.fromkeys(specs, dtype)
-    wrong = {tap: dtypes.get(tap) for tap in specs if dtypes.get(tap) not in DTYPES}
-    if wrong:
-        raise ValueError(f"Activations are kept in one of {DTYPES}. Received: {wrong}")
-    unknown = [tap for tap, spec in specs.items() if None in tuple(spec.shape)[1:]]
-    if unknown:
+    dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(specs, dtype)
+    invalid = {tap: dtypes.get(tap) for tap in specs if dtypes.get(tap) not in DTYPES}
+    if invalid:
+        raise ValueError(f"`dtype` must be one of {DTYPES} for every tap. Received: {invalid}")
+    shapes = {tap: tuple(spec.shape)[1:] for tap, spec in specs.items()}
+    variable = {tap: shape for tap, shape in shapes.items() if None in shape}
+    if variable:
         raise ValueError(
-            f"The taps {unknown} have lengths that are not known before they run: "
-            f"{[tuple(specs[tap].shape) for tap in unknown]}. Give the examples a fixed length."
+            f"A cache stores activations of fixed shape. Pad the examples to one length. Received: taps {variable}"
         )
-    tops = top_k if isinstance(top_k, dict) else {OUTPUT: top_k}
-    for tap, k in tops.items():
-        shape = list(specs[tap].shape)[1:] if tap in specs else None
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or not shape or not 1 <= k < shape[-1]):
+    top_ks = _check_top_k(top_k if isinstance(top_k, Mapping) else {OUTPUT: top_k}, shapes)
+    return {tap: StoredTap(shape, dtypes[tap], top_ks.get(tap)) for tap, shape in shapes.items()}
+
+
+def all_fields(taps: Mapping[str, StoredTap]) -> dict[str, tf.TensorSpec]:
+    """Return the arrays that store the taps, `{name: tf.TensorSpec of one example}`."""
+    return {name: spec for tap, stored in taps.items() for name, spec in stored.fields(tap).items()}
+
+
+def cached_teacher(taps: Mapping[str, StoredTap]) -> CachedTeacher:
+    """Return the `CachedTeacher` of activations that `StoredTap.decode` returns."""
+    num_classes = {tap: stored.shape[-1] for tap, stored in taps.items() if stored.top_k is not None}
+    return CachedTeacher({tap: stored.spec() for tap, stored in taps.items()}, num_classes)
+
+
+def to_numpy(tensor: tf.Tensor) -> np.ndarray:
+    """Convert a tensor to a dtype of plain NumPy: bfloat16 becomes the uint16 of the same bits."""
+    return (tf.bitcast(tensor, tf.uint16) if tensor.dtype == tf.bfloat16 else tensor).numpy()
+
+
+def row_bytes(taps: Mapping[str, StoredTap]) -> int:
+    """Return the stored bytes per example, without its fingerprint."""
+    return sum(stored.row_bytes for stored in taps.values())
+
+
+def fingerprint_dtype(taps: Mapping[str, StoredTap]) -> str:
+    """Return the integer dtype in which the fingerprints of the examples are stored.
+
+    A fingerprint takes up to 8 % of the bytes of the activations, and at least one byte. One byte still detects 255 of
+    256 wrong examples, and a wrong order or wrong preprocessing rarely affects a single example.
+    """
+    limit = row_bytes(taps) * 0.08
+    return next((dtype for dtype, size in (("uint64", 8), ("uint32", 4), ("uint16", 2)) if size <= limit), "uint8")
+
+
+def _check_top_k(top_ks: Mapping[str, int | None], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | None]:
+    missing = [tap for tap, k in top_ks.items() if k is not None and tap not in shapes]
+    if missing:
+        raise ValueError(
+            f"`top_k` applies to the tap '{missing[0]}', which is not among the cached taps {list(shapes)}. Add it to "
+            f"`taps`, or pass `top_k={{tap: k}}` with one of these taps. Received: {dict(top_ks)}"
+        )
+    checked = {tap: check_integer(k, "top_k", optional=True) for tap, k in top_ks.items()}
+    for tap, k in checked.items():
+        num_classes = shapes[tap][-1] if shapes.get(tap) else 0
+        if k is not None and k >= num_classes:
             raise ValueError(
-                f"`top_k` keeps 1 class or more, and less than there are, of a tap that is kept. Received: {k!r} for "
-                f"'{tap}', where an example has the shape {shape}."
+                f"`top_k` must be less than the number of classes at '{tap}', which is {num_classes}. `top_k=None` "
+                f"stores all classes. Received: {k}"
             )
-    return {
-        tap: {"shape": list(spec.shape)[1:], "dtype": dtypes[tap], "top": tops.get(tap)} for tap, spec in specs.items()
-    }
-
-
-def fields(tap, about):
-    """The arrays that one tap is kept in: `{name: tf.TensorSpec of one example}`.
-
-    Args:
-        tap: Its name.
-        about: Its entry in the manifest: `shape` of one example, `dtype`, and `top`, how many classes are kept, or None
-            for all.
-    """
-    *positions, count = about["shape"] or [1]
-    if about["top"] is None:
-        return {tap: tf.TensorSpec(about["shape"], about["dtype"])}
-    return {
-        f"{tap}.top": tf.TensorSpec([*positions, about["top"] + 1], about["dtype"]),
-        f"{tap}.classes": tf.TensorSpec([*positions, about["top"]], "uint16" if count <= _SHORT else "int32"),
-    }
-
-
-def pack(tap, activation, about):
-    """A batch of an activation as the tensors of its `fields`.
-
-    Logits of which only the top is kept are normalised first: a logarithm of a softmax stays in the range of half
-    precision, and says the same at any temperature.
-    """
-    if about["top"] is None:
-        return {tap: tf.cast(activation, about["dtype"])}
-    logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
-    _, classes = tf.math.top_k(logits, about["top"])
-    top, numbers = fields(tap, about).items()
-    return {
-        top[0]: tf.cast(gather_top_k(logits, classes), top[1].dtype),
-        numbers[0]: tf.cast(classes, numbers[1].dtype),
-    }
-
-
-def unpack(tap, tensors, about):
-    """What a `CachedTeacher` takes, of the tensors of a tap's `fields`."""
-    if about["top"] is None:
-        return tensors[tap]
-    return {"top": tensors[f"{tap}.top"], "classes": tf.cast(tensors[f"{tap}.classes"], "int32")}
-
-
-def unpacked(tap, about):
-    """The `tf.TensorSpec`s of what `unpack` makes of a batch."""
-    specs = {name: tf.TensorSpec((None, *spec.shape), spec.dtype) for name, spec in fields(tap, about).items()}
-    if about["top"] is None:
-        return specs[tap]
-    return {"top": specs[f"{tap}.top"], "classes": tf.TensorSpec(specs[f"{tap}.classes"].shape, "int32")}
-
-
-def bits(activation):
-    """A tensor as NumPy can write it: a bfloat16 as the integer of its bits."""
-    return (tf.bitcast(activation, tf.uint16) if activation.dtype == tf.bfloat16 else activation).numpy()
-
-
-def row_bytes(taps):
-    """Bytes of one example, by the manifest's `taps`; its fingerprint is not among them."""
-    specs = (spec for tap, about in taps.items() for spec in fields(tap, about).values())
-    return sum(int(np.prod(spec.shape, dtype=int)) * spec.dtype.size for spec in specs)
-
-
-def print_dtype(taps):
-    """The integers that examples' fingerprints are kept in.
-
-    Eight bytes where they are few beside the activations, and fewer where those are small: one byte still tells 255 of
-    256 wrong examples, and there is seldom a single wrong one.
-    """
-    room = row_bytes(taps) * 0.08
-    return next((dtype for dtype, size in (("uint64", 8), ("uint32", 4), ("uint16", 2)) if size <= room), "uint8")
+    return checked

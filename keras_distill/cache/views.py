@@ -1,57 +1,76 @@
-"""Augmented examples that teacher and student see alike."""
+"""Augmented views that teacher and student share."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from keras_distill.cache.indexing import split_element, with_fingerprint
+from keras_distill.types import Structure
+from keras_distill.utils.arguments import check_integer
 
 
-class Views(NamedTuple):
-    """Several augmented views of each example, made again from a seed whenever they are needed.
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Several augmented views of each example, generated from a seed.
 
-    The teacher says something of every view, and a student that learns from it sees that view and no other: both see
-    the same crop, which teaches better than a teacher that saw another one. The seed is made of the example's number
-    and the view's, so that nothing of the pictures is stored.
+    The teacher labels every view, and the student is trained on the same views: both see the same crop, which teaches
+    better than teacher outputs for another crop ("consistent teaching"). The seed is made of the indices of the example
+    and of the view, so that views are generated again whenever they are needed and none is stored.
 
-    ```python
-    def augment(image, seed):
-        return tf.image.stateless_random_flip_left_right(tf.image.stateless_random_crop(image, (24, 24, 1), seed), seed)
+    Example:
 
-    label(teacher, dataset, "cache", views=Views(8, augment))
-    distiller.fit(cached("cache").join(indexed(dataset).shuffle(10_000), views=Views(8, augment)).batch(128))
-    ```
+    >>> views = Views(2, tf.image.stateless_random_flip_left_right)
+    >>> label(teacher, (x, y), "cache", views=views, verbose=0)
+    >>> dataset = open_cache("cache").join(indexed((x, y)).shuffle(32), views=views).batch(16)
 
-    Attributes:
-        count: Views of each example, 1 or more.
-        augment: From the inputs of one example and a seed, int64 of shape `[2]`, to its augmented inputs, by operations
-            of TensorFlow that depend on nothing else, as `tf.image.stateless_random_...` do.
+    Args:
+        count: Number of views per example, >= 1. The cache and the time for labeling grow in proportion. 2 to 10 is
+            typical.
+        augment: Function `(inputs, seed) -> inputs` of one example, where `seed` is an int64 tensor of shape `[2]`. It
+            must consist of TensorFlow operations that depend on nothing else, such as the
+            `tf.image.stateless_random_...` functions.
+
+    Raises:
+        ValueError: If `count` is not an integer >= 1.
 
     Reference:
         Beyer et al., CVPR 2022, https://arxiv.org/abs/2106.05237
     """
 
     count: int
-    augment: Callable
+    augment: Callable[[Structure, tf.Tensor], Structure]
 
-    def all_of(self, dataset):
-        """All views of an indexed data set's examples, each an example of its own, number `i * count + view`."""
+    def __post_init__(self) -> None:
+        check_integer(self.count, "count")
+
+    def all_of(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return the dataset of all views, each as an example with the index `index * count + view`.
+
+        Args:
+            dataset: Indexed dataset of single examples.
+        """
         views = tf.data.Dataset.range(self.count)
-        every = dataset.flat_map(lambda *element: views.map(lambda view: self._view(element, view)))
+        augmented = dataset.flat_map(lambda *element: views.map(lambda view: self._view(element, view)))
         known = int(dataset.cardinality())
-        return every.apply(tf.data.experimental.assert_cardinality(known * self.count)) if known >= 0 else every
+        return augmented.apply(tf.data.experimental.assert_cardinality(known * self.count)) if known >= 0 else augmented
 
-    def one_of(self, dataset, seed=None):
-        """A view, drawn anew in every epoch, of each example of an indexed data set that is not batched."""
-        drawn = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-        return tf.data.Dataset.zip(dataset, drawn).map(
-            lambda element, number: self._view(element, number % self.count),
+    def one_of(self, dataset: tf.data.Dataset, seed: int | None = None) -> tf.data.Dataset:
+        """Return the dataset of one random view per example, which differs from epoch to epoch.
+
+        Args:
+            dataset: Indexed dataset of single examples.
+            seed: Seed of the choice of views. None for another choice in every run. Defaults to None.
+        """
+        draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        return tf.data.Dataset.zip(dataset, draws).map(
+            lambda element, draw: self._view(element, draw % self.count),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    def _view(self, element, view):
-        # A function of a data set gets the parts of a tuple one by one.
+    def _view(self, element: Any, view: tf.Tensor) -> Any:
+        # `Dataset.flat_map` passes the components of a tuple one by one, so that the element may be nested in tuples.
         while isinstance(element, tuple) and len(element) == 1:
             element = element[0]
         inputs, index, _, rest = split_element(element)

@@ -68,7 +68,7 @@ class Data:
         if pathlib.Path(directory).is_file():
             raise CommandError(f"{directory} is a file, and a cache is a folder. Choose another --cache.")
         manifest = read_manifest(directory)
-        if manifest is not None and manifest["complete"]:
+        if manifest is not None and manifest.complete:
             open_cache(directory, self._lesson.teacher)
 
     def use_cache(self, directory, validation_directory):
@@ -82,26 +82,26 @@ class Data:
             ValueError: If it is the cache of another teacher or of other examples.
         """
         manifest = read_manifest(directory)
-        about = {} if manifest is None else manifest["taps"]
-        missing = [tap for tap in self._lesson.taps if about and tap not in about]
+        stored_taps = {} if manifest is None else manifest.taps
+        missing = [tap for tap in self._lesson.taps if stored_taps and tap not in stored_taps]
         if missing:
             raise CommandError(
-                f"the cache {directory} holds {list(about)}, but not {missing}. Label into another directory, with "
+                f"the cache {directory} holds {list(stored_taps)}, but not {missing}. Label into another directory, with "
                 "--tap for each of them."
             )
-        if manifest is not None and manifest["version"] is None and self._lesson.version is not None:
+        if manifest is not None and manifest.version is None and self._lesson.version is not None:
             raise CommandError(
                 f"the cache {directory} holds probabilities, since the teacher ends in a softmax, and what is compared "
                 "are logits. Name another --cache, which is then written with these."
             )
         kept = {
             "version": self._lesson.version,
-            "taps": list(about) or self._lesson.taps,
-            "dtype": {tap: each["dtype"] for tap, each in about.items()} or "float32",
-            "top_k": {tap: each["top"] for tap, each in about.items() if each["top"] is not None} or None,
+            "taps": list(stored_taps) or self._lesson.taps,
+            "dtype": {tap: stored.dtype for tap, stored in stored_taps.items()} or "float32",
+            "top_k": {tap: stored.top_k for tap, stored in stored_taps.items() if stored.top_k is not None} or None,
         }
         # What is finished is only compared with the teacher and the examples.
-        finished = manifest is not None and manifest["complete"]
+        finished = manifest is not None and manifest.complete
         label(self._lesson.teacher, self._whole, directory, **kept, verbose=int(not finished))
         self._stored = self._stored_validation = open_cache(directory, self._lesson.teacher)
         if self._other is not None:

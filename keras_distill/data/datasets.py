@@ -1,6 +1,8 @@
-"""Data sets by name or path, for commands, which cannot be given a `tf.data.Dataset`."""
+"""Datasets by name or path, for commands, which cannot take a `tf.data.Dataset`."""
 
+import os
 import pathlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -9,75 +11,102 @@ import tensorflow as tf
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
 
 
-def open_dataset(source, split="train", feature=None, scale=1.0, data_dir=None, like=None):
-    """The examples that a source holds, one by one, always in the same order.
+def open_dataset(
+    source: str | os.PathLike,
+    split: str = "train",
+    feature: str | None = None,
+    scale: float = 1.0,
+    data_dir: str | os.PathLike | None = None,
+    like: Callable | None = None,
+) -> tf.data.Dataset:
+    """Open a dataset by name or path, as single examples in a fixed order.
 
-    What the command `keras-distill label` reads is what this gives for the same arguments; so a cache that it wrote is
-    joined to `open_dataset(...)`.
+    The command `keras-distill label` reads the same examples for the same arguments, so that
+    `open_cache(...).join(open_dataset(...))` joins the cache that it wrote.
+
+    Example:
+
+    >>> np.savez("train.npz", x=x, y=y)
+    >>> dataset = open_dataset("train.npz", scale=1 / 255)
 
     Args:
-        source: A name of TensorFlow Datasets, such as "mnist" or "imdb_reviews/plain_text"; or a path: a `.npy` file of
-            inputs, a `.npz` file of `x` and perhaps `y`, a folder that TensorFlow Datasets prepared, or a folder with
-            a folder of pictures for each class.
-        split: Of a data set of TensorFlow Datasets: "train", "test[:10%]".
-        feature: Which of its features are the inputs; by default the first of those that it names as supervised.
-        scale: What the inputs are multiplied with, such as 1 / 255 for pictures. They are float32 then, and stay as
-            they are with 1.
-        data_dir: Where TensorFlow Datasets keeps its data sets; None for its own place.
-        like: A `keras.Model` whose input tells the size of pictures in folders.
+        source: Name of TensorFlow Datasets, such as "mnist" or "imdb_reviews/plain_text"; or a path: a `.npy` file of
+            inputs, a `.npz` file of `x` and optionally `y`, a directory that TensorFlow Datasets prepared, or a
+            directory with a directory of images for each class.
+        split: Split of a dataset of TensorFlow Datasets, such as "test[:10%]". Defaults to "train".
+        feature: Feature of a dataset of TensorFlow Datasets that becomes the inputs. None takes the first of its
+            supervised keys. Defaults to None.
+        scale: Factor of the inputs, e.g. 1 / 255 for uint8 images. The inputs become float32; 1 leaves them unchanged.
+            Defaults to 1.
+        data_dir: Directory in which TensorFlow Datasets stores its datasets. None takes the default of TensorFlow
+            Datasets. Defaults to None.
+        like: `keras.Model` whose input shape is the size of the images in directories. Defaults to None.
 
     Returns:
         A `tf.data.Dataset` of `x` or `(x, y)`.
 
     Raises:
-        ValueError: If the source is nothing of this, or holds no such feature.
+        ValueError: If the source is not found or unsupported, cannot be read, or lacks the feature.
     """
     path = pathlib.Path(source).expanduser()
-    if path.is_file() and path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"'{source}' is no data set. Give a .npy or .npz file, a folder, or a name.")
-    if path.suffix in (".npy", ".npz"):
+    is_array_file = path.suffix in (".npy", ".npz")
+    is_prepared = path.is_dir() and any(path.glob("dataset_info.json"))
+    # An absolute path is not the name of a dataset of TensorFlow Datasets.
+    if not is_array_file and (path.is_file() or (path.is_absolute() and not path.is_dir())):
+        raise ValueError(
+            f"Dataset not found or unsupported: '{source}'. Pass a .npy/.npz file, an image directory, or a TensorFlow "
+            "Datasets name."
+        )
+    if is_array_file:
         dataset = _from_arrays(path)
-    elif path.is_dir() and not list(path.glob("dataset_info.json")):
-        dataset = _from_pictures(path, like)
-    elif path.is_dir() or not path.is_absolute():
-        dataset = _from_tfds(source, path, split, feature, data_dir)
+    elif path.is_dir() and not is_prepared:
+        dataset = _from_images(path, like)
     else:
-        raise ValueError(f"'{source}' is not there.")
+        dataset = _from_tfds(source, path, split, feature, data_dir)
     return dataset if scale == 1 else dataset.map(lambda *element: _scaled(element, scale), tf.data.AUTOTUNE)
 
 
 def _from_arrays(path):
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray) != (path.suffix == ".npy"):
-            raise ValueError(f"it is no {path.suffix} file.")
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray) != (path.suffix == ".npy"):
+            raise ValueError(f"the content is not that of a {path.suffix} file.")
         names = ["x", "y"] if path.suffix == ".npz" else []
-        arrays = tuple(held[name] for name in names if name in held) or (held,)
+        arrays = tuple(content[name] for name in names if name in content) or (content,)
     except Exception as error:
-        # Of a file that is broken, or of another kind, NumPy raises errors of many kinds.
+        # For broken files, and for other kinds of files, NumPy raises errors of many classes.
         raise ValueError(f"'{path}' cannot be read: {error or type(error).__name__}") from error
-    if path.suffix == ".npz" and "x" not in held:
-        raise ValueError(f"'{path}' has no array called 'x'. There: {list(held)}.")
+    if path.suffix == ".npz" and "x" not in content:
+        raise ValueError(
+            f"'{path}' has no array called 'x'. Save the inputs under this name: `np.savez(path, x=x, y=y)`. Received: "
+            f"{list(content)}"
+        )
     if any(array.ndim == 0 for array in arrays):
-        raise ValueError(f"'{path}' holds a single number where there should be one for each example.")
+        raise ValueError(f"'{path}' holds a single number. Save arrays with one row for each example.")
     if len({len(array) for array in arrays}) > 1:
         raise ValueError(f"'{path}' has {len(arrays[0]):,} inputs, but {len(arrays[1]):,} labels.")
     try:
         return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0])
     except (TypeError, ValueError) as error:
         dtypes = ", ".join(array.dtype.name for array in arrays)
-        raise ValueError(f"'{path}' holds {dtypes}, which TensorFlow cannot take.") from error
+        raise ValueError(f"'{path}' holds arrays of dtype {dtypes}, which TensorFlow does not support.") from error
 
 
-def _from_pictures(folder, like):
-    if not any(path.suffix.lower() in _IMAGES for path in folder.glob("*/*")):
-        raise ValueError(f"'{folder}' holds neither pictures, in a folder for each class, nor a prepared data set.")
+def _from_images(directory, like):
+    if not any(path.suffix.lower() in _IMAGES for path in directory.glob("*/*")):
+        raise ValueError(
+            f"'{directory}' holds neither a directory of images for each class nor a dataset that TensorFlow Datasets "
+            "prepared."
+        )
     inputs = getattr(like, "inputs", None) or []
     shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else ()
     if len(shape) != 3 or None in shape or shape[-1] not in (1, 3, 4):
-        raise ValueError(f"The pictures of '{folder}' need a model that takes one of a known size. It takes: {shape}.")
+        raise ValueError(
+            f"The images of '{directory}' are resized to the input of a model, which must be one image of fixed size: "
+            f"(height, width, channels), with 1, 3 or 4 channels. Received: an input of shape {shape}"
+        )
     return keras.utils.image_dataset_from_directory(
-        folder,
+        directory,
         image_size=shape[:2],
         color_mode={1: "grayscale", 3: "rgb", 4: "rgba"}[shape[-1]],
         batch_size=None,
@@ -87,24 +116,24 @@ def _from_pictures(folder, like):
 
 
 def _from_tfds(source, path, split, feature, data_dir):
-    # It takes seconds to import.
+    # The import takes seconds.
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(path) if path.is_dir() else tfds.builder(source, data_dir=data_dir)
         if not path.is_dir():
             builder.download_and_prepare()
-        # In order: files that are read in turns would come in another one on another machine.
+        # Shuffled files would be interleaved in another order on another machine.
         dataset = builder.as_dataset(split=split, shuffle_files=False)
     except Exception as error:
-        # It raises errors of its own, some of which do not say what they are about.
-        raise ValueError(f"'{source}', split '{split}', cannot be opened by TensorFlow Datasets: {error}") from error
+        # TensorFlow Datasets raises errors of many classes, and some do not name the dataset.
+        raise ValueError(f"TensorFlow Datasets cannot open '{source}', split '{split}': {error}") from error
     features = builder.info.features
-    named = builder.info.supervised_keys
-    feature = feature or (named[0] if named else None)
+    supervised_keys = builder.info.supervised_keys
+    feature = feature or (supervised_keys[0] if supervised_keys else None)
     if feature is None or feature not in features:
         raise ValueError(f"'{source}' has no feature '{feature}'. Choose one of {list(features)}.")
-    label = named[1] if named and named[1] != feature else None
+    label = supervised_keys[1] if supervised_keys and supervised_keys[1] != feature else None
     return dataset.map(lambda example: (example[feature], example[label]) if label else example[feature])
 
 

@@ -1,54 +1,65 @@
-"""The most probable classes of logits, with all others as one."""
+"""Top-k logits, with all other classes merged into one."""
 
 import math
 
 from keras import ops
 
+from keras_distill.types import Tensor
 
-def gather_top_k(logits, classes, temperature=1.0, tail=True):
-    """The logits of some classes and, last, one for all the others together.
+
+def gather_top_k(logits: Tensor, classes: Tensor, temperature: float | Tensor = 1.0, tail: bool = True) -> Tensor:
+    """Return the logits of the given classes, followed by one logit for all other classes together.
+
+    ```
+    tail = T * logsumexp(z_i / T)   over all classes i that are not in `classes`
+    ```
 
     Args:
         logits: float32, shape `[batch, positions..., all classes]`.
-        classes: Class numbers, shape `[batch, positions..., k]`, none of them twice.
-        temperature: At which the last logit has the probability of the others.
-        tail: Whether there is a last one.
+        classes: Class indices, shape `[batch, positions..., k]`, each class at most once.
+        temperature: Softmax temperature T, > 0, at which the last logit has the total probability of the other
+            classes. Defaults to 1.0.
+        tail: Whether to append the logit of the other classes. Defaults to True.
 
     Returns:
-        Shape `[batch, positions..., k + 1]`, or `k` without the last.
+        Logits, shape `[batch, positions..., k + 1]`, or `[batch, positions..., k]` without the tail.
     """
-    inside = ops.take_along_axis(logits, classes, axis=-1)
+    top = ops.take_along_axis(logits, classes, axis=-1)
     if not tail:
-        return inside
-    # Summed, and not 1 less the others' sum: that leaves no digit where the k classes are nearly all there is.
+        return top
+    # The other classes are summed directly. 1 minus the probability of the top classes would cancel all digits where
+    # the top classes have nearly the whole probability.
     flat = ops.reshape(logits, (-1, logits.shape[-1]))
-    where = _entries(classes)
-    taken = ops.scatter(where, ops.ones(ops.shape(where)[:1], dtype="float32"), ops.shape(flat))
-    outside = ops.reshape(ops.where(taken > 0, -1e30, flat), ops.shape(logits))
-    bucket = temperature * ops.logsumexp(outside / temperature, axis=-1, keepdims=True)
-    return ops.concatenate([inside, bucket], axis=-1)
+    entries = _entries(classes)
+    taken = ops.scatter(entries, ops.ones(ops.shape(entries)[:1], dtype="float32"), ops.shape(flat))
+    others = ops.reshape(ops.where(taken > 0, -1e30, flat), ops.shape(logits))
+    bucket = temperature * ops.logsumexp(others / temperature, axis=-1, keepdims=True)
+    return ops.concatenate([top, bucket], axis=-1)
 
 
-def scatter_top_k(chosen, classes, count):
-    """Logits of all classes from what `selected` gives at temperature 1: the last is shared out evenly.
+def scatter_top_k(top: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Return logits of all classes from those of `gather_top_k` at temperature 1.
+
+    The probability of the other classes is distributed evenly among them.
 
     Args:
-        chosen: float32, shape `[batch, positions..., k + 1]`.
-        classes: Class numbers, shape `[batch, positions..., k]`.
-        count: How many classes there are, more than `k`.
+        top: float32, shape `[batch, positions..., k + 1]`.
+        classes: Class indices, shape `[batch, positions..., k]`.
+        num_classes: Number of all classes, > k.
 
     Returns:
-        Shape `[batch, positions..., count]`.
+        Logits, shape `[batch, positions..., num_classes]`.
     """
     k = classes.shape[-1]
-    inside, others = chosen[..., :k], chosen[..., k:] - math.log(count - k)
-    everywhere = ops.broadcast_to(others, (*ops.shape(classes)[:-1], count))
-    flat = ops.reshape(everywhere, (-1, count))
-    return ops.reshape(ops.scatter_update(flat, _entries(classes), ops.reshape(inside, (-1,))), ops.shape(everywhere))
+    others = top[..., k:] - math.log(num_classes - k)
+    filled = ops.broadcast_to(others, (*ops.shape(classes)[:-1], num_classes))
+    flat = ops.reshape(filled, (-1, num_classes))
+    updates = ops.reshape(top[..., :k], (-1,))
+    return ops.reshape(ops.scatter_update(flat, _entries(classes), updates), ops.shape(filled))
 
 
-def _entries(classes):
-    """Where class numbers stand among logits of shape `[rows, classes]`: row and column, shape `[entries, 2]`."""
+def _entries(classes: Tensor) -> Tensor:
+    """Return row and column of class indices among logits of shape `[rows, classes]`, shape `[entries, 2]`."""
     columns = ops.cast(ops.reshape(classes, (-1,)), "int32")
     rows = ops.arange(ops.shape(columns)[0], dtype="int32") // classes.shape[-1]
     return ops.stack([rows, columns], axis=-1)

@@ -197,7 +197,7 @@ class LogitLossWrapper(DistillationLoss):
         self.loss = loss
         if loss is not None:
             # Attributes of the instance: a `Term` reads them before the loss is built.
-            self.rank, self.needs_labels = loss.rank, loss.needs_labels
+            self.rank, self.needs_labels, self.activation = loss.rank, loss.needs_labels, loss.activation
             self.relational = self.relational or loss.relational
 
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:

@@ -1,21 +1,25 @@
-"""What of a model can be tapped."""
+"""Inspection of a model's taps."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
 
 from keras_distill.models.specs import Spec, input_specs, trace
 from keras_distill.models.taps import OUTPUT, layer_calls
+from keras_distill.types import Structure
 
 
 class Tappable(NamedTuple):
-    """One activation of a model.
+    """One activation of a model, as `tappable` lists it.
 
     Attributes:
-        tap: How a `Term` names it.
-        shape: Its shape, the batch axis included; None for what cannot be tapped.
-        dtype: Its dtype's name, or None.
-        layer: The class of the layer.
-        parameters: Number of the layer's weights, those of layers inside included.
-        note: Why it cannot be tapped; empty if it can.
+        tap: Tap to pass to a `Term`.
+        shape: Shape with the batch axis, None for unknown lengths; None if the activation cannot be tapped.
+        dtype: Name of the dtype; None if the activation cannot be tapped.
+        layer: Class of the layer.
+        parameters: Number of parameters of the layer, including its sublayers.
+        note: Reason why the activation cannot be tapped, "" if it can. Defaults to "".
     """
 
     tap: str
@@ -26,41 +30,48 @@ class Tappable(NamedTuple):
     note: str = ""
 
 
-def tappable(model, inputs=None):
-    """Every activation of a model that a `Term` can name, found without computing anything.
+def tappable(model: keras.Model, inputs: Structure = None) -> list[Tappable]:
+    """List all activations of a model that a `Term` can compare. The model is traced, not run.
+
+    Example:
+
+    >>> [entry.tap for entry in tappable(student)]
+    ['block_1', 'block_2', 'features', 'logits', 'output']
 
     Args:
         model: A `keras.Model`.
-        inputs: As for `Distiller`; needed if the model was not built on its inputs yet.
+        inputs: Example batch, `keras.Input` or `tf.TensorSpec`, or a structure of them. None takes the inputs that the
+            model was built with. Defaults to None.
 
     Returns:
-        List of `Tappable`, layers before the layers inside them, the model's own output last. What runs but cannot be
-        tapped comes with a note.
+        List of `Tappable`: each layer before its sublayers, and the output of the model last. Activations that cannot
+        be tapped have a `note`.
 
     Raises:
-        ValueError: If the shapes of the inputs are not known.
+        ValueError: If the model is not built and `inputs` is None.
     """
     rows = []
 
     def run(x):
         outputs, calls = layer_calls(model, x)
-        # In place: TensorFlow traces a second time where the first pass made weights.
+        # Assigned in place, since TensorFlow traces a second time if the first trace created weights.
         rows[:] = [*calls, (OUTPUT, model, [outputs])]
-        return [seen for _, _, seen in rows if not isinstance(seen, str)]
+        return [recorded for _, _, recorded in rows if not isinstance(recorded, str)]
 
     specs = iter(trace(run, input_specs(inputs, model)))
-    found = []
-    for path, layer, seen in rows:
-        about = type(layer).__name__, layer.count_params() if layer.built else 0
-        if isinstance(seen, str):
-            found.append(Tappable(path, None, None, *about, seen))
+    entries = []
+    for path, layer, recorded in rows:
+        name, parameters = type(layer).__name__, layer.count_params() if layer.built else 0
+        if isinstance(recorded, str):
+            entries.append(Tappable(path, None, None, name, parameters, recorded))
         else:
-            found += [Tappable(tap, spec.shape, spec.dtype, *about) for tap, spec in _taps(path, next(specs))]
-    return found
+            taps = _taps(path, next(specs))
+            entries += [Tappable(tap, spec.shape, spec.dtype, name, parameters) for tap, spec in taps]
+    return entries
 
 
-def _taps(path, calls):
-    """How each tensor is tapped that a layer returns in its calls, with its `Spec`."""
+def _taps(path: str, calls: list[Any]) -> Iterator[tuple[str, Spec]]:
+    """Yield `(tap, spec)` of every tensor that a layer returns in its calls."""
     for number, outputs in enumerate(calls):
         tap = path if len(calls) == 1 else f"{path}@{number}"
         if isinstance(outputs, Spec):

@@ -1,112 +1,119 @@
-"""The layer in which a language model ends: a logit for each word, of each token's hidden state."""
+"""Language-model heads: the last layer, which maps hidden states to one logit per vocabulary entry."""
 
 import functools
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_distill.models.specs import trace
+from keras_distill.types import Structure, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class HiddenStates(keras.Model):
-    """A language model less its last layer: it returns what that would make logits of.
+    """Model without its last layer: it returns the hidden states that the last layer maps to logits.
 
-    ```python
-    terms = [Term(Chunked(KLDivergence(2.0), "logits", "logits"))]
-    distiller = Distiller(HiddenStates(student), HiddenStates(teacher), terms)
-    distiller.compile("adam", ChunkedCrossentropy("logits"))
-    distiller.fit(tokens, next_tokens)
-    student.save("student.keras")
-    ```
+    For losses that compute the logits of a few tokens at a time, since logits of large vocabularies fill the memory.
+    All layers are shared with the model, including the last one, which is trained with the others: after training, save
+    `model`, whose weights are the trained ones.
 
-    It shares all layers with the model, the last one included, which is trained with the others: nothing has to be
-    copied back. `predict` gives hidden states, and metrics see them too: take both of the model itself.
+    `predict` returns hidden states, and metrics receive them, too. Call both on the model itself.
 
-    A model whose last layer is its embedding again, or that is not functional, needs none of this: give the distiller
-    the part that returns hidden states, `keras.Model(model.input, model.get_layer("final_norm").output)` or a
-    backbone of KerasHub's, and name the embedding.
+    A model whose last layer is its tied embedding, or that is not functional, does not need this class: pass the part
+    that returns hidden states, `keras.Model(model.input, model.get_layer("final_norm").output)` or a KerasHub backbone,
+    as the student and name the embedding in the loss.
+
+    Example:
+
+    >>> student_body, teacher_body = HiddenStates(student), HiddenStates(teacher)
+    >>> terms = [Term(Chunked(KLDivergence(2.0), "logits", "logits"))]
+    >>> distiller = Distiller(student=student_body, teacher=teacher_body, terms=terms)
+    >>> distiller.compile("adam", ChunkedCrossentropy("logits"))
 
     Args:
-        model: A functional or sequential `keras.Model` of one output, which its last layer makes.
+        model: Functional or sequential `keras.Model` with one output, which its last layer returns.
+        name: Name of this model. Defaults to the name of the model with the suffix "_hidden_states".
+        **kwargs: Further arguments of `keras.Model`.
 
     Raises:
-        ValueError: For a model of another kind.
+        ValueError: If `model` is not functional, not built, or does not end in a layer that is called once.
     """
 
-    def __init__(self, model, name=None, **kwargs):
+    def __init__(self, model: keras.Model, name: str | None = None, **kwargs: Any):
         super().__init__(name=name or f"{getattr(model, 'name', None)}_hidden_states", **kwargs)
-        hidden = _input_of_the_last_layer(model)
+        hidden = _input_of_last_layer(model)
         self.model = model
-        # A function: Keras would count the layers of a model twice.
+        # A partial, not a model: Keras would track the layers of `model` twice.
         self._run = functools.partial(keras.Model(_inputs(model), hidden, name=model.name))
         self.built = True
 
     @property
-    def inputs(self):
-        """As of the model."""
+    def inputs(self) -> list[keras.KerasTensor]:
+        """Input tensors of the model."""
         return self.model.inputs
 
     @property
-    def input(self):
-        """As of the model."""
+    def input(self) -> Structure:
+        """Input tensors of the model, in the structure that it is called with."""
         return _inputs(self.model)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Structure, training: bool | None = None) -> Tensor:
         return self._run(inputs, training=training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"model": keras.saving.serialize_keras_object(self.model), "name": self.name}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "HiddenStates":
         return cls(keras.saving.deserialize_keras_object(config["model"]), name=config["name"])
 
 
 class LMHead:
-    """Logits of hidden states, as a function of a layer's weights.
+    """Logits of hidden states as a function of a layer's weights.
 
-    Not a layer, so that who holds one does not train or save the layer.
+    An `LMHead` is not a layer, so that Keras neither trains nor saves the layer as a part of its owner.
 
     Args:
-        layer: A `Dense`, an `Embedding` to be read backwards, as models with tied weights do, or any other layer that
-            makes logits of the last axis. None if the logits are there already.
+        layer: `Dense`, `Embedding` with tied weights, which is multiplied in reverse, or any other layer that maps the
+            last axis to logits. None if the activations are logits already. Defaults to None.
     """
 
-    def __init__(self, layer=None):
+    def __init__(self, layer: keras.layers.Layer | None = None):
         self.layer = layer
 
-    def weights(self):
-        """The layer's weights as tensors, in two lists: those that are trained, and those that are not."""
+    def weights(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Return the weights of the layer as tensors, `(trainable, non-trainable)`."""
         if self.layer is None:
             return [], []
-        groups = self.layer.trainable_variables, self.layer.non_trainable_variables
-        return tuple([tf.convert_to_tensor(variable.value) for variable in group] for group in groups)
+        return _values(self.layer.trainable_variables), _values(self.layer.non_trainable_variables)
 
-    def logits(self, hidden, trained, others):
-        """float32 logits.
+    def logits(self, hidden: Tensor, trainable: Sequence[Tensor], non_trainable: Sequence[Tensor]) -> Tensor:
+        """Return the logits of hidden states.
 
         Args:
-            hidden: Shape `[rows, dim]`.
-            trained: What stands for the layer's trained weights.
-            others: What stands for its other weights.
+            hidden: Hidden states, shape `[rows, dim]`.
+            trainable: Values of the layer's trainable weights, in the order of `weights`.
+            non_trainable: Values of the layer's other weights, in the order of `weights`.
 
         Returns:
-            Shape `[rows, words]`.
+            float32, shape `[rows, vocabulary]`.
         """
         if self.layer is None:
             return hidden
         variables = [*self.layer.trainable_variables, *self.layer.non_trainable_variables]
-        with keras.StatelessScope(state_mapping=list(zip(variables, [*trained, *others]))):
+        # The caller differentiates with respect to these tensors, which replace the variables.
+        with keras.StatelessScope(state_mapping=list(zip(variables, [*trainable, *non_trainable]))):
             return ops.cast(self._run(hidden), "float32")
 
-    def shape(self, hidden_shape):
-        """The shape of the logits for hidden states of some shape.
+    def shape(self, hidden_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Return the shape of the logits for hidden states of the given shape.
 
         Raises:
-            ValueError: If the layer does not take them, or gives no logits.
+            ValueError: If the layer does not accept the hidden states, or does not return logits.
         """
         if self.layer is None:
             return tuple(hidden_shape)
@@ -115,46 +122,52 @@ class LMHead:
             spec = trace(self._run, tf.TensorSpec((None, hidden_shape[-1])))
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(
-                f"Layer '{name}', with weights of the shapes {shapes}, takes no hidden states of size "
-                f"{hidden_shape[-1]}. Tap what the model itself gives that layer."
+                f"Layer '{name}', with weights of the shapes {shapes}, does not accept hidden states of size "
+                f"{hidden_shape[-1]}. Tap the activation that the model passes to this layer."
             ) from error
         if spec.probabilities:
-            raise ValueError(f"Layer '{name}' ends in a {spec.source.lower()}. Give it no activation.")
+            raise ValueError(
+                f"Layer '{name}' ends in a {spec.source.lower()}, but its outputs must be logits. Create it with "
+                "`activation=None`."
+            )
         if len(spec.shape) != 2 or spec.shape[-1] is None:
             raise ValueError(
-                f"Layer '{name}' makes {spec.shape} of hidden states {(None, hidden_shape[-1])}, not a row of logits "
-                "for each token. Name the layer whose outputs are the model's logits."
+                f"Layer '{name}' returns {spec.shape} for hidden states {(None, hidden_shape[-1])}, not one row of "
+                "logits per token. Name the layer whose outputs are the model's logits."
             )
         return (*hidden_shape[:-1], spec.shape[-1])
 
     def _run(self, hidden):
         if not isinstance(self.layer, keras.layers.Embedding):
             return self.layer(hidden)
+        # KerasHub's ReversibleEmbedding computes the logits itself.
         if "reverse" in inspect.signature(self.layer.call).parameters:
             return self.layer(hidden, reverse=True)
         hidden = ops.cast(hidden, self.layer.compute_dtype)
         return ops.matmul(hidden, ops.transpose(ops.cast(self.layer.embeddings, self.layer.compute_dtype)))
 
 
-def _input_of_the_last_layer(model):
+def _values(variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def _input_of_last_layer(model: keras.Model) -> keras.KerasTensor:
     functional = isinstance(model, keras.Model) and getattr(model, "inputs", None) and getattr(model, "layers", None)
     if not functional:
-        raise ValueError(
-            f"HiddenStates takes a functional or sequential keras.Model that is built. Received: {model!r}"
-        )
+        raise ValueError(f"`model` must be a functional or sequential keras.Model that is built. Received: {model!r}")
     layer = model.layers[-1]
     try:
-        hidden, made = layer.input, layer.output
+        hidden, output = layer.input, layer.output
     except (AttributeError, ValueError):
-        # It runs more than once.
-        hidden = made = None
-    if len(model.outputs) != 1 or model.outputs[0] is not made or not isinstance(hidden, keras.KerasTensor):
+        # Keras raises for a layer that is called more than once.
+        hidden = output = None
+    if len(model.outputs) != 1 or model.outputs[0] is not output or not isinstance(hidden, keras.KerasTensor):
         raise ValueError(
-            f"'{model.name}' does not end in a layer '{layer.name}' that it runs once, on one tensor. Give the "
-            "distiller the part of it that returns hidden states: keras.Model(model.input, hidden)."
+            f"'{model.name}' does not end in a layer '{layer.name}' that is called once, on one tensor. Pass the part "
+            "of the model that returns hidden states to the distiller: `keras.Model(model.input, hidden)`."
         )
     return hidden
 
 
-def _inputs(model):
+def _inputs(model: keras.Model) -> Structure:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input

@@ -6,19 +6,18 @@ import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from keras_distill.cache import packing
-from keras_distill.teachers import CachedTeacher
 
 PREFIX = "teacher/"
 _TYPES = {tf.float32: schema_pb2.FLOAT, tf.int64: schema_pb2.INT, tf.string: schema_pb2.BYTES}
 
 
-def extended(schema, abouts):
+def extended(schema, stored_taps):
     """A Schema with the features of a teacher's activations.
 
     Args:
         schema: The `Schema` of the examples without them.
-        abouts: As `packing.described` gives it. Each feature carries its entry as a comment, since a Schema has no
-            words for half precision or for the most probable classes.
+        stored_taps: `{tap: StoredTap}`. Each feature has the JSON of its `StoredTap` as a comment, since a Schema cannot
+            represent half precision or top-k classes.
 
     Raises:
         ValueError: If the examples have such features already.
@@ -26,8 +25,8 @@ def extended(schema, abouts):
     result = schema_pb2.Schema()
     result.CopyFrom(schema)
     there = {feature.name for feature in schema.feature}
-    for tap, about in abouts.items():
-        for key, parsed in parsing({tap: about}).items():
+    for tap, stored in stored_taps.items():
+        for key, parsed in parsing({tap: stored}).items():
             if key in there:
                 raise ValueError(
                     f"The Schema has a feature '{key}' already. Give each teacher a name of its own, such as "
@@ -37,64 +36,57 @@ def extended(schema, abouts):
             feature.presence.min_fraction = 1.0
             feature.presence.min_count = 1
             feature.shape.dim.extend(schema_pb2.FixedShape.Dim(size=size) for size in parsed.shape)
-            feature.annotation.comment.append(json.dumps({"tap": tap, **about}))
+            feature.annotation.comment.append(json.dumps({"tap": tap, **stored.to_json()}))
     return result
 
 
-def described(schema):
-    """The `abouts` that `extended` put into a Schema."""
-    found = {}
+def stored_taps_from_schema(schema):
+    """Return the `{tap: StoredTap}` that `extended` added to a Schema."""
+    stored_taps = {}
     for feature in schema.feature:
         if feature.name.startswith(PREFIX) and feature.annotation.comment:
-            about = json.loads(feature.annotation.comment[0])
-            found[about.pop("tap")] = about
-    return found
+            values = json.loads(feature.annotation.comment[0])
+            stored_taps[values["tap"]] = packing.StoredTap.from_json(values)
+    return stored_taps
 
 
-def teacher(abouts):
-    """The `CachedTeacher` of what `decode` gives."""
-    return CachedTeacher(
-        {tap: packing.unpacked(tap, about) for tap, about in abouts.items()},
-        {tap: about["shape"][-1] for tap, about in abouts.items() if about["top"] is not None},
-    )
+def teacher(stored_taps):
+    """Return the `CachedTeacher` of the activations that `decode` returns."""
+    return packing.cached_teacher(stored_taps)
 
 
-def encode(activations, abouts):
+def encode(activations, stored_taps):
     """What a batch of `{tap: tensor}` adds to its examples: for each one a dictionary `{key: tf.train.Feature}`.
 
     Raises:
         ValueError: For numbers that are not finite, or not in the precision in which they are kept.
     """
     columns = {}
-    for tap, about in abouts.items():
-        tensors = packing.pack(tap, activations[tap], about)
-        for field, spec in packing.fields(tap, about).items():
+    for tap, stored in stored_taps.items():
+        tensors = stored.encode(tap, activations[tap])
+        for field, spec in stored.fields(tap).items():
             if not spec.dtype.is_integer and not tf.reduce_all(tf.math.is_finite(tensors[field])):
-                raise ValueError(f"What the teacher says at '{tap}' is not finite in {about['dtype']}.")
-            columns[PREFIX + field] = [_feature(row, spec.dtype) for row in packing.bits(tensors[field])]
+                raise ValueError(f"What the teacher says at '{tap}' is not finite in {stored.dtype}.")
+            columns[PREFIX + field] = [_feature(row, spec.dtype) for row in packing.to_numpy(tensors[field])]
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
-def parsing(abouts):
+def parsing(stored_taps):
     """What `tf.io.parse_example` needs to know of them, `{key: tf.io.FixedLenFeature}`."""
-    return {PREFIX + field: _parsed(spec) for field, spec in _fields(abouts).items()}
+    return {PREFIX + field: _parsed(spec) for field, spec in packing.all_fields(stored_taps).items()}
 
 
-def decode(parsed, abouts):
+def decode(parsed, stored_taps):
     """Of a batch of parsed examples, what the `teacher` takes."""
     tensors = {}
-    for field, spec in _fields(abouts).items():
+    for field, spec in packing.all_fields(stored_taps).items():
         tensor = parsed[PREFIX + field]
         if tensor.dtype == tf.string:
             # TensorFlow decodes no bfloat16, but the integers that have its bits.
             raw = tf.io.decode_raw(tensor, tf.uint16 if spec.dtype == tf.bfloat16 else spec.dtype)
             tensor = tf.bitcast(tf.reshape(raw, (-1, *spec.shape)), spec.dtype)
         tensors[field] = tensor
-    return {tap: packing.unpack(tap, tensors, about) for tap, about in abouts.items()}
-
-
-def _fields(abouts):
-    return {field: spec for tap, about in abouts.items() for field, spec in packing.fields(tap, about).items()}
+    return {tap: stored.decode(tap, tensors) for tap, stored in stored_taps.items()}
 
 
 def _parsed(spec):

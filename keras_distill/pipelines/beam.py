@@ -1,5 +1,6 @@
 """LabelWithTeacher: `label` for data sets that take many machines."""
 
+import dataclasses
 import math
 import os
 
@@ -73,11 +74,11 @@ class LabelWithTeacher(beam.PTransform):
 
     def expand(self, examples):
         directory = self._directory
-        about = labelling.new_manifest(self._load(), self._inputs, **self._kept)
+        requested = labelling.new_manifest(self._load(), self._inputs, **self._kept, **self._sizes)
         with shards.write_lock(directory):
-            manifest = labelling.begin(directory, about, **self._sizes)
+            manifest = labelling.begin_or_resume(directory, requested, self._sizes["batch_size"])
         # A finished cache is only compared, by batches of any size: none may lie across two of its shards.
-        size = math.gcd(self._sizes["batch_size"], manifest["shard_examples"])
+        size = math.gcd(self._sizes["batch_size"], manifest.shard_examples)
         # Keys are integers: Dask takes others for different ones in different processes. And no step waits for the end
         # of a bundle to put out what it holds: Dask would lose it.
         written = (
@@ -124,7 +125,7 @@ class _Ask(beam.DoFn):
 
     def setup(self):
         # One copy of the teacher in each process, whatever the number of its threads.
-        self._speaking = self._handle.acquire(lambda: _Speaking(self._load(), self._inputs, self._manifest["taps"]))
+        self._speaking = self._handle.acquire(lambda: _Speaking(self._load(), self._inputs, self._manifest.taps))
         self._done = {}
 
     def process(self, grouped):
@@ -137,7 +138,7 @@ class _Ask(beam.DoFn):
         numbers, first, which = np.unique(numbers, return_index=True, return_inverse=True)
         _check_batch(batch * self._batch_size, numbers, prints != prints[first][which], which)
         inputs, prints = keras.tree.map_structure(lambda leaf: leaf[first], inputs), prints[first]
-        shard, row = divmod(batch * self._batch_size, self._manifest["shard_examples"])
+        shard, row = divmod(batch * self._batch_size, self._manifest.shard_examples)
         written = self._written(shard)
         if written is None:
             yield shard, (row, self._speaking(inputs) | {EXAMPLES: prints})
@@ -153,7 +154,7 @@ class _Ask(beam.DoFn):
                 self._done[shard] = shards.open_array(self._directory, entry, EXAMPLES)
             else:
                 # Nothing is added to what is complete.
-                self._done[shard] = np.zeros(0, "uint8") if self._manifest["complete"] else None
+                self._done[shard] = np.zeros(0, "uint8") if self._manifest.complete else None
         return self._done[shard]
 
 
@@ -162,7 +163,7 @@ class _Speaking:
 
     def __init__(self, teacher, inputs, taps):
         self._speak = labelling.teacher_function(teacher, taps)
-        self._dtype = packing.print_dtype(taps)
+        self._dtype = packing.fingerprint_dtype(taps)
         self._prints = tf.function(
             lambda inputs: tf.map_fn(fingerprint.of_example, inputs, fn_output_signature=tf.int64),
             input_signature=[
@@ -192,10 +193,10 @@ def _written(grouped, directory, manifest):
         end = 0
         for row, arrays in parts:
             if row != end:
-                raise _missing(shard * manifest["shard_examples"] + end)
+                raise _missing(shard * manifest.shard_examples + end)
             end = row + len(arrays[EXAMPLES])
         arrays = {name: np.concatenate([arrays[name] for _, arrays in parts]) for name in parts[0][1]}
-        entry = shards.write_shard(directory, shard, arrays, several=True)
+        entry = shards.write_shard(directory, shard, arrays, concurrent=True)
         shards.write_entry(directory, shard, entry, manifest)
     return 0, shard
 
@@ -205,24 +206,24 @@ def _finished(grouped, directory, manifest):
     last = max(grouped[1])
     if last < 0:
         raise ValueError("There were no examples to label.")
-    if manifest["complete"]:
+    if manifest.complete:
         return directory
     entries = []
     for shard in range(last + 1):
         entry = _entry(directory, shard, manifest)
-        there = 0 if entry is None else entry["examples"]
-        if there < (1 if shard == last else manifest["shard_examples"]):
-            raise _missing(shard * manifest["shard_examples"] + there)
+        there = 0 if entry is None else entry.examples
+        if there < (1 if shard == last else manifest.shard_examples):
+            raise _missing(shard * manifest.shard_examples + there)
         entries.append(entry)
-    shards.write_manifest(directory, {**manifest, "shards": entries, "complete": True})
+    shards.write_manifest(directory, dataclasses.replace(manifest, shards=tuple(entries), complete=True))
     shards.remove_entries(directory)
     return directory
 
 
 def _entry(directory, shard, manifest):
     """A shard's entry if it is written: from the manifest, or kept apart since this run or an earlier one."""
-    if shard < len(manifest["shards"]):
-        return manifest["shards"][shard]
+    if shard < len(manifest.shards):
+        return manifest.shards[shard]
     return shards.read_entry(directory, shard, manifest)
 
 

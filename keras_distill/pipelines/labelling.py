@@ -64,9 +64,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         signature = artifacts.signature(model, exec_properties["signature"])
         for pattern in patterns.values():
             _try_out(signature, pattern)
-        abouts = packing.stored_taps(_chosen(signature, taps), dtype, top_k)
-        ask = _Ask(signature.path, exec_properties["signature"], abouts, exec_properties["teacher"], shared.Shared())
-        extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), ask.abouts)
+        stored_taps = packing.stored_taps(_chosen(signature, taps), dtype, top_k)
+        ask = _Ask(
+            signature.path, exec_properties["signature"], stored_taps, exec_properties["teacher"], shared.Shared()
+        )
+        extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), ask.stored_taps)
 
         labelled.split_names = artifact_utils.encode_split_names(list(patterns))
         examples_utils.set_payload_format(labelled, example_gen_pb2.FORMAT_TF_EXAMPLE)
@@ -160,11 +162,11 @@ class TeacherLabeller(base_beam_component.BaseBeamComponent):
 class _Ask(beam.DoFn):
     """Batches of serialized examples in, single ones with the teacher's activations out."""
 
-    def __init__(self, path, signature, abouts, teacher, handle):
+    def __init__(self, path, signature, stored_taps, teacher, handle):
         self._path, self._name, self._handle = path, signature, handle
         # A term taps "wide/output" of the teacher "wide".
-        self._names = {tap: f"{teacher}/{tap}" if teacher else tap for tap in abouts}
-        self.abouts = {self._names[tap]: about for tap, about in abouts.items()}
+        self._names = {tap: f"{teacher}/{tap}" if teacher else tap for tap in stored_taps}
+        self.stored_taps = {self._names[tap]: stored for tap, stored in stored_taps.items()}
 
     def setup(self):
         # One copy of the teacher in each process, whatever the number of its threads.
@@ -172,7 +174,7 @@ class _Ask(beam.DoFn):
 
     def process(self, batch):
         said = self._signature(tf.constant(batch))
-        rows = activations.encode({name: said[tap] for tap, name in self._names.items()}, self.abouts)
+        rows = activations.encode({name: said[tap] for tap, name in self._names.items()}, self.stored_taps)
         for serialized, features in zip(batch, rows):
             example = tf.train.Example.FromString(serialized)
             for key, feature in features.items():

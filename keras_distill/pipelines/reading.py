@@ -15,7 +15,7 @@ class Reader:
     """Makes inputs, labels and a teacher's activations of serialized examples.
 
     Attributes:
-        abouts: The activations that come with the examples, as `packing.described` gives them.
+        stored_taps: `{tap: StoredTap}` of the activations that the examples contain.
         transform: The Keras layer of the transform graph, or None. A model that is exported with it must track it.
 
     Args:
@@ -48,11 +48,11 @@ class Reader:
         self._features = {name: given[name] for name in used}
         self._label = {name: given[name] for name in label if name in given}
         self._teacher = teacher
-        self.abouts = activations.described(read)
+        self.stored_taps = activations.stored_taps_from_schema(read)
         if teacher is not None:
-            self.abouts = packing.stored_taps(teacher.outputs, "float32", None)
+            self.stored_taps = packing.stored_taps(teacher.outputs, "float32", None)
         # A student that learns from labels alone has no use for them.
-        self._stored = self.abouts if teacher is None and settings.terms is not None else {}
+        self._stored = self.stored_taps if teacher is None and settings.terms is not None else {}
 
     def inputs(self, serialized):
         """The model's inputs for a batch of serialized examples, which need no label."""

@@ -187,19 +187,19 @@ class LabelledLogits:
         path = io_utils.get_only_uri_in_dir(schema.uri)
         schema = read_schema(path)
         features = schema_utils.schema_as_feature_spec(schema).feature_spec
-        abouts = activations.described(schema)
+        stored_taps = activations.stored_taps_from_schema(schema)
         if label not in features:
             raise ValueError(f"The Schema '{path}' has no feature '{label}'. There: {sorted(features)}.")
-        if tap not in abouts:
+        if tap not in stored_taps:
             raise ValueError(
-                f"The Schema '{path}' knows of no activations at '{tap}', but at {sorted(abouts)}. Pass "
+                f"The Schema '{path}' knows of no activations at '{tap}', but at {sorted(stored_taps)}. Pass "
                 "labelled_schema and labelled_examples of a TeacherLabeller."
             )
-        self._label, self._tap, self._abouts = label, tap, {tap: abouts[tap]}
-        self._parsing = {label: features[label], **activations.parsing(self._abouts)}
-        self._teacher = activations.teacher(self._abouts)
+        self._label, self._tap, self._stored_taps = label, tap, {tap: stored_taps[tap]}
+        self._parsing = {label: features[label], **activations.parsing(self._stored_taps)}
+        self._teacher = activations.teacher(self._stored_taps)
         self._teacher.connect([tap])
-        self.classes = abouts[tap]["shape"][-1]
+        self.classes = stored_taps[tap].shape[-1]
 
     def __call__(self, examples):
         parsed = tf.io.parse_example(examples, self._parsing)
@@ -210,7 +210,7 @@ class LabelledLogits:
                 f"The feature '{self._label}' has the label {strange[0]}, but the teacher has {self.classes} classes, "
                 "the first being 0."
             )
-        said = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._abouts)))
+        said = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored_taps)))
         return labels, tf.cast(said[self._tap], "float32")
 
 

@@ -113,7 +113,7 @@ class TrainerInputs:
             online = fn_args.base_model is not None and settings.terms is not None
             teacher = Signature(fn_args.base_model, ACTIVATIONS) if online else None
         self.reader = Reader(fn_args.schema_path, settings, fn_args.transform_graph_path, teacher)
-        if settings.terms is not None and not self.reader.abouts:
+        if settings.terms is not None and not self.reader.stored_taps:
             raise ValueError(
                 f"There are terms, but no teacher: the Schema '{fn_args.schema_path}' knows of no activations. Give "
                 "the node labelled_examples and labelled_schema of a TeacherLabeller, or a base_model."
@@ -138,7 +138,7 @@ class TrainerInputs:
         student = settings.function("student")(hp)
         terms = settings.function("terms")
         try:
-            taught = activations.teacher(self.reader.abouts) if terms else None
+            taught = activations.teacher(self.reader.stored_taps) if terms else None
             distiller = Distiller(
                 student=student,
                 teacher=taught,
@@ -146,7 +146,7 @@ class TrainerInputs:
                 supervised_weight=settings.supervised_weight,
             )
         except ValueError as error:
-            kept = {f"{activations.PREFIX}{tap}": about["shape"] for tap, about in self.reader.abouts.items()}
+            kept = {f"{activations.PREFIX}{tap}": list(stored.shape) for tap, stored in self.reader.stored_taps.items()}
             origin = (
                 f"the base_model '{self._args.base_model}'" if self._args.base_model else f"{self._args.train_files}"
             )

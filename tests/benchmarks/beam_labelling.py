@@ -59,7 +59,7 @@ def by_label(teacher, x, batch_size):
 def row_bytes(classes, top_k=None):
     """Of an example with so many float16 logits, its fingerprint included."""
     taps = packing.stored_taps({"output": tf.TensorSpec((None, classes))}, "float16", top_k)
-    return packing.row_bytes(taps) + np.dtype(packing.print_dtype(taps)).itemsize
+    return packing.row_bytes(taps) + np.dtype(packing.fingerprint_dtype(taps)).itemsize
 
 
 def main(_):

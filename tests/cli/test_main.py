@@ -97,8 +97,8 @@ class Twice(keras.layers.Layer):
         (["label", "nowhere.keras", "--dataset=x.npy", "--out={out}"], "cannot read nowhere.keras: "),
         (["label", "{path}", "--dataset=x.npy", "--out={out}"], "cannot label x.npy: .*No such file"),
         (["label", "{path}", "--dataset={npz}", "--out={out}", "--tap=featurs"], "No layer called 'featurs'"),
-        (["label", "{path}", "--dataset={npz}", "--out={out}", "--dtype=int8"], "kept in one of .*int8"),
-        (["label", "{path}", "--dataset={npz}", "--out={out}", "--top-k=3"], "`top_k` keeps 1 class or more"),
+        (["label", "{path}", "--dataset={npz}", "--out={out}", "--dtype=int8"], "`dtype` must be one of .*int8"),
+        (["label", "{path}", "--dataset={npz}", "--out={out}", "--top-k=3"], "`top_k` must be less than the number of classes"),
         (["check", "{out}"], "cannot use .*: .* holds no cache"),
     ],
 )
@@ -208,7 +208,7 @@ def test_label_keeps_what_check_finds_whole(path, npz, tmp_path, capsys):
     arguments = ["label", str(path), f"--dataset={npz}", f"--out={out}", "--tap=output", "--tap=features", "--top-k=2"]
     for _ in range(2):
         assert main([*arguments, "--dtype=float16"]) == 0
-    assert "labelling into" in capsys.readouterr().out
+    assert "Labeling into" in capsys.readouterr().out
     assert main(["check", str(out), "--teacher", str(path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["output", "(3,)", "float16", "top", "2"] and lines[2] == ["features", "(8,)", "float16", "all"]
@@ -225,7 +225,7 @@ def test_a_cache_of_another_teacher_is_found(path, npz, tmp_path, capsys):
     main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"])
     mlp(name="other", bias_initializer="ones").save(tmp_path / "other.keras")
     assert main(["check", str(tmp_path / "cache"), "--teacher", str(tmp_path / "other.keras")]) == 1
-    assert "is of another teacher" in capsys.readouterr().err
+    assert "a cache of another teacher" in capsys.readouterr().err
 
 
 def test_an_interrupted_label_says_so(path, npz, tmp_path, monkeypatch, capsys):

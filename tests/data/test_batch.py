@@ -1,3 +1,5 @@
+"""Inputs with activations and indices."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +13,7 @@ from tests.support.helpers import compiled, data, features, fitted, mlp
 INDEX = np.arange(24)
 
 
-def in_either_order(x, activations, index):
+def in_both_orders(x, activations, index):
     return [
         with_index(with_activations(x, activations), index),
         with_activations(with_index(x, index), activations),
@@ -19,9 +21,9 @@ def in_either_order(x, activations, index):
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_what_comes_with_the_inputs_is_taken_apart(order):
+def test_split_inputs_reverses_with_activations_and_with_index(order):
     x, y = data()
-    joined = in_either_order(x, {"output": 2 * x}, INDEX)[order]
+    joined = in_both_orders(x, {"output": 2 * x}, INDEX)[order]
     inputs, activations, index = split_inputs(joined)
     assert inputs is x and index is INDEX
     np.testing.assert_array_equal(activations["output"], 2 * x)
@@ -29,7 +31,7 @@ def test_what_comes_with_the_inputs_is_taken_apart(order):
     assert batch.inputs is x and batch.labels is y and batch.index is INDEX and batch.step == 3
 
 
-def test_what_did_not_come_is_none():
+def test_missing_activations_and_index_are_none():
     x, _ = data()
     assert split_inputs(x)[0] is x and split_inputs(x)[1:] == (None, None)
     assert split_inputs(with_index(x, INDEX))[1] is None and split_inputs(with_activations(x, {"output": x}))[2] is None
@@ -38,9 +40,9 @@ def test_what_did_not_come_is_none():
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_examples_keep_their_number_when_shuffled(order):
+def test_examples_keep_their_index_when_shuffled(order):
     x, logits = data()[0], features(24, 3, seed=5)
-    joined = in_either_order(x, {"output": logits}, INDEX)[order]
+    joined = in_both_orders(x, {"output": logits}, INDEX)[order]
     for batch in tf.data.Dataset.from_tensor_slices(joined).shuffle(24, seed=1).batch(8):
         inputs, activations, index = split_inputs(batch)
         np.testing.assert_array_equal(inputs, x[index.numpy()])
@@ -48,11 +50,11 @@ def test_examples_keep_their_number_when_shuffled(order):
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_an_index_changes_nothing_for_those_who_do_not_ask(order):
+def test_an_index_does_not_change_losses_that_ignore_it(order):
     (x, y), logits = data(), features(24, 3, seed=5)
     results = []
     weights = mlp().get_weights()
-    for joined in (with_activations(x, {"output": logits}), in_either_order(x, {"output": logits}, INDEX)[order]):
+    for joined in (with_activations(x, {"output": logits}), in_both_orders(x, {"output": logits}, INDEX)[order]):
         student = mlp()
         student.set_weights(weights)
         model = compiled(

@@ -420,10 +420,10 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     assert_rejected(r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: layer 'logits' maps "
             r"\(None, None, 4\) to \(None, None, 11\)", teacher=language_model(6, "teacher", words=12))  # fmt: skip
     assert_rejected(
-        "Layer 'logits' ends in a softmax. Give it no activation", teacher=language_model(activation="softmax")
+        "Layer 'logits' ends in a softmax, but its outputs must be logits", teacher=language_model(activation="softmax")
     )
     assert_rejected(
-        r"Layer 'logits', with weights of the shapes \[\(4, 11\), \(11,\)\], takes no hidden states of size 11",
+        r"Layer 'logits', with weights of the shapes \[\(4, 11\), \(11,\)\], does not accept hidden states of size 11",
         wrap=(lambda model: model, HiddenStates),
     )
     assert_rejected(
@@ -431,7 +431,7 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     )
     assert_rejected("11 words, the teacher's 6", teacher_layer=None)
     assert_rejected(
-        "Layer 'embedding_norm' makes .* not a row of logits",
+        "Layer 'embedding_norm' returns .* not one row of logits",
         student_layer="embedding_norm",
         student=_model_with_a_layer_of_rank_4(),
     )
@@ -443,7 +443,7 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
     with pytest.raises(ValueError, match="No layer called 'logit' in 'student_hidden_states'"):
         distiller.compile("sgd", ChunkedCrossentropy("logit"))
     with pytest.raises(
-        ValueError, match=r"weights of the shapes \[\(5, 11\), \(11,\)\], takes no hidden states of size 4"
+        ValueError, match=r"weights of the shapes \[\(5, 11\), \(11,\)\], does not accept hidden states of size 4"
     ):
         distiller.compile("sgd", ChunkedCrossentropy(dense(5)))
 

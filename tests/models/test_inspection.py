@@ -1,3 +1,5 @@
+"""Lists of taps."""
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from tests.support.helpers import features, mlp
 
 
 def network():
-    """Attention, a layer called twice, one of several outputs, and a cell in a loop."""
+    """Return a model with attention, a layer called twice, a layer with several outputs and a recurrent cell."""
     inputs = keras.Input((6, 8))
     attended = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
     twice = keras.layers.Dense(8, name="twice")
@@ -20,24 +22,24 @@ def network():
     return keras.Model(inputs, outputs, name="network")
 
 
-def test_every_tap_that_is_listed_can_be_tapped_and_has_the_shape_that_is_listed():
+def test_listed_taps_can_be_tapped_and_have_the_listed_shape():
     model = network()
     listed = {entry.tap: entry for entry in tappable(model) if not entry.note}
     activations = Taps(model, listed)(features(3, 6, 8), training=False)
     assert {tap: (None, *tensor.shape[1:]) for tap, tensor in activations.items()} == {
         tap: entry.shape for tap, entry in listed.items()
     }
-    # The backbone runs twice, and so does what is in it.
+    # The backbone is called twice, and so are its layers.
     for tap in ("backbone/attention/query@1", "backbone/twice@3", "backbone/lstm@0[2]", "mean", "output[mean]"):
         assert tap in listed
 
 
-def test_what_cannot_be_tapped_is_listed_with_the_reason():
+def test_untappable_layers_have_a_note():
     model = network()
-    hidden = {entry.tap: entry.note for entry in tappable(model) if entry.note}
-    assert "AttentionRelation" in hidden["backbone/attention/softmax"]
-    assert "inside a loop" in hidden["backbone/lstm/lstm_cell"]
-    for tap in hidden:
+    untappable = {entry.tap: entry.note for entry in tappable(model) if entry.note}
+    assert "AttentionRelation" in untappable["backbone/attention/softmax"]
+    assert "inside a loop" in untappable["backbone/lstm/lstm_cell"]
+    for tap in untappable:
         with pytest.raises(ValueError, match=f"'{tap}' of 'network' "):
             trace(lambda x, tap=tap: Taps(model, [tap])(x, training=False), tf.TensorSpec((None, 6, 8)))
 
@@ -51,7 +53,7 @@ def test_a_dense_network():
     ]
 
 
-def test_a_model_that_was_not_built_asks_for_inputs():
+def test_a_model_that_is_not_built_needs_inputs():
     model = keras.Sequential([keras.layers.Dense(2, name="dense")], name="late")
     with pytest.raises(ValueError, match="The shapes of the inputs of 'late' are not known"):
         tappable(model)

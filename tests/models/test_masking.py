@@ -1,3 +1,5 @@
+"""Padding masks and sample weights."""
+
 import dataclasses
 
 import keras
@@ -31,7 +33,7 @@ MASK = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0]], bool)
 
 
 @pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
-def test_padding_of_either_model_is_left_out(sides):
+def test_positions_masked_by_either_model_are_ignored(sides):
     student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
     tensors = [masked(array, MASK) if side else tf.constant(array) for array, side in zip((student, teacher), sides)]
     values = term(Hint(), student, teacher).compare(*tensors, Batch(None))
@@ -39,14 +41,14 @@ def test_padding_of_either_model_is_left_out(sides):
     np.testing.assert_allclose(values, reference, rtol=1e-6)
 
 
-def test_what_both_leave_out_is_the_union():
+def test_masks_of_both_models_are_combined():
     student, teacher = features(1, 3, 4), features(1, 3, 4, seed=1)
     tensors = masked(student, [[True, True, False]]), masked(teacher, [[False, True, True]])
     values = term(Hint(), student, teacher).compare(*tensors, Batch(None))
     np.testing.assert_allclose(values, [((student - teacher)[0, 1] ** 2).mean()], rtol=1e-6)
 
 
-def test_models_with_positions_of_their_own():
+def test_models_with_different_positions_keep_their_own_masks():
     student, teacher = features(3, 3, 4), features(3, 5, 4, seed=1)
     other = np.arange(5) < np.array([[5], [2], [3]])
     values = term(SimilarityPreserving(), student, teacher).compare(
@@ -57,7 +59,7 @@ def test_models_with_positions_of_their_own():
     np.testing.assert_allclose(values, reference, rtol=1e-6)
 
 
-def test_padding_that_is_not_finite_hurts_nobody():
+def test_padding_may_hold_nan():
     student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
     teacher[~MASK] = np.nan
     tensor = masked(student, MASK)
@@ -67,7 +69,7 @@ def test_padding_that_is_not_finite_hurts_nobody():
     assert np.isfinite(values).all() and np.isfinite(tape.gradient(values, tensor)).all()
 
 
-def test_an_example_of_padding_alone_costs_nothing():
+def test_the_loss_of_a_fully_masked_example_is_zero():
     student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
     values = term(Hint(), student, teacher).compare(
         masked(student, [[True] * 3, [False] * 3]), tf.constant(teacher), Batch(None)
@@ -76,7 +78,7 @@ def test_an_example_of_padding_alone_costs_nothing():
 
 
 @pytest.mark.parametrize("mask", [None, MASK])
-def test_weights_of_tokens_are_weights_of_positions(mask):
+def test_sample_weights_per_token(mask):
     student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
     weights = np.array([[0, 1, 2], [3, 1, 1], [0, 0, 5]], "float32")
     tensor = tf.constant(student) if mask is None else masked(student, mask)
@@ -88,7 +90,7 @@ def test_weights_of_tokens_are_weights_of_positions(mask):
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_weights_of_examples(shape):
+def test_sample_weights_per_example(shape):
     student, teacher, weights = features(3, 4), features(3, 4, seed=1), np.array([0.0, 1.0, 3.0], "float32")
     values = term(Hint(), student, teacher).compare(
         tf.constant(student), tf.constant(teacher), Batch(None, sample_weight=weights.reshape(shape))
@@ -96,7 +98,7 @@ def test_weights_of_examples(shape):
     np.testing.assert_allclose(values, weights * ((student - teacher) ** 2).mean(axis=-1), rtol=1e-6)
 
 
-def test_weights_of_several_outputs():
+def test_sample_weights_of_several_outputs():
     student, teacher = features(2, 4), features(2, 4, seed=1)
     weights = {"a": np.array([1.0, 2.0], "float32"), "b": np.array([3.0, 0.0], "float32")}
     plain = ((student - teacher) ** 2).mean(axis=-1)
@@ -106,21 +108,21 @@ def test_weights_of_several_outputs():
         np.testing.assert_allclose(values, plain * expected, rtol=1e-6)
 
 
-def test_entries_of_taps():
+def test_entry_of_tap():
     assert entry_of_tap(3, "output[a]") == 3
     assert entry_of_tap({"a": 1}, "output['a']") == 1
     assert entry_of_tap([1, 2], "output[1]") == 2
     assert entry_of_tap({"a": 1}, "hidden") is None
 
 
-def test_the_mean_over_positions():
+def test_mean_over_positions():
     values = np.array([[1.0, 2.0, 6.0], [4.0, 5.0, 9.0]], "float32")
     np.testing.assert_allclose(mean_over_positions(values), [3.0, 6.0])
     np.testing.assert_allclose(mean_over_positions(values, np.array([[1, 1, 0], [0, 0, 0]])), [1.5, 0.0])
 
 
-def reader(name, layers=1):
-    """A model that takes its padding as an input, as KerasHub's do, and so attaches no Keras mask."""
+def model_with_padding_input(name, layers=1):
+    """Return a model whose padding mask is an input, as in KerasHub, so that it attaches no Keras mask."""
     tokens, padding = keras.Input((3,), dtype="int32", name="tokens"), keras.Input((3,), name="padding")
     x = keras.layers.Embedding(9, 4, name="embedding")(tokens)
     for number in range(layers):
@@ -131,8 +133,8 @@ def reader(name, layers=1):
 
 
 @pytest.mark.parametrize("mask", [None, "padding"])
-def test_a_mask_among_the_inputs_leaves_padding_out(mask):
-    student, teacher = reader("student"), reader("teacher")
+def test_a_mask_among_the_inputs(mask):
+    student, teacher = model_with_padding_input("student"), model_with_padding_input("teacher")
     inputs = {"tokens": np.array([[1, 2, 3], [4, 0, 0], [5, 6, 0]]), "padding": MASK.astype("float32")}
     distiller = Distiller(student=student, teacher=teacher, terms=[Term(Hint(), "block_0", "block_0", mask=mask)])
     distiller.compile("sgd")
@@ -145,22 +147,26 @@ def test_a_mask_among_the_inputs_leaves_padding_out(mask):
     np.testing.assert_allclose(logs["hint_loss"], expected, rtol=1e-5)
 
 
-def test_a_mask_among_the_inputs_and_a_keras_mask_join():
+def test_a_mask_among_the_inputs_is_combined_with_the_keras_mask():
     student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
-    given = np.array([[0, 1, 1], [1, 1, 1], [1, 1, 1]])
+    padding = np.array([[0, 1, 1], [1, 1, 1], [1, 1, 1]])
     built = dataclasses.replace(term(Hint(), student, teacher), mask="padding")
-    values = built.compare(masked(student, MASK), tf.constant(teacher), Batch({"padding": given}))
-    expected = [((s - t)[m & g.astype(bool)] ** 2).mean() for s, t, m, g in zip(student, teacher, MASK, given)]
+    values = built.compare(masked(student, MASK), tf.constant(teacher), Batch({"padding": padding}))
+    expected = [((s - t)[m & p.astype(bool)] ** 2).mean() for s, t, m, p in zip(student, teacher, MASK, padding)]
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("tap", "mask", "said"),
+    ("tap", "mask", "message"),
     [
         ("block_0", "padded", r"looks for its mask in the input 'padded'. Inputs: \['tokens', 'padding'\]"),
         ("logits", "padding", r"mask 'padding' of term 'hint' has shape \(None, 3\), .* student 'logits' of shape"),
     ],
 )
-def test_a_mask_that_is_not_there_or_does_not_fit_is_refused(tap, mask, said):
-    with pytest.raises(ValueError, match=said):
-        Distiller(student=reader("student"), teacher=reader("teacher"), terms=[Term(Hint(), tap, tap, mask=mask)])
+def test_a_missing_or_unsuitable_mask_raises(tap, mask, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(
+            student=model_with_padding_input("student"),
+            teacher=model_with_padding_input("teacher"),
+            terms=[Term(Hint(), tap, tap, mask=mask)],
+        )

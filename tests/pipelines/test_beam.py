@@ -85,7 +85,7 @@ def test_a_run_whose_worker_died_is_started_again(doom, whole, folder):
     # Beam's own runner waits for the dead one.
     process.kill()
     process.communicate()
-    assert not shards.read_manifest(folder / "cache")["complete"]
+    assert not shards.read_manifest(folder / "cache").complete
     code, printed = run("processes", folder, doom)
     assert code == 0, printed[-3000:]
     assert content(folder / "cache") == content(whole / "cache")
@@ -110,7 +110,7 @@ def test_examples_that_come_twice_are_kept_once(whole, folder):
 
 
 def test_only_unfinished_shards_are_asked_about(whole, folder, monkeypatch):
-    length = shards.read_manifest(whole / "cache")["shard_examples"]
+    length = shards.read_manifest(whole / "cache").shard_examples
     write, asked, speak = shards.write_shard, [], _Speaking.__call__
 
     def full(directory, number, *arguments, **options):
@@ -134,7 +134,7 @@ def test_only_unfinished_shards_are_asked_about(whole, folder, monkeypatch):
 def test_a_missing_example_is_told(missing, folder):
     with pytest.raises(Exception, match=f"Example {missing} is missing, but later ones came"):
         labelled(folder, [number for number in range(200) if number != missing])
-    assert not shards.read_manifest(folder / "cache")["complete"]
+    assert not shards.read_manifest(folder / "cache").complete
 
 
 def test_bad_examples_are_told(folder):
@@ -161,7 +161,7 @@ def test_a_finished_cache_is_left_alone_and_of_others_refused(whole, folder):
         labelled(folder, range(200), x)
     with pytest.raises(Exception, match="Example 200 is not one that was labelled"):
         labelled(folder, range(205), data(205)[0])
-    with pytest.raises(ValueError, match="holds activations of something else: version None instead of 'other'"):
+    with pytest.raises(ValueError, match="holds a cache with other settings: version None instead of 'other'"):
         labelled(folder, range(200), version="other")
     assert content(folder / "cache") == before
 

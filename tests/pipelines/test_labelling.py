@@ -9,6 +9,7 @@ from apache_beam.utils import shared
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 
+from keras_distill.cache.packing import StoredTap
 from keras_distill.pipelines import activations, labelling
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.reading import Reader
@@ -18,16 +19,16 @@ from tests.support.tfx_running import SCHEMA, examples_of, write_examples
 
 pytestmark = pytest.mark.tfx
 
-ABOUTS = {
-    "output": {"shape": [4], "dtype": "float32", "top": None},
-    "map": {"shape": [2, 3], "dtype": "float16", "top": None},
-    "wide/map": {"shape": [2, 3], "dtype": "bfloat16", "top": None},
-    "wide/output": {"shape": [4], "dtype": "float32", "top": 2},
+STORED_TAPS = {
+    "output": StoredTap((4,), "float32"),
+    "map": StoredTap((2, 3), "float16"),
+    "wide/map": StoredTap((2, 3), "bfloat16"),
+    "wide/output": StoredTap((4,), "float32", top_k=2),
 }
 
 
 def said():
-    shapes = {tap: about["shape"] for tap, about in ABOUTS.items()}
+    shapes = {tap: stored.shape for tap, stored in STORED_TAPS.items()}
     return {tap: tf.constant(features(5, *shape, seed=number)) for number, (tap, shape) in enumerate(shapes.items())}
 
 
@@ -35,9 +36,9 @@ def test_what_is_encoded_is_decoded():
     given = said()
     serialized = [
         tf.train.Example(features=tf.train.Features(feature=row)).SerializeToString()
-        for row in activations.encode(given, ABOUTS)
+        for row in activations.encode(given, STORED_TAPS)
     ]
-    found = activations.decode(tf.io.parse_example(serialized, activations.parsing(ABOUTS)), ABOUTS)
+    found = activations.decode(tf.io.parse_example(serialized, activations.parsing(STORED_TAPS)), STORED_TAPS)
     np.testing.assert_array_equal(found["output"], given["output"])
     np.testing.assert_array_equal(found["map"], tf.cast(given["map"], "float16"))
     np.testing.assert_array_equal(
@@ -52,14 +53,14 @@ def test_what_is_encoded_is_decoded():
 
 
 def test_a_schema_carries_all_that_decoding_needs():
-    schema = activations.extended(schema_pb2.Schema(), ABOUTS)
-    assert activations.described(schema_pb2.Schema.FromString(schema.SerializeToString())) == ABOUTS
+    schema = activations.extended(schema_pb2.Schema(), STORED_TAPS)
+    assert activations.stored_taps_from_schema(schema_pb2.Schema.FromString(schema.SerializeToString())) == STORED_TAPS
 
 
 def test_numbers_too_large_for_half_precision_are_refused():
     given = said() | {"map": tf.fill((5, 2, 3), 1e6)}
     with pytest.raises(ValueError, match="What the teacher says at 'map' is not finite in float16."):
-        activations.encode(given, ABOUTS)
+        activations.encode(given, STORED_TAPS)
 
 
 def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
@@ -74,7 +75,7 @@ def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
     ask = labelling._Ask(
         str(tmp_path / "teacher"),
         "activations",
-        {"output": {"shape": [3], "dtype": "float32", "top": None}},
+        {"output": StoredTap((3,), "float32")},
         "",
         shared.Shared(),
     )

@@ -128,7 +128,7 @@ REFUSED = {
         "The Schema has a feature 'teacher/output' already.",
     ),
     "a teacher that says infinity": (labelling, {"model": "burst"}, "What the teacher says at 'output' is not finite"),
-    "more classes than there are": (labelling, {"top_k": 3}, "`top_k` keeps 1 class or more, and less than there are"),
+    "more classes than there are": (labelling, {"top_k": 3}, "`top_k` must be less than the number of classes"),
     "examples that the teacher cannot read": (
         labelling,
         {"examples": "other"},

@@ -157,7 +157,7 @@ def test_mapped_activations_are_cached_and_identified(tmp_path):
     for other in (teacher, ModelTeacher(teacher, classes=[[4, 0], [1, 5, 6], 2])):
         with pytest.raises(ValueError, match="of another teacher"):
             open_cache(tmp_path, other)
-        with pytest.raises(ValueError, match="holds activations of something else"):
+        with pytest.raises(ValueError, match="holds a cache with other settings"):
             label(other, x, tmp_path, verbose=0)
 
 
