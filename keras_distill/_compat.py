@@ -30,16 +30,16 @@ def flatten_layers(layer: keras.layers.Layer, include_self: bool = True, recursi
 class StrategyBuild:
     """Mixin that replaces how Keras builds a model before the first step. Put it before `keras.Model`.
 
-    Overrides `Model._maybe_symbolic_build`, which `fit`, `evaluate` and the `*_on_batch` methods call. Under a strategy,
-    Keras' own averages the batch over the replicas, which fails for shares of different sizes. No public method can be
-    overridden instead.
+    Overrides `Model._maybe_symbolic_build`, which `fit`, `evaluate`, `train_on_batch` and `test_on_batch` call. Under a
+    strategy, Keras' own averages the batch over the replicas, which fails if their parts differ in size. No public
+    method can be overridden instead.
     """
 
     def build_before_first_step(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build whatever the first step needs.
 
         Args:
-            iterator: Keras' epoch iterator. None for the `*_on_batch` methods.
+            iterator: Keras' epoch iterator. None in `train_on_batch` and `test_on_batch`.
             data_batch: One batch. None if `iterator` is given.
         """
         raise NotImplementedError

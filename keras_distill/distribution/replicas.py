@@ -1,6 +1,6 @@
 """Collective operations and optimizer steps over the replicas of `tf.distribute`.
 
-Each replica gets a part of the global batch. A step on several replicas makes the same update as one on a single device.
+Each replica gets a part of the global batch. A step on several replicas makes the same update as on a single device.
 """
 
 import contextlib
@@ -124,10 +124,11 @@ def apply_gradients(
 
     def update(gradients):
         updated, means = [], []
+        divisor = accumulation_steps * (inner.loss_scale_factor or 1.0)
         for variable, new, old in zip(variables, gradients, _compat.accumulated_gradients(inner)):
             if new is not None:
                 updated.append(variable)
-                means.append((tf.convert_to_tensor(new) + old) / (accumulation_steps * (inner.loss_scale_factor or 1.0)))
+                means.append((tf.convert_to_tensor(new) + old) / divisor)
                 old.assign(ops.zeros_like(old))
         _compat.update_step(inner, means, updated)
 

@@ -52,7 +52,6 @@ def all_gather_text(strategy: tf.distribute.Strategy, text: str) -> list[str]:
     num_devices = len(strategy.extended.worker_devices)
     local_results = strategy.experimental_local_results
     lengths = local_results(gather(tf.reshape(tf.size(encoded), (1,))))[0].numpy()
-    # Collective operations do not support uint8.
     joined = local_results(gather(tf.cast(encoded, tf.int32)))[0].numpy()
     parts = np.split(joined, np.cumsum(lengths)[:-1])
     return [bytes(part.astype("uint8")).decode() for part in parts[::num_devices]]

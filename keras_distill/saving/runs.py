@@ -1,17 +1,16 @@
 """State and description of a training run, and differences between two runs."""
 
 import importlib.metadata
-import inspect
 import itertools
 import json
+import os
 import re
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_distill.distribution import workers
+from keras_distill.saving import checkpoints
 from keras_distill.training.base import BaseDistiller
 
 
@@ -31,6 +30,29 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
 def metrics(model: keras.Model) -> dict[str, keras.Variable]:
     """Return the variables of the metrics in a fixed order, `{name: variable}`."""
     return _name_variables(metric=model.metrics_variables)
+
+
+def describe(model: keras.Model, seed: int, settings: dict, data: dict) -> dict:
+    """Describe everything that must be equal in a run and the checkpoint it resumes from, and on all workers.
+
+    Args:
+        model: A compiled model with a built optimizer.
+        seed: Seed of the data order.
+        settings: Settings of the user's script.
+        data: Properties of the dataset.
+
+    Returns:
+        Dictionary in the form in which JSON returns it.
+    """
+    description = {
+        "versions": versions(),
+        "seed": seed,
+        "settings": settings,
+        "data": data,
+        "steps_per_execution": model.steps_per_execution,
+        "variables": [[name, list(variable.shape), variable.dtype] for name, variable in variables(model).items()],
+    }
+    return json.loads(json.dumps(description))
 
 
 def differences(first: dict, second: dict, first_place: str, second_place: str) -> str:
@@ -90,6 +112,50 @@ def check_workers(strategy: tf.distribute.Strategy, run: dict) -> None:
             )
 
 
+def find_checkpoint(
+    folder: str | os.PathLike, strategy: tf.distribute.Strategy, run: dict
+) -> tuple[dict, int] | tuple[None, None]:
+    """Find the checkpoint from which all workers resume. Collective: every worker must call it, and all raise together.
+
+    Args:
+        folder: The folder of the checkpoints.
+        strategy: The current strategy.
+        run: Description of this worker's run, in the form that `differences` takes. The metadata of a checkpoint hold
+            theirs as `run`.
+
+    Returns:
+        Metadata and number of the checkpoint, or `(None, None)` to start from scratch.
+
+    Raises:
+        ValueError: If the workers run different trainings or see different checkpoints; if the checkpoint belongs to
+            another run; and if no checkpoint is intact.
+    """
+    metadata = number = fault = None
+    try:
+        metadata, number = checkpoints.latest(folder)
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    check_workers(strategy, run)
+    own = json.dumps({"number": number, "fault": fault})
+    found = [json.loads(text) for text in workers.all_gather_text(strategy, own)]
+    for worker, other in enumerate(found):
+        if other["fault"] is not None:
+            raise ValueError(other["fault"])
+        if other["number"] != found[0]["number"]:
+            raise ValueError(
+                f"The workers see different checkpoints in '{folder}': the latest is {found[0]['number']} on worker 0 "
+                f"and {other['number']} on worker {worker}. Choose a folder that all workers share."
+            )
+    if metadata is not None:
+        text = differences(metadata["run"], run, "in the checkpoint", "now")
+        if text:
+            raise ValueError(
+                f"The checkpoint in '{folder}' belongs to another run: {text}. Resume with the same script, settings "
+                "and packages, choose another folder, or delete the folder to start from scratch."
+            )
+    return metadata, number
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that determine the numerical results, `{package: version}`."""
     try:
@@ -107,34 +173,6 @@ def strip_numbers(name: str) -> str:
     return re.sub(r"_\d+", "", name)
 
 
-def plain_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """Return the numbers, strings, booleans and None among a callback's state, `{attribute: value}`."""
-    values = {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in _state(callback).items()
-    }
-    return {
-        name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
-    }
-
-
-def array_attributes(callback: keras.callbacks.Callback) -> dict[str, tuple[int | None, list[np.ndarray]]]:
-    """Return the arrays and lists of arrays among a callback's state.
-
-    Args:
-        callback: The callback.
-
-    Returns:
-        `{attribute: (length, arrays)}`. The length is None for a single array.
-    """
-    found = {}
-    for name, value in _state(callback).items():
-        if isinstance(value, np.ndarray):
-            found[name] = (None, [value])
-        elif isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
-            found[name] = (len(value), value)
-    return found
-
-
 def _name_variables(**kinds):
     found = {id(variable): (kind, variable) for kind, variables in kinds.items() for variable in variables}
     return {f"{kind}/{index}/{variable.path}": variable for index, (kind, variable) in enumerate(found.values())}
@@ -142,13 +180,3 @@ def _name_variables(**kinds):
 
 def _format_variable(entry):
     return "none" if entry is None else f"'{entry[0]}' {tuple(entry[1])} {entry[2]}"
-
-
-def _state(callback):
-    """Return a callback's attributes without those that are arguments of its constructor.
-
-    These are settings, which the script passes again. Some callbacks change them at the first use, such as
-    `EarlyStopping.min_delta`.
-    """
-    arguments = {name for cls in type(callback).__mro__ for name in inspect.signature(cls.__init__).parameters}
-    return {name: value for name, value in vars(callback).items() if name not in arguments}
