@@ -4,6 +4,8 @@ import functools
 
 from keras import ops
 
+from keras_distill import _compat
+
 
 def mean_over_positions(values, position_weight=None):
     """One value per example: the mean over its positions, padded ones left out.
@@ -72,7 +74,7 @@ def mask_fits(mask, activation):
 
 
 def _own_mask(tensor):
-    mask = getattr(tensor, "_keras_mask", None)
+    mask = _compat.keras_mask(tensor)
     return ops.cast(mask, "bool") if mask is not None and mask_fits(mask, tensor) else None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.models.specs import spec_of
 
 
@@ -64,9 +65,9 @@ def map_logits(logits, groups):
     counts = np.array([[place < len(group) for place in range(width)] for group in groups])
     found = ops.take(ops.cast(logits, "float32"), filled, axis=-1)
     result = ops.logsumexp(ops.where(counts, found, -np.inf), axis=-1) if width > 1 else found[..., 0]
-    mask = getattr(logits, "_keras_mask", None)
+    mask = _compat.keras_mask(logits)
     if mask is not None:
-        result._keras_mask = mask
+        _compat.set_keras_mask(result, mask)
     return result
 
 

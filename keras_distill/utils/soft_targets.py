@@ -64,7 +64,7 @@ def bars(
             axes.set_yticks(range(len(shown)), [shorten(classes[index], 14) for index in shown])
             for index, tick in zip(shown, axes.get_yticklabels(), strict=True):
                 tick.set_fontweight("bold" if index == label else "normal")
-        caption = f"{len(shown)} of {len(classes)} classes: those with the highest probability in any model."
+        caption = f"{len(shown)} of {len(classes)} classes: the true one and those that some model finds most probable."
         caption = caption if len(shown) < len(classes) else ""
         return render_figure(canvas, _alt(classes, label, panels), caption)
 
