@@ -132,6 +132,14 @@ def set_keras_mask(tensor: Any, mask: Any) -> None:
     tensor._keras_mask = mask
 
 
+def keras_logits(tensor: Any) -> Any:
+    """Return the logits from which a softmax or sigmoid computed a tensor, or None.
+
+    Stands for the attribute `_keras_logits`, from which Keras' own crossentropies read them.
+    """
+    return getattr(tensor, "_keras_logits", None)
+
+
 def global_seed_generator() -> keras.random.SeedGenerator | None:
     """Return the seed generator of Keras' random operations that got no seed, or None before its first use.
 

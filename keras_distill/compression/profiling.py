@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill import _compat
 from keras_distill.compression.runtimes import measure_costs, runtime
 from keras_distill.models.specs import input_specs
 from keras_distill.utils.formatting import UNKNOWN, align_columns, format_size, percent_with_spread
@@ -170,7 +169,7 @@ def count_multiply_adds(model, inputs=None):
 
 
 def _operations(graph, model):
-    graphs = [graph, *(function.graph for function in _compat.graph_functions(graph) if hasattr(function, "graph"))]
+    graphs = [graph, *(function.graph for function in graph._functions.values() if hasattr(function, "graph"))]
     for operation in (operation for each in graphs for operation in each.get_operations()):
         count = _COUNTS.get(operation.type)
         if count is not None:

@@ -4,8 +4,6 @@ import functools
 
 from keras import ops
 
-from keras_distill import _compat
-
 
 def mean_over_positions(values, position_weight=None):
     """One value per example: the mean over its positions, padded ones left out.
@@ -74,7 +72,7 @@ def mask_fits(mask, activation):
 
 
 def _own_mask(tensor):
-    mask = _compat.keras_mask(tensor)
+    mask = getattr(tensor, "_keras_mask", None)
     return ops.cast(mask, "bool") if mask is not None and mask_fits(mask, tensor) else None
 
 

@@ -9,8 +9,6 @@ import threading
 import keras
 import tensorflow as tf
 
-from keras_distill import _compat
-
 OUTPUT = "output"
 _SYNTAX = re.compile(r"(?P<path>[^@\[\]]+)(@(?P<call>\d+))?(\[(?P<item>[^\[\]]+)\])?")
 
@@ -185,7 +183,7 @@ def find_layer(model, name):
 
 def walk_layers(layer, prefix=""):
     """Every sublayer with its path; one that is reached in two ways comes once for each."""
-    for child in _compat.flatten_layers(layer, include_self=False, recursive=False):
+    for child in layer._flatten_layers(include_self=False, recursive=False):
         path = prefix + child.name
         yield path, child
         yield from walk_layers(child, path + "/")
@@ -299,5 +297,5 @@ def _with_mask(outputs, mask):
     if mask is None:
         return outputs
     outputs = tf.identity(outputs)
-    _compat.set_keras_mask(outputs, mask)
+    outputs._keras_mask = mask
     return outputs
