@@ -57,9 +57,8 @@ def run_workers(folder, workers, plans, deadline=300):
         process.wait()
     unexpected = [worker for worker, code in enumerate(codes) if code not in (0, -signal.SIGKILL, None)]
     if unexpected and -signal.SIGKILL not in codes:
-        raise SystemExit(
-            f"Worker {unexpected[0]} failed without a planned fault:\n{(logs / f'{unexpected[0]}.log').read_text()[-3000:]}"
-        )
+        output = (logs / f"{unexpected[0]}.log").read_text()[-3000:]
+        raise SystemExit(f"Worker {unexpected[0]} failed without a planned fault:\n{output}")
     steps = [line for line in (logs / "0.log").read_text().splitlines() if line.startswith("step ")]
     return all(code == 0 for code in codes), len(steps)
 
@@ -98,16 +97,8 @@ def soak(folder, workers, kills, random):
         histories = [json.loads((folder / name / f"{worker}.json").read_text()) for name in ("whole", "killed")]
         for name, values in histories[0].items():
             np.testing.assert_allclose(histories[1][name], values, rtol=max(TOLERANCE[workers], 1e-12), err_msg=name)
-    by_moment = ", ".join(f"{count} {at}" for at, count in moments.items())
-    return [
-        workers,
-        killed,
-        f"{chief} of the first worker; {by_moment}",
-        starts - 1,
-        steps,
-        made,
-        f"{worst:.1e}",
-    ], worst
+    kinds = f"{chief} of the first worker; " + ", ".join(f"{count} {at}" for at, count in moments.items())
+    return [workers, killed, kinds, starts - 1, steps, made, f"{worst:.1e}"], worst
 
 
 def main():

@@ -9,7 +9,7 @@ from keras_distill.distribution import replicas
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Return the number of worker processes of a strategy. Each has devices of its own.
+    """Return the number of worker processes of a strategy, each with separate devices.
 
     Args:
         strategy: Any strategy. Only `MultiWorkerMirroredStrategy` has several workers.

@@ -66,7 +66,7 @@ def differences(first: dict, second: dict, first_place: str, second_place: str) 
         second_place: Place where the second was found, such as "on worker 1".
 
     Returns:
-        Text such as "seed 0 on worker 0 and 1 on worker 1". Empty if there is no difference.
+        Text such as "seed 0 on worker 0 and 1 on worker 1". Empty if the runs are equal.
     """
     texts = []
     # Part by part: a setting may have the same name as an entry of another part, such as "seed".
