@@ -6,13 +6,22 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keras_distill import Balance, Distiller, MutualDistiller, Term
+from keras_distill import Balance, Distiller, MutualDistiller, Term, callbacks
 from keras_distill.callbacks import TensorBoard
 from keras_distill.data.batch import with_activations
 from keras_distill.losses import CurriculumTemperature, Hint, KLDivergence, LogitStandardization
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher
+from tests.support.cluster import finish, start
 
+# Importing the package must not load it: it needs optional packages.
+LAZY = """
+import sys
+import keras_distill
+assert "keras_distill.callbacks.tensorboard" not in sys.modules
+assert "TensorBoard" in dir(keras_distill.callbacks)
+assert keras_distill.callbacks.TensorBoard is sys.modules["keras_distill.callbacks.tensorboard"].TensorBoard
+"""
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -146,3 +155,10 @@ def test_invalid_use_raises_before_training(tmp_path):
     mutual.compile("adam", CROSSENTROPY)
     with pytest.raises(ValueError, match="requires a Distiller.*Received: <MutualDistiller"):
         mutual.fit(x, y, verbose=0, callbacks=[TensorBoard(tmp_path)])
+
+
+def test_it_is_imported_at_first_use():
+    [(code, output)] = finish(start(["-c", LAZY]))
+    assert code == 0, output
+    with pytest.raises(AttributeError, match="module 'keras_distill.callbacks' has no attribute 'Tensorboard'"):
+        callbacks.Tensorboard  # noqa: B018
