@@ -22,9 +22,14 @@ def test_the_file_is_replaced_at_the_end(tmp_path, several):
 def test_an_error_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="disk full"), atomic_write(path) as file:
-        file.write(b"new")
-        raise OSError("disk full")
+
+    def fail():
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
