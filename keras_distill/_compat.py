@@ -1,1 +1,227 @@
-"""Private names of Keras, TensorFlow and KerasTuner that the package uses."""
+"""Private names of Keras, TensorFlow and KerasTuner that the package uses.
+
+Each function says which public replacement is missing. `tests/test_compat.py` has one test for each, so that an upgrade
+of a dependency fails there first. No other module may use a private name of another package.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Name under which Keras keeps the seed generator of random operations that got no seed.
+_SEED_GENERATOR = "global_seed_generator"
+
+
+def flatten_layers(layer: keras.layers.Layer, include_self: bool = True, recursive: bool = True) -> list:
+    """Return the sub-layers of a layer in the order of their creation.
+
+    Stands for `Layer._flatten_layers`. The public `Model.layers` exists for models only and does not recurse.
+
+    Args:
+        layer: A layer or model.
+        include_self: Whether the list starts with `layer` itself. Defaults to True.
+        recursive: Whether sub-layers of sub-layers are included. Defaults to True.
+    """
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+class StrategyBuild:
+    """Mixin that replaces how Keras builds a model before the first step. Put it before `keras.Model`.
+
+    Overrides `Model._maybe_symbolic_build`, which `fit`, `evaluate`, `train_on_batch` and `test_on_batch` call. Under a
+    strategy, Keras' own averages the batch over the replicas, which fails if their parts differ in size. No public
+    method can be overridden instead.
+    """
+
+    def build_before_first_step(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build whatever the first step needs.
+
+        Args:
+            iterator: Keras' epoch iterator. None in `train_on_batch` and `test_on_batch`.
+            data_batch: One batch. None if `iterator` is given.
+        """
+        raise NotImplementedError
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        self.build_before_first_step(iterator, data_batch)
+
+
+def symbolic_build(model: keras.Model, data_batch: Any) -> None:
+    """Build the layers, metrics and optimizer of a compiled model from one batch, without computing anything.
+
+    Stands for `Model._symbolic_build`. The public `Model.build` builds neither metrics nor the optimizer.
+
+    Args:
+        model: A compiled model.
+        data_batch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    """
+    model._symbolic_build(data_batch=data_batch)
+
+
+def distribute_strategy(model: keras.Model) -> tf.distribute.Strategy | None:
+    """Return the strategy under which a model was created, or None.
+
+    Stands for `Model._distribute_strategy`. The public `Model.distribute_strategy` returns the current strategy for a
+    model that was created under none.
+    """
+    return model._distribute_strategy
+
+
+def cross_device_ops(strategy: tf.distribute.Strategy) -> tf.distribute.CrossDeviceOps:
+    """Return the cross-device operations by which a mirrored strategy reduces gradients.
+
+    Stands for `strategy.extended._cross_device_ops`. The public constructors take them, but nothing returns them.
+    """
+    return strategy.extended._cross_device_ops
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Set the epoch at which a `fit` that has already begun starts. None keeps the `initial_epoch` of `fit`.
+
+    Stands for `Model._initial_epoch`, by which `keras.callbacks.BackupAndRestore` resumes. A callback has no public way
+    to skip epochs.
+    """
+    model._initial_epoch = epoch
+
+
+def step_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Return the variable that counts the calls of `optimizer.apply`.
+
+    Stands for `Optimizer._iterations`. The public `iterations` counts updates: with gradient accumulation it is a
+    quotient and no variable.
+    """
+    return optimizer._iterations
+
+
+def accumulated_gradients(optimizer: keras.optimizers.Optimizer) -> Sequence[keras.Variable]:
+    """Return the sums of gradients of an optimizer with `gradient_accumulation_steps`, one for each variable.
+
+    Stands for `Optimizer._accumulated_gradients`. `Optimizer.variables` includes them, but unmarked.
+    """
+    return optimizer._accumulated_gradients
+
+
+def update_step(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
+    """Clip gradients, decay weights and update the variables, as `Optimizer.apply` does once gradients are accumulated.
+
+    Stands for `Optimizer._clip_gradients`, `_apply_weight_decay` and `_backend_update_step`. The public `apply` also
+    accumulates and counts.
+
+    Args:
+        optimizer: A built optimizer.
+        gradients: List of gradients, none of them None.
+        variables: The variable of each gradient.
+    """
+    gradients = optimizer._clip_gradients(gradients)
+    optimizer._apply_weight_decay(variables)
+    optimizer._backend_update_step(gradients, variables, optimizer.learning_rate)
+
+
+def keras_mask(tensor: Any) -> Any:
+    """Return the Keras mask of a tensor, or None.
+
+    Stands for the attribute `_keras_mask`, the only place where Keras keeps the mask of an eager or graph tensor.
+    """
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_keras_mask(tensor: Any, mask: Any) -> None:
+    """Attach a Keras mask to a tensor, in place, as `keras.layers.Masking` does."""
+    tensor._keras_mask = mask
+
+
+def keras_logits(tensor: Any) -> Any:
+    """Return the logits from which a softmax or sigmoid computed a tensor, or None.
+
+    Stands for the attribute `_keras_logits`, from which Keras' own crossentropies read them.
+    """
+    return getattr(tensor, "_keras_logits", None)
+
+
+def global_seed_generator() -> keras.random.SeedGenerator | None:
+    """Return the seed generator of Keras' random operations that got no seed, or None before its first use.
+
+    Stands for a global attribute of `keras.src`. The public `keras.utils.set_random_seed` sets a seed, but no state.
+    """
+    # Imported here: a module of `keras.src` may move, and few callers need it.
+    from keras.src.backend.common import global_state
+
+    return global_state.get_global_attribute(_SEED_GENERATOR)
+
+
+def reset_global_seed_generator() -> None:
+    """Remove the global seed generator of Keras, which then creates another one at the next use."""
+    from keras.src.backend.common import global_state
+
+    global_state.set_global_attribute(_SEED_GENERATOR, None)
+
+
+def eager_random_generator() -> Any:
+    """Return the `random.Random` from which TensorFlow draws operation seeds, or None if no global seed was set.
+
+    Stands for the attribute `_rng` of TensorFlow's eager context. The public `tf.random.set_seed` sets a seed, but no
+    state.
+    """
+    from tensorflow.python.eager import context
+
+    return getattr(context.context(), "_rng", None)
+
+
+def clear_kernel_cache() -> None:
+    """Drop TensorFlow's cached kernels, so that random operations that ran before restart from their seeds."""
+    from tensorflow.python.eager import context
+
+    context.context().clear_kernel_cache()
+
+
+def graph_functions(graph: tf.Graph) -> list:
+    """Return the functions that are defined in a graph, such as bodies of loops and branches.
+
+    Stands for `Graph._functions`. The public `Graph.as_graph_def` holds them without static shapes.
+    """
+    return list(graph._functions.values())
+
+
+def tuner_callback_class() -> type[keras.callbacks.Callback]:
+    """Return the class of the callback by which KerasTuner passes its tuner to `fit`, as the attribute `tuner`.
+
+    Stands for `keras_tuner.src.engine.tuner_utils.TunerCallback`, which has no public name.
+    """
+    # KerasTuner is an optional dependency.
+    from keras_tuner.src.engine.tuner_utils import TunerCallback
+
+    return TunerCallback
+
+
+def grid_order(oracle: Any) -> Any:
+    """Return the linked list of trial ids in the order of the grid, to which `insert(trial_id)` appends.
+
+    Stands for `GridSearchOracle._ordered_ids`. KerasTuner neither saves nor restores it.
+    """
+    return oracle._ordered_ids
+
+
+def grid_queue(oracle: Any) -> list[str]:
+    """Return the list of trial ids whose successors in the grid are tried next.
+
+    Stands for `GridSearchOracle._populate_next`. KerasTuner neither saves nor restores it.
+    """
+    return oracle._populate_next
+
+
+def grid_comparison(oracle: Any) -> Callable[[dict, dict], int]:
+    """Return the function that compares two sets of hyperparameter values by the order of the grid: -1, 0 or 1.
+
+    Stands for `GridSearchOracle._compare`. Nothing public exposes the order of a grid.
+    """
+    return oracle._compare
+
+
+def loss_arguments(loss: keras.losses.Loss) -> dict[str, Any]:
+    """Return the arguments that a Keras loss passes to its function, such as the `delta` of Huber.
+
+    Stands for `LossFunctionWrapper._fn_kwargs`. The public `get_config` leaves some of them out.
+    """
+    return getattr(loss, "_fn_kwargs", {})

@@ -3,7 +3,6 @@
 Make one term per pair. A path may be extended to a layer inside, as in `f"{path}/attention/query"`.
 
 Example:
-
 >>> student_layers = mapping.layers(student, "block_*")
 >>> teacher_layers = mapping.layers(teacher, "block_*")
 >>> pairs = mapping.uniform(student_layers, teacher_layers)
@@ -34,7 +33,6 @@ def layers(model: keras.Model, pattern: str) -> list[str]:
         ValueError: If no layer matches.
 
     Example:
-
     >>> mapping.layers(student, "block_*")
     ['block_1', 'block_2']
     """
@@ -68,7 +66,6 @@ def uniform(student_layers: Sequence[str], teacher_layers: Sequence[str]) -> lis
         Jiao et al., EMNLP Findings 2020, https://arxiv.org/abs/1909.10351
 
     Example:
-
     >>> uniform(["s1", "s2"], ["t1", "t2", "t3", "t4"])
     [('s1', 't2'), ('s2', 't4')]
     """
@@ -102,7 +99,6 @@ def last(
         Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355 (PKD-Last)
 
     Example:
-
     >>> last(["s1", "s2"], ["t1", "t2", "t3", "t4"])
     [('s1', 't3'), ('s2', 't4')]
     """
@@ -134,7 +130,6 @@ def every(student_layers: Sequence[str], teacher_layers: Sequence[str], step: in
         Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355 (PKD-Skip)
 
     Example:
-
     >>> every(["s1", "s2"], ["t1", "t2", "t3", "t4", "t5"], step=2)
     [('s1', 't2'), ('s2', 't4')]
     """
@@ -167,7 +162,6 @@ def by_name(
             `*`.
 
     Example:
-
     >>> mapping.by_name(student, teacher, "block_*")
     [('block_1', 'block_1'), ('block_2', 'block_2')]
     """
@@ -203,7 +197,6 @@ def by_hand(
         ValueError: If `pairs` is empty or contains an index out of range.
 
     Example:
-
     >>> by_hand(["s1", "s2"], ["t1", "t2", "t3"], [(0, 1), (-1, -1)])
     [('s1', 't2'), ('s2', 't3')]
     """

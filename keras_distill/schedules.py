@@ -121,7 +121,6 @@ class Linear(_Ramp):
         ValueError: If an argument is out of its range.
 
     Example:
-
     >>> temperature = Linear(8.0, 2.0, steps=4)
     >>> [float(temperature(step)) for step in (0, 2, 4, 5)]
     [8.0, 5.0, 2.0, 2.0]
@@ -154,7 +153,6 @@ class CosineDecay(_Ramp):
         Loshchilov and Hutter, ICLR 2017, https://arxiv.org/abs/1608.03983
 
     Example:
-
     >>> loss = KLDivergence(temperature=CosineDecay(8.0, 1.0, steps=5_000))
     """
 
@@ -180,7 +178,6 @@ class WarmUp(_Ramp):
         As the weight of decoupled KD: Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679
 
     Example:
-
     >>> term = Term(DecoupledKD(), weight=WarmUp(1.0, steps=500))
     """
 
@@ -210,7 +207,6 @@ class Piecewise(_NestedSchedule):
             exactly one value more than boundaries.
 
     Example:
-
     >>> temperature = Piecewise([1_000, 3_000], [8.0, 4.0, 1.0])
     >>> [float(temperature(step)) for step in (0, 1_000, 3_000)]
     [8.0, 4.0, 1.0]
@@ -254,7 +250,6 @@ class StopAfter(_NestedSchedule):
         Cho and Hariharan, ICCV 2019, https://arxiv.org/abs/1910.01348
 
     Example:
-
     >>> term = Term(KLDivergence(), weight=StopAfter(WarmUp(1.0, steps=500), steps=5_000))
     """
 

@@ -19,7 +19,6 @@ def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
     teacher outputs of each example. A dataset that is indexed already is returned unchanged.
 
     Example:
-
     >>> label(teacher, (x, y), "cache", verbose=0)
     >>> teacher_cache = open_cache("cache")
     >>> dataset = teacher_cache.join(indexed((x, y)).shuffle(32).batch(16))

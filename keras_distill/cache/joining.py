@@ -22,7 +22,6 @@ def open_cache(directory: str | os.PathLike, teacher: Teacher | Callable | None 
     """Open the teacher cache that `label` wrote.
 
     Example:
-
     >>> label(teacher, (x, y), "cache", verbose=0)
     >>> teacher_cache = open_cache("cache", teacher)
     >>> teacher_cache.examples
@@ -58,7 +57,6 @@ class TeacherCache:
     """Teacher activations on disk, opened by `open_cache`.
 
     Example:
-
     >>> label(teacher, (x, y), "cache", verbose=0)
     >>> teacher_cache = open_cache("cache")
     >>> distiller = Distiller(student=student, teacher=teacher_cache.teacher, terms=[Term(KLDivergence())])

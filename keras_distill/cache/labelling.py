@@ -43,7 +43,6 @@ def label(
     settings and examples are the same.
 
     Example:
-
     >>> label(teacher, (x, y), "cache", verbose=0)
     >>> teacher_cache = open_cache("cache")
     >>> distiller = Distiller(student=student, teacher=teacher_cache.teacher, terms=[Term(KLDivergence())])

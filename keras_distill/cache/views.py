@@ -20,7 +20,6 @@ class Views:
     and of the view, so that views are generated again whenever they are needed and none is stored.
 
     Example:
-
     >>> views = Views(2, tf.image.stateless_random_flip_left_right)
     >>> label(teacher, (x, y), "cache", views=views, verbose=0)
     >>> dataset = open_cache("cache").join(indexed((x, y)).shuffle(32), views=views).batch(16)

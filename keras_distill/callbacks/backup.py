@@ -1,179 +1,148 @@
-"""Runs that may be killed: the same script, started again, ends with the weights of an unbroken run."""
+"""Step-level checkpointing with exact resume.
+
+Rerun the same script after a crash or preemption, and it ends with the same weights as an uninterrupted run.
+"""
 
 import json
 import os
-import signal
 import sys
-import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from keras_distill import _compat
+from keras_distill.callbacks.callback_states import CallbackStates
+from keras_distill.callbacks.data_order import DataOrder
+from keras_distill.callbacks.preemption import EXIT_PREEMPTED, PreemptionHandler
 from keras_distill.distribution import replicas, workers
 from keras_distill.saving import checkpoints, runs
-
-# EX_TEMPFAIL of sysexits.h: whoever sees it starts the same command again.
-EXIT_PREEMPTED = 75
+from keras_distill.types import Structure
+from keras_distill.utils.arguments import check_integer
 
 
 class Backup(keras.callbacks.Callback):
-    """Keeps the state of a training in a folder, so that a run that was killed goes on when it is started again.
+    """Callback for fault-tolerant training: step-level checkpoints with exact resume.
 
-    ```python
-    backup = Backup("runs/backup", every=500)
-    data = backup.batches((x, y), batch_size=128)
-    distiller.fit(data, epochs=10, validation_data=(x_test, y_test), callbacks=[backup])
-    student.save("student.keras")
-    ```
+    Rerun the same script after a crash or preemption, and the training ends with the same weights as an uninterrupted
+    run: bit for bit on one worker, up to rounding on several. `fit` returns the history of all epochs.
 
-    It writes after every epoch, and after every `every` steps of one: weights of models, heads and losses, the
-    optimizer, random states, an `EMATeacher`'s copy, the metrics of the epoch so far, and the history. The same script,
-    started again, goes on after the last step that was written, within an epoch too, and ends with the same weights:
-    bit for bit on one worker, rounded on several. `fit` returns the history of all epochs. It serves any built
-    `keras.Model`; what draws random numbers needs a `keras.random.SeedGenerator`, as Keras' layers have.
+    A checkpoint is written after every epoch, and after every `every` steps of an epoch. It contains the weights of
+    models, heads and losses, the optimizer, random states, the weights of an `EMATeacher`, the metrics of the epoch so
+    far, and the history. Any built `keras.Model` can be trained. Layers that draw random numbers must use a
+    `keras.random.SeedGenerator`, as Keras' own layers do.
 
-    The data must come in the same order again. `batches` and `epochs` make them a function of the seed and the number
-    of the epoch, and begin an interrupted epoch where it stood. With other data an interrupted epoch is read from its
-    start, and what was learnt is left out; they must then come in the same order in every epoch.
+    The data must come in the same order again. `batches` and `epochs` make datasets whose order is a function of the
+    seed and the epoch, and resume an interrupted epoch at its next batch. Any other dataset must have the same order in
+    every epoch; an interrupted epoch then reads it from the start and skips the batches that were already used.
 
-    On SIGTERM, the notice that comes before a machine is taken away, the step is finished, its state written, and the
-    process exits with the code 75 (`keras_distill.callbacks.backup.EXIT_PREEMPTED`). A validation is finished first. `fit` has to run
-    in the main thread for it.
+    On SIGTERM, which preemptible instances send before they stop, the current step or validation is finished, a
+    checkpoint is written, and the process exits with status 75 (`EXIT_PREEMPTED`). `fit` must run in the main thread
+    for this.
 
-    Of several workers (`MultiWorkerMirroredStrategy`) each makes a `Backup` of the same folder, which all must reach;
-    the first one writes. A notice to any one stops all after the same step. They are told before the first step if
-    they do not train alike; and, where it is made within the strategy's scope, at once if their settings or versions
-    differ. Make it before the models then: if those have other shapes, TensorFlow waits for ever when it makes them.
+    With several workers (`MultiWorkerMirroredStrategy`), each worker creates a `Backup` of the same folder, which all
+    workers must be able to read. The chief writes. A signal to any worker stops all workers after the same step.
+    Workers that run different trainings raise an error before the first step. Create the `Backup` within the strategy's
+    scope and before the models, so that settings and versions are compared first: TensorFlow waits forever when workers
+    create variables of different shapes.
 
-    A finished training deletes its backup. With `keep` it stays, and the script, started again, finds the training
-    finished: so that nothing is lost if the process dies before it saved the model. `delete` is for after that.
+    A finished training deletes its checkpoints. With `keep=True` they remain, and rerunning the script restores the
+    finished training without another step. Nothing is lost then if the process dies before it saves the model; call
+    `delete` after that.
 
     Args:
-        folder: Where. One for each training.
-        every: How many steps of an epoch to write after, or None for whole epochs only.
-        seed: An integer, 0 or more; the order of `batches` and `epochs`. Defaults to 0.
-        settings: `{name: value}`, as JSON has it, of what else the run depends on; a backup of others is refused.
-        callbacks: Callbacks whose numbers, texts and arrays are kept with the rest, such as `EarlyStopping`; but not
-            the arguments that they were made with. They are to be given to `fit`, too. Others begin anew.
-        keep: Whether the backup of a finished training stays. Defaults to False.
+        folder: Folder of the checkpoints, local or on cloud storage. Use one for each training.
+        every: Number of steps of an epoch between two checkpoints, >= 1. 100 to 1000 is typical. Defaults to None, a
+            checkpoint after each epoch only.
+        seed: Integer >= 0 that determines the order of `batches` and `epochs`. Defaults to 0.
+        settings: `{name: JSON value}` of everything else that the training depends on, such as
+            `{"temperature": 4.0}`. A run with other settings cannot resume from the checkpoint. Defaults to None.
+        callbacks: Callbacks such as `EarlyStopping` whose numbers, strings and arrays are part of the checkpoint,
+            except the arguments of their constructors. Pass them to `fit`, too. All other callbacks start from their
+            initial state. Defaults to none.
+        keep: Whether to keep the checkpoints of a finished training. Defaults to False.
 
     Raises:
-        ValueError: For arguments that are none of these, and workers whose settings, seeds or versions differ. When
-            training begins, for a model that is not built; a backup of another model, seed, data or
-            settings, or of other versions of Keras, TensorFlow or keras_distill; files of which none is whole; workers
-            that differ in any of these. A file that is damaged or was not finished is passed over with a warning, as
-            long as the one before it is whole.
+        ValueError: For arguments out of range, and for workers whose settings, seeds or versions differ. At the start
+            of training also for a model that is not built; for a checkpoint of another model, seed, data or settings,
+            or of other versions of Keras, TensorFlow or keras_distill; and for a folder in which no checkpoint is
+            intact. A single corrupted or incomplete checkpoint causes a warning, and the previous one is used.
+
+    Example:
+    >>> backup = Backup("checkpoints", every=500)
+    >>> data = backup.batches((x, y), batch_size=8)
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])
+    >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> history = distiller.fit(data, epochs=1, verbose=0, callbacks=[backup])
     """
 
-    def __init__(self, folder, every=None, seed=0, settings=None, callbacks=(), keep=False):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        every: int | None = None,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        keep: bool = False,
+    ):
         super().__init__()
-        if every is not None and not (isinstance(every, int) and every > 0):
-            raise ValueError(f"`every` must be a number of steps above 0, or None. Received: {every!r}")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"`seed` must be an integer, 0 or more. Received: {seed!r}")
         self.folder = os.fspath(folder)
-        self.every = every
-        self.seed = seed
+        self.every = check_integer(every, "every", optional=True)
+        self.seed = check_integer(seed, "seed", at_least=0)
         self.settings = json.loads(json.dumps(settings or {}))
         self.callbacks = list(callbacks)
         self.keep = keep
-        # Before models are made, if this is: of unlike shapes, they would wait for one another for ever.
-        known = {"versions": runs.versions(), "seed": seed, "settings": self.settings}
-        runs.check_workers(tf.distribute.get_strategy(), known)
-        self._data = None
-        # Where the next pass over the data begins: epoch, and step in it.
-        self._start = (0, 0)
-        self._handed = set()
-        self._notice = False
-        self._previous = None
+        # Compared already here: workers that create models of different shapes would wait for one another forever.
+        run = {"versions": runs.versions(), "seed": self.seed, "settings": self.settings}
+        runs.check_workers(tf.distribute.get_strategy(), run)
+        self._order = DataOrder(self.seed)
+        self._preemption = PreemptionHandler()
 
-    def epochs(self, make):
-        """Data for `fit`, of which each epoch has an order of its own, and always the same.
-
-        ```python
-        data = backup.epochs(lambda seed: source.shuffle(10_000, seed=seed).batch(128))
-        ```
+    def epochs(self, make: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:
+        """Return a dataset for `fit` whose order differs in each epoch, but is the same in each run.
 
         Args:
-            make: Makes the `tf.data.Dataset` of one epoch, in batches, from a seed, a scalar int64 tensor that is a
-                function of the run's seed and the number of the epoch. It must be finite, and random by this seed only;
-                `fit` takes no `steps_per_epoch`.
+            make: Function that returns the batched `tf.data.Dataset` of one epoch. Its argument is a seed, a scalar
+                int64 tensor that is a function of the run's seed and the epoch. The dataset must be finite, and random
+                by this seed only.
 
         Returns:
-            A `tf.data.Dataset`. Workers deal out its batches among them, whatever files it reads.
+            A dataset of one epoch. Pass it to `fit` without `steps_per_epoch`. Several workers share its batches,
+            regardless of the files that it reads.
 
         Raises:
-            ValueError: If an epoch has no end.
+            ValueError: If the dataset of an epoch is infinite.
+
+        Example:
+        >>> backup = Backup("checkpoints")
+        >>> source = tf.data.Dataset.from_tensor_slices((x, y))
+        >>> data = backup.epochs(lambda seed: source.shuffle(10_000, seed=seed).batch(8))
         """
-        example = make(tf.constant(_seed(self.seed, 0)))
-        steps = int(example.cardinality())
-        if steps == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("An epoch must have an end. Let `make` end with .take(steps) of its batches.")
-        steps = None if steps == tf.data.UNKNOWN_CARDINALITY else steps
-        self._data = {"steps": steps, "elements": str(example.element_spec)}
+        return self._order.epochs(make)
 
-        def position():
-            self._handed.add(self._start)
-            epoch, step = self._start
-            return np.array([_seed(self.seed, epoch), step], "int64")
-
-        def begin(_):
-            return tf.ensure_shape(tf.numpy_function(position, [], tf.int64), (2,))
-
-        def one(position):
-            # The order is not to depend on the global seed, too.
-            tf.random.set_seed(1)
-            seed, step = position[0], position[1]
-            rest = make(seed).skip(step)
-            # Keras counts on as many batches as ever: those already learnt follow, where it does not come to read them.
-            return rest if steps is None else rest.concatenate(make(seed).take(step))
-
-        data = tf.data.Dataset.range(1).map(begin).flat_map(one)
-        if steps is not None:
-            data = data.apply(tf.data.experimental.assert_cardinality(steps))
-        options = tf.data.Options()
-        # By files, all of them would go to the first worker.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        return data.with_options(options).prefetch(tf.data.AUTOTUNE)
-
-    def batches(self, data, batch_size, shuffle=True):
-        """Data for `fit` from arrays in memory, as `fit` itself would make of them, shuffled in every epoch.
+    def batches(self, data: Structure, batch_size: int, shuffle: bool = True) -> tf.data.Dataset:
+        """Return a dataset for `fit` of arrays in memory, in a different order for each epoch.
 
         Args:
-            data: A structure of arrays of equal length: `x`, `(x, y)` or `(x, y, sample_weight)`, where `x` may be
-                nested, and come `with_activations` and `with_index`.
-            batch_size: Examples a step; the last batch has what is left.
-            shuffle: Whether each epoch has an order of its own. Defaults to True.
+            data: Structure of arrays of equal length: `x`, `(x, y)` or `(x, y, sample_weight)`. `x` may be nested, and
+                may come from `with_activations` and `with_index`.
+            batch_size: Examples per batch, >= 1. 32 to 256 is typical. The last batch of an epoch may be smaller.
+            shuffle: Whether to shuffle the examples in every epoch. Defaults to True.
 
         Returns:
-            As `epochs`. An interrupted epoch goes on at once, without reading what was learnt.
+            A dataset of one epoch, as from `epochs`. An interrupted epoch resumes without reading earlier batches.
 
         Raises:
-            ValueError: If the arrays are not equally long.
+            ValueError: If `batch_size` is not an integer >= 1, or if the arrays differ in length.
         """
-        # An accelerator has no need of all examples at once.
-        with tf.device("CPU:0"):
-            data = keras.tree.map_structure(_tensor, keras.tree.lists_to_tuples(data))
-        lengths = {len(tensor) for tensor in keras.tree.flatten(data) if tensor is not None}
-        if len(lengths) != 1:
-            raise ValueError(f"The arrays must be equally long. Received lengths: {sorted(lengths)}")
-        (length,) = lengths
+        return self._order.batches(data, check_integer(batch_size, "batch_size"), shuffle)
 
-        def rows(index, seed):
-            if shuffle:
-                seed = tf.stack([seed, 0])
-                index = tf.random.experimental.index_shuffle(index, seed, tf.constant(length - 1, "int64"))
-            return keras.tree.map_structure(lambda tensor: None if tensor is None else tf.gather(tensor, index), data)
+    def delete(self) -> None:
+        """Delete the checkpoints, so that the next training in this folder starts from scratch.
 
-        def make(seed):
-            index = tf.data.Dataset.range(length).batch(batch_size)
-            return index.map(lambda index: rows(index, seed), num_parallel_calls=tf.data.AUTOTUNE)
-
-        return self.epochs(make)
-
-    def delete(self):
-        """Deletes the backup; whoever trains with the same folder begins anew. Of several workers, the first does."""
+        Only the chief worker deletes them.
+        """
         if workers.is_chief(tf.distribute.get_strategy() if self.model is None else self.model.distribute_strategy):
             checkpoints.remove(self.folder)
 
@@ -181,173 +150,125 @@ class Backup(keras.callbacks.Callback):
         model = self.model
         if not model.built:
             raise ValueError(
-                f"A Backup needs a model that is built. Call '{model.name}' on a batch of its inputs, or give it an "
-                "Input, before fit."
+                f"`Backup` requires a built model. Call '{model.name}' on a batch of inputs, or add a `keras.Input` to "
+                "it, before `fit`."
             )
         self._strategy = model.distribute_strategy
         if not model.optimizer.built:
             with self._strategy.scope():
                 model.optimizer.build(model.trainable_variables)
-        if self._data is not None and self.params["steps"] != self._data["steps"]:
-            raise ValueError(_ONE_EPOCH)
-        self._run = self._description()
-        self._resumed, self._number = self._agreed()
-        self._begun = self._notice = False
-        self._handed.clear()
-        self._lists = {}
-        if self._resumed is not None:
-            arrays = checkpoints.read(self.folder, self._number)
-            self._lists = {name: array for name, array in arrays.items() if name.startswith("callback/")}
-            self._assign(runs.variables(model), arrays)
-            model._initial_epoch = self.params["epochs"] if self._resumed["stopped"] else self._resumed["epoch"]
-            if self._resumed["step"]:
-                self._pass_over(self._resumed["step"], arrays)
-        self._listen()
+        self._order.check_steps(self.params["steps"])
+        data = self._order.signature or {"steps": self.params["steps"]}
+        self._run = runs.describe(model, seed=self.seed, settings=self.settings, data=data)
+        self._checkpoint, self._number = runs.find_checkpoint(self.folder, self._strategy, self._run)
+        self._started = False
+        self._order.reset()
+        self._callback_arrays = {}
+        if self._checkpoint is not None:
+            self._restore()
+        self._preemption.install(model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._begun:
-            # Not when the epoch before ended: only now all callbacks have seen it, History among them.
+        if self._started:
+            # Written here and not at the end of the previous epoch: only now all callbacks, such as History, have
+            # processed that end.
             self._write(epoch, 0)
-            if self._told():
-                self._leave()
-        # How many of the epoch's steps were made by a process before this one.
-        self._made = 0 if self._begun or self._resumed is None else self._resumed["step"]
-        self._recall()
-        # The last of them is made again.
-        self._start = (epoch, max(self._made - self.model.steps_per_execution, 0))
+            if self._preempted():
+                self._exit()
+        # Number of steps of this epoch that an earlier process made.
+        self._steps_done = 0 if self._started or self._checkpoint is None else self._checkpoint["step"]
+        self._restore_callbacks()
+        # The last of these steps is repeated; see `_skip_steps`.
+        self._order.start = (epoch, max(self._steps_done - self.model.steps_per_execution, 0))
 
     def on_train_batch_end(self, batch, logs=None):
-        step, each = batch + 1, self.model.steps_per_execution
-        if step <= self._made:
+        step, per_execution = batch + 1, self.model.steps_per_execution
+        if step <= self._steps_done:
             return
-        self._check_data()
-        told = self._told()
-        if told or (self.every is not None and step // self.every > (step - each) // self.every):
-            self._write(self._start[0], step, logs)
-        if told:
-            self._leave()
+        self._order.check_pass()
+        preempted = self._preempted()
+        if preempted or (self.every is not None and step // self.every > (step - per_execution) // self.every):
+            self._write(self._order.start[0], step, logs)
+        if preempted:
+            self._exit()
 
     def on_train_end(self, logs=None):
-        self.model._initial_epoch = None
-        told = self._told()
-        if self._begun and (self.keep or told):
-            self._write(self._start[0] + 1, 0, stopped=self.model.stop_training)
-        self._recall()
-        if told:
-            self._leave()
-        self._unlisten()
+        _compat.set_initial_epoch(self.model, None)
+        preempted = self._preempted()
+        if self._started and (self.keep or preempted):
+            self._write(self._order.start[0] + 1, 0, stopped=self.model.stop_training)
+        self._restore_callbacks()
+        if preempted:
+            self._exit()
+        self._preemption.uninstall()
         if not self.keep:
             self.delete()
 
-    def _description(self):
-        """What a run has to have in common with the one that it goes on with, and workers with one another."""
-        described = {
-            "versions": runs.versions(),
-            "seed": self.seed,
-            "settings": self.settings,
-            "data": self._data or {"steps": self.params["steps"]},
-            "steps_per_execution": self.model.steps_per_execution,
-            "variables": [
-                [name, list(variable.shape), variable.dtype] for name, variable in runs.variables(self.model).items()
-            ],
-        }
-        # As it will be read.
-        return json.loads(json.dumps(described))
+    def _restore(self):
+        """Restore variables and the position in the training."""
+        arrays = checkpoints.read(self.folder, self._number)
+        self._callback_arrays = {name: array for name, array in arrays.items() if name.startswith("callback/")}
+        self._assign(runs.variables(self.model), arrays)
+        epoch = self.params["epochs"] if self._checkpoint["stopped"] else self._checkpoint["epoch"]
+        _compat.set_initial_epoch(self.model, epoch)
+        if self._checkpoint["step"]:
+            self._skip_steps(self._checkpoint["step"], arrays)
 
-    def _agreed(self):
-        """Notes and number of the backup to go on with, or None; all workers raise alike."""
-        notes = number = fault = None
-        try:
-            notes, number = checkpoints.latest(self.folder)
-        except (OSError, ValueError) as error:
-            fault = str(error)
-        runs.check_workers(self._strategy, self._run)
-        own = {"number": number, "fault": fault}
-        found = [json.loads(text) for text in workers.all_gather_text(self._strategy, json.dumps(own))]
-        for worker, other in enumerate(found):
-            if other["fault"] is not None:
-                raise ValueError(other["fault"])
-            if other["number"] != found[0]["number"]:
-                raise ValueError(
-                    f"The workers do not see the same backups in '{self.folder}': the latest is {found[0]['number']} "
-                    f"for worker 0 and {other['number']} for worker {worker}. Choose a folder that all of them reach."
-                )
-        if notes is not None:
-            differences = runs.differences(notes["run"], self._run, "there", "here")
-            if differences:
-                raise ValueError(
-                    f"The backup in '{self.folder}' is of another run: {differences}. Go on with what it was made "
-                    "with, choose another folder, or delete it to begin anew."
-                )
-        return notes, number
+    def _skip_steps(self, steps, arrays):
+        """Replace the training function until Keras has counted the steps of the epoch that were made before.
 
-    def _pass_over(self, steps, arrays):
-        """Stands in for the training function until Keras has counted the steps that were made before."""
-        model, train, each = self.model, self.model.train_function, self.model.steps_per_execution
-        left = steps // each
+        Keras cannot start an epoch in the middle.
+        """
+        model, train, per_execution = self.model, self.model.train_function, self.model.steps_per_execution
+        remaining = steps // per_execution
 
-        def pass_over(iterator):
-            nonlocal left
-            left -= 1
-            if left and self._data is None:
-                for _ in range(each):
+        def skip_step(iterator):
+            nonlocal remaining
+            remaining -= 1
+            if remaining and self._order.signature is None:
+                for _ in range(per_execution):
                     next(iterator)
-            if not left:
-                # Keras makes some variables, such as those of metrics, in the first step of a process: the last of the
-                # steps that were made is made again, and all is set to what it was afterwards.
+            if not remaining:
+                # Keras creates some variables, such as those of metrics, in the first step of a process. So the last
+                # step is repeated, and all variables then get the values that they had after it.
                 model.train_function = train
                 train(iterator)
-                self._check_data()
+                self._order.check_pass()
                 self._assign({**runs.variables(model), **runs.metrics(model)}, arrays)
-            return self._resumed["logs"]
+            return self._checkpoint["logs"]
 
-        model.train_function = pass_over
+        model.train_function = skip_step
 
-    def _recall(self):
-        """Gives callbacks back what they knew, once."""
-        if self._begun:
+    def _restore_callbacks(self):
+        """Restore the history and the state of callbacks, once in a training."""
+        if self._started:
             return
-        self._begun = True
-        self._fresh = [runs.plain_attributes(callback) for callback in self.callbacks]
-        if self._resumed is None:
+        self._started = True
+        self._states = CallbackStates(self.callbacks)
+        if self._checkpoint is None:
             return
         history = self.model.history
         history.history.clear()
-        history.history.update(self._resumed["history"])
-        history.epoch[:] = self._resumed["epochs"]
-        for index, (callback, known) in enumerate(zip(self.callbacks, self._resumed["callbacks"])):
-            vars(callback).update(known["plain"])
-            for name, count in known["arrays"].items():
-                found = [self._lists[f"callback/{index}/{name}/{number}"] for number in range(count or 1)]
-                setattr(callback, name, found if count else found[0])
+        history.history.update(self._checkpoint["history"])
+        history.epoch[:] = self._checkpoint["epochs"]
+        self._states.restore(self._checkpoint["callbacks"], self._callback_arrays)
 
     def _assign(self, variables, arrays):
-        for (name, variable), kept in zip(variables.items(), arrays):
-            if runs.strip_numbers(kept) != runs.strip_numbers(name):
-                raise ValueError(f"The backup in '{self.folder}' has '{kept}' where this run has '{name}'.")
-            replicas.assign(self._strategy, variable, arrays[kept])
+        for (name, variable), stored in zip(variables.items(), arrays):
+            if runs.strip_numbers(stored) != runs.strip_numbers(name):
+                raise ValueError(f"The checkpoint in '{self.folder}' has '{stored}' in place of '{name}'.")
+            replicas.assign(self._strategy, variable, arrays[stored])
 
     def _write(self, epoch, step, logs=None, stopped=False):
-        """Writes the state; all workers take part, since to read a metric takes all of them."""
+        """Write a checkpoint. Collective: every worker must call it, because reading a metric sums over the workers."""
         variables = runs.variables(self.model)
         if step:
             variables |= runs.metrics(self.model)
         arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in variables.items()}
         if not workers.is_chief(self._strategy):
             return
-        callbacks = []
-        for index, (callback, fresh) in enumerate(zip(self.callbacks, self._fresh)):
-            # What never changes follows from settings, which the script may change.
-            plain = {
-                name: value
-                for name, value in runs.plain_attributes(callback).items()
-                if fresh.get(name, _NONE) != value
-            }
-            lists = runs.array_attributes(callback)
-            for name, (_, values) in lists.items():
-                arrays |= {f"callback/{index}/{name}/{number}": value for number, value in enumerate(values)}
-            callbacks.append({"plain": plain, "arrays": {name: count for name, (count, _) in lists.items()}})
-        notes = {
+        states, state_arrays = self._states.capture()
+        metadata = {
             "run": self._run,
             "epoch": epoch,
             "step": step,
@@ -355,67 +276,21 @@ class Backup(keras.callbacks.Callback):
             "logs": logs or {},
             "history": self.model.history.history,
             "epochs": self.model.history.epoch,
-            "callbacks": callbacks,
+            "callbacks": states,
         }
-        self._number = checkpoints.write(self.folder, arrays, notes, keep=[self._number])
+        self._number = checkpoints.write(self.folder, arrays | state_arrays, metadata, keep=[self._number])
 
-    def _check_data(self):
-        if self._data is not None and self._start not in self._handed:
-            raise ValueError(_ONE_EPOCH)
+    def _preempted(self):
+        """Return whether any worker got SIGTERM. Collective: every worker must call it.
 
-    def _told(self):
-        """Whether this worker, or any other, was told to stop.
-
-        The workers ask one another, so that all stop after the same step: what one of them wrote into the folder might
-        reach another too late, which would then wait in its next step for those that have gone.
+        All workers must stop after the same step. A file in the shared folder could reach a worker too late, which
+        would then wait in its next step for workers that have stopped.
         """
-        return workers.any_worker(self._strategy, self._notice)
+        return workers.any_worker(self._strategy, self._preemption.requested)
 
-    def _leave(self):
-        self._unlisten()
-        self.model._initial_epoch = None
-        print(f"Told to stop. Start again to go on from '{self.folder}'.", file=sys.stderr, flush=True)
+    def _exit(self):
+        self._preemption.uninstall()
+        _compat.set_initial_epoch(self.model, None)
+        message = f"Preempted: checkpoint written to '{self.folder}'. Run the same command again to resume."
+        print(message, file=sys.stderr, flush=True)
         raise SystemExit(EXIT_PREEMPTED)
-
-    def _listen(self):
-        self._previous = None
-        # Python lets no other thread.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._hear) or signal.SIG_DFL
-
-    def _unlisten(self):
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
-
-    def _hear(self, number, frame):
-        # Python calls this between two of its instructions, and it only takes a note: whatever is being written, the
-        # first time or the tenth, is written to its end.
-        self._notice = True
-        while frame is not None:
-            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is self.model:
-                return
-            frame = frame.f_back
-        # `fit` was left by an error, and nobody would look at the note.
-        self._unlisten()
-        os.kill(os.getpid(), number)
-
-
-_ONE_EPOCH = (
-    "Data made by a Backup are an epoch each. Give them to `fit`, with the Backup among its callbacks and without "
-    "`steps_per_epoch`; for shorter epochs let `make` end with .take(steps)."
-)
-_NONE = object()
-
-
-def _seed(seed, epoch):
-    """The seed of an epoch: 63 bits that NumPy promises never to make otherwise."""
-    return np.int64(np.random.SeedSequence([seed, epoch]).generate_state(1, "uint64")[0] >> np.uint64(1))
-
-
-def _tensor(array):
-    if array is None:
-        return None
-    tensor = tf.convert_to_tensor(array)
-    # As `fit` does with arrays.
-    return tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating else tensor

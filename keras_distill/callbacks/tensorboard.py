@@ -1,6 +1,8 @@
-"""TensorBoard: what a distillation is made of, as it goes on."""
+"""TensorBoard logs of a distillation."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,156 +14,170 @@ from keras_distill.models.taps import Taps, select_activations
 from keras_distill.schedules import value_at
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.loss_weight import as_weight
+from keras_distill.types import Structure, Tensor
 
-_MOST_EXAMPLES = 6
+_MAX_EXAMPLES = 6
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """Keras' own, and beside it weights and temperatures over time, what each term adds, and dark knowledge.
+    """`keras.callbacks.TensorBoard` with weights, temperatures, loss shares and soft targets.
 
-    ```python
-    board = TensorBoard("logs", x_test[:6], y_test[:6], classes=["T-shirt", "Trouser", ...])
-    distiller.fit(x, y, validation_data=(x_test, y_test), epochs=10, callbacks=[board])
-    ```
-
-    Keras writes the losses of terms and the metrics into `train` and `validation`; this adds in `distillation`
+    Keras writes the losses of terms and the metrics to `train` and `validation`. This callback also writes to
+    `distillation`:
 
     ```
-    weight/<term>        its weight, and weight/supervised_loss
-    temperature/<term>   its temperature, where it has one
-    part/<term>          weight times loss over the sum of all of them, and part/supervised_loss; 0 to 1
-    examples             the examples, once, if they are pictures
-    dark knowledge       an image for each example: the teacher's class probabilities at temperature 1 and at that of
-                         the term, and the student's at the same
+    weight/<term>        weight of the term, and weight/supervised_loss
+    temperature/<term>   temperature of the term, if it has one
+    part/<term>          share of the term in the total loss, weight times loss divided by the sum of all, 0 to 1;
+                         and part/supervised_loss
+    examples             the examples, once, if they are images
+    dark knowledge       one image for each example: class probabilities of the teacher at temperature 1 and at the
+                         temperature of the term, and those of the student at the latter
     ```
 
-    at the end of each epoch; the first two every so many batches if `update_freq` says so.
+    All are written at the end of each epoch. With an integer `update_freq`, weights and temperatures are written every
+    `update_freq` batches instead. Pass the callback to `fit`.
 
     Args:
-        log_dir: As of Keras' own. Defaults to "logs".
-        examples: Up to six inputs, as `fit` takes them, or None for no images. For a cached teacher with what it said
-            of them: `stored.load(x)`, of which rows are taken.
-        labels: Their class numbers.
-        classes: Names of the classes. Defaults to their numbers.
-        **kwargs: As of Keras' own.
+        log_dir: Folder of the logs. Defaults to "logs".
+        examples: Inputs in the form that `fit` takes, of which the first six are shown. For a cached teacher they must
+            include the cached activations: rows of `stored.load(x)`. Defaults to None, no images.
+        labels: Class indices of the examples, integers, shape `[examples]`. Required with `examples`.
+        classes: Names of the classes. Defaults to None, their indices.
+        **kwargs: Other arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: When training starts, if the model is no `Distiller`, or if there are examples and no term compares
-            logits of shape `[batch, classes]`.
+        ValueError: If `examples` come without `labels`. At the start of training also if the model is not a
+            `Distiller`, and if there are examples, but no term compares logits of shape `[batch, classes]`.
+
+    Example:
+    >>> board = TensorBoard("logs", x[:6], y[:6], classes=["cat", "dog", "bird"])
     """
 
-    def __init__(self, log_dir="logs", examples=None, labels=None, classes=None, **kwargs):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike = "logs",
+        examples: Structure = None,
+        labels: Tensor | None = None,
+        classes: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(log_dir=log_dir, **kwargs)
         if examples is not None and labels is None:
-            raise ValueError("Pass the `labels` of the examples, too.")
+            raise ValueError("`examples` require `labels`. Pass `TensorBoard(log_dir, examples, labels)`.")
         self.examples = self.labels = None
         if examples is not None:
-            shown = (examples, labels)
-            self.examples, self.labels = keras.tree.map_structure(lambda x: np.asarray(x)[:_MOST_EXAMPLES], shown)
+            first = keras.tree.map_structure(lambda array: np.asarray(array)[:_MAX_EXAMPLES], (examples, labels))
+            self.examples, self.labels = first
         self.classes = classes
-        self._writer = None
+        self._distillation_writer = None
 
     def set_model(self, model):
         super().set_model(model)
         if not isinstance(model, Distiller):
-            raise ValueError(f"This TensorBoard is for a Distiller. Received: {model!r}. Use Keras' own.")
-        # A term of logits, whose taps are those of the images.
-        self._term = next((term for term in model.terms if term.loss.logits), None)
-        if self.examples is not None and self._term is None:
-            raise ValueError("No term compares logits, so there is nothing to show of `examples`. Leave them out.")
+            raise ValueError(
+                "`keras_distill.callbacks.TensorBoard` requires a Distiller. Use `keras.callbacks.TensorBoard` for "
+                f"other models. Received: {model!r}"
+            )
+        self._logit_term = next((term for term in model.terms if term.loss.logits), None)
+        if self.examples is not None and self._logit_term is None:
+            raise ValueError(
+                "`examples` require a term that compares logits, such as `Term(KLDivergence())`. Add one to the "
+                "distiller, or leave `examples` out."
+            )
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         if workers.is_chief(tf.distribute.get_strategy()):
-            self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "distillation"))
+            self._distillation_writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "distillation"))
             if self.examples is not None:
-                self._begin_images()
+                self._prepare_images()
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
-        if isinstance(self.update_freq, int) and self._writer is not None:
+        if isinstance(self.update_freq, int) and self._distillation_writer is not None:
             step = int(self.model.optimizer.iterations)
             if step % self.update_freq == 0:
-                self._write(self._numbers(logs), step)
+                self._write_scalars(self._weights_and_temperatures(logs), step)
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        if self._writer is None:
+        if self._distillation_writer is None:
             return
-        numbers = self._numbers(logs)
-        self._write(self._parts(numbers, logs) | ({} if isinstance(self.update_freq, int) else numbers), epoch)
+        scalars = self._weights_and_temperatures(logs)
+        parts = self._parts(scalars, logs)
+        self._write_scalars(parts if isinstance(self.update_freq, int) else parts | scalars, epoch)
         if self.examples is not None:
-            with self._writer.as_default(step=epoch):
-                tf.summary.image("dark knowledge", self._drawn(), max_outputs=_MOST_EXAMPLES)
-        self._writer.flush()
+            with self._distillation_writer.as_default(step=epoch):
+                tf.summary.image("dark knowledge", self._soft_target_images(), max_outputs=_MAX_EXAMPLES)
+        self._distillation_writer.flush()
 
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
-        if self._writer is not None:
-            self._writer.close()
+        if self._distillation_writer is not None:
+            self._distillation_writer.close()
 
-    def _numbers(self, logs):
-        """`{name: number}` of weights and temperatures at the step that the optimizer has come to."""
+    def _weights_and_temperatures(self, logs):
+        """Return `{tag: value}` at the current step of the optimizer."""
         step = self.model.optimizer.iterations
         weights = {"supervised_loss": value_at(self.model.supervised_weight, step)} if self.model.loss else {}
         for term in self.model.terms:
             weights[term.name] = as_weight(term.weight).value(step)
-        found = {term.name: term.loss.temperature_at(step) for term in self.model.terms}
-        temperatures = {name: value for name, value in found.items() if value is not None}
+        temperatures = {term.name: term.loss.temperature_at(step) for term in self.model.terms}
+        temperatures = {name: value for name, value in temperatures.items() if value is not None}
         return _prefixed("weight", weights) | _prefixed("temperature", temperatures)
 
-    def _parts(self, numbers, logs):
-        """`{name: number}` of what each term adds to the loss, of the sum of all."""
+    def _parts(self, scalars, logs):
+        """Return `{tag: share of the total loss}` of the supervised loss and of each term."""
         losses = {"supervised_loss": logs.get("supervised_loss", 0.0)}
         losses |= {term.name: logs[f"{term.name}_loss"] for term in self.model.terms}
-        added = {name: abs(numbers.get(f"weight/{name}", 0.0) * float(loss)) for name, loss in losses.items()}
-        total = sum(added.values())
-        return _prefixed("part", {name: value / total for name, value in added.items()}) if total > 0 else {}
+        weighted = {name: abs(scalars.get(f"weight/{name}", 0.0) * float(loss)) for name, loss in losses.items()}
+        total = sum(weighted.values())
+        return _prefixed("part", {name: value / total for name, value in weighted.items()}) if total > 0 else {}
 
-    def _write(self, numbers, step):
-        with self._writer.as_default(step=step):
-            for name, value in numbers.items():
-                tf.summary.scalar(name, value)
+    def _write_scalars(self, scalars, step):
+        with self._distillation_writer.as_default(step=step):
+            for tag, value in scalars.items():
+                tf.summary.scalar(tag, value)
 
-    def _begin_images(self):
-        """Asks the teacher, which says the same in every epoch, and shows the examples."""
+    def _prepare_images(self):
+        """Compute the teacher's logits, which are the same in every epoch, and write the examples."""
         batch = unpack((self.examples, self.labels), 0)
-        self._teacher_logits = np.asarray(
-            select_activations(self.model.teacher.activations(batch), self._term.teacher), "float32"
-        )
+        tap = self._logit_term.teacher
+        logits = select_activations(self.model.teacher.activations(batch), tap)
+        self._teacher_logits = np.asarray(logits, "float32")
         if self._teacher_logits.ndim != 2:
             raise ValueError(
-                f"Images are drawn of logits of shape [batch, classes]. Teacher '{self._term.teacher}' has "
-                f"{self._teacher_logits.shape}. Leave `examples` out."
+                f"`examples` require logits of shape [batch, classes]. Leave `examples` out. Received: shape "
+                f"{self._teacher_logits.shape} of the teacher's '{tap}'"
             )
-        self._student = Taps(self.model.student, [self._term.student])
-        self._inputs = batch.inputs
-        pictures = batch.inputs
-        if not keras.tree.is_nested(pictures) and len(pictures.shape) == 4 and pictures.shape[-1] in (1, 3):
-            with self._writer.as_default(step=0):
-                low, high = np.min(pictures), np.max(pictures)
-                shown = (np.asarray(pictures) - low) / max(high - low, 1e-12)
-                tf.summary.image("examples", shown, max_outputs=_MOST_EXAMPLES)
+        self._student = Taps(self.model.student, [self._logit_term.student])
+        self._inputs = images = batch.inputs
+        if not keras.tree.is_nested(images) and len(images.shape) == 4 and images.shape[-1] in (1, 3):
+            with self._distillation_writer.as_default(step=0):
+                low, high = np.min(images), np.max(images)
+                scaled = (np.asarray(images) - low) / max(high - low, 1e-12)
+                tf.summary.image("examples", scaled, max_outputs=_MAX_EXAMPLES)
 
-    def _drawn(self):
-        """The images of an epoch, uint8, shape `[examples, height, width, 4]`."""
-        from keras_distill.report.knowledge import bars, softened
+    def _soft_target_images(self):
+        """Draw the soft targets of this epoch, uint8, shape `[examples, height, width, 4]`."""
+        # Imported here, since matplotlib is an optional dependency.
         from keras_distill.utils.drawing import FIRST
+        from keras_distill.utils.soft_targets import bars, softened
 
-        student = np.asarray(
-            select_activations(self._student(self._inputs, training=False), self._term.student), "float32"
-        )
-        temperature = self._term.loss.temperature_at(self.model.optimizer.iterations)
+        activations = self._student(self._inputs, training=False)
+        student_logits = np.asarray(select_activations(activations, self._logit_term.student), "float32")
+        temperature = self._logit_term.loss.temperature_at(self.model.optimizer.iterations)
         temperature = 1.0 if temperature is None else float(temperature)
-        classes = self.classes or [str(number) for number in range(student.shape[-1])]
+        classes = self.classes or [str(number) for number in range(student_logits.shape[-1])]
         colors = {"teacher": FIRST["teacher"], "student": FIRST["distilled"]}
         images = []
-        for label, ours, theirs in zip(self.labels, student, self._teacher_logits):
-            panels = [("teacher", each, softened(theirs, each)) for each in sorted({1.0, temperature})]
-            panels.append(("student", temperature, softened(ours, temperature)))
+        for label, student, teacher in zip(self.labels, student_logits, self._teacher_logits):
+            panels = [("teacher", value, softened(teacher, value)) for value in sorted({1.0, temperature})]
+            panels.append(("student", temperature, softened(student, temperature)))
             images.append(tf.io.decode_png(bars(classes, int(label), panels, colors).png()))
         return tf.stack(images)
 
 
-def _prefixed(prefix, numbers):
-    return {f"{prefix}/{name}": float(value) for name, value in numbers.items()}
+def _prefixed(prefix, values):
+    return {f"{prefix}/{name}": float(value) for name, value in values.items()}

@@ -51,7 +51,6 @@ def with_activations(inputs: Structure, activations: Mapping[str, Any]) -> dict[
     """Add precomputed teacher activations to inputs, for `fit` with a `CachedTeacher`.
 
     Example:
-
     >>> logits = teacher.predict(x, verbose=0)
     >>> cached = CachedTeacher({"output": logits})
     >>> distiller = Distiller(student=student, teacher=cached, terms=[Term(KLDivergence())])
@@ -74,7 +73,6 @@ def with_index(inputs: Structure, index: Tensor) -> dict[str, Any]:
     """Add the indices of the examples to inputs, for losses that store values per example.
 
     Example:
-
     >>> inputs = with_index(x, np.arange(len(x)))
 
     Args:
@@ -99,7 +97,6 @@ def on_inputs(function: Callable[[Structure], Structure]) -> Callable[..., Any]:
     Activations, index, labels and sample weights stay unchanged.
 
     Example:
-
     >>> dataset = indexed((x, y)).map(on_inputs(tf.image.flip_left_right))
 
     Args:

@@ -25,7 +25,6 @@ def open_dataset(
     `open_cache(...).join(open_dataset(...))` joins the cache that it wrote.
 
     Example:
-
     >>> np.savez("train.npz", x=x, y=y)
     >>> dataset = open_dataset("train.npz", scale=1 / 255)
 

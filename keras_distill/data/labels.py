@@ -16,7 +16,6 @@ def label_mask(labels: Tensor, outputs: Tensor) -> Tensor:
     floats. A one-hot or real-valued label is missing if all components of its last axis are.
 
     Example:
-
     >>> mask = label_mask(np.array([2, UNLABELLED, 0]), np.zeros((3, 4), "float32"))
     >>> np.array(mask).tolist()
     [True, False, True]

@@ -22,7 +22,6 @@ class Head(keras.layers.Layer):
             then tuples of shapes, too. Defaults to False.
 
     Example:
-
     >>> @keras.saving.register_keras_serializable("my_project")
     ... class Scale(Head):
     ...     def build(self, student_shape, teacher_shape):

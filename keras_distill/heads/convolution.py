@@ -27,7 +27,6 @@ class Convolution(Head):
         ValueError: When the distiller is made, if an activation is not a feature map with known channels.
 
     Example:
-
     >>> term = Term(Hint(), student="block_2", teacher="block_4", head=Convolution(kernel_size=3))
     """
 

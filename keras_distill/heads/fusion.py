@@ -66,7 +66,6 @@ class Fusion(Head):
         Chen et al., CVPR 2021, https://arxiv.org/abs/2104.09044
 
     Example:
-
     >>> student_levels, teacher_levels = ("block_1", "block_2"), ("block_2", "block_4")
     >>> term = Term(HierarchicalContext(), student=student_levels, teacher=teacher_levels, head=Fusion(), weight=5.0)
     """

@@ -49,7 +49,6 @@ class Masking(Head):
         Yang et al., ECCV 2022, https://arxiv.org/abs/2205.01529
 
     Example:
-
     >>> head = Masking(ratio=0.65)
     >>> term = Term(MaskedGenerative(), student="block_2", teacher="block_4", head=head, weight=2e-5)
     """

@@ -31,7 +31,6 @@ class MLP(Head):
             is made, if the activations have different ranks, a rank other than 2, 3 or 4, or an unknown width.
 
     Example:
-
     >>> term = Term(Hint(), student="features", teacher="features", head=MLP(depth=3))
     """
 

@@ -25,7 +25,6 @@ class Projection(Head):
             known width.
 
     Example:
-
     >>> term = Term(Hint(), student="features", teacher="features", head=Projection(use_bias=False))
     """
 

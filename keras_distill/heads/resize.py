@@ -18,7 +18,6 @@ class Resize(Head):
         ValueError: When the distiller is made, if an activation is not a feature map with known channels.
 
     Example:
-
     >>> term = Term(AttentionTransfer(), student="block_2", teacher="block_2", head=Resize())
     """
 

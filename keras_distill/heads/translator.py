@@ -32,7 +32,6 @@ class Translator(Head):
         Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977
 
     Example:
-
     >>> term = Term(FactorTransfer(), student="block_2", teacher="block_4", head=Translator())
     """
 

@@ -59,7 +59,6 @@ class ActivationBoundary(DistillationLoss):
         Heo et al., AAAI 2019, https://arxiv.org/abs/1811.03233
 
     Example:
-
     >>> term = Term(ActivationBoundary(margin=1.0), student="block_1", teacher="block_2", head="auto")
     """
 

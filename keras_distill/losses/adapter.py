@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, shapes_match
 from keras_distill.models.masking import mean_over_positions
@@ -126,7 +127,7 @@ def _arguments_without_config(loss):
     """Return constructor arguments that the config of a Keras loss leaves out: Keras 3.15 loses Huber's `delta`."""
     if not isinstance(loss, keras.losses.Loss):
         return {}
-    given, config = getattr(loss, "_fn_kwargs", {}), loss.get_config()
+    given, config = _compat.loss_arguments(loss), loss.get_config()
     parameters = inspect.signature(type(loss)).parameters
     return {name: value for name, value in given.items() if name in parameters and name not in config}
 

@@ -70,7 +70,6 @@ class AttentionRelation(DistillationLoss):
         Wang et al., ACL Findings 2021, https://arxiv.org/abs/2012.15828
 
     Example:
-
     >>> query_key = ("attention/query", "attention/key")
     >>> terms = [
     ...     Term(AttentionRelation(), student=query_key, teacher=query_key, name="query_key"),

@@ -56,7 +56,6 @@ class AttentionScores(DistillationLoss):
         Jiao et al., EMNLP Findings 2020, https://arxiv.org/abs/1909.10351
 
     Example:
-
     >>> query_key = ("attention/query", "attention/key")
     >>> term = Term(AttentionScores(), student=query_key, teacher=query_key)
     """

@@ -69,7 +69,6 @@ class AttentionTransfer(DistillationLoss):
         Zagoruyko and Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928
 
     Example:
-
     >>> term = Term(AttentionTransfer(), student="block_2", teacher="block_4", weight=1000.0)
     """
 

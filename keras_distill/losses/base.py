@@ -33,7 +33,6 @@ class DistillationLoss(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`. `dtype` defaults to "float32" under any policy.
 
     Example:
-
     >>> class LogitMAE(DistillationLoss):
     ...     logits = True
     ...

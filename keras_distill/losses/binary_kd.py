@@ -54,7 +54,6 @@ class BinaryKD(SoftenedLoss):
         See `binary_kd`.
 
     Example:
-
     >>> term = Term(BinaryKD(temperature=2.0), weight=0.5)
     """
 

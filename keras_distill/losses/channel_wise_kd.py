@@ -70,7 +70,6 @@ class ChannelWiseKD(DistillationLoss):
         Shu et al., ICCV 2021, https://arxiv.org/abs/2011.13256
 
     Example:
-
     >>> term = Term(ChannelWiseKD(temperature=4.0), student="block_2", teacher="block_4", head="auto", weight=50.0)
     """
 

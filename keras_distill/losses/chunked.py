@@ -126,7 +126,6 @@ class Chunked(LogitLossWrapper):
         See `in_chunks`.
 
     Example:
-
     >>> term = Term(Chunked(KLDivergence(2.0), student_layer="logits", teacher_layer="logits"))
     >>> distiller = Distiller(student=HiddenStates(student), teacher=HiddenStates(teacher), terms=[term])
     >>> distiller.compile("adam", ChunkedCrossentropy("logits"))
@@ -244,7 +243,6 @@ class ChunkedCrossentropy(keras.losses.Loss):
         See `in_chunks`.
 
     Example:
-
     >>> model = HiddenStates(student)
     >>> model.compile("adam", ChunkedCrossentropy(student.get_layer("logits")))
     """

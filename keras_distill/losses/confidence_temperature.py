@@ -66,7 +66,6 @@ class ConfidenceTemperature(LogitLossWrapper):
         See `confidence_temperature`.
 
     Example:
-
     >>> term = Term(ConfidenceTemperature(DecoupledKD(), beta=0.25))
     """
 

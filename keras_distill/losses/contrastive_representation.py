@@ -85,7 +85,6 @@ class ContrastiveRepresentation(DistillationLoss):
         Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699
 
     Example:
-
     >>> loss = ContrastiveRepresentation(dim=8, size=16, examples=len(x))
     >>> terms = [Term(loss, student="features", teacher="features", weight=0.8)]
     >>> distiller = Distiller(student=student, teacher=teacher, terms=terms)

@@ -77,7 +77,6 @@ class CorrelationCongruence(DistillationLoss):
         Peng et al., ICCV 2019, https://arxiv.org/abs/1904.01802
 
     Example:
-
     >>> term = Term(CorrelationCongruence(), student="features", teacher="features", weight=Balance(0.1))
     """
 

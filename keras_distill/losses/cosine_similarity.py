@@ -43,7 +43,6 @@ class CosineSimilarity(DistillationLoss):
         Sanh et al., 2019, https://arxiv.org/abs/1910.01108
 
     Example:
-
     >>> term = Term(CosineSimilarity(), student="features", teacher="features", head="auto")
     """
 

@@ -78,7 +78,6 @@ class CurriculumTemperature(LogitLossWrapper):
         See `curriculum_temperature`.
 
     Example:
-
     >>> loss = CurriculumTemperature(DecoupledKD(temperature=1.0), reversal=CosineDecay(0.0, 1.0, steps=4_000))
     >>> term = Term(loss, weight=0.9)
     """

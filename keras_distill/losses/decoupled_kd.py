@@ -93,7 +93,6 @@ class DecoupledKD(DistillationLoss):
         See `decoupled_kd`.
 
     Example:
-
     >>> term = Term(DecoupledKD(alpha=1.0, beta=8.0), weight=WarmUp(1.0, steps=1_000))
     """
 

@@ -100,7 +100,6 @@ class DIST(DistillationLoss):
         See `dist`.
 
     Example:
-
     >>> term = Term(DIST(beta=1.0, gamma=1.0), weight=1.0)
     """
 

@@ -79,7 +79,6 @@ class FactorTransfer(DistillationLoss):
         Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977
 
     Example:
-
     >>> weight = 500.0 / (4 * 4 * 16)
     >>> term = Term(FactorTransfer(), student="block_2", teacher="block_4", head=Translator(), weight=weight)
     """

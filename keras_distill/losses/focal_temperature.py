@@ -71,7 +71,6 @@ class FocalTemperature(LogitLossWrapper):
         See `focal_temperature`.
 
     Example:
-
     >>> term = Term(FocalTemperature(DecoupledKD(), beta=0.25, gamma=2.0))
     """
 

@@ -82,7 +82,6 @@ class FSP(DistillationLoss):
         Yim et al., CVPR 2017, "A Gift from Knowledge Distillation"
 
     Example:
-
     >>> pair = Term(FSP(), student=("stage_1", "stage_2"), teacher=("stage_1", "stage_2"), weight=50.0)
     >>> gram = Term(FSP(), student="block_2", teacher="block_4", head="auto", weight=50.0)
     """

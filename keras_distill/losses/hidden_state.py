@@ -42,7 +42,6 @@ class HiddenState(DistillationLoss):
         Jiao et al., EMNLP Findings 2020, https://arxiv.org/abs/1909.10351
 
     Example:
-
     >>> head = Projection(use_bias=False)
     >>> term = Term(HiddenState(), student="encoder/layer_2", teacher="encoder/layer_6", head=head)
     """

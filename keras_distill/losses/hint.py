@@ -45,7 +45,6 @@ class Hint(DistillationLoss):
         Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550
 
     Example:
-
     >>> term = Term(Hint(), student="block_2", teacher="block_4", head="auto", weight=100.0)
     """
 

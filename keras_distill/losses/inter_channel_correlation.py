@@ -56,7 +56,6 @@ class InterChannelCorrelation(DistillationLoss):
         Liu et al., ICCV 2021, https://arxiv.org/abs/2202.03680
 
     Example:
-
     >>> term = Term(InterChannelCorrelation(), student="block_2", teacher="block_4", head="auto", weight=2.5 * 16)
     """
 

@@ -76,7 +76,6 @@ class JensenShannon(SoftenedLoss):
         See `jensen_shannon`.
 
     Example:
-
     >>> term = Term(JensenShannon(beta=0.9), weight=1.0)
     """
 

@@ -52,7 +52,6 @@ class KLDivergence(SoftenedLoss):
         See `kl_divergence`.
 
     Example:
-
     >>> term = Term(KLDivergence(temperature=2.0), weight=0.9)
     >>> distiller = Distiller(student=student, teacher=teacher, terms=[term], supervised_weight=0.1)
     """

@@ -45,7 +45,6 @@ class LogitMSE(DistillationLoss):
         See `logit_mse`.
 
     Example:
-
     >>> term = Term(LogitMSE(), weight=0.1)
     """
 

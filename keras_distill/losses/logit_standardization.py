@@ -54,7 +54,6 @@ class LogitStandardization(LogitLossWrapper):
         See `logit_standardization`.
 
     Example:
-
     >>> term = Term(LogitStandardization(DecoupledKD()), weight=9.0)
     """
 

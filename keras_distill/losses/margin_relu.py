@@ -86,7 +86,6 @@ class MarginReLU(DistillationLoss):
         Heo et al., ICCV 2019, https://arxiv.org/abs/1904.01866
 
     Example:
-
     >>> normalization = keras.layers.BatchNormalization()  # or teacher.get_layer("block_2_bn")
     >>> normalization.build((None, 8, 8, 16))
     >>> loss = MarginReLU(normalization.gamma, normalization.beta)

@@ -44,7 +44,6 @@ class MaskedGenerative(DistillationLoss):
         Yang et al., ECCV 2022, https://arxiv.org/abs/2205.01529
 
     Example:
-
     >>> term = Term(MaskedGenerative(), student="block_2", teacher="block_4", head=Masking(), weight=2e-5)
     """
 

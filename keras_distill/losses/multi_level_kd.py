@@ -154,7 +154,6 @@ class MultiLevelKD(DistillationLoss):
         See `multi_level_kd`.
 
     Example:
-
     >>> term = Term(MultiLevelKD(temperatures=(2.0, 4.0, 6.0)), weight=1.0)
     """
 

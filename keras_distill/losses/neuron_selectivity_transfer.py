@@ -54,7 +54,6 @@ class NeuronSelectivityTransfer(DistillationLoss):
         Huang and Wang, 2017, https://arxiv.org/abs/1707.01219
 
     Example:
-
     >>> term = Term(NeuronSelectivityTransfer(), student="block_2", teacher="block_4", weight=50.0)
     """
 

@@ -52,7 +52,6 @@ class PatientKD(DistillationLoss):
         Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355
 
     Example:
-
     >>> term = Term(PatientKD(), student="encoder/layer_1", teacher="encoder/layer_2", head="auto", weight=100.0)
     """
 

@@ -65,7 +65,6 @@ class PearsonKD(DistillationLoss):
         Cao et al., NeurIPS 2022, https://arxiv.org/abs/2207.02039
 
     Example:
-
     >>> term = Term(PearsonKD(), student="block_2", teacher="block_4", head="auto", weight=6.0)
     """
 

@@ -56,7 +56,6 @@ class ProbabilisticTransfer(DistillationLoss):
         Passalis and Tefas, ECCV 2018, https://arxiv.org/abs/1803.10837
 
     Example:
-
     >>> term = Term(ProbabilisticTransfer(), student="features", teacher="features", weight=470.0)
     """
 

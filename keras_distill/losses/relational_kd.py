@@ -95,7 +95,6 @@ class RelationalKD(DistillationLoss):
         Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068
 
     Example:
-
     >>> term = Term(RelationalKD(distance=25.0, angle=50.0), student="features", teacher="features")
     """
 

@@ -55,7 +55,6 @@ class ReverseKL(SoftenedLoss):
         See `reverse_kl`.
 
     Example:
-
     >>> term = Term(ReverseKL(), weight=1.0)
     """
 

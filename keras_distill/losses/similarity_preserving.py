@@ -52,7 +52,6 @@ class SimilarityPreserving(DistillationLoss):
         Tung and Mori, ICCV 2019, https://arxiv.org/abs/1907.09682
 
     Example:
-
     >>> term = Term(SimilarityPreserving(), student="block_2", teacher="block_4", weight=3000.0)
     """
 

@@ -66,7 +66,6 @@ class TopK(SoftenedLoss):
         See `top_k`.
 
     Example:
-
     >>> term = Term(TopK(k=2), weight=1.0)
     """
 

@@ -54,7 +54,6 @@ class TotalVariation(SoftenedLoss):
         See `total_variation`.
 
     Example:
-
     >>> term = Term(TotalVariation(), weight=1.0)
     """
 

@@ -85,7 +85,6 @@ class VariationalInformation(DistillationLoss):
         Ahn et al., CVPR 2019, https://arxiv.org/abs/1904.05835
 
     Example:
-
     >>> term = Term(VariationalInformation(), student="block_2", teacher="block_4")
     >>> head = MLP(depth=3, use_bias=False)
     >>> same = Term(VariationalInformation(depth=0), student="block_2", teacher="block_4", head=head)

@@ -34,7 +34,6 @@ def tappable(model: keras.Model, inputs: Structure = None) -> list[Tappable]:
     """List all activations of a model that a `Term` can compare. The model is traced, not run.
 
     Example:
-
     >>> [entry.tap for entry in tappable(student)]
     ['block_1', 'block_2', 'features', 'logits', 'output']
 

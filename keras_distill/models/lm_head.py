@@ -28,7 +28,6 @@ class HiddenStates(keras.Model):
     as the student and name the embedding in the loss.
 
     Example:
-
     >>> student_body, teacher_body = HiddenStates(student), HiddenStates(teacher)
     >>> terms = [Term(Chunked(KLDivergence(2.0), "logits", "logits"))]
     >>> distiller = Distiller(student=student_body, teacher=teacher_body, terms=terms)

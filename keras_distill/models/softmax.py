@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.models.specs import PROBABILITIES, Spec, input_specs, producer, trace
 from keras_distill.types import Structure, Tensor
 
@@ -25,7 +26,7 @@ def as_logits(tensor: Tensor, source: str | None = None) -> Tensor:
     Returns:
         The same shape. A Keras mask stays attached.
     """
-    logits = _input_of_operation(tensor) if tf.is_symbolic_tensor(tensor) else getattr(tensor, "_keras_logits", None)
+    logits = _input_of_operation(tensor) if tf.is_symbolic_tensor(tensor) else _compat.keras_logits(tensor)
     if logits is None and source == "Softmax":
         logits = ops.log(ops.maximum(tensor, _SMALLEST))
     elif logits is None and source == "Sigmoid":
@@ -34,9 +35,9 @@ def as_logits(tensor: Tensor, source: str | None = None) -> Tensor:
         return tensor
     logits = tf.identity(ops.reshape(logits, ops.shape(tensor)))
     logits.set_shape(tensor.shape)
-    mask = getattr(tensor, "_keras_mask", None)
+    mask = _compat.keras_mask(tensor)
     if mask is not None:
-        logits._keras_mask = mask
+        _compat.set_keras_mask(logits, mask)
     return logits
 
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_distill import _compat
 from keras_distill.data.batch import unpack
 from keras_distill.preflight import numeric_checks, optimization_checks, prediction_checks
 from keras_distill.preflight.probe import Probe
@@ -74,7 +75,7 @@ def _accept(distiller):
         raise ValueError(
             "The distiller was not compiled: what would be checked is not there yet. Call `compile` first."
         )
-    strategy = distiller._distribute_strategy
+    strategy = _compat.distribute_strategy(distiller)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         raise ValueError(
             "`check` looks at one device. Make models and distiller once outside of the strategy's scope for it."

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.distribution import replicas
 from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import SUPERVISED
@@ -101,7 +102,7 @@ class TrialSteps:
 
     def _peak(self):
         # That which is shown goes up once in as many steps as are accumulated.
-        counter = replicas.innermost_optimizer(self._optimizer)._iterations
+        counter = _compat.step_counter(replicas.innermost_optimizer(self._optimizer))
         now, rates = int(counter), []
         for ahead in _AHEAD:
             counter.assign(now + ahead * self._accumulated)

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill import _compat
+
 # Shuffles whose order depends on how often they were begun; with the seeds alone each is as if it never was.
 _UNSHARED = {"ShuffleDatasetV3": "ShuffleDataset", "ShuffleAndRepeatDatasetV2": "ShuffleAndRepeatDataset"}
 
-# Under which Keras keeps the seeds of what was given none.
-_SEEDS = "global_seed_generator"
 # Bytes of a data set held in memory, beyond which a copy takes too long: its shuffle is begun, after all.
 _LARGEST = 1 << 29
 
@@ -23,10 +23,6 @@ def state_restored(distiller):
     Kept and given back are the values of all variables: weights, statistics, optimizer, metrics, seeds, a teacher's
     state; and the states of Python's, NumPy's, Keras' and TensorFlow's own random numbers.
     """
-    # Private names, and asked for only here: whoever does not call `check` does not depend on them.
-    from keras.src.backend.common import global_state
-    from tensorflow.python.eager import context
-
     teacher = distiller.teacher
     models = [model for model in teacher.models if isinstance(model, keras.layers.Layer)]
     variables = [
@@ -38,11 +34,11 @@ def state_restored(distiller):
         *(variable for model in models for variable in model.variables),
     ]
     kept = [(variable, np.array(variable)) for variable in {id(v): v for v in variables}.values()]
-    seeds = global_state.get_global_attribute(_SEEDS)
+    seeds = _compat.global_seed_generator()
     if seeds is not None:
         kept.append((seeds.state, np.array(seeds.state)))
     # What TensorFlow draws seeds from, where a seed for all was set.
-    drawn = getattr(context.context(), "_rng", None)
+    drawn = _compat.eager_random_generator()
     states = random.getstate(), np.random.get_state(), drawn and drawn.getstate()
     try:
         yield
@@ -50,13 +46,13 @@ def state_restored(distiller):
         for variable, value in kept:
             variable.assign(value)
         if seeds is None:
-            global_state.set_global_attribute(_SEEDS, None)
+            _compat.reset_global_seed_generator()
         random.setstate(states[0])
         np.random.set_state(states[1])
         if drawn and drawn.getstate() != states[2]:
             drawn.setstate(states[2])
             # Operations that ran with these seeds would go on where they were.
-            context.context().clear_kernel_cache()
+            _compat.clear_kernel_cache()
 
 
 def first_batches(data, y, batches, batch_size):

@@ -1,120 +1,148 @@
-"""The files of a backup: arrays one after another, and a marker that says what they are.
+"""Checkpoint files: arrays, and a marker that describes them.
 
 ```
-FOLDER/00000012.arrays      one .npy after another, in the order in which the marker lists them
-FOLDER/00000012.json        the marker: names, shapes and dtypes, the checksum, and notes
+FOLDER/00000012.arrays      one .npy after another, in the order of the marker's list
+FOLDER/00000012.json        the marker: names, shapes and dtypes, the checksum, and metadata
 ```
 
-The arrays are written under another name, flushed to disk and renamed; the marker follows in the same way, and is what
-makes a snapshot of them. The two latest snapshots are kept. Nothing is ever pickled or unpickled.
+The arrays are written under a temporary name, flushed to disk and renamed. The marker is written last, in the same way:
+only a checkpoint with a marker is complete. The two latest checkpoints are kept. Nothing is ever pickled or unpickled.
 """
 
 import hashlib
 import json
+import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from keras_distill.utils.files import UNFINISHED_SUFFIX, atomic_write
 
-FORMAT = 1
+# keras_distill 0.1.0 wrote format 1.
+FORMAT = 2
 _CHUNK = 1 << 22
 
 
 class CorruptedCheckpointError(ValueError):
-    """A backup of which no snapshot is whole."""
+    """Error for a folder in which no checkpoint is intact."""
 
 
-def write(folder, arrays, notes, keep=()):
-    """Writes a snapshot, then deletes older ones.
+class CheckpointFormatError(ValueError):
+    """Error for a checkpoint that another version of keras_distill wrote."""
+
+
+def write(
+    folder: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: dict, keep: Sequence[int | None] = ()
+) -> int:
+    """Write a checkpoint, then delete older ones.
 
     Args:
-        folder: Where; made if need be.
+        folder: The folder of the checkpoints. Created if it does not exist.
         arrays: `{name: array}`.
-        notes: A dictionary for JSON.
-        keep: Numbers of the older snapshots that stay.
+        metadata: A dictionary that JSON can hold. NumPy values are converted.
+        keep: Numbers of the older checkpoints to keep. Defaults to none.
 
     Returns:
-        The number of the snapshot.
+        The number of the checkpoint.
 
     Raises:
-        OSError: As the file system says; the older snapshots are still there then.
+        OSError: If the file system fails. The older checkpoints are intact then.
+        ValueError: For an array of Python objects.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     number = max(_files(folder), default=0) + 1
     with atomic_write(folder / f"{number:08d}.arrays") as file:
-        hashed = _Hashed(file)
+        hashing = HashingWriter(file)
         for array in arrays.values():
-            np.lib.format.write_array(hashed, np.ascontiguousarray(array), allow_pickle=False)
-    # What comes back must be what the checksum is of: numbers as they are read again.
-    notes = json.loads(json.dumps(notes, default=lambda value: np.asarray(value).tolist()))
+            np.lib.format.write_array(hashing, np.ascontiguousarray(array), allow_pickle=False)
+    # The checksum must cover the metadata as they are read back, so they pass through JSON before.
+    metadata = json.loads(json.dumps(metadata, default=lambda value: np.asarray(value).tolist()))
     content = {
         "format": FORMAT,
-        "sha256": hashed.sum.hexdigest(),
+        "sha256": hashing.sha256.hexdigest(),
         "arrays": [[name, list(np.shape(array)), str(array.dtype)] for name, array in arrays.items()],
-        "notes": notes,
+        "metadata": metadata,
     }
     with atomic_write(folder / f"{number:08d}.json") as file:
-        file.write(json.dumps({**content, "marker_sha256": _sum(content)}, indent=1).encode())
-    for other, files in _files(folder).items():
+        file.write(json.dumps({**content, "marker_sha256": _checksum(content)}, indent=1).encode())
+    for other, paths in _files(folder).items():
         if other not in (number, *keep):
-            for path in files:
+            for path in paths:
                 path.unlink(missing_ok=True)
     return number
 
 
-def latest(folder):
-    """The notes and the number of the latest snapshot that is whole, `(None, None)` if none was ever finished.
+def latest(folder: str | os.PathLike) -> tuple[dict, int] | tuple[None, None]:
+    """Return the metadata and the number of the latest intact checkpoint.
 
-    Warns of later ones that are not whole.
+    Warns of newer checkpoints that are corrupted or incomplete.
+
+    Args:
+        folder: The folder of the checkpoints.
+
+    Returns:
+        `(metadata, number)`, or `(None, None)` if no checkpoint was ever completed.
 
     Raises:
-        Damaged: If there were snapshots, and none is whole.
+        CorruptedCheckpointError: If there are checkpoints, but none is intact.
+        CheckpointFormatError: If another version of keras_distill wrote the latest checkpoint.
     """
     folder = epath.Path(folder)
-    faults, damaged = [], False
+    faults, corrupted = [], False
     for number, paths in sorted(_files(folder).items(), reverse=True):
         if f"{number:08d}.json" not in {path.name for path in paths}:
-            faults.append(f"{number:08d} was not finished")
+            faults.append(f"{number:08d} is incomplete")
             continue
         try:
-            content = _marker(folder, number)
-            _check(folder, number, content)
+            content = _read_marker(folder, number)
+            _check_arrays(folder, number, content)
+        except CheckpointFormatError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            faults.append(f"{number:08d} is damaged ({error})")
-            damaged = True
+            faults.append(f"{number:08d} is corrupted ({error})")
+            corrupted = True
             continue
         if faults:
-            _warn(folder, faults, f"Going on from {number:08d}, the one before.")
-        return content["notes"], number
-    if damaged:
+            _warn(folder, faults, f"Resuming from the previous one, {number:08d}.")
+        return content["metadata"], number
+    if corrupted:
         raise CorruptedCheckpointError(
-            f"No backup in '{folder}' is whole: {'; '.join(faults)}. Restore the files, or delete the folder to begin "
-            "anew."
+            f"No checkpoint in '{folder}' is intact: {'; '.join(faults)}. Restore the files, or delete the folder to "
+            "start from scratch."
         )
     if faults:
-        _warn(folder, faults, "Beginning anew.")
+        _warn(folder, faults, "Starting from scratch.")
     return None, None
 
 
-def read(folder, number):
-    """The arrays of a snapshot, `{name: array}`."""
+def read(folder: str | os.PathLike, number: int) -> dict[str, np.ndarray]:
+    """Read the arrays of a checkpoint.
+
+    Args:
+        folder: The folder of the checkpoints.
+        number: The number of the checkpoint, from `latest`.
+
+    Returns:
+        `{name: array}`, in the order in which they were written.
+    """
     folder = epath.Path(folder)
     with (folder / f"{number:08d}.arrays").open("rb") as file:
         return {
-            # NumPy knows types such as bfloat16 by their size only.
+            # NumPy stores types that it does not define, such as bfloat16, as raw bytes.
             name: np.lib.format.read_array(file, allow_pickle=False).view(np.dtype(dtype)).reshape(shape)
-            for name, shape, dtype in _marker(folder, number)["arrays"]
+            for name, shape, dtype in _read_marker(folder, number)["arrays"]
         }
 
 
-def remove(folder):
-    """Deletes all snapshots, and the folder if nothing else is in it."""
+def remove(folder: str | os.PathLike) -> None:
+    """Delete all checkpoints, and the folder if it is empty then."""
     folder = epath.Path(folder)
-    # The latest goes last: whoever is killed meanwhile finds it, or nothing.
+    # In ascending order: a process that is killed in between leaves the latest checkpoint, or none.
     for _, paths in sorted(_files(folder).items()):
         for path in sorted(paths, key=lambda path: not path.name.endswith(UNFINISHED_SUFFIX)):
             path.unlink(missing_ok=True)
@@ -122,50 +150,55 @@ def remove(folder):
         folder.rmdir()
 
 
-class _Hashed:
-    """Writes to a file and sums up what was written."""
+class HashingWriter:
+    """File wrapper that computes the SHA-256 checksum of everything that is written."""
 
-    def __init__(self, file):
+    def __init__(self, file: Any):
         self.file = file
-        self.sum = hashlib.sha256()
+        self.sha256 = hashlib.sha256()
 
-    def write(self, content):
-        self.sum.update(content)
+    def write(self, content: bytes) -> int:
+        """Write to the file and update the checksum."""
+        self.sha256.update(content)
         return self.file.write(content)
 
 
 def _files(folder):
-    """`{number: [path]}` of what a folder holds of snapshots, unfinished ones too."""
-    found = {}
+    """Return `{number: [path]}` of the checkpoint files in a folder, unfinished ones included."""
+    paths = {}
     if folder.exists():
         for path in folder.iterdir():
-            named = re.fullmatch(rf"(\d{{8}})\.(arrays|json)({re.escape(UNFINISHED_SUFFIX)})?", path.name)
-            if named:
-                found.setdefault(int(named[1]), []).append(path)
-    return found
+            match = re.fullmatch(rf"(\d{{8}})\.(arrays|json)({re.escape(UNFINISHED_SUFFIX)})?", path.name)
+            if match:
+                paths.setdefault(int(match[1]), []).append(path)
+    return paths
 
 
-def _marker(folder, number):
+def _read_marker(folder, number):
     content = json.loads((folder / f"{number:08d}.json").read_bytes())
     if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']}, and this keras_distill reads {FORMAT}")
-    if content.pop("marker_sha256") != _sum(content):
-        raise ValueError(f"the checksum of {number:08d}.json is another")
+        version = "keras_distill 0.1.0" if content["format"] == 1 else "another version of keras_distill"
+        raise CheckpointFormatError(
+            f"The checkpoints in '{folder}' were written by {version} (format {content['format']}, this version reads "
+            f"{FORMAT}): resume with that version, or delete the folder to start from scratch."
+        )
+    if content.pop("marker_sha256") != _checksum(content):
+        raise ValueError(f"the checksum of {number:08d}.json does not match")
     return content
 
 
-def _check(folder, number, content):
-    found = hashlib.sha256()
+def _check_arrays(folder, number, content):
+    sha256 = hashlib.sha256()
     with (folder / f"{number:08d}.arrays").open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    if found.hexdigest() != content["sha256"]:
-        raise ValueError(f"the checksum of {number:08d}.arrays is another")
+            sha256.update(chunk)
+    if sha256.hexdigest() != content["sha256"]:
+        raise ValueError(f"the checksum of {number:08d}.arrays does not match")
 
 
-def _sum(content):
+def _checksum(content):
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _warn(folder, faults, outcome):
-    warnings.warn(f"Backup in '{folder}': {'; '.join(faults)}. {outcome}", stacklevel=2)
+def _warn(folder, faults, consequence):
+    warnings.warn(f"Checkpoints in '{folder}': {'; '.join(faults)}. {consequence}", stacklevel=2)

@@ -1,7 +1,8 @@
-"""Models as files, and going on with a saved distiller."""
+"""Saving models atomically, and loading a saved distiller."""
 
 import os
 import pathlib
+from typing import Any
 
 import keras
 
@@ -9,38 +10,58 @@ from keras_distill.training.distiller import Distiller
 from keras_distill.training.loading import loading_with
 
 
-def load_distiller(path, teacher, custom_objects=None, compile=True, safe_mode=True):
-    """A `Distiller` as `distiller.save(path)` left it, given its teacher anew.
+def load_distiller(
+    path: str | os.PathLike,
+    teacher: Any,
+    custom_objects: dict[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> Distiller:
+    """Load a `Distiller` that `distiller.save(path)` wrote, and attach its teacher.
 
-    Student, heads, the losses' weights, optimizer, schedule position and random states are those of the file: `fit`
-    goes on as if it had never stopped. `load_model(path)` cannot do that, since a file holds no teacher.
+    Restores the student, the heads, the weights of the losses, the optimizer, the position of the schedules and the
+    random states: `fit` continues exactly where it stopped. `keras.saving.load_model(path)` cannot load a distiller,
+    because the file does not contain the teacher.
 
     Args:
         path: The `.keras` file.
-        teacher: As for `Distiller`; the one that the student was learning from, None if there was none.
-        custom_objects, compile, safe_mode: As for `keras.saving.load_model`.
+        teacher: The teacher of the saved distiller, in any form that `Distiller` accepts. None for a distiller without
+            a teacher.
+        custom_objects: `{name: class or function}` of custom objects in the student and the losses. Defaults to None.
+        compile: Whether to restore the optimizer, loss and metrics, if the distiller was compiled. Defaults to True.
+        safe_mode: Whether to refuse `Lambda` layers, which can run arbitrary code. Defaults to True.
+
+    Returns:
+        The distiller, ready for `fit`.
 
     Raises:
-        ValueError: If the file holds something else than a `Distiller`, or the teacher does not fit the saved terms.
+        ValueError: If the model in the file is not a `Distiller`, or if the teacher does not fit the saved
+            terms.
+
+    Example:
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])
+    >>> distiller.save("distiller.keras")
+    >>> distiller = load_distiller("distiller.keras", teacher=teacher)
     """
     with loading_with(teacher):
-        loaded = keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=safe_mode)
-    if not isinstance(loaded, Distiller):
+        model = keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=safe_mode)
+    if not isinstance(model, Distiller):
         raise ValueError(
-            f"'{path}' holds a {type(loaded).__name__}, not a Distiller. Load it with keras.saving.load_model."
+            f"'{path}' contains a {type(model).__name__}, not a Distiller. Load it with "
+            f"`keras.saving.load_model({str(path)!r})`."
         )
-    return loaded
+    return model
 
 
-def save_model(model, path):
-    """Writes a model so that a process that dies meanwhile leaves what was there.
+def save_model(model: keras.Model, path: str | os.PathLike) -> None:
+    """Save a model atomically: if the process dies before the end, the file keeps its old content.
 
     Args:
-        model: A `keras.Model`.
-        path: Where to, ending in `.keras`.
+        model: The model to save.
+        path: File name, ending in `.keras`.
     """
     path = pathlib.Path(path)
-    # Keras wants a name that ends in `.keras`, and to open the file itself.
+    # Keras requires a name that ends in `.keras`, and opens the file itself.
     unfinished = path.with_name(f"unfinished_{path.name}")
     model.save(unfinished)
     os.replace(unfinished, path)

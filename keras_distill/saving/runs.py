@@ -1,84 +1,163 @@
-"""What a run of a training consists of, and in what two runs differ."""
+"""State and description of a training run, and differences between two runs."""
 
 import importlib.metadata
-import inspect
 import itertools
 import json
+import os
 import re
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_distill.distribution import workers
+from keras_distill.saving import checkpoints
 from keras_distill.training.base import BaseDistiller
 
 
-def variables(model):
-    """`{name: variable}` of all that training changes but metrics, in a fixed order."""
-    unlisted = model.untracked_variables().values() if isinstance(model, BaseDistiller) else ()
-    return _named(model=model.variables, unlisted=unlisted, optimizer=model.optimizer.variables)
-
-
-def metrics(model):
-    """The same of the metrics."""
-    return _named(metric=model.metrics_variables)
-
-
-def differences(one, other, there, here):
-    """What two descriptions of a run do not have in common, in words; empty if it is nothing.
+def variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return all variables that training changes, except those of metrics, in a fixed order.
 
     Args:
-        one, other: Dictionaries with some of `versions`, `settings` and `data`, each a dictionary; `seed` and
-            `steps_per_execution`; and `variables`, a list of `[name, shape, dtype]`.
-        there, here: Where the two were found.
+        model: A compiled model with a built optimizer.
+
+    Returns:
+        `{name: variable}` of weights, random states, a teacher's state and the optimizer.
     """
-    found = []
-    # Each by itself: a setting may be called "seed", too.
+    untracked = model.untracked_variables().values() if isinstance(model, BaseDistiller) else ()
+    return _name_variables(model=model.variables, unlisted=untracked, optimizer=model.optimizer.variables)
+
+
+def metrics(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return the variables of the metrics in a fixed order, `{name: variable}`."""
+    return _name_variables(metric=model.metrics_variables)
+
+
+def describe(model: keras.Model, seed: int, settings: dict, data: dict) -> dict:
+    """Describe everything that must be equal in a run and the checkpoint it resumes from, and on all workers.
+
+    Args:
+        model: A compiled model with a built optimizer.
+        seed: Seed of the data order.
+        settings: Settings of the user's script.
+        data: Properties of the dataset.
+
+    Returns:
+        Dictionary in the form in which JSON returns it.
+    """
+    description = {
+        "versions": versions(),
+        "seed": seed,
+        "settings": settings,
+        "data": data,
+        "steps_per_execution": model.steps_per_execution,
+        "variables": [[name, list(variable.shape), variable.dtype] for name, variable in variables(model).items()],
+    }
+    return json.loads(json.dumps(description))
+
+
+def differences(first: dict, second: dict, first_place: str, second_place: str) -> str:
+    """Describe the differences between two runs in words.
+
+    Args:
+        first: Description of a run: a dictionary with any of `versions`, `settings` and `data`, each a dictionary;
+            `seed` and `steps_per_execution`; and `variables`, a list of `[name, shape, dtype]`.
+        second: Description of another run, in the same form.
+        first_place: Place where the first was found, such as "on worker 0".
+        second_place: Place where the second was found, such as "on worker 1".
+
+    Returns:
+        Text such as "seed 0 on worker 0 and 1 on worker 1". Empty if the runs are equal.
+    """
+    texts = []
+    # Part by part: a setting may have the same name as an entry of another part, such as "seed".
     for part in ("versions", "settings", "data"):
-        a, b = one.get(part, {}), other.get(part, {})
-        found += [
-            f"{name} {a.get(name)!r} {there} and {b.get(name)!r} {here}"
+        a, b = first.get(part, {}), second.get(part, {})
+        texts += [
+            f"{name} {a.get(name)!r} {first_place} and {b.get(name)!r} {second_place}"
             for name in dict.fromkeys([*a, *b])
             if a.get(name) != b.get(name)
         ]
     for key in ("seed", "steps_per_execution"):
-        if one.get(key) != other.get(key):
-            found.append(f"{key} {one.get(key)!r} {there} and {other.get(key)!r} {here}")
-    pairs = itertools.zip_longest(one.get("variables", ()), other.get("variables", ()))
-    unlike = [
+        if first.get(key) != second.get(key):
+            texts.append(f"{key} {first.get(key)!r} {first_place} and {second.get(key)!r} {second_place}")
+    pairs = itertools.zip_longest(first.get("variables", ()), second.get("variables", ()))
+    unequal = [
         (a, b)
         for a, b in pairs
         if a is None or b is None or a[1:] != b[1:] or strip_numbers(a[0]) != strip_numbers(b[0])
     ]
-    if unlike:
-        first, second = ("none" if each is None else f"'{each[0]}' {tuple(each[1])} {each[2]}" for each in unlike[0])
-        found.append(f"{len(unlike)} variables, such as {first} {there} and {second} {here}")
-    return "; ".join(found)
+    if unequal:
+        a, b = map(_format_variable, unequal[0])
+        texts.append(f"{len(unequal)} variables, such as {a} {first_place} and {b} {second_place}")
+    return "; ".join(texts)
 
 
-def check_workers(strategy, run):
-    """Refuses workers that do not train alike; all of them ask at once, and all raise.
+def check_workers(strategy: tf.distribute.Strategy, run: dict) -> None:
+    """Check that all workers train the same run. Collective: every worker must call it, and all raise together.
 
     Args:
-        strategy: A `tf.distribute.Strategy`.
-        run: This worker's description, as `differences` takes it.
+        strategy: The current strategy. A single process passes.
+        run: Description of this worker's run, in the form that `differences` takes.
 
     Raises:
-        ValueError: With the differences between the first worker and another.
+        ValueError: If another worker's description differs from that of the first worker.
     """
     first, *others = (json.loads(text) for text in workers.all_gather_text(strategy, json.dumps(run)))
     for worker, other in enumerate(others, 1):
-        found = differences(first, other, "on worker 0", f"on worker {worker}")
-        if found:
+        text = differences(first, other, "on worker 0", f"on worker {worker}")
+        if text:
             raise ValueError(
-                f"The workers do not train alike: {found}. Start all of them with the same script, settings and "
+                f"The workers run different trainings: {text}. Start all workers with the same script, settings and "
                 "packages."
             )
 
 
-def versions():
-    """Of the packages on which the numbers depend."""
+def find_checkpoint(
+    folder: str | os.PathLike, strategy: tf.distribute.Strategy, run: dict
+) -> tuple[dict, int] | tuple[None, None]:
+    """Find the checkpoint from which all workers resume. Collective: every worker must call it, and all raise together.
+
+    Args:
+        folder: The folder of the checkpoints.
+        strategy: The current strategy.
+        run: Description of this worker's run, in the form that `differences` takes. The metadata of a checkpoint hold
+            theirs as `run`.
+
+    Returns:
+        Metadata and number of the checkpoint, or `(None, None)` to start from scratch.
+
+    Raises:
+        ValueError: If the workers run different trainings or see different checkpoints; if the checkpoint belongs to
+            another run; and if no checkpoint is intact.
+    """
+    metadata = number = fault = None
+    try:
+        metadata, number = checkpoints.latest(folder)
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    check_workers(strategy, run)
+    own = json.dumps({"number": number, "fault": fault})
+    found = [json.loads(text) for text in workers.all_gather_text(strategy, own)]
+    for worker, other in enumerate(found):
+        if other["fault"] is not None:
+            raise ValueError(other["fault"])
+        if other["number"] != found[0]["number"]:
+            raise ValueError(
+                f"The workers see different checkpoints in '{folder}': the latest is {found[0]['number']} on worker 0 "
+                f"and {other['number']} on worker {worker}. Choose a folder that all workers share."
+            )
+    if metadata is not None:
+        text = differences(metadata["run"], run, "in the checkpoint", "now")
+        if text:
+            raise ValueError(
+                f"The checkpoint in '{folder}' belongs to another run: {text}. Resume with the same script, settings "
+                "and packages, choose another folder, or delete the folder to start from scratch."
+            )
+    return metadata, number
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that determine the numerical results, `{package: version}`."""
     try:
         own = importlib.metadata.version("keras-distill")
     except importlib.metadata.PackageNotFoundError:
@@ -86,40 +165,18 @@ def versions():
     return {"keras": keras.__version__, "tensorflow": tf.__version__, "keras_distill": own}
 
 
-def strip_numbers(name):
-    """A variable's name without the numbers that Keras gives to what it names by itself: a process that loads a model
-    counts otherwise than one that trained it.
+def strip_numbers(name: str) -> str:
+    """Return a variable's name without the numbers that Keras appends to generated names.
+
+    A process that loads a model numbers its layers differently than the process that trained it.
     """
     return re.sub(r"_\d+", "", name)
 
 
-def plain_attributes(callback):
-    """A callback's numbers and texts."""
-    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in _kept(callback).items()}
-    return {
-        name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
-    }
-
-
-def array_attributes(callback):
-    """A callback's arrays and lists of them, `{name: (length or None, [array])}`."""
-    found = {}
-    for name, value in _kept(callback).items():
-        if isinstance(value, np.ndarray):
-            found[name] = (None, [value])
-        elif isinstance(value, list) and value and all(isinstance(each, np.ndarray) for each in value):
-            found[name] = (len(value), value)
-    return found
-
-
-def _named(**kinds):
+def _name_variables(**kinds):
     found = {id(variable): (kind, variable) for kind, variables in kinds.items() for variable in variables}
     return {f"{kind}/{index}/{variable.path}": variable for index, (kind, variable) in enumerate(found.values())}
 
 
-def _kept(callback):
-    """A callback's attributes but those that it was made with: settings, which the script gives, and which some, such
-    as `EarlyStopping.min_delta`, turn into something else when they are first used.
-    """
-    given = {name for cls in type(callback).__mro__ for name in inspect.signature(cls.__init__).parameters}
-    return {name: value for name, value in vars(callback).items() if name not in given}
+def _format_variable(entry):
+    return "none" if entry is None else f"'{entry[0]}' {tuple(entry[1])} {entry[2]}"

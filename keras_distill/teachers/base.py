@@ -29,7 +29,6 @@ class Teacher:
             it together with `weights`. Defaults to "".
 
     Example:
-
     >>> class Noisy(Teacher):
     ...     def connect(self, taps):
     ...         self.taps = taps

@@ -31,7 +31,6 @@ class CachedTeacher(Teacher):
         ValueError: If `counts` does not have exactly the taps that are stored as their most probable classes.
 
     Example:
-
     >>> logits = teacher.predict(x, verbose=0)
     >>> cached = CachedTeacher({"output": logits})
     >>> distiller = Distiller(student=student, teacher=cached, terms=[Term(KLDivergence())])

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.models.specs import spec_of
 from keras_distill.types import Tensor
 
@@ -72,9 +73,9 @@ def map_logits(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     counts = np.array([[place < len(group) for place in range(width)] for group in groups])
     grouped = ops.take(ops.cast(logits, "float32"), padded, axis=-1)
     result = ops.logsumexp(ops.where(counts, grouped, -np.inf), axis=-1) if width > 1 else grouped[..., 0]
-    mask = getattr(logits, "_keras_mask", None)
+    mask = _compat.keras_mask(logits)
     if mask is not None:
-        result._keras_mask = mask
+        _compat.set_keras_mask(result, mask)
     return result
 
 

@@ -39,7 +39,6 @@ class EMATeacher(Teacher):
         Tarvainen and Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780
 
     Example:
-
     >>> mean_teacher = EMATeacher(student, decay=0.99)
     >>> distiller = Distiller(student=student, teacher=mean_teacher, terms=[Term(KLDivergence())])
     """

@@ -48,7 +48,6 @@ class Ensemble(Teacher):
         https://doi.org/10.1145/3097983.3098135
 
     Example:
-
     >>> other = keras.models.clone_model(teacher)
     >>> ensemble = Ensemble({"first": teacher, "second": other}, weights=[2, 1], temperature=4.0)
     >>> terms = [Term(KLDivergence(temperature=4.0)), Term(Hint(), "block_2", "first/block_4", head="auto")]

@@ -42,7 +42,6 @@ class ModelTeacher(Teacher):
             if the teacher has fewer classes than `classes` uses, or ends in a softmax.
 
     Example:
-
     >>> resized = ModelTeacher(teacher, inputs=lambda images: ops.image.resize(images, (8, 8)))
     >>> average = ModelTeacher(lambda images: (teacher(images) + teacher(images[:, :, ::-1])) / 2)
     >>> merged = ModelTeacher(teacher, classes=[2, [0, 1]])  # student class 0 is teacher class 2, class 1 is 0 or 1

@@ -29,7 +29,6 @@ class ParaphrasedTeacher(Teacher):
         Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977
 
     Example:
-
     >>> paraphraser = Paraphraser(rate=0.5)
     >>> paraphraser.build((None, 4, 4, 16))  # and train it, as shown in Paraphraser
     >>> paraphrased = ParaphrasedTeacher(teacher, "block_4", paraphraser)

@@ -34,7 +34,6 @@ class Paraphraser(keras.Model):
         Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977
 
     Example:
-
     >>> maps = keras.Model(teacher.inputs, teacher.get_layer("block_4").output)(x)
     >>> paraphraser = Paraphraser(rate=0.5)
     >>> paraphraser.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mae")

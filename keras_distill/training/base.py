@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.data.batch import Batch, batch_size, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.training.loss_weight import LossWeight
@@ -32,7 +33,7 @@ class WeightedLoss(NamedTuple):
     weight_name: str | None = None
 
 
-class BaseDistiller(keras.Model):
+class BaseDistiller(_compat.StrategyBuild, keras.Model):
     """Model that trains other models by a weighted sum of losses. Base class.
 
     `train_step` and `test_step` are implemented here, once for all distillers. A subclass overrides hooks:
@@ -76,7 +77,7 @@ class BaseDistiller(keras.Model):
         Raises:
             ValueError: For a loss that does not fit the models, and for options that the strategy does not support.
         """
-        strategy = self._distribute_strategy
+        strategy = _compat.distribute_strategy(self)
         # Variables that are created here belong to the strategy under which the models were made.
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             check_step(optimizer, **kwargs)
@@ -85,7 +86,7 @@ class BaseDistiller(keras.Model):
             # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
             if replicas.num_replicas() > 1:
-                for layer in self._flatten_layers():
+                for layer in _compat.flatten_layers(self):
                     if isinstance(layer, keras.layers.BatchNormalization):
                         layer.synchronized = True
 
@@ -240,9 +241,9 @@ class BaseDistiller(keras.Model):
         hidden = self._supervised_names if self.loss is None else ()
         return [tracker for name, tracker in self._trackers.items() if name not in hidden]
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras takes the mean over the replicas' shares of a batch, which must then be numbers of the same shape.
-        strategy = self._distribute_strategy
+    def build_before_first_step(self, iterator=None, data_batch=None):
+        """Build everything from the first replica's part of a batch; on one device Keras builds in the first step."""
+        strategy = _compat.distribute_strategy(self)
         if strategy is None:
             return
         if iterator is not None:
@@ -253,4 +254,4 @@ class BaseDistiller(keras.Model):
                 check_batch_size(strategy, data_batch)
         with strategy.scope():
             first = keras.tree.map_structure(lambda share: strategy.experimental_local_results(share)[0], data_batch)
-            self._symbolic_build(data_batch=first)
+            _compat.symbolic_build(self, first)

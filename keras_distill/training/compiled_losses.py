@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.data.labels import label_mask
 from keras_distill.data.sample_weights import multiply_weights
 from keras_distill.distribution import replicas
@@ -178,7 +179,7 @@ def _balance(present, outputs):
     Keras takes the mean over a replica's examples, which is then multiplied by the replica's fraction of the step.
     """
     present = ops.cast(present, "float32")
-    mask = getattr(outputs, "_keras_mask", None)
+    mask = _compat.keras_mask(outputs)
     counted = ops.ones_like(present) if mask is None or mask.shape != present.shape else ops.cast(mask, "float32")
     examples = ops.cast(ops.shape(present)[0], "float32")
     labeled, total = replicas.all_reduce_sum([ops.sum(counted * present), examples])

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.distribution import replicas
 from keras_distill.types import Structure
 
@@ -63,7 +64,7 @@ def check_step(optimizer: Any, jit_compile: Any = "auto", steps_per_execution: i
     if (
         steps_per_execution != 1
         and not isinstance(strategy, tf.distribute.TPUStrategy)
-        and not isinstance(strategy.extended._cross_device_ops, _IN_LOOPS)
+        and not isinstance(_compat.cross_device_ops(strategy), _IN_LOOPS)
     ):
         raise ValueError(
             f"`steps_per_execution={steps_per_execution}` fails with TensorFlow's collective operations, which "

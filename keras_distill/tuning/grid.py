@@ -4,6 +4,8 @@ import functools
 
 import keras_tuner
 
+from keras_distill import _compat
+
 
 class GridSearch(keras_tuner.Tuner):
     """`keras_tuner.GridSearch`, but for one thing: started again, it goes on with the rest of its grid.
@@ -45,11 +47,12 @@ class GridSearch(keras_tuner.Tuner):
 class _Oracle(keras_tuner.oracles.GridSearchOracle):
     def set_state(self, state):
         super().set_state(state)
-        in_order = functools.cmp_to_key(lambda one, other: self._compare(self._values(one), self._values(other)))
+        compare = _compat.grid_comparison(self)
+        in_order = functools.cmp_to_key(lambda one, other: compare(self._values(one), self._values(other)))
         for trial_id in sorted(self.trials, key=in_order):
-            self._ordered_ids.insert(trial_id)
+            _compat.grid_order(self).insert(trial_id)
         # What follows each of them is tried next, unless it was.
-        self._populate_next.extend(self.end_order)
+        _compat.grid_queue(self).extend(self.end_order)
 
     def _values(self, trial_id):
         return self.trials[trial_id].hyperparameters.values

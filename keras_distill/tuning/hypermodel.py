@@ -10,8 +10,8 @@ import weakref
 import keras
 import keras_tuner
 import numpy as np
-from keras_tuner.src.engine.tuner_utils import TunerCallback
 
+from keras_distill import _compat
 from keras_distill.teachers import Teacher
 from keras_distill.training.distiller import Distiller
 from keras_distill.tuning.budget import Costs, Worse, untrained, validates
@@ -178,7 +178,8 @@ class _Watch(keras.callbacks.Callback):
 
 def _arranged(callbacks, validated, costs, trained):
     """The callbacks with those of the hypermodel among them, each where it sees what the ones before it log."""
-    place = next((place for place, callback in enumerate(callbacks) if isinstance(callback, TunerCallback)), None)
+    tuner_callback = _compat.tuner_callback_class()
+    place = next((place for place, callback in enumerate(callbacks) if isinstance(callback, tuner_callback)), None)
     if place is None:
         return [Costs(costs), *callbacks]
     own, tuner = callbacks[:place], callbacks[place].tuner

@@ -1,1 +1,1 @@
-"""Arguments, files, text formatting and drawing."""
+"""Argument checks, files, text formatting and drawing."""

@@ -14,6 +14,9 @@ def check_integer(value: Any, name: str, at_least: int = 1, optional: bool = Fal
         at_least: Smallest value that is allowed. Defaults to 1.
         optional: Whether None is allowed, and returned. Defaults to False.
 
+    Returns:
+        The integer, or None if `optional` allows it.
+
     Raises:
         ValueError: For a boolean, a float or any other type, and for an integer that is too small.
     """
@@ -39,11 +42,14 @@ def check_number(
     Args:
         value: A number, NumPy's included.
         name: Name of the argument, for the error.
-        at_least: Lower bound, allowed itself. None for no bound.
-        above: Lower bound, not allowed itself. None for no bound.
-        at_most: Upper bound, allowed itself. None for no bound.
-        below: Upper bound, not allowed itself. None for no bound.
-        alternative: What else the caller accepts, such as " or a schedule", for the error.
+        at_least: Smallest value that is allowed. Defaults to None, no bound.
+        above: Lower bound that is not allowed itself. Defaults to None, no bound.
+        at_most: Largest value that is allowed. Defaults to None, no bound.
+        below: Upper bound that is not allowed itself. Defaults to None, no bound.
+        alternative: Other values that the caller accepts, such as " or a schedule", for the error. Defaults to "".
+
+    Returns:
+        The number.
 
     Raises:
         ValueError: For a boolean, NaN, an infinity, any other type, and a number out of bounds.

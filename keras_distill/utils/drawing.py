@@ -1,10 +1,12 @@
-"""What every figure of a report shares: size, colours and the way to PNG."""
+"""Canvas of all figures: size, style, colors and rendering to PNG."""
 
 import base64
 import contextlib
 import dataclasses
 import io
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import matplotlib.figure
@@ -12,8 +14,8 @@ import matplotlib.figure
 # Inches. A phone shows this width at nearly its natural size, so 9 pt stay 9 pt; a desktop shows two side by side.
 WIDTH = 4.4
 
-# Okabe and Ito's palette, which readers with any colour vision tell apart; without its yellow, too pale on white.
-# The first model of a role has the role's colour, the others take what is left.
+# Palette of Okabe and Ito, which readers with any color vision can tell apart; without its yellow, too pale on white.
+# The first model of a role gets the color of the role, the others get the remaining colors.
 FIRST = {"teacher": "#000000", "alone": "#E69F00", "distilled": "#0072B2"}
 OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
@@ -32,20 +34,21 @@ STYLE = {
     "axes.grid": False,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
-    # A "$" in a name is a dollar, not mathematics.
+    # A "$" in a name is a dollar sign, not mathematics.
     "text.parse_math": False,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A drawn figure.
+    """A rendered figure.
 
     Attributes:
         source: The PNG as a data URI.
-        width, height: CSS pixels at natural size.
-        alt: What it shows, for those who do not see it.
-        caption: What to know to read it.
+        width: CSS pixels at natural size.
+        height: CSS pixels at natural size.
+        alt: Alternative text, for readers who cannot see the figure.
+        caption: Explanation below the figure. Empty for none.
     """
 
     source: str
@@ -54,13 +57,20 @@ class Figure:
     alt: str
     caption: str = ""
 
-    def png(self):
-        """The file itself, bytes."""
+    def png(self) -> bytes:
+        """Return the content of the PNG file."""
         return base64.b64decode(self.source.partition(",")[2])
 
 
-def colors(results):
-    """`{name of a model: its colour}`, the same in every figure; beyond seven models colours repeat."""
+def colors(results: Any) -> dict[str, str]:
+    """Return a color for each model of the results, the same in every figure.
+
+    Args:
+        results: Object with a list `models`, each of which has a `name` and a `role`, such as `report.Results`.
+
+    Returns:
+        `{name of the model: color as "#RRGGBB"}`. Beyond seven models colors repeat.
+    """
     chosen, others, free = {}, itertools.cycle(OTHERS), dict(FIRST)
     for model in results.models:
         chosen[model.name] = free.pop(model.role, None) or next(others)
@@ -68,21 +78,37 @@ def colors(results):
 
 
 @contextlib.contextmanager
-def figure(height):
-    """A `Figure` of the report's width, `height` inches tall, drawn in the report's style."""
+def figure(height: float) -> Iterator[matplotlib.figure.Figure]:
+    """Open an empty matplotlib figure in the common style.
+
+    Args:
+        height: Inches. The width is `WIDTH`.
+
+    Returns:
+        A context manager that yields the matplotlib figure.
+    """
     with matplotlib.rc_context(), matplotlib.style.context(["default", STYLE]):
         yield matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def render_figure(drawn, alt, caption=""):
-    """The `Figure` drawn with matplotlib; call it inside `with figure(...)`."""
+def render_figure(canvas: matplotlib.figure.Figure, alt: str, caption: str = "") -> Figure:
+    """Render a matplotlib figure to PNG. Call it inside `with figure(...)`.
+
+    Args:
+        canvas: The matplotlib figure.
+        alt: Alternative text, for readers who cannot see the figure.
+        caption: Explanation below the figure. Defaults to "", none.
+
+    Returns:
+        The rendered `Figure`.
+    """
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=220, facecolor="white")
-    width, height = (round(96 * inches) for inches in drawn.get_size_inches())
+    canvas.savefig(buffer, format="png", dpi=220, facecolor="white")
+    width, height = (round(96 * inches) for inches in canvas.get_size_inches())
     source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     return Figure(source, width, height, alt, caption)
 
 
-def shorten(name, length):
-    """The name, cut to `length` characters."""
+def shorten(name: str, length: int) -> str:
+    """Return a name of at most `length` characters, with an ellipsis where it was cut."""
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"

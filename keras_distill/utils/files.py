@@ -1,8 +1,10 @@
-"""Files that are whole or not there."""
+"""Atomic file writes."""
 
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
@@ -10,18 +12,21 @@ UNFINISHED_SUFFIX = ".unfinished"
 
 
 @contextlib.contextmanager
-def atomic_write(path, several=False):
-    """A file for bytes that takes the place of `path` once it is written and on disk.
+def atomic_write(path: str | os.PathLike, several: bool = False) -> Iterator[BinaryIO]:
+    """Open a binary file that replaces `path` once it is completely written and flushed to disk.
 
-    A process that dies meanwhile leaves `path` as it was, and a file `<path>.unfinished`.
+    If the process dies before, `path` keeps its old content and a file `<path>.unfinished` remains.
 
     Args:
-        path: Where to.
-        several: Whether others may write the same at once: each then has an unfinished file of its own, and the last
-            one to finish counts.
+        path: The file to write, local or on cloud storage such as `gs://`.
+        several: Whether several processes may write the same file at once. Each then writes an unfinished file of its
+            own, and the last one to finish replaces `path`. Defaults to False.
+
+    Returns:
+        A context manager that yields the open file.
 
     Raises:
-        OSError: As the file system says, such as for a full disk; nothing is left of the file then.
+        OSError: If the file system fails, such as for a full disk. The unfinished file is deleted then.
     """
     path = epath.Path(path)
     own = f".{uuid.uuid4().hex}" if several else ""
@@ -39,6 +44,6 @@ def atomic_write(path, several=False):
         raise
 
 
-def is_local(path):
-    """Whether a path is of this machine's file system, not of cloud storage."""
+def is_local(path: str | os.PathLike) -> bool:
+    """Return whether a path belongs to the local file system, not to cloud storage."""
     return "://" not in os.fspath(path)

@@ -1,14 +1,21 @@
-"""Numbers and tables as people read them."""
+"""Text formatting of numbers and tables."""
 
+from collections.abc import Sequence
+
+# Stands in tables for a value that is not known.
 UNKNOWN = "–"
 
 
-def align_columns(lines, left=1):
-    """Lines of cells in columns.
+def align_columns(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return the cells of a table as text with aligned columns.
 
     Args:
-        lines: Tuples of strings.
-        left: How many columns stand to the left; numbers, to the right, come after them.
+        lines: Rows of cells, all of the same length.
+        left: Number of columns that are aligned to the left. The columns after them are aligned to the right, as
+            numbers are. Defaults to 1.
+
+    Returns:
+        The rows, joined by line breaks; two spaces separate columns.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -20,13 +27,18 @@ def align_columns(lines, left=1):
     )
 
 
-def percent_with_spread(fraction, spread=None):
-    """`98.52 ± 0.12 %`, without the spread where there is none."""
+def percent_with_spread(fraction: float, spread: float | None = None) -> str:
+    """Return a fraction as a percentage, such as "98.52 ± 0.12 %".
+
+    Args:
+        fraction: 0 to 1.
+        spread: Standard deviation as a fraction, 0 to 1. Defaults to None, which leaves it out.
+    """
     return f"{100 * fraction:.2f} %" if spread is None else f"{100 * fraction:.2f} ± {100 * spread:.2f} %"
 
 
-def format_size(count):
-    """Bytes as `812 B`, `3.62 kB` or `1.5 MB`, in powers of 1000."""
+def format_size(count: float) -> str:
+    """Return a number of bytes as "812 B", "3.62 kB" or "1.5 MB", in powers of 1000."""
     for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= power:
             return f"{count / power:.3g} {unit}" if count < 1e3 * power else f"{count / power:,.0f} {unit}"

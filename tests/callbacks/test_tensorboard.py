@@ -1,4 +1,4 @@
-"""What TensorBoard is told, read back from its files."""
+"""TensorBoard logs, read back from their files."""
 
 import keras
 import numpy as np
@@ -6,13 +6,22 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keras_distill import Balance, Distiller, MutualDistiller, Term
-from keras_distill.callbacks.tensorboard import TensorBoard
+from keras_distill import Balance, Distiller, MutualDistiller, Term, callbacks
+from keras_distill.callbacks import TensorBoard
 from keras_distill.data.batch import with_activations
 from keras_distill.losses import CurriculumTemperature, Hint, KLDivergence, LogitStandardization
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher
+from tests.support.cluster import finish, start
 
+# Importing the package must not load it: it needs optional packages.
+LAZY = """
+import sys
+import keras_distill
+assert "keras_distill.callbacks.tensorboard" not in sys.modules
+assert "TensorBoard" in dir(keras_distill.callbacks)
+assert keras_distill.callbacks.TensorBoard is sys.modules["keras_distill.callbacks.tensorboard"].TensorBoard
+"""
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -36,7 +45,7 @@ def fitted(folder, terms, epochs=3, alpha=0.5, **options):
 
 
 def read(folder):
-    """`{tag: [(step, number)]}`, and `{tag: [(step, PNG)]}` of images."""
+    """Return `{tag: [(step, number)]}` of scalars and `{tag: [(step, PNG)]}` of images."""
     found = EventAccumulator(str(folder / "distillation"), {"tensors": 0})
     found.Reload()
     numbers, images = {}, {}
@@ -50,14 +59,14 @@ def read(folder):
     return numbers, images
 
 
-def test_weights_and_temperatures_over_epochs(tmp_path):
+def test_weights_and_temperatures_of_each_epoch(tmp_path):
     terms = [
         Term(KLDivergence(Linear(8.0, 2.0, steps=12)), weight=Linear(1.0, 0.0, steps=24), name="kd"),
         Term(LogitStandardization(KLDivergence(3.0)), weight=0.25, name="standard"),
         Term(Hint(), "hidden", "hidden", weight=2.0),
     ]
     numbers, _ = read((fitted(tmp_path, terms), tmp_path)[1])
-    # Four steps an epoch: after 4, 8 and 12 of them.
+    # Four steps per epoch: after 4, 8 and 12 steps.
     np.testing.assert_allclose(numbers["temperature/kd"], [(0, 6), (1, 4), (2, 2)], rtol=1e-6)
     np.testing.assert_allclose(numbers["weight/kd"], [(0, 20 / 24), (1, 16 / 24), (2, 12 / 24)], rtol=1e-6)
     np.testing.assert_allclose(numbers["temperature/standard"], [(0, 3), (1, 3), (2, 3)])
@@ -66,7 +75,7 @@ def test_weights_and_temperatures_over_epochs(tmp_path):
     assert "temperature/hint" not in numbers
 
 
-def test_parts_are_those_of_the_loss(tmp_path):
+def test_parts_are_shares_of_the_total_loss(tmp_path):
     terms = [Term(KLDivergence(4.0), weight=0.5, name="kd"), Term(Hint(), "hidden", "hidden", weight=3.0)]
     _, history = fitted(tmp_path, terms)
     numbers, _ = read(tmp_path)
@@ -81,7 +90,7 @@ def test_parts_are_those_of_the_loss(tmp_path):
         np.testing.assert_allclose([part for _, part in numbers[f"part/{name}"]], value / total, rtol=1e-5)
 
 
-def test_what_is_learnt_is_shown_as_it_is_now(tmp_path):
+def test_trained_temperatures_and_balanced_weights(tmp_path):
     terms = [
         Term(CurriculumTemperature(KLDivergence(2.0)), name="kd"),
         Term(Hint(), "hidden", "hidden", weight=Balance(0.1), name="hint"),
@@ -95,7 +104,7 @@ def test_what_is_learnt_is_shown_as_it_is_now(tmp_path):
     np.testing.assert_allclose([value for _, value in numbers["weight/hint"]], history["hint_weight"], rtol=1e-5)
 
 
-def test_every_so_many_batches(tmp_path):
+def test_integer_update_freq(tmp_path):
     terms = [Term(KLDivergence(Linear(8.0, 2.0, steps=12)), name="kd")]
     fitted(tmp_path, terms, update_freq=2)
     numbers, _ = read(tmp_path)
@@ -104,7 +113,7 @@ def test_every_so_many_batches(tmp_path):
     assert [step for step, _ in numbers["part/kd"]] == [0, 1, 2]
 
 
-def test_images_of_what_teacher_and_student_say(tmp_path):
+def test_images_of_soft_targets(tmp_path):
     x, y = data()
     terms = [Term(KLDivergence(4.0))]
     fitted(tmp_path, terms, epochs=2, examples=x, labels=y, classes=["cat", "lion", "computer"])
@@ -116,12 +125,12 @@ def test_images_of_what_teacher_and_student_say(tmp_path):
     np.testing.assert_allclose(brightness, expected, atol=1 / 255)
     (first, drawn), (second, later) = images["dark knowledge"]
     assert (first, second) == (0, 1) and len(drawn) == 6
-    # The student has learnt meanwhile, and the examples differ.
+    # The student changes between epochs, and the examples differ.
     assert drawn[0] != later[0] and drawn[0] != drawn[1]
     assert tf.io.decode_png(drawn[0]).shape[0] > 100
 
 
-def test_a_cached_teacher_says_what_it_said(tmp_path):
+def test_images_of_a_cached_teacher(tmp_path):
     x, y = data()
     teacher = network("teacher")
     inputs = with_activations(x, {"output": np.asarray(teacher(x))})
@@ -135,14 +144,21 @@ def test_a_cached_teacher_says_what_it_said(tmp_path):
     assert len(read(tmp_path)[1]["dark knowledge"][0][1]) == 6
 
 
-def test_what_it_cannot_show_is_refused_before_training(tmp_path):
+def test_invalid_use_raises_before_training(tmp_path):
     x, y = data()
-    with pytest.raises(ValueError, match="Pass the `labels` of the examples"):
+    with pytest.raises(ValueError, match="`examples` require `labels`"):
         TensorBoard(tmp_path, x)
     terms = [Term(Hint(), "hidden", "hidden")]
-    with pytest.raises(ValueError, match="No term compares logits"):
+    with pytest.raises(ValueError, match="`examples` require a term that compares logits"):
         fitted(tmp_path, terms, examples=x, labels=y)
     mutual = MutualDistiller({"a": network("a"), "b": network("b")})
     mutual.compile("adam", CROSSENTROPY)
-    with pytest.raises(ValueError, match="for a Distiller. Received: <MutualDistiller"):
+    with pytest.raises(ValueError, match="requires a Distiller.*Received: <MutualDistiller"):
         mutual.fit(x, y, verbose=0, callbacks=[TensorBoard(tmp_path)])
+
+
+def test_it_is_imported_at_first_use():
+    [(code, output)] = finish(start(["-c", LAZY]))
+    assert code == 0, output
+    with pytest.raises(AttributeError, match="module 'keras_distill.callbacks' has no attribute 'Tensorboard'"):
+        callbacks.Tensorboard  # noqa: B018

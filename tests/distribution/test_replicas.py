@@ -1,4 +1,4 @@
-"""One update, on however many devices a step is dealt out."""
+"""Training on several replicas makes the same updates as on one device."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.replicas
 
 
 def dense(name, **options):
-    """Eight numbers to logits, which unlike a convolution can do without any example."""
+    """Return a dense network from 8 features to logits. Unlike convolutions on a CPU, it accepts an empty batch."""
     inputs = keras.Input((8,))
     x = keras.layers.Dense(6, activation="tanh", name="features", **options)(inputs)
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
@@ -29,7 +29,7 @@ def numbers(count=EXAMPLES):
 
 
 def both(**options):
-    """A term of the logits and one of all examples together."""
+    """Return a distiller with a term of the logits, and a term that compares all examples of the batch."""
     terms = [Term(KLDivergence()), Term(SimilarityPreserving(), "features", "features")]
     return Distiller(
         student=dense("student", **options.pop("student", {})), teacher=dense("teacher"), terms=terms, **options
@@ -47,12 +47,12 @@ def test_supervised_losses(loss):
     assert_alike(make, numbers(), loss=loss)
 
 
-def test_an_empty_share():
-    # The last batch is one example.
+def test_an_empty_replica():
+    # The last batch has one example for several replicas.
     assert_alike(both, numbers(15), loss=from_logits)
 
 
-def test_regularisers():
+def test_regularizers():
     options = {
         "kernel_regularizer": keras.regularizers.L2(0.1),
         "activity_regularizer": keras.regularizers.L2(0.1),
@@ -67,7 +67,7 @@ def test_sample_weights():
 
 def test_missing_labels():
     x, y = numbers()
-    # Not as many in each share.
+    # The replicas have different numbers of labels.
     y = np.where(np.arange(EXAMPLES) % 5 < 2, -1, y)
     assert_alike(both, (x, y), loss=from_logits)
 
@@ -86,7 +86,7 @@ def tokens(name):
 def test_padded_tokens():
     random = np.random.default_rng(0)
     x, y = random.integers(1, 20, (EXAMPLES, 5)), random.integers(0, CLASSES, (EXAMPLES, 5))
-    # Texts of unlike lengths, so that the shares hold unlike numbers of tokens.
+    # Texts of different lengths: the replicas have different numbers of tokens.
     x = np.where(np.arange(5) < random.integers(1, 6, (EXAMPLES, 1)), x, 0)
 
     def make():
@@ -111,7 +111,7 @@ def test_batch_normalization(synchronized):
 
 
 OPTIMIZERS = {
-    # Limits at which most steps of these networks are cut.
+    # Limits that clip most steps of these networks.
     "clipnorm": lambda: sgd(clipnorm=0.05),
     "global_clipnorm": lambda: sgd(global_clipnorm=0.1),
     "clipvalue": lambda: sgd(clipvalue=0.02),
@@ -127,28 +127,28 @@ OPTIMIZERS = {
 
 
 @pytest.fixture(scope="module")
-def plainly():
+def plain_sgd():
     """Weights after training with plain SGD."""
     return trained(1, both, numbers(), loss=from_logits)[0]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers(name, plainly):
+def test_optimizers(name, plain_sgd):
     weights = assert_alike(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
-    # Whatever it does, it did.
-    assert max(np.abs(weight - plain).max() for weight, plain in zip(weights, plainly, strict=True)) > 1e-3
+    # The option must have an effect.
+    assert max(np.abs(weight - plain).max() for weight, plain in zip(weights, plain_sgd, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
-def test_constraints(name, plainly):
+def test_constraints(name, plain_sgd):
     options = {"kernel_constraint": keras.constraints.MaxNorm(0.5)}
     weights = assert_alike(lambda: both(student=options), numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
-    longest, free = (np.linalg.norm(kernel, axis=0).max() for kernel in (weights[0], plainly[0]))
+    longest, free = (np.linalg.norm(kernel, axis=0).max() for kernel in (weights[0], plain_sgd[0]))
     assert longest <= 0.5 + 1e-6 < free
 
 
 @pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
-def test_layers_that_no_loss_reaches(name):
+def test_layers_without_a_gradient(name):
     def make():
         inputs = keras.Input((8,))
         outputs = {"logits": keras.layers.Dense(CLASSES)(inputs), "unused": keras.layers.Dense(3)(inputs)}
@@ -161,7 +161,7 @@ def test_layers_that_no_loss_reaches(name):
     assert_alike(make, (numbers()[0],), loss=None, optimizer=OPTIMIZERS[name])
 
 
-def test_several_steps_at_once():
+def test_steps_per_execution():
     assert_alike(both, numbers(), loss=from_logits, steps_per_execution=2)
 
 
@@ -182,7 +182,7 @@ def test_an_overflow_on_any_replica_skips_the_step_on_all():
         model = both()
         model.compile(keras.optimizers.LossScaleOptimizer(sgd(), initial_scale=64.0), from_logits)
         before = [np.array(weight) for weight in model.student.weights]
-        # In the second replica's half of the batch.
+        # Only the second replica overflows.
         sample_weight = np.array([1, 1, 1, 3e38], "float32")
         model.fit(x, y, sample_weight=sample_weight, batch_size=4, shuffle=False, verbose=0)
         scale = np.array(model.optimizer.dynamic_scale)
@@ -193,7 +193,7 @@ def test_an_overflow_on_any_replica_skips_the_step_on_all():
 
 @pytest.mark.parametrize(("policy", "tolerance"), [("mixed_bfloat16", 2e-3), ("mixed_float16", 3e-4)])
 def test_mixed_precision(policy, tolerance):
-    """As alike as sums of halves are that are added up in another order."""
+    """Equal up to the rounding of half-precision sums, which depends on their order."""
 
     def make():
         return Distiller(student=dense("student", dtype=policy), teacher=dense("teacher"), terms=[Term(KLDivergence())])
@@ -216,7 +216,7 @@ def test_teachers(name):
     assert_alike(make, numbers(), loss=from_logits)
 
 
-def test_a_teacher_that_has_spoken(tmp_path):
+def test_a_cached_teacher(tmp_path):
     x, y = numbers()
     keras.utils.set_random_seed(0)
     label(dense("teacher"), x, tmp_path, verbose=0)
@@ -241,11 +241,11 @@ def test_a_balance():
     assert_alike(make, numbers(), loss=from_logits)
 
 
-def test_peers():
+def test_mutual_learning():
     assert_alike(lambda: MutualDistiller([dense("one"), dense("two")]), numbers(), loss=from_logits)
 
 
-def test_a_loss_of_all_examples_may_stay_within_its_replica():
+def test_across_replicas_is_optional():
     def make(across):
         term = Term(SimilarityPreserving(), "features", "features", across_replicas=across)
         return lambda: Distiller(student=dense("student"), teacher=dense("teacher"), terms=[term])
@@ -255,31 +255,32 @@ def test_a_loss_of_all_examples_may_stay_within_its_replica():
     assert abs(logs[True][name][0] - logs[False][name][0]) > 1e-3 * logs[True][name][0]
 
 
-def refused(*said):
-    return pytest.raises(ValueError, match=".*".join(said))
+def raises(*parts):
+    """Expect a ValueError whose message contains the parts in this order."""
+    return pytest.raises(ValueError, match=".*".join(parts))
 
 
-def test_models_made_elsewhere_are_refused():
+def test_models_of_another_strategy_raise():
     with strategy(2).scope():
         inside = dense("student")
         teacher = dense("teacher")
     outside = dense("outside")
-    with refused("student 'student' was made under MirroredStrategy of 2 replicas, the distiller under no", "scope"):
+    with raises("student 'student' was made under MirroredStrategy of 2 replicas, the distiller under no", "scope"):
         Distiller(student=inside, teacher=teacher, terms=[Term(KLDivergence())])
     with strategy(2).scope():
-        with refused("student 'outside' was made under no strategy", "distiller under MirroredStrategy"):
+        with raises("student 'outside' was made under no strategy", "distiller under MirroredStrategy"):
             Distiller(student=outside, teacher=teacher, terms=[Term(KLDivergence())])
-        with refused("teacher was made under no strategy"):
+        with raises("teacher was made under no strategy"):
             Distiller(student=inside, teacher=outside, terms=[Term(KLDivergence())])
-        with refused("peer 'peer_1' was made under no strategy"):
+        with raises("peer 'peer_1' was made under no strategy"):
             MutualDistiller([inside, outside])
 
 
-def test_options_that_replicas_cannot_follow_are_refused():
+def test_unsupported_options_raise():
     elsewhere = keras.optimizers.Adam()
     with strategy(2).scope():
         model = both()
-        for options, said in (
+        for options, message in (
             ({"jit_compile": True}, "jit_compile"),
             ({"optimizer": elsewhere}, "'adam' was made outside"),
             ({"optimizer": sgd(use_ema=True, ema_overwrite_frequency=2)}, "SwapEMAWeights"),
@@ -289,14 +290,14 @@ def test_options_that_replicas_cannot_follow_are_refused():
                 "LossScaleOptimizer",
             ),
         ):
-            with refused(said):
+            with raises(message):
                 model.compile(**options)
 
 
-def test_several_steps_at_once_are_refused_where_tensorflow_cannot():
+def test_steps_per_execution_with_collective_operations_raises():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = both()
-    with refused("steps_per_execution=4", "MirroredStrategy of 2 replicas", "HierarchicalCopyAllReduce"):
+    with raises("steps_per_execution=4", "MirroredStrategy of 2 replicas", "HierarchicalCopyAllReduce"):
         model.compile(sgd(), from_logits, steps_per_execution=4)
 
 
@@ -315,27 +316,27 @@ with tf.distribute.ParameterServerStrategy(resolver).scope():
         student, teacher = (keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]) for _ in range(2))
         Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])
     except ValueError as error:
-        print("refused:", error)
+        print("error:", error)
 """
 
 
-def test_parameter_servers_are_refused():
+def test_parameter_servers_raise():
     [(code, printed)] = finish(start(["-c", PARAMETER_SERVER]), deadline=120)
-    assert "refused: Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy" in printed, printed
+    assert "error: Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy" in printed, printed
 
 
-def test_batches_smaller_than_the_strategy_are_refused():
+def test_batches_smaller_than_the_number_of_replicas_raise():
     with strategy(4).scope():
         model = both()
         model.compile(sgd(), from_logits)
-    with refused("holds 3 examples for the 4 replicas", "batch_size"):
+    with raises("holds 3 examples for the 4 replicas", "batch_size"):
         model.fit(*numbers(), batch_size=3, verbose=0)
-    # Which examples share a step matters to training alone.
+    # Validation and evaluation accept small batches.
     model.fit(*numbers(), batch_size=6, validation_data=numbers(3), verbose=0)
     assert np.isfinite(model.evaluate(*numbers(3), verbose=0, return_dict=True)["loss"])
 
 
-def test_compile_outside_of_the_scope():
+def test_compile_outside_the_scope():
     with strategy(2).scope():
         model = both()
     model.compile("adam", from_logits, metrics=["accuracy"])

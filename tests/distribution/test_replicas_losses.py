@@ -1,4 +1,4 @@
-"""One update by every loss, on however many devices a step is dealt out."""
+"""Every loss makes the same update on one replica and on several."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The update of one device, by several processes."""
+"""Several worker processes make the same update as one device."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.support.helpers import data, mlp
 
 pytestmark = pytest.mark.replicas
 
-# Trains on the devices of however many processes there are, and writes what came out.
+# Train on one or several workers, and write the logs and the weights.
 SCRIPT = """
 import json, os, sys
 import keras
@@ -48,7 +48,7 @@ open(f"{out}/{index}.json", "w").write(json.dumps(history))
 
 
 def trained(folder, workers, kind):
-    """What each worker ended with: logs, and weights with predictions."""
+    """Return the logs of each worker, and its weights and predictions."""
     folder.mkdir()
     for code, text in finish(start(["-c", SCRIPT, folder, kind], workers)):
         assert code == 0, text[-3000:]
@@ -58,7 +58,7 @@ def trained(folder, workers, kind):
 
 
 @pytest.mark.parametrize(("kind", "several"), [("distiller", (2, 3)), ("peers", (2,))])
-def test_several_workers_do_as_one(tmp_path, kind, several):
+def test_several_workers_equal_one(tmp_path, kind, several):
     (logs,), (arrays,) = trained(tmp_path / "1", 1, kind)
     for workers in several:
         for other_logs, others in zip(*trained(tmp_path / str(workers), workers, kind), strict=True):
@@ -69,7 +69,7 @@ def test_several_workers_do_as_one(tmp_path, kind, several):
                 np.testing.assert_allclose(other, array, rtol=1e-6, atol=1e-6)
 
 
-# Reads what a teacher said, each process its share, and writes which examples it asked for.
+# Each worker reads its part of a cache, and writes which examples it read.
 SHARING = """
 import os, sys
 import keras
@@ -80,26 +80,26 @@ alone = "TF_CONFIG" not in os.environ
 strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
 from tests.support.helpers import crossentropy, data, mlp
 from keras_distill import Distiller, Term
-from keras_distill.cache import cached, indexed
+from keras_distill.cache import indexed, open_cache
 from keras_distill.losses import KLDivergence
 with strategy.scope():
     keras.utils.set_random_seed(0)
-    stored = cached(cache)
+    stored = open_cache(cache)
     model = Distiller(mlp(), stored.teacher, [Term(KLDivergence())])
     model.compile(keras.optimizers.SGD(0.05), crossentropy())
-asked, gather = [], stored._gather
-stored._gather = lambda name, index: (name == "examples" and asked.extend(index.tolist()), gather(name, index))[1]
+read, gather = [], stored._gather
+stored._gather = lambda name, index: (name == "examples" and read.extend(index.tolist()), gather(name, index))[1]
 def batches(context):
     own = indexed(data(24)).shard(context.num_input_pipelines, context.input_pipeline_id)
     return stored.join(own.batch(context.get_per_replica_batch_size(6)))
-lessons = batches(tf.distribute.InputContext()) if alone else strategy.distribute_datasets_from_function(batches)
-model.fit(lessons, verbose=0)
+dataset = batches(tf.distribute.InputContext()) if alone else strategy.distribute_datasets_from_function(batches)
+model.fit(dataset, verbose=0)
 index = 0 if alone else strategy.cluster_resolver.task_id
-np.savez(f"{out}/{index}.npz", np.array(asked), *[np.array(weight) for weight in model.weights])
+np.savez(f"{out}/{index}.npz", np.array(read), *[np.array(weight) for weight in model.weights])
 """
 
 
-def test_each_worker_reads_its_share_of_a_cache(tmp_path):
+def test_each_worker_reads_its_part_of_a_cache(tmp_path):
     label(mlp(12, name="teacher"), data(24)[0], tmp_path / "cache", verbose=0)
     found = {}
     for workers in (1, 2):
@@ -108,7 +108,7 @@ def test_each_worker_reads_its_share_of_a_cache(tmp_path):
             assert code == 0, text[-3000:]
         found[workers] = [list(np.load(tmp_path / f"{workers}/{worker}.npz").values()) for worker in range(workers)]
     ((_, *weights),) = found[1]
-    for worker, (asked, *others) in enumerate(found[2]):
-        assert sorted(set(asked)) == list(range(worker, 24, 2))
+    for worker, (read, *others) in enumerate(found[2]):
+        assert sorted(set(read)) == list(range(worker, 24, 2))
         for weight, other in zip(weights, others, strict=True):
             np.testing.assert_allclose(other, weight, rtol=1e-6, atol=1e-6)

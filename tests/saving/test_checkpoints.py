@@ -1,4 +1,4 @@
-"""The files of a backup: whole, or passed over."""
+"""Checkpoint files: intact, or skipped."""
 
 import json
 import warnings
@@ -19,17 +19,17 @@ ARRAYS = {
 }
 
 
-def three(folder):
-    """A folder in which three snapshots were written."""
+def write_three(folder):
+    """Write three checkpoints into a folder and return it."""
     number = None
     for step in range(1, 4):
         number = checkpoints.write(folder, ARRAYS, {"step": step}, keep=[number])
     return folder
 
 
-def test_arrays_and_notes_come_back(tmp_path):
-    notes = {"best": float("inf"), "loss": np.float32(0.1), "history": {"loss": [0.1, 1 / 3]}}
-    checkpoints.write(tmp_path / "new", ARRAYS, notes)
+def test_arrays_and_metadata_come_back(tmp_path):
+    metadata = {"best": float("inf"), "loss": np.float32(0.1), "history": {"loss": [0.1, 1 / 3]}}
+    checkpoints.write(tmp_path / "new", ARRAYS, metadata)
     found, number = checkpoints.latest(tmp_path / "new")
     assert found == {"best": float("inf"), "loss": float(np.float32(0.1)), "history": {"loss": [0.1, 1 / 3]}}
     read = checkpoints.read(tmp_path / "new", number)
@@ -39,12 +39,12 @@ def test_arrays_and_notes_come_back(tmp_path):
         np.testing.assert_array_equal(read[name], array, strict=True)
 
 
-def test_nothing_is_there_before_the_first(tmp_path):
+def test_a_new_folder_has_no_checkpoint(tmp_path):
     assert checkpoints.latest(tmp_path / "new") == (None, None)
 
 
 def test_the_two_latest_are_kept(tmp_path):
-    names = sorted(path.name for path in three(tmp_path).iterdir())
+    names = sorted(path.name for path in write_three(tmp_path).iterdir())
     assert names == ["00000002.arrays", "00000002.json", "00000003.arrays", "00000003.json"]
 
 
@@ -63,24 +63,24 @@ def change_a_number(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "name", "said"),
+    ("damage", "name", "fault"),
     [
-        (truncate, "arrays", "00000003 is damaged"),
-        (flip, "arrays", "00000003 is damaged"),
-        (lambda path: path.unlink(), "arrays", "00000003 is damaged"),
-        (truncate, "json", "00000003 is damaged"),
-        (change_a_number, "json", "00000003 is damaged"),
-        (lambda path: path.unlink(), "json", "00000003 was not finished"),
-        (lambda path: path.rename(f"{path}.unfinished"), "json", "00000003 was not finished"),
+        (truncate, "arrays", "00000003 is corrupted"),
+        (flip, "arrays", "00000003 is corrupted"),
+        (lambda path: path.unlink(), "arrays", "00000003 is corrupted"),
+        (truncate, "json", "00000003 is corrupted"),
+        (change_a_number, "json", "00000003 is corrupted"),
+        (lambda path: path.unlink(), "json", "00000003 is incomplete"),
+        (lambda path: path.rename(f"{path}.unfinished"), "json", "00000003 is incomplete"),
     ],
     ids=["truncated", "flipped", "no arrays", "half a marker", "another number", "no marker", "killed while writing"],
 )
-def test_what_is_not_whole_is_passed_over(tmp_path, damage, name, said):
-    damage(three(tmp_path) / f"00000003.{name}")
-    with pytest.warns(UserWarning, match=f"{said}.*Going on from 00000002, the one before"):
-        notes, number = checkpoints.latest(tmp_path)
-    assert (notes["step"], number) == (2, 2)
-    # The next takes no number twice, and clears away what is broken.
+def test_a_checkpoint_that_is_not_intact_is_skipped(tmp_path, damage, name, fault):
+    damage(write_three(tmp_path) / f"00000003.{name}")
+    with pytest.warns(UserWarning, match=f"{fault}.*Resuming from the previous one, 00000002"):
+        metadata, number = checkpoints.latest(tmp_path)
+    assert (metadata["step"], number) == (2, 2)
+    # The next checkpoint uses no number twice, and deletes the corrupted one.
     assert checkpoints.write(tmp_path, ARRAYS, {"step": 3}, keep=[number]) > 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -88,26 +88,44 @@ def test_what_is_not_whole_is_passed_over(tmp_path, damage, name, said):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_if_none_is_whole_it_says_so(tmp_path):
-    three(tmp_path)
+def test_no_intact_checkpoint_raises(tmp_path):
+    write_three(tmp_path)
     flip(tmp_path / "00000002.arrays")
     truncate(tmp_path / "00000003.json")
-    with pytest.raises(ValueError, match="No backup in .* is whole: 00000003 .*00000002 .* delete the folder to begin"):
+    with pytest.raises(
+        checkpoints.CorruptedCheckpointError,
+        match="No checkpoint in .* is intact: 00000003 .*00000002 .* delete the folder to start from scratch",
+    ):
         checkpoints.latest(tmp_path)
 
 
-def test_killed_in_the_first_it_begins_anew(tmp_path):
+def test_a_run_that_was_killed_in_its_first_checkpoint_starts_from_scratch(tmp_path):
     (tmp_path / "00000001.arrays.unfinished").write_bytes(b"half")
-    with pytest.warns(UserWarning, match="00000001 was not finished. Beginning anew"):
+    with pytest.warns(UserWarning, match="00000001 is incomplete. Starting from scratch"):
         assert checkpoints.latest(tmp_path) == (None, None)
 
 
-def test_a_later_format_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("format", "version"), [(1, "keras_distill 0.1.0"), (3, "another version of keras_distill")], ids=["older", "newer"]
+)
+def test_another_format_raises(tmp_path, format, version):
     checkpoints.write(tmp_path, ARRAYS, {})
     marker = tmp_path / "00000001.json"
-    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"format": 2}))
-    with pytest.raises(ValueError, match="format 2, and this keras_distill reads 1"):
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"format": format}))
+    expected = (
+        rf"The checkpoints in '{tmp_path}' were written by {version} \(format {format}, this version reads 2\): "
+        "resume with that version, or delete the folder to start from scratch."
+    )
+    with pytest.raises(checkpoints.CheckpointFormatError, match=f"^{expected}$"):
         checkpoints.latest(tmp_path)
+
+
+def test_remove_deletes_checkpoints_of_another_format(tmp_path):
+    checkpoints.write(tmp_path, ARRAYS, {})
+    marker = tmp_path / "00000001.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"format": 1}))
+    checkpoints.remove(tmp_path)
+    assert checkpoints.latest(tmp_path) == (None, None)
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -116,10 +134,10 @@ def test_nothing_is_unpickled(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_removing_leaves_what_others_wrote(tmp_path):
-    three(tmp_path / "own")
+def test_remove_keeps_other_files(tmp_path):
+    write_three(tmp_path / "own")
     checkpoints.remove(tmp_path / "own")
     assert not (tmp_path / "own").exists()
-    (three(tmp_path / "shared") / "notes.txt").write_text("mine")
+    (write_three(tmp_path / "shared") / "notes.txt").write_text("mine")
     checkpoints.remove(tmp_path / "shared")
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["notes.txt"]

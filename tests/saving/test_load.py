@@ -1,3 +1,5 @@
+"""Saving a distiller, loading it, and resuming its training."""
+
 import os
 import signal
 import subprocess
@@ -37,15 +39,17 @@ def distiller(teacher):
     )
 
 
-def test_load_model_says_what_to_call_instead(tmp_path):
+def test_load_model_names_load_distiller(tmp_path):
     distiller(mlp(16, name="teacher")).save(tmp_path / "d.keras")
     with pytest.raises(ValueError, match=r"load it with keras_distill.load_distiller\(path, teacher=...\)"):
         keras.saving.load_model(tmp_path / "d.keras")
 
 
-def test_load_distiller_refuses_other_models(tmp_path):
+def test_load_distiller_of_another_model_raises(tmp_path):
     mlp().save(tmp_path / "student.keras")
-    with pytest.raises(ValueError, match="holds a Sequential, not a Distiller"):
+    with pytest.raises(
+        ValueError, match="contains a Sequential, not a Distiller. Load it with `keras.saving.load_model"
+    ):
         load_distiller(tmp_path / "student.keras", mlp(name="teacher"))
 
 
@@ -55,7 +59,7 @@ def test_load_distiller_checks_the_teacher(tmp_path):
         load_distiller(tmp_path / "d.keras", mlp(16, classes=4, name="teacher"))
 
 
-def test_everything_is_in_the_file(tmp_path):
+def test_the_file_contains_the_whole_state(tmp_path):
     teacher = mlp(16, name="teacher")
     first = distiller(teacher)
     fitted(first, *data())
@@ -71,7 +75,7 @@ def test_everything_is_in_the_file(tmp_path):
     assert second.get_config()["supervised_weight"] == first.get_config()["supervised_weight"]
 
 
-def test_an_uncompiled_distiller_is_saved_too(tmp_path):
+def test_an_uncompiled_distiller(tmp_path):
     teacher = mlp(16, name="teacher")
     terms = [Term(Hint(), "features", "features", head="auto")]
     first = Distiller(student=student(), teacher=teacher, terms=terms)
@@ -81,7 +85,7 @@ def test_an_uncompiled_distiller_is_saved_too(tmp_path):
     assert not second.compiled
 
 
-def test_weights_alone(tmp_path):
+def test_weights_only(tmp_path):
     teacher = mlp(16, name="teacher")
     first, second = distiller(teacher), distiller(teacher)
     fitted(first, *data())
@@ -103,7 +107,7 @@ class Subclassed(keras.Model):
         return {**super().get_config(), "width": self.hidden.units}
 
 
-def test_a_subclassed_student_comes_back(tmp_path):
+def test_a_subclassed_student(tmp_path):
     teacher, (x, y) = Subclassed(16, name="teacher"), data()
     first = compiled(
         Distiller(
@@ -119,7 +123,7 @@ def test_a_subclassed_student_comes_back(tmp_path):
     assert fitted(first, x, y) == fitted(second, x, y)
 
 
-def test_the_student_alone_knows_nothing_of_distillation(tmp_path):
+def test_a_saved_student_loads_without_keras_distill(tmp_path):
     code = f"""
 import sys, keras, numpy
 loaded = keras.saving.load_model({str(tmp_path / "student.keras")!r})
@@ -138,7 +142,7 @@ import os, signal, sys
 import keras
 sys.path[:0] = {path!r}
 from tests.support.helpers import data, fitted, mlp
-from test_saving import distiller
+from test_load import distiller
 
 class Kill(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
@@ -152,7 +156,7 @@ trained.student.save_weights(sys.argv[3])
 """
 
 
-def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path):
+def test_a_run_that_keras_resumes_equals_an_uninterrupted_run(tmp_path):
     def run(kill_at, backup, out):
         code = KILLED.format(path=[os.path.dirname(os.path.dirname(__file__)), os.path.dirname(__file__)])
         command = [
@@ -165,11 +169,11 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path):
         ]
         return subprocess.run(command, capture_output=True, check=False).returncode
 
-    assert run(-1, "unbroken", "unbroken") == 0
-    assert run(3, "broken", "broken") == -signal.SIGKILL
-    assert run(-1, "broken", "broken") == 0
+    assert run(-1, "uninterrupted", "uninterrupted") == 0
+    assert run(3, "killed", "killed") == -signal.SIGKILL
+    assert run(-1, "killed", "killed") == 0
     results = []
-    for name in ("unbroken", "broken"):
+    for name in ("uninterrupted", "killed"):
         model = student()
         model.load_weights(tmp_path / f"{name}.weights.h5")
         results.append(weights_of(model))

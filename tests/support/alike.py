@@ -1,18 +1,18 @@
-"""Whether a training ends alike on however many devices its steps are dealt out."""
+"""Comparison of trainings on one replica and on several."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Dealt out unevenly on two devices and on four, none of which goes without.
+# The batches are split unevenly over two and over four replicas, but no replica is empty.
 EXAMPLES, BATCH = 18, 7
-SEVERAL = 2, 4
+REPLICAS = 2, 4
 STRATEGIES = {}
 from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def strategy(count):
-    """One strategy for each number of replicas: a second one would break the collectives of the first."""
+    """Return the strategy of a number of replicas. A second one would break the collective operations of the first."""
     if count not in STRATEGIES:
         devices = [f"CPU:{number}" for number in range(count)]
         STRATEGIES[count] = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
@@ -24,7 +24,7 @@ def sgd(**options):
 
 
 def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options):
-    """Weights, and the logs, after some steps on a number of replicas; the last batch is uneven."""
+    """Return weights and logs of a training on a number of replicas. The last batch is smaller."""
     with strategy(count).scope():
         keras.utils.set_random_seed(0)
         model = make()
@@ -37,15 +37,15 @@ def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy",
 
 
 def assert_alike(make, data, tolerance=1e-5, **options):
-    """One device, two and four end with the same weights, which are returned, and log the same."""
+    """Check that one, two and four replicas end with the same weights and logs, and return the weights."""
     weights, logs = trained(1, make, data, **options)
     scale = max(np.abs(weight).max() for weight in weights)
-    for count in SEVERAL:
+    for count in REPLICAS:
         others, other_logs = trained(count, make, data, **options)
         for weight, other in zip(weights, others, strict=True):
             np.testing.assert_allclose(other, weight, rtol=tolerance, atol=tolerance * scale)
         assert set(logs) == set(other_logs)
         for name, values in logs.items():
-            # Rounding, times a low temperature.
+            # Low temperatures magnify rounding errors.
             np.testing.assert_allclose(other_logs[name], values, rtol=3 * tolerance, atol=1e-6, err_msg=name)
     return weights

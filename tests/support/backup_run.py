@@ -1,9 +1,10 @@
-"""A training with a backup that is to be killed: `python -m tests.support.backup_run FOLDER OUT [PLAN]`.
+"""Training with checkpoints and planned faults: `python -m tests.support.backup_run FOLDER OUT [PLAN]`.
 
-It trains alone, or as one of the workers that TF_CONFIG names, and writes weights and history into `OUT/<worker>.npz`.
-PLAN is JSON, a list of what happens to this worker: `{"signal": "SIGKILL", "at": "step", "count": 5, "after": 0.01}`
-sends itself the signal when it begins its fifth step, or so many seconds later. `at` is also "epoch" (when one ends),
-"validation" (a batch of it), "hash" (some way into the arrays of a backup) or "fsync" (before a file gets its name).
+The process trains alone, or as one of the workers in TF_CONFIG. It writes its state to `OUT/<worker>.npz` and its
+history to `OUT/<worker>.json`. PLAN is a JSON list of faults of this worker. The fault
+`{"signal": "SIGKILL", "at": "step", "count": 5, "after": 0.01}` sends the signal to the process 0.01 seconds after its
+fifth step begins. `at` is "step", "epoch" (its end), "validation" (one of its batches), "hash" (a write of arrays to a
+checkpoint) or "fsync" (before a file gets its final name).
 """
 
 import collections
@@ -26,53 +27,53 @@ from tests.support.helpers import crossentropy, data
 EPOCHS, EXAMPLES, BATCH, EVERY = 4, 68, 7, 3
 
 
-class Doom(keras.callbacks.Callback):
-    """Carries out a plan, and says on its standard output where the training is."""
+class Faults(keras.callbacks.Callback):
+    """Carry out a plan of faults, and print each step that is made."""
 
     def __init__(self, plan):
         super().__init__()
         self.plan = plan
         self.counts = collections.Counter()
-        hashed, sync = checkpoints._Hashed.write, os.fsync
+        hashing_write, sync = checkpoints.HashingWriter.write, os.fsync
 
         def write(*arguments):
-            self.meet("hash")
-            return hashed(*arguments)
+            self.reach("hash")
+            return hashing_write(*arguments)
 
         def fsync(*arguments):
-            self.meet("fsync")
+            self.reach("fsync")
             return sync(*arguments)
 
-        checkpoints._Hashed.write, os.fsync = write, fsync
+        checkpoints.HashingWriter.write, os.fsync = write, fsync
 
-    def meet(self, at):
+    def reach(self, at):
         self.counts[at] += 1
-        for event in self.plan:
-            if (event["at"], event["count"]) == (at, self.counts[at]):
-                send = os.kill, (os.getpid(), getattr(signal, event["signal"]))
-                if event.get("after"):
-                    threading.Timer(event["after"], *send).start()
+        for fault in self.plan:
+            if (fault["at"], fault["count"]) == (at, self.counts[at]):
+                arguments = os.getpid(), getattr(signal, fault["signal"])
+                if fault.get("after"):
+                    threading.Timer(fault["after"], os.kill, arguments).start()
                 else:
-                    send[0](*send[1])
+                    os.kill(*arguments)
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Those that the process before this one made are passed over.
-        if self.model.train_function.__name__ != "pass_over":
-            self.meet("step")
+        # Steps that an earlier process made are skipped.
+        if self.model.train_function.__name__ != "skip_step":
+            self.reach("step")
             print("step", self.epoch, batch, flush=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_test_batch_end(self, batch, logs=None):
-        self.meet("validation")
+        self.reach("validation")
 
     def on_epoch_end(self, epoch, logs=None):
-        self.meet("epoch")
+        self.reach("epoch")
 
 
 def distiller():
-    """All that may be lost: dropout, a teacher's copy, a schedule, a balance, a head, Adam's means."""
+    """Return a distiller with every kind of state: dropout, EMA teacher, schedule, balance, head and Adam."""
     student = keras.Sequential(
         [
             keras.Input((8,)),
@@ -93,19 +94,19 @@ def distiller():
 
 
 def fitted(folder, callbacks=(), **options):
-    """The distiller after its training, and the history."""
+    """Return the trained distiller and the history."""
     keras.utils.set_random_seed(0)
     model = distiller()
     backup = Backup(folder, **{"every": EVERY, "keep": True} | options)
     x, y = data(EXAMPLES)
-    lessons = backup.batches((x, y), BATCH)
+    dataset = backup.batches((x, y), BATCH)
     test = tf.data.Dataset.from_tensor_slices((x, y)).batch(20)
-    history = model.fit(lessons, epochs=EPOCHS, validation_data=test, verbose=0, callbacks=[backup, *callbacks])
+    history = model.fit(dataset, epochs=EPOCHS, validation_data=test, verbose=0, callbacks=[backup, *callbacks])
     return model, history.history
 
 
 def state(model):
-    """All that training changed."""
+    """Return the values of all variables that training changes."""
     return [np.array(variable) for variable in (*model.variables, *model.teacher.state, *model.optimizer.variables)]
 
 
@@ -114,7 +115,7 @@ def main(folder, out, plan="[]"):
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if several else tf.distribute.get_strategy()
     worker = strategy.cluster_resolver.task_id if several else 0
     with strategy.scope():
-        model, history = fitted(folder, [Doom(json.loads(plan))])
+        model, history = fitted(folder, [Faults(json.loads(plan))])
     np.savez(f"{out}/{worker}.npz", *state(model))
     with open(f"{out}/{worker}.json", "w") as file:
         json.dump(history, file)

@@ -1,4 +1,4 @@
-"""Processes that train together over loopback, and may be killed."""
+"""Worker processes that train together over the loopback interface."""
 
 import json
 import os
@@ -11,20 +11,20 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def start(arguments, workers=1, logs=None, variables=None, folder=None):
-    """Starts `python ARGUMENTS` once for each worker of a cluster.
+    """Start `python ARGUMENTS` once for each worker of a cluster.
 
     Args:
         arguments: List of strings, or a list of such lists, one for each worker.
-        workers: How many. One alone knows of no cluster.
-        logs: Folder for what they print, `<worker>.log`; None keeps it for `communicate`.
-        folder: Where they run. Defaults to this one.
-        variables: More environment variables, `{name: text}`.
+        workers: Number of workers. A single one gets no TF_CONFIG. Defaults to 1.
+        logs: Folder for their output, `<worker>.log`. Defaults to None, which keeps it for `communicate`.
+        variables: Additional environment variables, `{name: value}`.
+        folder: Working directory. Defaults to that of this process.
 
     Returns:
         List of `subprocess.Popen`.
     """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    started = []
+    processes = []
     for index in range(workers):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
@@ -36,29 +36,33 @@ def start(arguments, workers=1, logs=None, variables=None, folder=None):
         own = arguments[index] if isinstance(arguments[0], list) else arguments
         command = [sys.executable, *map(str, own)]
         options = {"env": environment, "cwd": folder, "text": True}
-        started.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options))
-    return started
+        processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options))
+    return processes
 
 
 def finish(processes, deadline=300):
-    """Waits for all of them; none is left after the deadline.
+    """Wait for all processes, and kill those that still run after the deadline.
+
+    Args:
+        processes: List of `subprocess.Popen`.
+        deadline: Seconds.
 
     Returns:
-        List of `(return code, what it printed)`.
+        List of `(exit status, output)`.
     """
     try:
-        printed = [process.communicate(timeout=deadline)[0] for process in processes]
+        outputs = [process.communicate(timeout=deadline)[0] for process in processes]
     finally:
         for process in processes:
-            # A worker that waits for others does not heed SIGTERM.
+            # A worker that waits for other workers does not react to SIGTERM.
             process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, printed)]
+    return [(process.returncode, output) for process, output in zip(processes, outputs)]
 
 
 def free_ports(count):
-    """Numbers of ports that nobody listens on."""
-    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in with_ports]
-    for server in with_ports:
+    """Return port numbers on which no process listens."""
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
         server.close()
     return ports

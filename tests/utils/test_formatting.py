@@ -1,4 +1,4 @@
-"""Numbers and tables as people read them."""
+"""Text formatting of numbers and tables."""
 
 import pytest
 

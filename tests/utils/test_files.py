@@ -1,0 +1,39 @@
+"""Atomic file writes."""
+
+import pytest
+
+from keras_distill.utils.files import UNFINISHED_SUFFIX, atomic_write, is_local
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_file_is_replaced_at_the_end(tmp_path, several):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with atomic_write(path, several) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        (unfinished,) = tmp_path.glob(f"*{UNFINISHED_SUFFIX}")
+        assert unfinished.read_bytes() == b"new"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail():
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_local_paths(tmp_path):
+    assert is_local(tmp_path)
+    assert not is_local("gs://bucket/file")
