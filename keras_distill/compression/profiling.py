@@ -128,7 +128,7 @@ def profile(
 
     >>> files = export(student, "files", x, ["keras"])
     >>> profiles = [profile(student, file, x, y) for file in files]
-    >>> print(compression.profiling.format_profiles(profiles))  # doctest: +SKIP
+    >>> table = compression.profiling.format_profiles(profiles)
     """
     accuracies = () if labels is None else (accuracy(exported, examples, labels),)
     first_example = keras.tree.map_structure(lambda x: np.asarray(x)[:1], examples)
