@@ -1,4 +1,4 @@
-"""Making a student small: start it from its teacher, let its layers share weights, quantise it, export it, weigh it."""
+"""Student compression: initialization from the teacher, weight tying, quantization, export and profiling."""
 
 from keras_distill.compression.exporting import Exported, export
 from keras_distill.compression.folding import fold_batch_norm
@@ -7,3 +7,17 @@ from keras_distill.compression.post_training import quantize_post_training
 from keras_distill.compression.profiling import Profile, profile
 from keras_distill.compression.quantization import BitWidths, bake_quantization, quantize_aware
 from keras_distill.compression.tying import tie_weights
+
+__all__ = [
+    "BitWidths",
+    "Exported",
+    "Profile",
+    "bake_quantization",
+    "copy_weights",
+    "export",
+    "fold_batch_norm",
+    "profile",
+    "quantize_aware",
+    "quantize_post_training",
+    "tie_weights",
+]

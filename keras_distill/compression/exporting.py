@@ -1,20 +1,24 @@
-"""Students as files for devices, each loaded back by its own runtime and compared with the Keras model."""
+"""Export to Keras, SavedModel, ONNX and LiteRT files, each checked against the model in its own runtime."""
 
+import os
 import pathlib
 import tempfile
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_distill.compression.quantization import Quantized, bake_quantization
+from keras_distill.compression.fake_quantization import Quantized
+from keras_distill.compression.quantization import bake_quantization
 from keras_distill.compression.runtimes import runtime, silence_runtime
 from keras_distill.models.specs import input_specs
 from keras_distill.models.taps import walk_layers
+from keras_distill.types import Structure
 
-# How far the outputs of a file may be from the model's: the mean difference in units of their standard deviation.
+# Formats with their tolerances: largest mean absolute difference of the outputs from the model's, in units of the
+# standard deviation of the model's outputs.
 FORMATS = {
     "keras": 1e-6,
     "saved_model": 1e-4,
@@ -26,19 +30,20 @@ FORMATS = {
 }
 USUAL = ("keras", "saved_model", "litert_float32", "litert_int8")
 _SUFFIXES = {"keras": ".keras", "saved_model": "", "onnx": ".onnx"}
-# Examples that outputs are compared on, and that ranges are taken from.
-_LOOKED_AT = 256
+# Number of examples used to compare outputs and to calibrate int8 ranges.
+_NUM_EXAMPLES = 256
 
 
 class Exported(NamedTuple):
-    """One file of a model.
+    """Exported file of a model.
 
     Attributes:
-        format: Of `FORMATS`.
-        path: Where it is; of a SavedModel a folder.
-        bytes: On disk.
-        difference: Mean absolute difference of its outputs from the model's, in units of their standard deviation.
-        agreement: The share of examples for which it gives the same class, 0 to 1.
+        format: One of `FORMATS`.
+        path: Path of the file; for a SavedModel, of its folder.
+        bytes: Size on disk in bytes.
+        difference: Mean absolute difference of its outputs from the model's, in units of the standard deviation of the
+            model's outputs.
+        agreement: Fraction of examples with the same predicted class as the model, 0 to 1.
     """
 
     format: str
@@ -48,91 +53,113 @@ class Exported(NamedTuple):
     agreement: float
 
 
-def export(model, folder, examples, formats=USUAL, name=None):
-    """Writes a model in several formats, loads each file by its own runtime, and compares what it says.
+def export(
+    model: keras.Model,
+    folder: str | os.PathLike,
+    examples: Structure,
+    formats: Sequence[str] = USUAL,
+    name: str | None = None,
+) -> list[Exported]:
+    """Export a model to one or more formats and compare each file with the model.
 
     ```
-    keras             to go on with in Keras
-    saved_model       TensorFlow, TensorFlow Serving
-    onnx              ONNX Runtime and all else that reads ONNX; pip install 'keras-distill[export]'
-    litert_float32    phones and microcontrollers: LiteRT, formerly TensorFlow Lite, in floats
-    litert_float16    weights in half precision
-    litert_dynamic    weights in 8 bits, activations in floats
-    litert_int8       weights, activations, input and output in 8 bits, by the ranges that the examples come to
+    keras             Keras, to continue training
+    saved_model       TensorFlow and TensorFlow Serving
+    onnx              ONNX Runtime and other ONNX runtimes; pip install 'keras-distill[export]'
+    litert_float32    LiteRT (formerly TensorFlow Lite) for phones and microcontrollers, float32
+    litert_float16    LiteRT, weights in float16
+    litert_dynamic    LiteRT, weights in int8, activations in float32 (dynamic-range quantization)
+    litert_int8       LiteRT, weights, activations, input and output in int8 (full-integer quantization)
     ```
 
-    LiteRT's files take one example at a time. A model from `quantized` is written with the weights that it rounds to,
-    exactly; activations keep the ranges that it learnt, but for "litert_int8", where each operation's are those that
-    the examples come to. ONNX Runtime then computes in 8 bits, too.
+    Each file is loaded by its own runtime, and its outputs are compared with the model's. LiteRT files take one example
+    at a time.
+
+    A model from `quantize_aware` is exported with exactly its quantized weights. Its activations keep their trained
+    ranges, except in "litert_int8", which calibrates the range of every operation on `examples`. ONNX Runtime computes
+    such a model in int8 as well.
 
     Args:
-        model: A built `keras.Model` of one output: a student, without its distiller.
-        folder: Where to; made if it is not there. Files of the same name are replaced.
-        examples: Inputs, as the model takes them, real ones: outputs are compared on the first 256, and ranges of
-            "litert_int8" are those of the first 256.
-        formats: Names of those that are wanted.
-        name: Of the files. Defaults to the model's.
+        model: A built `keras.Model` with one output: the student, not its distiller.
+        folder: Output folder, created if necessary. Files of the same name are replaced.
+        examples: Real model inputs, some hundreds. The first 256 are used to compare outputs and to calibrate
+            "litert_int8".
+        formats: Formats to write. Defaults to "keras", "saved_model", "litert_float32" and "litert_int8".
+        name: File name without suffix. Defaults to the model's name.
 
     Returns:
-        List of `Exported`.
+        List of `Exported`, in the order of `formats`.
 
     Raises:
-        ValueError: For an unknown format or one whose package is not installed, a model of several outputs, inputs of
-            unknown lengths, or a file that says something else than the model: more than the format's limit in
-            `FORMATS` away. The file stays, to be looked at.
+        ValueError: If a format is unknown or its package is not installed, if the model has several outputs, if LiteRT
+            meets inputs of unknown length, or if the outputs of a file differ from the model's by more than the
+            tolerance in `FORMATS`. The file is kept for inspection.
+
+    Example:
+
+    >>> (file,) = export(student, "files", x, ["keras"])
+    >>> file.path.name == f"{student.name}.keras", file.agreement
+    (True, 1.0)
     """
-    unknown = [each for each in formats if each not in FORMATS]
+    unknown = [format for format in formats if format not in FORMATS]
     if unknown:
-        raise ValueError(f"Models are exported as {list(FORMATS)}. Received: {unknown}.")
+        raise ValueError(f"`formats` must be among {list(FORMATS)}. Received: {unknown}")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    examples = keras.tree.map_structure(lambda x: np.asarray(x)[:_LOOKED_AT], examples)
-    outputs = model(examples, training=False)
-    if keras.tree.is_nested(outputs):
-        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
+    examples = keras.tree.map_structure(lambda x: np.asarray(x)[:_NUM_EXAMPLES], examples)
+    expected = model(examples, training=False)
+    if keras.tree.is_nested(expected):
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), expected)
         raise ValueError(
-            f"Models of one output are exported, and '{model.name}' has several, of shapes {shapes}. Export "
-            "keras.Model(model.inputs, one_of_them)."
+            f"Only models with one output can be exported. '{model.name}' has several, of shapes {shapes}. Export one "
+            "of them: keras.Model(model.inputs, output)."
         )
-    said = np.asarray(outputs)
-    limits, written = FORMATS, dict.fromkeys(formats, model)
-    if any(isinstance(layer, Quantized) for _, layer in walk_layers(model)):
-        # LiteRT leaves what has no range of its own, such as a sum, in floats if anything has one.
-        plain = bake_quantization(model, activations=False)
-        written = dict.fromkeys(formats, bake_quantization(model)) | {"litert_int8": plain}
-        # ONNX Runtime computes in integers where activations are rounded, and rounds weights and biases anew for that.
-        limits = FORMATS | {"onnx": FORMATS["litert_int8"]}
-    found = []
-    for each in formats:
-        path = path_of(folder, name or model.name, each)
-        _write(each, written[each], path, examples)
-        exported = Exported(each, path, size(path), *_compared(runtime(path, each)(examples), said))
-        found.append(exported)
-        if not exported.difference <= limits[each]:
+    expected = np.asarray(expected)
+    sources, tolerances = _sources(model, formats)
+    results = []
+    for format in formats:
+        path = path_of(folder, name or model.name, format)
+        _write(format, sources[format], path, examples)
+        difference, agreement = _compare(runtime(path, format)(examples), expected)
+        results.append(Exported(format, path, size(path), difference, agreement))
+        # Negated, so that NaN is an error.
+        if not difference <= tolerances[format]:
             raise ValueError(
-                f"'{path}' says something else than '{model.name}': its outputs are {exported.difference:.2g} of their "
-                f"standard deviation away on average, and {limits[each]:g} is allowed; {exported.agreement:.1%} of "
-                "the examples get the same class. Are the examples like those that the model was trained on?"
+                f"The outputs of '{path}' differ from those of '{model.name}' by {difference:.2g} standard deviations "
+                f"on average ({tolerances[format]:g} allowed); {agreement:.1%} of the examples get the same class. "
+                "Pass `examples` from the data that the model was trained on."
             )
-    return found
+    return results
 
 
-def path_of(folder, name, format):
-    """Where `export` writes a format, a `pathlib.Path`.
+def path_of(folder: str | os.PathLike, name: str, format: str) -> pathlib.Path:
+    """Return the path to which `export` writes a format.
 
     Args:
-        folder: As for `export`.
-        name: Of the files.
-        format: Of `FORMATS`.
+        folder: Output folder.
+        name: File name without suffix.
+        format: One of `FORMATS`.
     """
     suffix = _SUFFIXES.get(format, f"_{format.removeprefix('litert_')}.tflite")
     return pathlib.Path(folder) / f"{name}{suffix}"
 
 
-def size(path):
-    """Bytes of a file, or of all files of a folder."""
+def size(path: str | os.PathLike) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes."""
     path = pathlib.Path(path)
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def _sources(model, formats):
+    """Return `{format: model to write}` and `{format: tolerance}`."""
+    if not any(isinstance(layer, Quantized) for _, layer in walk_layers(model)):
+        return dict.fromkeys(formats, model), FORMATS
+    sources = dict.fromkeys(formats, bake_quantization(model))
+    # If some activations have fake quantization, LiteRT keeps all others, such as sums, in floats. Without any it
+    # calibrates the range of every operation.
+    sources["litert_int8"] = bake_quantization(model, activations=False)
+    # ONNX Runtime turns fake quantization into integer arithmetic, for which it quantizes weights and biases once more.
+    return sources, FORMATS | {"onnx": FORMATS["litert_int8"]}
 
 
 def _write(format, model, path, examples):
@@ -144,27 +171,29 @@ def _write(format, model, path, examples):
         elif format == "onnx":
             _write_onnx(model, path)
         else:
-            path.write_bytes(_converted(format, model, examples))
+            path.write_bytes(_convert_to_litert(format, model, examples))
 
 
 def _write_onnx(model, path):
     try:
         model.export(path, format="onnx", verbose=False, input_signature=[input_specs(None, model)])
     except ImportError as error:
-        raise ValueError(f"Writing ONNX takes tf2onnx: pip install 'keras-distill[export]'. ({error})") from error
+        raise ValueError(
+            f"The format 'onnx' requires tf2onnx. Run: pip install 'keras-distill[export]'. ({error})"
+        ) from error
 
 
-def _converted(format, model, examples):
-    """A LiteRT file's content."""
+def _convert_to_litert(format, model, examples):
+    """Return the content of a LiteRT file."""
     specs = input_specs(None, model)
     shapes = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
     if any(None in shape[1:] for shape in shapes):
         raise ValueError(
-            f"LiteRT wants inputs of known lengths. '{model.name}' takes {', '.join(map(str, shapes))}: give its Input "
-            "a fixed shape."
+            f"LiteRT requires inputs of fixed shape. The inputs of '{model.name}' have the shapes "
+            f"{', '.join(map(str, shapes))}. Build the model on a keras.Input of fixed shape."
         )
-    # Names whose alphabetic order is that of the inputs: the runtime has nothing else to tell them by.
-    ones = [
+    # A LiteRT file loses the order of the inputs. These names sort alphabetically in that order.
+    single_specs = [
         tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name=f"input_{number:03}")
         for number, spec in enumerate(keras.tree.flatten(specs))
     ]
@@ -174,12 +203,12 @@ def _converted(format, model, examples):
 
     def calibration():
         for arrays in zip(*(x[:, None] for x in keras.tree.flatten(examples))):
-            yield {spec.name: array for spec, array in zip(ones, arrays)}
+            yield {spec.name: array for spec, array in zip(single_specs, arrays)}
 
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        archive.add_endpoint("serve", serve, ones)
+        archive.add_endpoint("serve", serve, single_specs)
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if format != "litert_float32":
@@ -190,25 +219,29 @@ def _converted(format, model, examples):
             converter.representative_dataset = calibration
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
-        return _each_once(converter.convert())
+        return _merge_equal_buffers(converter.convert())
 
 
-def _each_once(content):
-    """A LiteRT file in which equal buffers are one: the converter rounds shared weights anew for each of their uses."""
+def _merge_equal_buffers(content):
+    """Store equal buffers of a LiteRT file once: the converter writes shared weights once per use."""
+    # Imported here: TensorFlow may drop `tensorflow.lite`, and everything else must still work.
+    from tensorflow.lite.tools import flatbuffer_utils
+
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    first = {}
+    first_of_content = {}
     for number, buffer in enumerate(model.buffers):
-        # Those without content are places for what is computed.
+        # Buffers without data hold activations.
         if buffer.data is not None and len(buffer.data):
-            kept = first.setdefault(bytes(buffer.data), number)
-            if kept != number:
+            first = first_of_content.setdefault(bytes(buffer.data), number)
+            if first != number:
                 buffer.data = None
                 for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
-                    tensor.buffer = kept if tensor.buffer == number else tensor.buffer
+                    tensor.buffer = first if tensor.buffer == number else tensor.buffer
     return flatbuffer_utils.convert_object_to_bytearray(model)
 
 
-def _compared(outputs, said):
-    spread = max(float(np.std(said)), 1e-12)
-    same = np.argmax(outputs, -1) == np.argmax(said, -1)
-    return float(np.mean(np.abs(outputs - said))) / spread, float(np.mean(same))
+def _compare(outputs, expected):
+    """Return `(mean absolute difference in standard deviations, fraction of equal classes)`."""
+    deviation = max(float(np.std(expected)), 1e-12)
+    same = np.argmax(outputs, -1) == np.argmax(expected, -1)
+    return float(np.mean(np.abs(outputs - expected))) / deviation, float(np.mean(same))

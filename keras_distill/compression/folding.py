@@ -1,145 +1,178 @@
-"""BatchNormalization that becomes part of the layer before it."""
+"""Batch-norm folding."""
 
 import collections
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill.models.taps import walk_layers
+from keras_distill.types import Tensor
 
-_LINEAR = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+_FOLDABLE = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
-def fold_batch_norm(model):
-    """A model that computes the same in inference with fewer operations: what normalisation does, weights do.
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Return a copy of a model with batch normalization folded into the preceding layers.
 
-    A BatchNormalization behind a Dense, Conv1D, Conv2D or DepthwiseConv2D without an activation, whose output goes
-    nowhere else, becomes a `Folded`, and the layer's kernel and bias take up its scale and shift. Devices do so, too:
-    quantised weights must be those that they will use.
+    A BatchNormalization is folded if it follows a Dense, Conv1D, Conv2D or DepthwiseConv2D layer that has no activation
+    and no other consumer. The layer's kernel and bias absorb scale and shift, and a `Folded` layer takes the place of
+    the BatchNormalization. Predictions stay the same with fewer operations. Devices fold as well, so fold before
+    quantizing: the quantized weights are then those that the device uses.
 
     Args:
-        model: A functional or Sequential `keras.Model`; it stays as it is.
+        model: A functional or Sequential `keras.Model`. It is not modified.
+
+    Returns:
+        A new model, for inference or quantization-aware training.
 
     Raises:
-        ValueError: If the model is not functional.
+        ValueError: If `model` is not functional.
+
+    Example:
+
+    >>> layers = [keras.layers.Conv2D(4, 3, use_bias=False), keras.layers.BatchNormalization()]
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    >>> folded = fold_batch_norm(model)
+    >>> [type(layer).__name__ for layer in folded.layers]
+    ['Conv2D', 'Folded']
 
     Reference:
         Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877 (section 3.2)
     """
-    pairs = {id(before): normalization for before, normalization in _pairs(model)}
+    pairs = {id(layer): normalization for layer, normalization in _foldable_pairs(model)}
     folded = {id(normalization) for normalization in pairs.values()}
-    made = []
+    copies = []
 
     def clone(layer):
         if id(layer) in folded:
             return Folded(name=layer.name, dtype=layer.get_config()["dtype"])
         config = layer.get_config() | ({"use_bias": True} if id(layer) in pairs else {})
         copy = type(layer).from_config(config)
-        made.append((layer, copy))
+        copies.append((layer, copy))
         return copy
 
-    copied = rebuild(model, clone)
-    for layer, copy in made:
+    folded_model = rebuild(model, clone)
+    for layer, copy in copies:
         if id(layer) in pairs:
-            copy.set_weights(_folded(layer, pairs[id(layer)]))
+            copy.set_weights(_folded_weights(layer, pairs[id(layer)]))
         elif isinstance(layer, keras.layers.Layer):
             copy.set_weights(layer.get_weights())
-    return copied
+    return folded_model
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class Folded(keras.layers.Layer):
-    """Returns its inputs, where a normalisation was."""
+    """Identity layer in the place of a folded BatchNormalization.
 
-    def __init__(self, **kwargs):
+    Args:
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
+
+    Example:
+
+    >>> from keras_distill.compression.folding import Folded
+    >>> layer = Folded(name="bn")
+    >>> layer(np.ones((1, 2))).shape
+    TensorShape([1, 2])
+    """
+
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         return inputs
 
 
-def rebuild(model, clone):
-    """A functional model of other layers.
+def rebuild(model: keras.Model, clone: Callable[[keras.layers.Layer], keras.layers.Layer]) -> keras.Model:
+    """Return a functional model with every layer replaced.
 
     Args:
-        model: A `keras.Model`.
-        clone: Gives the layer that stands for a given one, in nested models, too; it is asked once about each.
+        model: A functional or Sequential `keras.Model`.
+        clone: Function from a layer to its replacement. It is called once per layer, for nested models on their layers.
+
+    Returns:
+        A new model. The replaced layers keep the weights that `clone` gave them.
 
     Raises:
-        ValueError: If the model is not functional.
+        ValueError: If `model` is not functional.
     """
-    made = {}
+    copies = {}
 
-    def once(layer):
-        if id(layer) not in made:
+    def clone_once(layer):
+        if id(layer) not in copies:
             functional = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
-            # Keras' own way into nested models, `recursive=True`, ends at the first level in Keras 3.12.
-            made[id(layer)] = keras.models.clone_model(layer, clone_function=once) if functional else clone(layer)
-        return made[id(layer)]
+            # `recursive=True` of `clone_model` stops at the first level of nesting in Keras 3.12.
+            copies[id(layer)] = (
+                keras.models.clone_model(layer, clone_function=clone_once) if functional else clone(layer)
+            )
+        return copies[id(layer)]
 
     try:
-        return keras.models.clone_model(model, clone_function=once)
+        return keras.models.clone_model(model, clone_function=clone_once)
     except ValueError as error:
-        raise ValueError(f"Only functional models can be rebuilt, and '{model.name}' is none: {error}") from error
+        raise ValueError(
+            f"'{model.name}' is not a functional or Sequential model, so its layers cannot be replaced. {error}"
+        ) from error
 
 
-def _pairs(model):
-    """Each layer that can be folded, with its BatchNormalization."""
-    for each in [model, *(layer for _, layer in walk_layers(model) if isinstance(layer, keras.Model))]:
-        calls = _calls(each)
-        taken = collections.Counter(name for sources in calls.values() for call in sources for name in call)
-        taken.update(_returned(each))
-        # Operations such as `x + y` take part in calls, and are no layers.
-        layers = {layer.name: layer for layer in each.layers}
+def _foldable_pairs(model):
+    """Yield `(layer, BatchNormalization)` for each layer that can absorb the normalization after it."""
+    for submodel in [model, *(layer for _, layer in walk_layers(model) if isinstance(layer, keras.Model))]:
+        calls = _inbound_layers(submodel)
+        num_consumers = collections.Counter(name for sources in calls.values() for call in sources for name in call)
+        num_consumers.update(_output_layers(submodel))
+        # Calls include operations such as `x + y`, which are not layers.
+        layers = {layer.name: layer for layer in submodel.layers}
         for name, sources in calls.items():
             normalization = layers.get(name)
             if not isinstance(normalization, keras.layers.BatchNormalization) or len(sources) != 1:
                 continue
             (source,) = sources[0]
-            before = layers.get(source)
-            once = taken[source] == 1 and len(calls[source]) == 1
-            linear = isinstance(before, _LINEAR) and before.activation is keras.activations.linear
-            if once and linear and normalization.axis in (-1, len(before.output.shape) - 1):
-                yield before, normalization
+            layer = layers.get(source)
+            used_once = num_consumers[source] == 1 and len(calls[source]) == 1
+            linear = isinstance(layer, _FOLDABLE) and layer.activation is keras.activations.linear
+            if used_once and linear and normalization.axis in (-1, len(layer.output.shape) - 1):
+                yield layer, normalization
 
 
-def _calls(model):
-    """`{layer: [names of the layers that each of its calls takes from]}`, as the model's config tells."""
+def _inbound_layers(model):
+    """Return `{layer name: [names of the input layers of each call]}`, read from the model's config."""
     if isinstance(model, keras.Sequential):
         names = [layer.name for layer in model.layers]
-        return {name: [[before] if before else []] for before, name in zip([None, *names], names)}
+        return {name: [[source] if source else []] for source, name in zip([None, *names], names)}
     layers = model.get_config().get("layers", [])
-    return {layer["name"]: [_names(call) for call in layer["inbound_nodes"]] for layer in layers}
+    return {layer["name"]: [_layer_names(call) for call in layer["inbound_nodes"]] for layer in layers}
 
 
-def _returned(model):
+def _output_layers(model):
     if isinstance(model, keras.Sequential):
         return [model.layers[-1].name]
-    return _names(model.get_config().get("output_layers", []))
+    return _layer_names(model.get_config().get("output_layers", []))
 
 
-def _names(written):
-    """The layers that a written structure of symbolic tensors names."""
-    if isinstance(written, dict):
-        if "keras_history" in written:
-            return [written["keras_history"][0]]
-        written = list(written.values())
-    if isinstance(written, (list, tuple)):
-        # The outputs of a model are written as [name, call, tensor].
-        if len(written) == 3 and isinstance(written[0], str) and isinstance(written[1], int):
-            return [written[0]]
-        return [name for part in written for name in _names(part)]
+def _layer_names(config):
+    """Return the names of the layers in a serialized structure of symbolic tensors."""
+    if isinstance(config, dict):
+        if "keras_history" in config:
+            return [config["keras_history"][0]]
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        # Keras serializes the outputs of a model as [layer name, call index, tensor index].
+        if len(config) == 3 and isinstance(config[0], str) and isinstance(config[1], int):
+            return [config[0]]
+        return [name for part in config for name in _layer_names(part)]
     return []
 
 
-def _folded(layer, normalization):
-    """Kernel and bias with the scale and shift of a normalisation."""
+def _folded_weights(layer, normalization):
+    """Return the kernel and bias of a layer with scale and shift of the normalization applied."""
     gamma = 1.0 if normalization.gamma is None else normalization.gamma
     beta = 0.0 if normalization.beta is None else normalization.beta
     scale = gamma * ops.rsqrt(normalization.moving_variance + normalization.epsilon)
     bias = 0.0 if layer.bias is None else layer.bias
     kernel = layer.kernel
-    # Of a depthwise kernel the two last axes together are the channels.
+    # The channels of a depthwise kernel are its two last axes together.
     shape = kernel.shape[-2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else kernel.shape[-1:]
     return [kernel * ops.reshape(scale, shape), (bias - normalization.moving_mean) * scale + beta]

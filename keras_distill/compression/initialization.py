@@ -1,87 +1,97 @@
-"""A student that starts from its teacher's weights."""
+"""Initialization of a student from its teacher's weights."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from keras_distill.models.taps import find_layer, walk_layers
 
 
-class Copied(NamedTuple):
-    """What became of one weight of a student.
+class CopiedWeight(NamedTuple):
+    """Record of one student weight in `copy_weights`.
 
     Attributes:
-        student: Path of the student's layer, and the weight's name.
-        shape: The weight's shape.
-        teacher: The same of the weight it was copied from; None if it was left as it was.
-        teacher_shape: Its shape, larger where a slice was copied; None likewise.
+        student: Path of the student's layer and name of the weight, e.g. "block_0/kernel".
+        shape: Shape of the student's weight.
+        teacher: Path of the teacher's layer and name of the source weight; None if nothing was copied.
+        teacher_shape: Shape of the source weight, larger than `shape` if a slice was copied; None if nothing was
+            copied.
     """
 
     student: str
-    shape: tuple
+    shape: tuple[int, ...]
     teacher: str | None
-    teacher_shape: tuple | None
+    teacher_shape: tuple[int, ...] | None
 
     @property
-    def how(self):
-        """In a word: "copied", "sliced" or "left"."""
+    def status(self) -> str:
+        """Status in one word: "copied", "sliced" or "skipped"."""
         if self.teacher is None:
-            return "left"
+            return "skipped"
         return "copied" if self.shape == self.teacher_shape else "sliced"
 
     def __str__(self):
         if self.teacher is None:
-            return f"left    {self.student} {self.shape}"
+            return f"{self.status:7} {self.student} {self.shape}"
         whole = "" if self.shape == self.teacher_shape else f" of {self.teacher_shape}"
-        return f"{self.how:7} {self.student} {self.shape}{whole} from {self.teacher}"
+        return f"{self.status:7} {self.student} {self.shape}{whole} from {self.teacher}"
 
 
-def copy_weights(student, teacher, pairs=(), others=True):
-    """Copies layers of a teacher into a student, which then trains from there.
+def copy_weights(
+    student: keras.Model, teacher: keras.Model, pairs: Sequence[tuple[str, str]] = (), unpaired: bool = True
+) -> list[CopiedWeight]:
+    """Initialize layers of a student from layers of its teacher.
 
-    ```python
-    blocks = mapping.uniform(mapping.layers(student, "block_*"), mapping.layers(teacher, "block_*"))
-    print(*copy_weights(student, teacher, blocks), sep="\\n")
-    ```
-
-    Where the student is narrower it gets the first units of each axis, `weight[:m, :n]`. These are the same units in
-    all layers, so that what is left of the teacher still fits together; how much of its knowledge they hold is a matter
-    of chance. What a layer knows of its inputs' statistics (BatchNormalization) comes along.
+    A narrower student gets the first units of each axis, `weight[:m, :n]`. All layers use the same units, so the copied
+    part of the teacher still fits together; how useful these units are is a matter of chance. Statistics of layers such
+    as BatchNormalization are copied, too.
 
     Args:
-        student: A built `keras.Model`; its weights are changed.
+        student: A built `keras.Model`. Its weights are changed.
         teacher: A built `keras.Model`.
-        pairs: List of `(student path, teacher path)` of layers, as the functions of `mapping` give them. The layers
-            inside are copied with them.
-        others: Whether layers that stand in no pair are copied from the teacher's of the same path, if that has
-            weights of the same number of axes, none shorter. Defaults to True.
+        pairs: `(student path, teacher path)` of layers, as the functions of `mapping` return them. Layers nested inside
+            are copied as well. Defaults to none.
+        unpaired: Whether to initialize layers without a pair, too: from the teacher's layer of the same path, if its
+            weights have the same number of axes and no axis is shorter. Defaults to True.
 
     Returns:
-        List of `Copied`, one for each of the student's weights in its order.
+        List of `CopiedWeight`, one per weight of the student, in the order of its layers.
 
     Raises:
-        ValueError: If a layer of a pair is not there, or the two do not fit: other weights, other numbers of axes, or a
-            student's axis longer than the teacher's. Nothing is copied then.
+        ValueError: If a layer of a pair does not exist or if its weights do not fit: another number of weights or axes,
+            or an axis of the student longer than the teacher's. No weight is changed then.
+
+    Example:
+
+    >>> for row in copy_weights(student, teacher, [("block_2", "block_4")], unpaired=False):
+    ...     if row.status != "skipped":
+    ...         print(row.status, row.student)
+    sliced block_2/kernel
+    sliced block_2/bias
 
     Reference:
         Sanh et al. 2019, https://arxiv.org/abs/1910.01108 (every second layer of BERT)
     """
     sources = {}
-    for ours, theirs in pairs:
-        sources |= _paired(find_layer(student, ours), find_layer(teacher, theirs), ours, theirs)
-    inner = dict(walk_layers(teacher))
+    for student_path, teacher_path in pairs:
+        student_layer, teacher_layer = find_layer(student, student_path), find_layer(teacher, teacher_path)
+        sources |= _paired_sources(student_layer, teacher_layer, student_path, teacher_path)
+    teacher_layers = dict(walk_layers(teacher))
     rows, copies = [], []
-    seen = set()
+    # Several paths may lead to one weight.
+    visited = set()
     for path, layer in walk_layers(student):
-        for weight in _own_weights(layer):
-            if id(weight) in seen:
+        for weight in _direct_weights(layer):
+            if id(weight) in visited:
                 continue
-            seen.add(id(weight))
-            name = f"{path}/{weight.name}"
+            visited.add(id(weight))
             source = sources.get(id(weight))
-            if source is None and others and path in inner:
-                source = _namesake(weight, inner[path], path)
-            rows.append(Copied(name, tuple(weight.shape), *((None, None) if source is None else source[:2])))
+            if source is None and unpaired and path in teacher_layers:
+                source = _source_of_same_name(weight, teacher_layers[path], path)
+            name, teacher_shape = (None, None) if source is None else source[:2]
+            rows.append(CopiedWeight(f"{path}/{weight.name}", tuple(weight.shape), name, teacher_shape))
             if source is not None:
                 copies.append((weight, source[2]))
     for weight, source in copies:
@@ -89,28 +99,27 @@ def copy_weights(student, teacher, pairs=(), others=True):
     return rows
 
 
-def _paired(ours, theirs, our_path, their_path):
-    """`{id(weight): (teacher's name, shape, weight)}` of two layers with all that is inside."""
-    own = [(path, weight) for path, layer in [("", ours), *walk_layers(ours, "/")] for weight in _own_weights(layer)]
-    other = [
-        (path, weight) for path, layer in [("", theirs), *walk_layers(theirs, "/")] for weight in _own_weights(layer)
-    ]
-    unlike = len(own) != len(other) or any(not _fits(a, b) for (_, a), (_, b) in zip(own, other))
-    if unlike:
-        described = [[f"{weight.name} {tuple(weight.shape)}" for _, weight in side] for side in (own, other)]
+def _paired_sources(student_layer, teacher_layer, student_path, teacher_path):
+    """Return `{id(student weight): (name, shape, weight of the teacher)}` for two layers and all layers inside."""
+    student_weights, teacher_weights = _nested_weights(student_layer), _nested_weights(teacher_layer)
+    fits = len(student_weights) == len(teacher_weights) and all(
+        _fits(weight, source) for (_, weight), (_, source) in zip(student_weights, teacher_weights)
+    )
+    if not fits:
         raise ValueError(
-            f"'{our_path}' of the student cannot start from '{their_path}' of the teacher. Its weights are "
-            f"{described[0]}, those of the teacher {described[1]}; each must have as many axes, none longer."
+            f"'{student_path}' of the student cannot be initialized from '{teacher_path}' of the teacher: its weights "
+            f"are {_names_and_shapes(student_weights)}, those of the teacher {_names_and_shapes(teacher_weights)}. "
+            "Both need the same number of weights and axes, and no axis of the student may be longer."
         )
     return {
-        id(weight): (f"{their_path}{path}/{source.name}", tuple(source.shape), source)
-        for (_, weight), (path, source) in zip(own, other)
+        id(weight): (f"{teacher_path}{path}/{source.name}", tuple(source.shape), source)
+        for (_, weight), (path, source) in zip(student_weights, teacher_weights)
     }
 
 
-def _namesake(weight, layer, path):
-    """The weight of the same name in a layer of the teacher, if it fits."""
-    for source in _own_weights(layer):
+def _source_of_same_name(weight, layer, path):
+    """Return `(name, shape, weight)` of the weight of the same name in a teacher layer; None if it does not fit."""
+    for source in _direct_weights(layer):
         if source.name == weight.name and _fits(weight, source):
             return f"{path}/{source.name}", tuple(source.shape), source
     return None
@@ -120,7 +129,18 @@ def _fits(weight, source):
     return len(weight.shape) == len(source.shape) and all(a <= b for a, b in zip(weight.shape, source.shape))
 
 
-def _own_weights(layer):
-    """Weights of a layer itself, without those of layers inside, and without random states."""
+def _nested_weights(layer):
+    """Return `[(path inside of the layer, weight)]` of a layer and all layers inside."""
+    return [
+        (path, weight) for path, inner in [("", layer), *walk_layers(layer, "/")] for weight in _direct_weights(inner)
+    ]
+
+
+def _direct_weights(layer):
+    """Return the weights of a layer without those of layers inside. Seed generator states are not `weights`."""
     inside = {id(weight) for _, child in walk_layers(layer) for weight in child.weights}
     return [weight for weight in layer.weights if id(weight) not in inside]
+
+
+def _names_and_shapes(weights):
+    return [f"{weight.name} {tuple(weight.shape)}" for _, weight in weights]

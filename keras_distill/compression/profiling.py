@@ -1,28 +1,31 @@
-"""What a model costs: weights, bytes, operations, time and memory."""
+"""Model profiling: size, parameters, multiply-adds (MACs), latency, peak memory and accuracy."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.compression.exporting import Exported
 from keras_distill.compression.runtimes import measure_costs, runtime
 from keras_distill.models.specs import input_specs
+from keras_distill.types import Structure, Tensor
 from keras_distill.utils.formatting import UNKNOWN, align_columns, format_size, percent_with_spread
 
-_BATCH = 500
+_BATCH_SIZE = 500
 
 
 HEADINGS = (
     "model",
     "format",
     "accuracy",
-    "bytes",
-    "smaller",
+    "size",
+    "compression",
     "parameters",
-    "multiply-adds",
-    "ms / 95 %",
+    "MACs",
+    "ms median / p95",
     "memory",
     "threads",
 )
@@ -30,20 +33,27 @@ HEADINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a file of a model costs, and how good it is.
+    """Profile of an exported file.
 
     Attributes:
-        model: Its name.
-        format: Of `exporting.FORMATS`.
-        bytes: On disk.
-        parameters: Number of weights, those that are shared counted once.
-        multiply_adds: Of one example.
-        accuracies: Shares of examples that the file gets right, 0 to 1, one for each training; empty if there were no
-            labels.
-        median, p95: Milliseconds of one prediction of one example in a process of its own; None for "keras", which has
-            no runtime of its own.
-        memory: Bytes that the file, loaded and running, adds to a process that has its runtime; None if not measured.
-        threads: That the runtime was allowed.
+        model: Name of the model.
+        format: One of `exporting.FORMATS`.
+        bytes: Size on disk in bytes.
+        parameters: Number of weights. Shared weights count once.
+        multiply_adds: Multiply-add operations (MACs) per example.
+        accuracies: Accuracy of the file after each training run, 0 to 1; empty without labels.
+        median: Median latency of a prediction for one example in a separate process, in milliseconds; None for "keras",
+            which has no separate runtime.
+        p95: 95th percentile of the latency in milliseconds; None for "keras".
+        memory: Peak memory in bytes that the loaded, running file adds to a process with its runtime; None if not
+            measured.
+        threads: Number of threads of the runtime.
+
+    Example:
+
+    >>> result = Profile("student", "keras", bytes=40_000, parameters=9_000, multiply_adds=10**6, accuracies=(0.9, 0.8))
+    >>> round(result.accuracy, 2)
+    0.85
     """
 
     model: str
@@ -51,30 +61,34 @@ class Profile:
     bytes: int
     parameters: int
     multiply_adds: int
-    accuracies: tuple = ()
+    accuracies: tuple[float, ...] = ()
     median: float | None = None
     p95: float | None = None
     memory: int | None = None
     threads: int = 1
 
     @property
-    def accuracy(self):
-        """Mean over the trainings, or None."""
+    def accuracy(self) -> float | None:
+        """Mean accuracy over the training runs, 0 to 1; None without labels."""
         return float(np.mean(self.accuracies)) if self.accuracies else None
 
     @property
-    def spread(self):
-        """Sample standard deviation of the accuracy over the trainings; None for fewer than two."""
+    def spread(self) -> float | None:
+        """Sample standard deviation of the accuracy over the training runs; None for fewer than two."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
 
-    def cells(self, first):
-        """The numbers as people read them, in the order of `HEADINGS`, sizes beside the one of `first`."""
+    def cells(self, reference: "Profile") -> tuple[str, ...]:
+        """Return the formatted values of a table row, in the order of `HEADINGS`.
+
+        Args:
+            reference: Profile to whose size the compression ratio refers, such as the teacher's.
+        """
         return (
             self.model,
             self.format,
             UNKNOWN if self.accuracy is None else percent_with_spread(self.accuracy, self.spread),
             format_size(self.bytes),
-            f"{first.bytes / self.bytes:.1f}x",
+            f"{reference.bytes / self.bytes:.1f}x",
             f"{self.parameters:,}",
             f"{self.multiply_adds / 1e6:.3g} M",
             UNKNOWN if self.median is None else f"{self.median:.3g} / {self.p95:.3g}",
@@ -83,34 +97,45 @@ class Profile:
         )
 
 
-def profile(model, exported, examples, labels=None, name=None, threads=1):
-    """The `Footprint` of a file that `export` wrote.
+def profile(
+    model: keras.Model,
+    exported: Exported,
+    examples: Structure,
+    labels: Tensor | None = None,
+    name: str | None = None,
+    threads: int = 1,
+) -> Profile:
+    """Profile an exported file: size, parameters, MACs, latency, peak memory and accuracy.
 
-    ```python
-    rows = [weigh(teacher, each, x_test, y_test) for each in export(teacher, "files", x_train, ["saved_model"])]
-    rows += [weigh(student, each, x_test, y_test) for each in export(student, "files", x_train)]
-    print(footprint.text(rows))
-    ```
+    Latency and memory are measured in a separate process that loads nothing but the runtime; not for "keras".
 
     Args:
         model: The built `keras.Model` that was exported.
-        exported: An `Exported`.
-        examples: Inputs, as the model takes them: the first is what is timed.
-        labels: Their class numbers, shape `[examples]`, if accuracy is wanted.
-        name: In tables. Defaults to the model's.
-        threads: How many the file's runtime may use while it is timed.
+        exported: Result of `export` for the model.
+        examples: Model inputs. The first one is used to measure latency.
+        labels: Class indices, shape `[examples]`, to measure accuracy. Defaults to None, without accuracy.
+        name: Name of the model in tables. Defaults to the model's name.
+        threads: Number of threads of the runtime, >= 1. Defaults to 1.
+
+    Returns:
+        A `Profile`. Print several with `profiling.format_profiles`.
 
     Raises:
-        ValueError: If inner lengths of the model are not known.
+        ValueError: If the model has inner dimensions of unknown length.
+        RuntimeError: If the file fails in its separate process.
+
+    Example:
+
+    >>> files = export(student, "files", x, ["keras"])
+    >>> profiles = [profile(student, file, x, y) for file in files]
+    >>> table = compression.profiling.format_profiles(profiles)
     """
-    accuracies = ()
-    if labels is not None:
-        accuracies = (accuracy(exported, examples, labels),)
-    first = keras.tree.map_structure(lambda x: np.asarray(x)[:1], examples)
-    # Keras' own model is called in the process that has it.
-    taken = (
-        {} if exported.format == "keras" else measure_costs(exported.path, exported.format, first, threads)._asdict()
-    )
+    accuracies = () if labels is None else (accuracy(exported, examples, labels),)
+    first_example = keras.tree.map_structure(lambda x: np.asarray(x)[:1], examples)
+    costs = {}
+    # A Keras file needs Keras, so a separate process would measure Keras itself.
+    if exported.format != "keras":
+        costs = measure_costs(exported.path, exported.format, first_example, threads)._asdict()
     return Profile(
         name or model.name,
         exported.format,
@@ -119,56 +144,65 @@ def profile(model, exported, examples, labels=None, name=None, threads=1):
         count_multiply_adds(model),
         accuracies,
         threads=threads,
-        **taken,
+        **costs,
     )
 
 
-def accuracy(exported, examples, labels):
-    """The share of examples that a file gets right, 0 to 1.
+def accuracy(exported: Exported, examples: Structure, labels: Tensor) -> float:
+    """Return the accuracy of an exported file, 0 to 1.
 
     Args:
-        exported: An `Exported`.
-        examples: Inputs, as the model takes them.
-        labels: Class numbers, shape `[examples]`.
+        exported: Result of `export`.
+        examples: Model inputs.
+        labels: Class indices, shape `[examples]`.
     """
-    run, labels, right = runtime(exported.path, exported.format), np.asarray(labels), 0
-    for start in range(0, len(labels), _BATCH):
-        rows = slice(start, start + _BATCH)
-        outputs = run(keras.tree.map_structure(lambda x, rows=rows: np.asarray(x[rows]), examples))
-        right += int(np.sum(np.argmax(outputs, -1) == labels[rows]))
-    return right / len(labels)
+    predict, labels, num_correct = runtime(exported.path, exported.format), np.asarray(labels), 0
+    for start in range(0, len(labels), _BATCH_SIZE):
+        rows = slice(start, start + _BATCH_SIZE)
+        outputs = predict(keras.tree.map_structure(lambda x, rows=rows: np.asarray(x[rows]), examples))
+        num_correct += int(np.sum(np.argmax(outputs, -1) == labels[rows]))
+    return num_correct / len(labels)
 
 
-def format_profiles(footprints):
-    """`Footprint`s as a table to print; how many times smaller a file is, it is than the first."""
-    return align_columns([HEADINGS, *(each.cells(footprints[0]) for each in footprints)])
+def format_profiles(profiles: Sequence[Profile]) -> str:
+    """Return a text table of profiles; compression ratios refer to the first one.
+
+    Args:
+        profiles: List of `Profile`, at least one.
+    """
+    return align_columns([HEADINGS, *(row.cells(profiles[0]) for row in profiles)])
 
 
-def count_parameters(model):
-    """Number of a model's weights, each counted once however often it is used."""
-    return sum(math.prod(weight.shape) for weight in {id(weight): weight for weight in model.weights}.values())
-
-
-def count_multiply_adds(model, inputs=None):
-    """Multiplications with an addition that one example costs, counted in the graph of a pass.
-
-    Counted are products of matrices and convolutions, in which nearly all time goes.
+def count_parameters(model: keras.Model) -> int:
+    """Return the number of weights of a model. Shared weights count once.
 
     Args:
         model: A built `keras.Model`.
-        inputs: As for `Distiller`; needed if the model was not built on its inputs yet.
+    """
+    return sum(math.prod(weight.shape) for weight in {id(weight): weight for weight in model.weights}.values())
+
+
+def count_multiply_adds(model: keras.Model, inputs: Structure | None = None) -> int:
+    """Return the number of multiply-add operations (MACs) per example, counted in the graph of a forward pass.
+
+    Matrix products and convolutions are counted. They take nearly all of the time.
+
+    Args:
+        model: A built `keras.Model`.
+        inputs: Example batch, `keras.Input` or `tf.TensorSpec`, for a model that was not built on its inputs yet.
+            Defaults to None.
 
     Raises:
-        ValueError: If inner lengths are not known.
+        ValueError: If the model has inner dimensions of unknown length.
     """
     specs = keras.tree.map_structure(
         lambda spec: tf.TensorSpec((1, *spec.shape[1:]), spec.dtype), input_specs(inputs, model)
     )
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(specs).graph
-    return sum(_operations(graph, model))
+    return sum(_operation_counts(graph, model))
 
 
-def _operations(graph, model):
+def _operation_counts(graph, model):
     graphs = [graph, *(function.graph for function in graph._functions.values() if hasattr(function, "graph"))]
     for operation in (operation for each in graphs for operation in each.get_operations()):
         count = _COUNTS.get(operation.type)
@@ -176,17 +210,17 @@ def _operations(graph, model):
             shapes = [tensor.shape for tensor in (*operation.inputs, *operation.outputs)]
             if any(not shape.is_fully_defined() for shape in shapes):
                 raise ValueError(
-                    f"'{model.name}' has an operation '{operation.name}' of unknown shapes {shapes}. Give its Input a "
-                    "fixed shape."
+                    f"The operation '{operation.name}' of '{model.name}' has unknown shapes {shapes}. Build the model "
+                    "on a keras.Input of fixed shape."
                 )
             yield count(operation)
 
 
-def _product(operation):
-    """Of two matrices: the outputs, each a sum over the inner axis."""
+def _matrix_product(operation):
+    """Count one sum over the inner axis per output value."""
     left = operation.inputs[0].shape
-    flipped = operation.get_attr("transpose_a" if operation.type == "MatMul" else "adj_x")
-    return math.prod(operation.outputs[0].shape) * left[-2 if flipped else -1]
+    transposed = operation.get_attr("transpose_a" if operation.type == "MatMul" else "adj_x")
+    return math.prod(operation.outputs[0].shape) * left[-2 if transposed else -1]
 
 
 def _convolution(operation):
@@ -194,23 +228,23 @@ def _convolution(operation):
     return math.prod(operation.outputs[0].shape) * height * width * channels
 
 
-def _depthwise(operation):
+def _depthwise_convolution(operation):
     height, width, *_ = operation.inputs[1].shape
     return math.prod(operation.outputs[0].shape) * height * width
 
 
 def _einsum(operation):
-    """Every index of the equation runs once for each of the others."""
+    """Count the product of the sizes of all indices of the equation."""
     terms = operation.get_attr("equation").decode().split("->")[0].split(",")
     sizes = {index: size for term, tensor in zip(terms, operation.inputs) for index, size in zip(term, tensor.shape)}
     return math.prod(sizes.values())
 
 
 _COUNTS = {
-    "MatMul": _product,
-    "BatchMatMulV2": _product,
-    "BatchMatMulV3": _product,
+    "MatMul": _matrix_product,
+    "BatchMatMulV2": _matrix_product,
+    "BatchMatMulV3": _matrix_product,
     "Conv2D": _convolution,
-    "DepthwiseConv2dNative": _depthwise,
+    "DepthwiseConv2dNative": _depthwise_convolution,
     "Einsum": _einsum,
 }

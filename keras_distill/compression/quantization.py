@@ -1,32 +1,31 @@
-"""Quantization-aware distillation: a student that computes as its quantised version will, while it still learns."""
+"""Quantization-aware training (QAT)."""
 
 import fnmatch
-import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_distill.compression.fake_quantization import CHANNEL_AXES, Quantized
 from keras_distill.compression.folding import fold_batch_norm, rebuild
 from keras_distill.models.taps import walk_layers
-
-# The axes of a kernel that have a scale for each entry.
-_CHANNELS = {
-    keras.layers.Dense: (-1,),
-    keras.layers.Conv1D: (-1,),
-    keras.layers.Conv2D: (-1,),
-    keras.layers.DepthwiseConv2D: (-2, -1),
-    keras.layers.Conv2DTranspose: (-2,),
-}
-_LEAST = 1e-8
+from keras_distill.types import Structure
+from keras_distill.utils.arguments import check_integer
 
 
 class BitWidths(NamedTuple):
-    """How many bits a layer computes with.
+    """Bit widths of a quantized layer.
 
     Attributes:
-        weights: Of each weight of its kernel, 2 to 8. Biases stay whole: devices keep them in 32 bits.
-        activations: Of each of its inputs, 2 to 8; None leaves them as they are.
+        weights: Bits of each kernel weight, 2 to 8. Biases are not quantized, because devices store them in int32.
+            Defaults to 8.
+        activations: Bits of each input of the layer, 2 to 8; None does not quantize the inputs. Defaults to 8.
+
+    Example:
+
+    >>> BitWidths(weights=4)
+    BitWidths(weights=4, activations=8)
     """
 
     weights: int = 8
@@ -36,251 +35,158 @@ class BitWidths(NamedTuple):
 INT8 = BitWidths()
 
 
-def quantize_aware(model, examples, bits=INT8, others=None, learned=True, batch_size=128):
-    """A copy of a model whose layers round their weights and inputs, for a student that is trained on.
+def quantize_aware(
+    model: keras.Model,
+    examples: Structure,
+    bits: BitWidths = INT8,
+    overrides: Mapping[str, BitWidths | None] | None = None,
+    train_ranges: bool = True,
+    batch_size: int = 128,
+) -> keras.Model:
+    """Return a copy of a model for quantization-aware training (QAT), with fake quantization of weights and inputs.
 
-    ```python
-    student = quantized(trained_student, x_train[:1000], others={"logits": None, "block_3_*": Bits(4, 8)})
-    distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(4.0))])
-    ```
-
-    Kernels are rounded to multiples of a scale for each channel, `max|w| / (2^(bits-1) - 1)`; a layer's inputs to
-    `2^bits` steps of a range. Gradients pass rounding as if it were not there. Normalisation is folded into the layers
-    before it first (`fold`), as devices do. Rounded are Dense, Conv1D, Conv2D, DepthwiseConv2D and Conv2DTranspose.
+    Kernels are rounded to multiples of a scale per channel, `max|w| / (2^(bits-1) - 1)`, and the inputs of a layer to
+    `2^bits` steps of a range. Gradients pass the rounding unchanged (straight-through estimator). The ranges of the
+    inputs are calibrated on `examples`. Batch normalization is folded first (`fold_batch_norm`), as devices do.
+    Quantized layers are Dense, Conv1D, Conv2D, DepthwiseConv2D and Conv2DTranspose.
 
     Args:
-        model: A functional or Sequential `keras.Model`, trained; it stays as it is.
-        examples: Inputs, as the model takes them, from which the ranges of activations are taken: some hundreds, of the
-            training data.
-        bits: `Bits` of all layers that are not named. Defaults to 8 of both.
-        others: `{pattern of layers' paths: Bits, or None}`, as of `mapping.layers`; the first that fits counts. None
-            leaves a layer in floats.
-        learned: Whether training moves the ranges of activations, too. Defaults to True.
-        batch_size: Examples of one pass.
+        model: A trained functional or Sequential `keras.Model`. It is not modified.
+        examples: Calibration data: model inputs from the training set, some hundreds of examples.
+        bits: `BitWidths` of the layers that `overrides` does not match. Defaults to 8 bits for weights and activations.
+        overrides: Bit widths of single layers, `{pattern of layer paths: BitWidths or None}` in the syntax of
+            `mapping.layers`, e.g. `{"logits": None, "block_3_*": BitWidths(4, 8)}`. The first matching pattern applies;
+            None does not quantize the layer. Defaults to none.
+        train_ranges: Whether training also updates the ranges of the inputs. Defaults to True.
+        batch_size: Batch size of the calibration, >= 1. Defaults to 128.
 
     Returns:
-        A new model, whose layers are called as before and hold the original ones: taps read "conv" as before.
+        A new model to train further. Layer names and taps stay the same ("conv" still reads the layer's output).
 
     Raises:
-        ValueError: If the model is not functional, has no layer that can be rounded, or a pattern names none; for
-            numbers of bits that are not offered.
+        ValueError: If `model` is not functional or has no layer that can be quantized, if a pattern matches no such
+            layer, if a bit width is not from 2 to 8, or if `batch_size` is not an integer >= 1.
+
+    Example:
+
+    >>> quantized = quantize_aware(student, x, overrides={"logits": None, "block_*": BitWidths(4, 8)})
+    >>> distiller = Distiller(student=quantized, teacher=teacher, terms=[Term(KLDivergence(4.0))])
 
     Reference:
         Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877; Polino et al., ICLR 2018,
-        https://arxiv.org/abs/1802.05668 (distillation of quantised students)
+        https://arxiv.org/abs/1802.05668 (distillation of quantized students)
     """
-    others = others or {}
-    _check_bits([bits, *others.values()])
+    overrides = overrides or {}
+    _check_bits([bits, *overrides.values()])
+    check_integer(batch_size, "batch_size")
     model = fold_batch_norm(model)
-    wanted = {id(layer): each for layer, each in choose_bits(model, tuple(_CHANNELS), bits, others)}
-
+    layer_bits = {id(layer): value for layer, value in select_layers(model, tuple(CHANNEL_AXES), bits, overrides)}
     copies = []
 
     def clone(layer):
         copy = type(layer).from_config(layer.get_config())
-        if wanted.get(id(layer)) is not None:
-            copy = Quantized(copy, *wanted[id(layer)], learned, name=layer.name, dtype=layer.dtype_policy)
+        if layer_bits.get(id(layer)) is not None:
+            weights, activations = layer_bits[id(layer)]
+            copy = Quantized(copy, weights, activations, train_ranges, name=layer.name, dtype=layer.dtype_policy)
         copies.append((layer, copy))
         return copy
 
-    result = rebuild(model, clone)
+    quantized_model = rebuild(model, clone)
     for layer, copy in copies:
         if isinstance(layer, keras.layers.Layer):
             (copy.layer if isinstance(copy, Quantized) else copy).set_weights(layer.get_weights())
-    _calibrate(result, examples, batch_size)
-    return result
+    _calibrate(quantized_model, examples, batch_size)
+    return quantized_model
 
 
-def bake_quantization(model, activations=True):
-    """A copy of a model from `quantized` whose kernels hold what they round to, for exporting.
+def bake_quantization(model: keras.Model, activations: bool = True) -> keras.Model:
+    """Return a copy of a `quantize_aware` model whose kernels hold their quantized values, for export.
 
     Args:
-        model: A `keras.Model`.
-        activations: Whether its layers still round their inputs. Without, they are the plain layers that they were.
+        model: A `keras.Model` with quantized layers. It is not modified.
+        activations: Whether the layers still quantize their inputs. With False they become plain Keras layers. Defaults
+            to True.
+
+    Returns:
+        A new model.
 
     Raises:
-        ValueError: If no layer of it is quantised.
+        ValueError: If `model` has no quantized layers.
+
+    Example:
+
+    >>> baked = bake_quantization(quantize_aware(student, x))
     """
     if not any(isinstance(layer, Quantized) for _, layer in walk_layers(model)):
-        raise ValueError(f"'{model.name}' has no quantised layers. Make some with `quantized`.")
+        raise ValueError(f"'{model.name}' has no quantized layers. Create them with `quantize_aware(model, examples)`.")
     copies = []
 
     def clone(layer):
         source = layer.layer if isinstance(layer, Quantized) and not activations else layer
-        config = source.get_config() | ({"rounds": False} if isinstance(source, Quantized) else {})
-        copies.append((layer, source, type(source).from_config(config)))
-        return copies[-1][2]
+        config = source.get_config() | ({"quantize_kernel": False} if isinstance(source, Quantized) else {})
+        copy = type(source).from_config(config)
+        copies.append((layer, source, copy))
+        return copy
 
-    result = rebuild(model, clone)
+    baked_model = rebuild(model, clone)
     for layer, source, copy in copies:
         if isinstance(source, keras.layers.Layer):
             copy.set_weights(source.get_weights())
         if isinstance(layer, Quantized):
-            (copy.layer if activations else copy).kernel.assign(layer.rounded_kernel())
-    return result
+            (copy.layer if activations else copy).kernel.assign(layer.quantized_kernel())
+    return baked_model
 
 
-@keras.saving.register_keras_serializable("keras_distill")
-class Quantized(keras.layers.Wrapper):
-    """A layer that rounds its kernel and its inputs.
-
-    Args:
-        layer: One with a kernel, such as Dense.
-        weights, activations: As of `Bits`.
-        learned: Whether training moves the range of the inputs.
-        rounds: Whether the kernel is rounded in every pass; not where it holds rounded values already.
-    """
-
-    def __init__(self, layer, weights=8, activations=8, learned=True, rounds=True, **kwargs):
-        # Rounded in full precision; the layer itself computes in its own.
-        super().__init__(layer, autocast=False, **kwargs)
-        self.weights_bits = weights
-        self.activations_bits = activations
-        self.learned = learned
-        self.rounds = rounds
-        self.supports_masking = layer.supports_masking
-        # The least and greatest of the inputs, while they are looked at.
-        self._seen = None
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        if self.activations_bits is not None:
-            options = {"shape": (), "trainable": self.learned, "dtype": "float32"}
-            self.low = self.add_weight(name="low", initializer=keras.initializers.Constant(-1.0), **options)
-            self.high = self.add_weight(name="high", initializer="ones", **options)
-
-    def call(self, inputs):
-        if self._seen is not None:
-            low, high = self._seen
-            self._seen = min(low, float(ops.min(inputs))), max(high, float(ops.max(inputs)))
-            return self.layer(inputs)
-        if self.activations_bits is not None:
-            inputs = self._rounded_inputs(inputs)
-        if not self.rounds:
-            return self.layer(inputs)
-        kernel = self.layer.kernel
-        # As if rounding were not there, the gradient passes.
-        passed = kernel + ops.stop_gradient(self.rounded_kernel() - kernel)
-        with keras.StatelessScope(state_mapping=[(kernel, passed)]):
-            return self.layer(inputs)
-
-    def rounded_kernel(self):
-        """The kernel as multiples of its channels' scales."""
-        kernel = ops.convert_to_tensor(self.layer.kernel)
-        kept = {axis % len(kernel.shape) for axis in _CHANNELS[type(self.layer)]}
-        axes = tuple(axis for axis in range(len(kernel.shape)) if axis not in kept)
-        largest = ops.max(ops.abs(kernel), axis=axes, keepdims=True)
-        scale = ops.maximum(largest, _LEAST) / (2 ** (self.weights_bits - 1) - 1)
-        return ops.round(kernel / scale) * scale
-
-    def observe(self):
-        """From now on looks at its inputs, and rounds nothing."""
-        self._seen = 0.0, _LEAST
-
-    def observed(self):
-        """Rounds again, inputs to the range of those that it saw."""
-        (low, high), self._seen = self._seen, None
-        self.low.assign(low)
-        self.high.assign(high)
-
-    def compute_output_shape(self, input_shape):
-        return self.layer.compute_output_shape(input_shape)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "weights": self.weights_bits,
-            "activations": self.activations_bits,
-            "learned": self.learned,
-            "rounds": self.rounds,
-        }
-
-    def _rounded_inputs(self, inputs):
-        # Zero must be one of the steps, for padding and for what a ReLU cuts off.
-        low, high = ops.minimum(self.low, 0.0), ops.maximum(self.high, _LEAST)
-        inputs, bits = ops.cast(inputs, "float32"), self.activations_bits
-        if not self.rounds:
-            # The operation that converters know.
-            return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, num_bits=bits)
-        return fake_quantize(inputs, low, high, bits)
-
-
-def fake_quantize(values, low, high, bits):
-    """Values rounded to the nearest of 2^bits steps from low to high, of which zero is one.
-
-    ```
-    scale = (high - low) / (2^bits - 1)
-    ```
-
-    The same numbers as `keras.quantizers.fake_quant_with_min_max_vars`, but the range learns from all values, not only
-    from those beyond it: as if rounding were not there in `d(rounded)/d(value)`, and as it is in `d(rounded)/d(scale)`.
-
-    Args:
-        values: float32, shape `[batch, ...]`.
-        low: Scalar, 0 or less.
-        high: Scalar above 0.
-        bits: Number of bits.
-
-    Reference:
-        Esser et al., ICLR 2020, https://arxiv.org/abs/1902.08153 (learned step size)
-    """
-    last = 2**bits - 1
-    # So that the range moves as slowly as weights do: its gradient is a sum over all values.
-    slower = 1.0 / math.sqrt(math.prod(values.shape[1:]) * last) if None not in values.shape[1:] else 1.0 / last
-    low, high = (slower * bound + (1 - slower) * ops.stop_gradient(bound) for bound in (low, high))
-    scale = (high - low) / last
-    zero = ops.stop_gradient(ops.clip(ops.floor(0.5 - low / scale), 0, last))
-    steps = ops.clip(values / scale + zero, 0, last)
-    steps += ops.stop_gradient(ops.floor(steps + 0.5) - steps)
-    return (steps - zero) * scale
-
-
-def choose_bits(model, kinds, default, others):
-    """`[(layer, what is wanted of it)]` of the layers of some kinds, each once.
+def select_layers(
+    model: keras.Model, classes: Sequence[type], default: Any, overrides: Mapping[str, Any]
+) -> list[tuple[keras.layers.Layer, Any]]:
+    """Return `[(layer, setting)]` for all layers of the given classes, each layer once.
 
     Args:
         model: A `keras.Model`.
-        kinds: Classes of layers; what inherits from them is another kind.
-        default: What is wanted of those that are not named.
-        others: `{pattern of paths: what is wanted}`; the first that fits counts.
+        classes: Layer classes. Subclasses do not count.
+        default: Setting of the layers that no pattern matches.
+        overrides: `{pattern of layer paths: setting}`; the first matching pattern applies.
 
     Raises:
-        ValueError: If there is no such layer, or none that a pattern names.
+        ValueError: If `model` has no layer of these classes, or if a pattern matches none of them.
     """
-    possible = [(path, layer) for path, layer in walk_layers(model) if type(layer) in kinds]
-    if not possible:
-        names = ", ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"'{model.name}' has no layer that can be quantised: {names}.")
-    for pattern in others:
-        if not any(_fits(path, pattern) for path, _ in possible):
-            raise ValueError(f"No layer to quantise reads like '{pattern}'. There: {[path for path, _ in possible]}.")
-    wanted = {
-        id(layer): (layer, next((other for pattern, other in others.items() if _fits(path, pattern)), default))
-        for path, layer in reversed(possible)
+    candidates = [(path, layer) for path, layer in walk_layers(model) if type(layer) in classes]
+    if not candidates:
+        names = ", ".join(layer_class.__name__ for layer_class in classes)
+        raise ValueError(f"'{model.name}' has no layer that can be quantized ({names}).")
+    for pattern in overrides:
+        if not any(_matches(path, pattern) for path, _ in candidates):
+            paths = [path for path, _ in candidates]
+            raise ValueError(f"No layer to quantize matches '{pattern}'. Layers: {paths}.")
+    # Reversed: the first path of a layer with several paths overwrites the others.
+    settings = {
+        id(layer): (layer, next((value for pattern, value in overrides.items() if _matches(path, pattern)), default))
+        for path, layer in reversed(candidates)
     }
-    return list(wanted.values())
+    return list(settings.values())
 
 
-def _fits(path, pattern):
+def _matches(path, pattern):
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"*/{pattern}")
 
 
-def _check_bits(given):
-    for each in given:
-        counts = [] if each is None else [each.weights] + [each.activations] * (each.activations is not None)
-        if not all(count in range(2, 9) for count in counts):
-            raise ValueError(f"Weights and activations have 2 to 8 bits. Received: {each}.")
+def _check_bits(settings):
+    for bits in settings:
+        widths = [] if bits is None else [bits.weights] + [bits.activations] * (bits.activations is not None)
+        if not all(width in range(2, 9) for width in widths):
+            raise ValueError(f"Bit widths must be integers from 2 to 8. Received: {bits}")
 
 
 def _calibrate(model, examples, batch_size):
-    """Sets the ranges of activations to what examples come to in the model without rounding."""
-    # Each once: nested models may share them.
+    """Set the ranges of activations to the minima and maxima over the examples, without quantization."""
+    # A dictionary by identity, because nested models may share layers.
     layers = {id(layer): layer for _, layer in walk_layers(model) if isinstance(layer, Quantized)}.values()
     layers = [layer for layer in layers if layer.activations_bits is not None]
     for layer in layers:
-        layer.observe()
+        layer.start_calibration()
     for start in range(0, len(keras.tree.flatten(examples)[0]), batch_size):
         rows = slice(start, start + batch_size)
         model(keras.tree.map_structure(lambda x, rows=rows: ops.convert_to_tensor(x[rows]), examples), training=False)
     for layer in layers:
-        layer.observed()
+        layer.finish_calibration()

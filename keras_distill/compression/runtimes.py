@@ -1,6 +1,6 @@
-"""Exported files, each run by its own runtime; and what a file costs in a process that has nothing else.
+"""Runtimes of exported files, with latency and peak memory measured in a separate process.
 
-`costs` starts this file as a script, so that it must not import what a device would not have.
+`measure_costs` runs this file as a script in a new process, so it must not import what a device would not have.
 """
 
 import contextlib
@@ -13,22 +13,23 @@ import sys
 import tempfile
 import time
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# Predictions that are not timed, that are timed in any case, and seconds after which no more are.
-_UNTIMED, _LEAST, _SECONDS = 10, 20, 10.0
+# Number of warm-up predictions, minimum number of timed predictions, and time limit in seconds.
+_NUM_WARMUP, _MIN_REPEATS, _MAX_SECONDS = 10, 20, 10.0
 
 
 class Costs(NamedTuple):
-    """What one prediction of one example costs.
+    """Cost of one prediction for one example.
 
     Attributes:
-        median: Milliseconds.
-        p95: Milliseconds within which 95 of 100 predictions end.
-        memory: Bytes that loading the file and running it add to a process that has the runtime; None where the system
-            does not tell.
+        median: Median latency in milliseconds.
+        p95: 95th percentile of the latency in milliseconds.
+        memory: Peak memory in bytes that the loaded, running file adds to a process with its runtime; None where the
+            operating system does not provide it.
     """
 
     median: float
@@ -36,85 +37,88 @@ class Costs(NamedTuple):
     memory: int | None = None
 
 
-def runtime(path, format, threads=None):
-    """A function that runs an exported model: inputs in, an array of outputs out, in floats.
+def runtime(path: str | os.PathLike, format: str, threads: int | None = None) -> Callable[[Any], np.ndarray]:
+    """Return a function that runs an exported file: model inputs to a float array of outputs.
 
     Args:
-        path: Of the file, or of a SavedModel's folder.
-        format: Of `exporting.FORMATS`.
-        threads: How many the runtime may use; its own choice by default. TensorFlow, which "keras" and "saved_model"
-            run in, takes it only before its first operation in a process.
+        path: Path of the file; for a SavedModel, of its folder.
+        format: One of `exporting.FORMATS`.
+        threads: Number of threads of the runtime. None leaves the choice to the runtime. For "saved_model" TensorFlow
+            accepts it only before the first operation of a process; "keras" ignores it. Defaults to None.
 
     Raises:
         ValueError: If the runtime is not installed.
     """
     if format == "keras":
-        return _keras(path)
+        return _load_keras(path)
     if format == "saved_model":
-        return _saved_model(path, threads)
-    return _onnx(path, threads) if format == "onnx" else _litert(path, threads)
+        return _load_saved_model(path, threads)
+    return _load_onnx(path, threads) if format == "onnx" else _load_litert(path, threads)
 
 
-def latency(run, examples, repeats=500):
-    """How long predictions take, `(median, p95)` in milliseconds.
+def latency(predict: Callable[[Any], Any], examples: Any, repeats: int = 500) -> tuple[float, float]:
+    """Return the median and 95th percentile of the latency of a prediction, in milliseconds.
+
+    Ten warm-up predictions are not timed. At most 10 seconds of predictions are timed, but at least 20 predictions.
 
     Args:
-        run: Takes the examples and returns when the result is there, such as what `runtime` gives.
-        examples: Inputs, a batch of one or more.
-        repeats: How many predictions are timed, or as many as 10 seconds allow; after 10 that are not.
+        predict: Function of the examples that returns when the result is available, such as the result of `runtime`.
+        examples: Model inputs, a batch of one or more.
+        repeats: Number of timed predictions. Defaults to 500.
     """
-    for _ in range(_UNTIMED):
-        run(examples)
-    taken, begun = [], time.perf_counter()
-    while len(taken) < _LEAST or (len(taken) < repeats and time.perf_counter() - begun < _SECONDS):
+    for _ in range(_NUM_WARMUP):
+        predict(examples)
+    times, begin = [], time.perf_counter()
+    while len(times) < _MIN_REPEATS or (len(times) < repeats and time.perf_counter() - begin < _MAX_SECONDS):
         start = time.perf_counter()
-        run(examples)
-        taken.append(1000 * (time.perf_counter() - start))
-    return float(np.median(taken)), float(np.percentile(taken, 95))
+        predict(examples)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times)), float(np.percentile(times, 95))
 
 
-def measure_costs(path, format, example, threads=1):
-    """The `Costs` of a file in a process of its own, which has loaded nothing but the runtime.
+def measure_costs(path: str | os.PathLike, format: str, example: Any, threads: int = 1) -> Costs:
+    """Measure the latency and peak memory of a file in a separate process that loads nothing but the runtime.
 
     Args:
-        path: Of the file, or of a SavedModel's folder.
-        format: Of `exporting.FORMATS`, but "keras": a model of Keras is called in its own process.
-        example: Inputs, as the model takes them, a batch of one.
-        threads: How many the runtime may use.
+        path: Path of the file; for a SavedModel, of its folder.
+        format: One of `exporting.FORMATS` except "keras", which has no separate runtime.
+        example: Model inputs, a batch of one.
+        threads: Number of threads of the runtime, >= 1. Defaults to 1.
 
     Raises:
-        RuntimeError: If the process fails, with what it said last.
+        RuntimeError: If the process fails. The message contains the last line of its error output.
     """
     with tempfile.TemporaryDirectory() as folder:
-        asked = pathlib.Path(folder) / "asked.pickle"
-        asked.write_bytes(pickle.dumps((os.fspath(path), format, example, threads)))
+        request = pathlib.Path(folder) / "request.pickle"
+        request.write_bytes(pickle.dumps((os.fspath(path), format, example, threads)))
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        run = subprocess.run(
-            [sys.executable, __file__, asked], capture_output=True, text=True, env=environment, check=False
+        process = subprocess.run(
+            [sys.executable, __file__, request], capture_output=True, text=True, env=environment, check=False
         )
-    if run.returncode:
-        raise RuntimeError(f"'{path}' could not be run by itself: {run.stderr.strip().rpartition(chr(10))[2]}")
-    return Costs(**json.loads(run.stdout.splitlines()[-1]))
+    if process.returncode:
+        last_line = process.stderr.strip().rpartition("\n")[2]
+        raise RuntimeError(f"'{path}' failed in a separate process: {last_line}")
+    return Costs(**json.loads(process.stdout.splitlines()[-1]))
 
 
-def _measured(path, format, example, threads):
-    """`Costs` as a dictionary, in this process."""
-    # The runtime itself is loaded before memory is looked at.
+def _measure(path, format, example, threads):
+    """Return `Costs` as a dictionary, measured in this process."""
+    # The runtime is loaded before the first measurement, so that its own memory does not count.
     if format == "saved_model":
         _tensorflow(threads).zeros(()).numpy()
     elif format == "onnx":
         _onnxruntime()
     else:
-        _interpreter()
-    before = _peak(reset=True)
-    run = runtime(path, format, threads)
-    median, p95 = latency(run, example)
-    after = _peak()
+        _litert_interpreter()
+    before = _peak_memory(reset=True)
+    predict = runtime(path, format, threads)
+    median, p95 = latency(predict, example)
+    after = _peak_memory()
     return {"median": median, "p95": p95, "memory": None if None in (before, after) else after - before}
 
 
-def _peak(reset=False):
-    """The most bytes that this process ever had in memory, or since it was reset; None where nobody tells."""
+def _peak_memory(reset=False):
+    """Return the peak resident memory of this process in bytes, since the last reset; None where unavailable."""
     status = pathlib.Path("/proc/self/status")
     try:
         if reset:
@@ -125,17 +129,17 @@ def _peak(reset=False):
         return None
 
 
-def _keras(path):
+def _load_keras(path):
     import keras
 
     model = keras.saving.load_model(path)
     return lambda x: np.asarray(model(x, training=False))
 
 
-def _saved_model(path, threads):
+def _load_saved_model(path, threads):
     tf = _tensorflow(threads)
     loaded = tf.saved_model.load(os.fspath(path))
-    # Held with the function, which does not hold it.
+    # `loaded` must live as long as the function: `loaded.serve` does not hold a reference to it.
     return lambda x, loaded=loaded: _first(loaded.serve(tf.nest.map_structure(tf.constant, x))).numpy()
 
 
@@ -148,70 +152,72 @@ def _tensorflow(threads):
     return tf
 
 
-def _onnx(path, threads):
+def _load_onnx(path, threads):
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    names = [taken.name for taken in session.get_inputs()]
-    return lambda x: session.run(None, dict(zip(names, _flat(x), strict=True)))[0]
+    names = [details.name for details in session.get_inputs()]
+    return lambda x: session.run(None, dict(zip(names, _flatten(x), strict=True)))[0]
 
 
 def _onnxruntime():
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(f"Running ONNX takes onnxruntime: pip install 'keras-distill[export]'. ({error})") from error
+        raise ValueError(
+            f"Running ONNX files requires onnxruntime. Run: pip install 'keras-distill[export]'. ({error})"
+        ) from error
     return onnxruntime
 
 
-def _litert(path, threads):
+def _load_litert(path, threads):
     with silence_runtime():
-        interpreter = _interpreter()(model_path=os.fspath(path), num_threads=threads)
+        interpreter = _litert_interpreter()(model_path=os.fspath(path), num_threads=threads)
         interpreter.allocate_tensors()
-    # In the order of the model's own inputs, which the file has lost; their names were made for that.
-    taken = sorted(interpreter.get_input_details(), key=lambda details: details["name"])
-    (given,) = interpreter.get_output_details()
+    # The file has lost the order of the model's inputs. `export` named them so that they sort in that order.
+    input_details = sorted(interpreter.get_input_details(), key=lambda details: details["name"])
+    (output_details,) = interpreter.get_output_details()
 
-    def one(examples):
-        for details, example in zip(taken, examples, strict=True):
-            interpreter.set_tensor(details["index"], _steps(example[None], details))
+    def predict_one(arrays):
+        for details, array in zip(input_details, arrays, strict=True):
+            interpreter.set_tensor(details["index"], _quantize(array[None], details))
         interpreter.invoke()
-        return _numbers(interpreter.get_tensor(given["index"]), given)[0]
+        return _dequantize(interpreter.get_tensor(output_details["index"]), output_details)[0]
 
-    return lambda x: np.stack([one(examples) for examples in zip(*_flat(x), strict=True)])
+    return lambda x: np.stack([predict_one(arrays) for arrays in zip(*_flatten(x), strict=True)])
 
 
-def _interpreter():
+def _litert_interpreter():
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert import interpreter
     except ImportError:
+        # The interpreter of TensorFlow is larger and older, but installed with TensorFlow.
         import tensorflow as tf
 
-        # Larger and older, but always there.
-        Interpreter = tf.lite.Interpreter
-    return Interpreter
+        interpreter = tf.lite
+    return interpreter.Interpreter
 
 
-def _steps(x, details):
-    """Numbers as the integers that a quantised input takes."""
+def _quantize(x, details):
+    """Return inputs in the dtype of a LiteRT tensor: integers if it is quantized."""
     if not np.issubdtype(details["dtype"], np.integer) or not details["quantization"][0]:
         return x.astype(details["dtype"])
-    scale, zero = details["quantization"]
+    scale, zero_point = details["quantization"]
     bounds = np.iinfo(details["dtype"])
-    return np.clip(np.round(x / scale) + zero, bounds.min, bounds.max).astype(details["dtype"])
+    return np.clip(np.round(x / scale) + zero_point, bounds.min, bounds.max).astype(details["dtype"])
 
 
-def _numbers(steps, details):
-    scale, zero = details["quantization"]
-    return (steps.astype("float32") - zero) * scale if scale else steps
+def _dequantize(x, details):
+    scale, zero_point = details["quantization"]
+    return (x.astype("float32") - zero_point) * scale if scale else x
 
 
-def _flat(x):
-    """The arrays of a structure, in the order in which Keras flattens it."""
+def _flatten(x):
+    """Return the arrays of a structure in the order of `keras.tree.flatten`, without importing Keras."""
     if isinstance(x, dict):
         x = [x[key] for key in sorted(x)]
-    return [array for part in x for array in _flat(part)] if isinstance(x, list | tuple) else [np.asarray(x)]
+    return [array for part in x for array in _flatten(part)] if isinstance(x, list | tuple) else [np.asarray(x)]
 
 
 def _first(x):
@@ -219,19 +225,19 @@ def _first(x):
 
 
 @contextlib.contextmanager
-def silence_runtime():
-    """Without what converters and interpreters print of their own business, from C++, too."""
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
+def silence_runtime() -> Iterator[None]:
+    """Suppress the output of converters and interpreters, C++ output included."""
+    with open(os.devnull, "w") as devnull, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
+        stderr = os.dup(2)
+        os.dup2(devnull.fileno(), 2)
         try:
-            with contextlib.redirect_stdout(nowhere):
+            with contextlib.redirect_stdout(devnull):
                 yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measured(*pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))))
+    print(json.dumps(_measure(*pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))))

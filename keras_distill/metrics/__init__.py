@@ -1,4 +1,4 @@
-"""Metrics that compare a student with its teacher, and calibration."""
+"""Metrics of teacher-student similarity and of calibration."""
 
 from keras_distill.metrics.agreement import Agreement
 from keras_distill.metrics.base import DistillationMetric

@@ -1,63 +1,81 @@
-"""What a metric may see of the teacher, in a distiller and by itself."""
+"""Base class of metrics that compare student and teacher activations."""
+
+from typing import Any
 
 import keras
 
-from keras_distill.models.specs import check_activation
+from keras_distill.models.specs import Spec, check_activation
 from keras_distill.models.taps import OUTPUT
+from keras_distill.types import Tap
 
 
 class DistillationMetric(keras.metrics.Metric):
-    """Compares an activation of the student with one of the teacher. Abstract.
+    """Metric that compares a student activation with a teacher activation. Abstract.
 
-    ```python
-    distiller.compile("adam", loss, metrics=["accuracy", Agreement(), CKA("block_2", "block_4")])
-    ```
+    Pass it to the `metrics` of a `Distiller`. It then reuses the activations of the training or test step, without
+    another forward pass. It does not use labels, so unlabeled examples count. Padded positions do not count. Sample
+    weights are ignored unless the metric is one of the `weighted_metrics`. Under `tf.distribute` its value covers all
+    replicas.
 
-    Among the `metrics` of a `Distiller` it is given the activations that the step has made anyway: no model runs
-    again. It needs no labels, so that unlabelled examples count; padded positions do not, nor do sample weights, unless
-    it is among the `weighted_metrics`. On several replicas it is that of all. By itself it takes arrays:
-    `metric.update_state(student, teacher)`.
+    Outside of a distiller, call `metric.update_state(student, teacher)` with arrays.
 
-    A leaf implements `update_state(student, teacher, sample_weight=None)` and `result`.
+    A subclass implements `update_state(student, teacher, sample_weight=None)` and `result()`.
 
     Args:
-        student: Where the student is tapped, as `Taps` reads it. Defaults to its output.
-        teacher: Where the teacher is tapped.
-        mask: As for `Term`.
-        name: What the logs call it.
+        student: Tap of the student, in the syntax of `Taps`. Defaults to the student's output.
+        teacher: Tap of the teacher. Defaults to the teacher's output.
+        mask: Name of the model input that is 1 at valid positions and 0 at padded ones, shape
+            `[batch, positions...]`; None uses the Keras masks of the activations. Defaults to None.
+        name: Name in the logs. Defaults to a name made of the class name.
+        dtype: Dtype of the state. Defaults to "float32", whatever the precision of the models.
 
     Attributes:
         logits: Whether both activations must be logits of the same classes.
-        relational: Whether the examples of a batch are compared with one another; it then sees those of all replicas,
-            each of which adds the same to its state.
+        relational: Whether the metric compares the examples of a batch with one another. It then receives the examples
+            of all replicas, and every replica adds the same value to its state.
+
+    Example:
+
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])
+    >>> distiller.compile("adam", metrics=[Agreement(), CKA("block_2", "block_4")])
+    >>> sorted(distiller.evaluate(x, verbose=0, return_dict=True))
+    ['agreement', 'cka', 'kl_divergence_loss', 'loss']
     """
 
     logits = False
     relational = False
 
-    def __init__(self, student=OUTPUT, teacher=OUTPUT, mask=None, name=None, dtype=None):
-        # float32 whatever the models' precision, as the losses.
+    def __init__(
+        self,
+        student: Tap = OUTPUT,
+        teacher: Tap = OUTPUT,
+        mask: str | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        # float32 like the losses, even under a mixed-precision policy.
         super().__init__(name=name, dtype=dtype or "float32")
         self.student = student
         self.teacher = teacher
         self.mask = mask
 
-    def check(self, student, teacher):
-        """Refuses activations that it cannot compare, before training.
+    def check(self, student: Spec, teacher: Spec) -> None:
+        """Raise an error for activations that the metric cannot compare. Called before training.
 
         Args:
             student: `Spec` of the student's activation.
-            teacher: Likewise.
+            teacher: `Spec` of the teacher's activation.
 
         Raises:
-            ValueError: Naming metric, taps and shapes.
+            ValueError: If a tap holds several tensors, if the metric needs logits and an activation holds
+                probabilities, or if the number of classes differs. The message names metric, taps and shapes.
         """
         for side, tap, spec in (("student", self.student, student), ("teacher", self.teacher, teacher)):
             check_activation(spec, f"Metric '{self.name}'", f"{side} '{tap}'", tap, self.logits)
         if self.logits:
             self._check_classes(student.shape, teacher.shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "student": self.student, "teacher": self.teacher, "mask": self.mask}
 
     def _check_classes(self, student_shape, teacher_shape):

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.types import Structure, Tap
 
 OUTPUT = "output"
@@ -195,7 +196,7 @@ def find_layer(model: keras.Model, name: str) -> keras.layers.Layer:
 
 def walk_layers(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yield every sublayer with its path; a layer with two paths is yielded twice."""
-    for child in layer._flatten_layers(include_self=False, recursive=False):
+    for child in _compat.flatten_layers(layer, include_self=False, recursive=False):
         path = prefix + child.name
         yield path, child
         yield from walk_layers(child, path + "/")
@@ -309,5 +310,5 @@ def _with_mask(outputs, mask):
     if mask is None:
         return outputs
     outputs = tf.identity(outputs)
-    outputs._keras_mask = mask
+    _compat.set_keras_mask(outputs, mask)
     return outputs

@@ -1,92 +1,112 @@
-"""A few batches before hours of training: what is likely to spoil it."""
+"""Entry point of the pre-flight diagnostics."""
 
 import keras
 
 from keras_distill import _compat
 from keras_distill.data.batch import unpack
 from keras_distill.preflight import numeric_checks, optimization_checks, prediction_checks
+from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import Probe
 from keras_distill.preflight.state_restoration import first_batches, state_restored
 from keras_distill.training.distiller import Distiller
+from keras_distill.types import Structure
+from keras_distill.utils.arguments import check_integer
 
 
-def check(distiller, data, y=None, batches=8, batch_size=32):
-    """Looks for what is likely to spoil a distillation, in a few batches and a few trial steps.
+def check(
+    distiller: Distiller, data: Structure, y: Structure | None = None, batches: int = 8, batch_size: int = 32
+) -> list[Finding]:
+    """Diagnose a distillation setup with a few batches and a few trial training steps.
 
-    ```python
-    for finding in check(distiller, dataset):
-        print(finding)
-    ```
+    Run it before a long training. It looks for:
 
-    Looked for are: NaN and infinity in inputs, activations, losses and gradients; probabilities where logits are
-    compared; labels out of range; a teacher that is no better than chance, or worse than the student, that is right
-    under another order of the classes, or sure and wrong; temperatures at which a teacher's probabilities carry
-    nothing; taps that are dead or the same for all examples; heads that explode; weights in unsuitable precision; a
-    student that is frozen; a term that drowns the others, or reaches no weight; a learning rate far too high or far too
-    low. What depends on numbers is told only where it is plain: no finding is no promise.
+    - NaN and infinity in inputs, activations, losses and gradients
+    - probabilities where logits are required, and labels out of range
+    - a teacher at chance level, less accurate than the student, confidently wrong, or with another class order
+    - temperatures at which the soft targets are uniform or equal to hard labels
+    - dead or constant features, exploding heads, unsuitable weight precision
+    - a frozen student, terms without gradient, a loss that dominates the gradient
+    - a learning rate that is far too high or far too low
 
-    The distiller is afterwards what it was before, weights, optimizer, metrics and random states alike, and so are the
-    data: a shuffled data set begins with the same batch as if nobody had looked. Only a shuffle over more than half a
-    gigabyte held in memory moves on by one epoch.
+    Thresholds are conservative, so an empty result does not guarantee a good training.
+
+    Afterwards the distiller is in the same state as before: weights, optimizer, metrics and random states. So are the
+    data: a shuffled `tf.data.Dataset` starts with the same batch as without the check. The exception is a dataset of
+    more than 512 MB in memory: its shuffle advances by one epoch.
 
     Args:
         distiller: A compiled `Distiller` on one device.
-        data: What `fit` takes: a `tf.data.Dataset` or `keras.utils.PyDataset` of batches `(x,)`, `(x, y)` or `(x, y,
-            sample_weight)`; or arrays, of which examples from everywhere are taken.
-        y: Labels beside arrays.
-        batches: How many are looked at, at most. Default 8.
-        batch_size: Examples of each, for arrays. Default 32.
+        data: Training data as for `fit`: a `tf.data.Dataset` or `keras.utils.PyDataset` with batches `(x,)`, `(x, y)`
+            or `(x, y, sample_weight)`, or arrays of inputs. Of arrays, examples at equal distances are used.
+        y: Labels, if `data` are arrays. Defaults to None.
+        batches: Maximum number of batches to use, >= 1. 4 to 16 is typical. Defaults to 8.
+        batch_size: Batch size for arrays, >= 1. Defaults to 32.
 
     Returns:
-        List of `Finding`; empty if nothing was found.
+        List of `Finding`, empty without problems. A problem that makes later checks meaningless, such as NaN in the
+        inputs, ends the list.
 
     Raises:
-        ValueError: For a distiller that is none, not compiled or of several devices, and for data that can be read only
-            once, or do not fit the models.
+        ValueError: If `distiller` is not a `Distiller`, is not compiled or runs on several devices; if `batches` or
+            `batch_size` is not an integer >= 1; if `data` can be read only once, are empty, or do not match the inputs
+            of the models.
+
+    Example:
+
+    >>> distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())])
+    >>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> findings = preflight.check(distiller, x, y)
+    >>> print(*findings)  # doctest: +SKIP
     """
-    _accept(distiller)
+    _check_distiller(distiller)
+    check_integer(batches, "batches")
+    check_integer(batch_size, "batch_size")
     with state_restored(distiller):
-        found = first_batches(data, y, batches, batch_size)
-        _fit(found[0], distiller)
-        probe = Probe(distiller, found)
-        findings = numeric_checks.precision(distiller)
-        # What comes first in the list would make all that follows meaningless.
-        broken = numeric_checks.inputs(found) or prediction_checks.labels(distiller, found)
-        if broken:
-            return findings + broken
-        look = probe.look()
-        broken = numeric_checks.activations(look)
-        if broken:
-            return findings + broken
-        findings += prediction_checks.probabilities(distiller, look) + prediction_checks.answers(probe, look)
-        findings += prediction_checks.temperatures(probe, look)
-        trial = optimization_checks.Trial(probe, look)
-        findings += optimization_checks.gradients(trial) + optimization_checks.learning_rate(trial)
-        return findings + numeric_checks.silence(trial) + numeric_checks.heads(trial)
+        data_batches = first_batches(data, y, batches, batch_size)
+        _check_inputs_match(data_batches[0], distiller)
+        findings = numeric_checks.check_weight_precision(distiller)
+        # Each of the next two steps ends the check: with these problems, later measurements are meaningless.
+        invalid = numeric_checks.check_inputs(data_batches) or prediction_checks.check_labels(distiller, data_batches)
+        if invalid:
+            return findings + invalid
+        probe = Probe(distiller, data_batches)
+        stats = probe.forward_stats()
+        invalid = numeric_checks.check_activations(stats)
+        if invalid:
+            return findings + invalid
+        findings += prediction_checks.check_logits(distiller, stats)
+        findings += prediction_checks.check_teacher_accuracy(stats)
+        findings += prediction_checks.check_temperatures(probe, stats)
+        trial = optimization_checks.TrialSteps(probe, stats)
+        findings += optimization_checks.check_gradients(trial)
+        findings += optimization_checks.check_learning_rate(trial)
+        findings += numeric_checks.check_constant_features(trial)
+        return findings + numeric_checks.check_heads(trial)
 
 
-def _accept(distiller):
+def _check_distiller(distiller):
     if not isinstance(distiller, Distiller):
         raise ValueError(
-            f"`check` looks at a Distiller. Received: {type(distiller).__name__}. To check peers of a MutualDistiller, "
-            "make a Distiller of two of them, with copies as student and teacher."
+            f"`distiller` must be a Distiller. Received: {type(distiller).__name__}. To check two peers of a "
+            "MutualDistiller, make a Distiller with copies of them as student and teacher."
         )
     if not distiller.compiled:
-        raise ValueError(
-            "The distiller was not compiled: what would be checked is not there yet. Call `compile` first."
-        )
+        raise ValueError("`distiller` is not compiled. Call `distiller.compile(optimizer, loss)` before `check`.")
     strategy = _compat.distribute_strategy(distiller)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         raise ValueError(
-            "`check` looks at one device. Make models and distiller once outside of the strategy's scope for it."
+            f"`check` runs on one device, but `distiller` was made under a strategy with "
+            f"{strategy.num_replicas_in_sync} replicas. Make models and distiller outside of `strategy.scope()` to "
+            "check them."
         )
 
 
-def _fit(batch, distiller):
-    """Refuses data that were not batched, or are those of other models."""
-    given, taken = (keras.tree.flatten(x) for x in (unpack(batch, 0).inputs, distiller._traced.inputs))
-    if [len(x.shape) for x in given] != [len(x.shape) for x in taken]:
+def _check_inputs_match(batch, distiller):
+    """Raise an error if the data are not batched or belong to other models."""
+    inputs = keras.tree.flatten(unpack(batch, 0).inputs)
+    expected = keras.tree.flatten(distiller._traced.inputs)
+    if [len(x.shape) for x in inputs] != [len(x.shape) for x in expected]:
         raise ValueError(
-            f"The data's batches have inputs of the shapes {[tuple(x.shape) for x in given]}, the models take "
-            f"{[tuple(x.shape) for x in taken]}. Was the data set batched?"
+            f"The batches of `data` have inputs of shapes {[tuple(x.shape) for x in inputs]}, but the models expect "
+            f"{[tuple(x.shape) for x in expected]}. Call `.batch(32)` on a dataset that is not batched."
         )

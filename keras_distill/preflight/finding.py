@@ -1,16 +1,23 @@
-"""What a check before training says."""
+"""Record of a problem found by a pre-flight check."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """Something that is likely to spoil a training.
+    """Diagnostic of a distillation setup: a problem that will probably harm training.
 
     Attributes:
-        name: Which check found it, such as "learning rate too high".
-        what: What is wrong, a sentence with the user's own names.
-        seen: How it was seen, with numbers.
-        advice: What to do.
+        name: Name of the problem, e.g. "learning rate too high". Stable, to select findings by.
+        what: Description of the problem in one sentence, with the names of layers, taps and terms.
+        seen: Measurements behind the diagnostic, as a sentence.
+        advice: Likely cause and what to do.
+
+    Example:
+
+    >>> print(Finding("dead features", "The student outputs 0 at 'relu'.", "Largest value 0.", "Tap another layer."))
+    The student outputs 0 at 'relu'.
+      Seen: Largest value 0.
+      Do:   Tap another layer.
     """
 
     name: str
@@ -20,3 +27,18 @@ class Finding(NamedTuple):
 
     def __str__(self):
         return f"{self.what}\n  Seen: {self.seen}\n  Do:   {self.advice}"
+
+
+def capitalize(text: str) -> str:
+    """Return the text with its first letter in upper case, all others unchanged."""
+    return text[0].upper() + text[1:]
+
+
+def format_percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as percent, such as "12.3 %".
+
+    Args:
+        fraction: Number, 1 for 100 %.
+        digits: Digits after the decimal point. Defaults to 1.
+    """
+    return f"{100 * fraction:.{digits}f} %"

@@ -1,156 +1,183 @@
-"""What is wrong with numbers as they flow: not finite, dead, the same for all examples, too large, too coarse."""
+"""Checks of numeric values: weight precision, NaN and infinity, constant features, exploding heads."""
 
 import collections
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from keras_distill.data.batch import unpack
-from keras_distill.preflight.finding import Finding
+from keras_distill.preflight.finding import Finding, capitalize, format_percent
+from keras_distill.preflight.probe import ForwardStats
+from keras_distill.training.distiller import Distiller
 
-# Share of the channels that say nothing; of a healthy ReLU layer up to a half are silent on few examples.
-SILENT = 0.9
-# How many times as large as the teacher's activations what a head makes of the student's may be. A new head with
-# Keras' initialisation stays below 10, whatever the widths, if the student's activations are of the teacher's size.
-EXPLODED = 100.0
+if TYPE_CHECKING:
+    from keras_distill.preflight.optimization_checks import TrialSteps
+
+# Fraction of constant channels from which features count as dead. In a healthy ReLU layer up to half of the channels
+# are constant over a few examples.
+DEAD_FRACTION = 0.9
+# Ratio of a head's output to the teacher's activation (root mean square) above which a head explodes. With Keras'
+# initializers a new head stays below 10 for any widths, if student and teacher activations have the same scale.
+EXPLODING_RATIO = 100.0
 
 
-def precision(distiller):
-    """Weights of several precisions, or of one that small steps do not change."""
-    dtypes = collections.defaultdict(list)
+def check_weight_precision(distiller: Distiller) -> list[Finding]:
+    """Report trainable weights of several dtypes, or of a dtype too coarse for small updates."""
+    paths_by_dtype = collections.defaultdict(list)
     for weight in distiller.trainable_variables:
-        dtypes[weight.dtype].append(weight.path)
-    found = []
-    if len(dtypes) > 1:
-        found.append(
+        paths_by_dtype[weight.dtype].append(weight.path)
+    findings = []
+    if len(paths_by_dtype) > 1:
+        counts = "; ".join(f"{len(paths)} in {dtype}, e.g. '{paths[0]}'" for dtype, paths in paths_by_dtype.items())
+        findings.append(
             Finding(
                 "precision",
-                "The weights that are trained are of several precisions.",
-                "; ".join(f"{len(paths)} in {dtype}, such as '{paths[0]}'" for dtype, paths in dtypes.items()),
-                "Make all layers with one dtype policy; 'mixed_float16' and 'mixed_bfloat16' keep weights in float32.",
+                "The trainable weights have several precisions.",
+                f"Number of weights: {counts}.",
+                "Use one dtype policy for all layers; 'mixed_float16' and 'mixed_bfloat16' keep weights in float32.",
             )
         )
-    for dtype in {"float16", "bfloat16"} & set(dtypes):
-        found.append(
+    for dtype in {"float16", "bfloat16"} & set(paths_by_dtype):
+        paths = paths_by_dtype[dtype]
+        findings.append(
             Finding(
                 "precision",
-                f"Weights are trained in {dtype}, in which steps of less than a thousandth of a weight are lost.",
-                f"{len(dtypes[dtype])} in {dtype}, such as '{dtypes[dtype][0]}'",
+                f"Trainable weights are stored in {dtype}: updates below about a thousandth of a weight are lost.",
+                f"{len(paths)} weights in {dtype}, e.g. '{paths[0]}'.",
                 f"Use the dtype policy 'mixed_{dtype}', which computes in {dtype} and keeps weights in float32.",
             )
         )
-    return found
+    return findings
 
 
-def inputs(batches):
-    """Inputs and sample weights that are not finite. Labels may be NaN where they are missing."""
-    found = []
-    for what in ("inputs", "sample_weight", "cached"):
-        broken = collections.Counter()
+def check_inputs(batches: list[tuple]) -> list[Finding]:
+    """Report NaN and infinity in inputs, sample weights and cached activations.
+
+    Labels are not checked, because NaN marks a missing label.
+    """
+    descriptions = {
+        "inputs": "The inputs",
+        "sample_weight": "The sample weights",
+        "cached": "The cached teacher activations",
+    }
+    findings = []
+    for field, description in descriptions.items():
+        counts = collections.Counter()
         for data in batches:
-            for path, leaf in keras.tree.flatten_with_path(getattr(unpack(data, 0), what)):
+            for path, leaf in keras.tree.flatten_with_path(getattr(unpack(data, 0), field)):
                 if leaf is not None and keras.backend.is_float_dtype(leaf.dtype):
-                    bad = int((~np.isfinite(np.asarray(leaf, "float32"))).sum())
-                    broken["/".join(str(part) for part in path)] += bad
-        for path, count in broken.items():
-            if count:
-                name = {"inputs": "The inputs", "sample_weight": "The sample weights"}.get(
-                    what, "The teacher's stored activations"
-                )
-                found.append(
-                    Finding(
-                        "not finite",
-                        f"{name}{f' {path!r}' if path else ''} hold NaN or infinity.",
-                        f"{count} such numbers in {len(batches)} batches",
-                        "Look for divisions by 0 and missing values where the data are made.",
-                    )
-                )
-    return found
+                    num_nonfinite = int((~np.isfinite(np.asarray(leaf, "float32"))).sum())
+                    counts["/".join(str(part) for part in path)] += num_nonfinite
+        findings += [
+            Finding(
+                "not finite",
+                f"{description}{f' {path!r}' if path else ''} contain NaN or infinity.",
+                f"{count} non-finite values in {len(batches)} batches.",
+                "Look for divisions by 0 and missing values in the data pipeline.",
+            )
+            for path, count in counts.items()
+            if count
+        ]
+    return findings
 
 
-def activations(look):
-    """Activations and losses that are not finite: the first on the way from the inputs to the loss."""
-    found = [
+def check_activations(stats: ForwardStats) -> list[Finding]:
+    """Report NaN and infinity in activations, else in outputs of heads, else in losses.
+
+    Only the first stage with such values is reported, because they propagate to the stages after it.
+    """
+    return _nonfinite_taps(stats) or _nonfinite_heads(stats) or _nonfinite_losses(stats)
+
+
+def _nonfinite_taps(stats):
+    return [
         Finding(
             "not finite",
-            f"What the {side} puts out at '{tap}' holds NaN or infinity.",
-            f"{activity.broken} such numbers from {activity.examples} examples",
-            f"Look for the first layer of the {side} that does so; half precision overflows beyond 65,504.",
+            f"The {side} outputs NaN or infinity at '{tap}'.",
+            f"{activation.num_nonfinite} non-finite values in {activation.num_examples} examples.",
+            f"Find the first layer of the {side} that outputs them; float16 overflows above 65,504.",
         )
-        for side, taps in (("student", look.student), ("teacher", look.teacher))
-        for tap, activity in taps.items()
-        if activity.broken
+        for side, taps in (("student", stats.student), ("teacher", stats.teacher))
+        for tap, activation in taps.items()
+        if activation.num_nonfinite
     ]
-    found = found or [
+
+
+def _nonfinite_heads(stats):
+    return [
         Finding(
             "not finite",
-            f"What the head of {term} puts out holds NaN or infinity.",
-            f"{activity.broken} such numbers from {activity.examples} examples",
-            "Choose another initializer, or another head.",
+            f"The head of {term} outputs NaN or infinity.",
+            f"{activation.num_nonfinite} non-finite values in {activation.num_examples} examples.",
+            "Use another initializer or another head.",
         )
-        for term, activity in look.heads.items()
-        if activity.broken
+        for term, activation in stats.heads.items()
+        if activation.num_nonfinite
     ]
-    return found or [
+
+
+def _nonfinite_losses(stats):
+    return [
         Finding(
             "not finite",
-            f"{part[0].upper()}{part[1:]} is {value}, though all activations are finite.",
-            "mean over the batches, before any weight",
-            "Look at the labels, and whether the loss takes what the models put out: logits or probabilities.",
+            f"{capitalize(name)} is {value}, although all activations are finite.",
+            "Mean over the batches, before weighting.",
+            "Check the labels, and whether the loss expects logits or probabilities.",
         )
-        for part, value in look.parts.items()
+        for name, value in stats.losses.items()
         if not np.isfinite(value)
     ]
 
 
-def silence(trial):
-    """Taps that are 0 everywhere, or the same for all examples; the student's, if trial steps did not wake them."""
-    found = []
-    for side, before, after in (
-        ("student", trial.look.student, trial.then.student),
-        ("teacher", trial.look.teacher, trial.look.teacher),
+def check_constant_features(trial: "TrialSteps") -> list[Finding]:
+    """Report taps that are 0 or constant for all examples; of the student, if the trial steps did not change that."""
+    findings = []
+    for side, taps_before, taps_after in (
+        ("student", trial.stats.student, trial.stats_after.student),
+        ("teacher", trial.stats.teacher, trial.stats.teacher),
     ):
-        for tap, first in before.items():
-            pair = first, after[tap]
-            if first.examples < 2 or any(activity.varies is None or activity.broken for activity in pair):
+        for tap, before in taps_before.items():
+            pair = before, taps_after[tap]
+            unknown = any(activation.varying_channels is None or activation.num_nonfinite for activation in pair)
+            if before.num_examples < 2 or unknown:
                 continue
-            silent = min(1 - float(np.mean(activity.varies)) for activity in pair)
-            dead = not any(activity.largest for activity in pair)
-            if silent < SILENT:
+            constant = min(1 - float(np.mean(activation.varying_channels)) for activation in pair)
+            if constant < DEAD_FRACTION:
                 continue
-            what = "is 0 for every example" if dead else "says the same of every example"
-            if not dead and silent < 1:
-                what = "says the same of every example in nearly all channels"
-            found.append(
+            zero = not any(activation.max_abs for activation in pair)
+            value = "0" if zero else "the same activation"
+            channels = "" if zero or constant == 1 else " in almost all channels"
+            findings.append(
                 Finding(
-                    "dead tap" if dead else "constant features",
-                    f"The {side} {what} at '{tap}'.",
-                    f"{silent:.0%} of {first.varies.size} channels do not vary over {first.examples} examples; largest "
-                    f"value {first.largest:.3g}",
-                    "Tap another layer, such as the one before its activation; look at initialisation, biases and the "
-                    "scale of the inputs.",
+                    "dead features" if zero else "constant features",
+                    f"The {side} outputs {value} for all examples at '{tap}'{channels}.",
+                    f"{format_percent(constant, 0)} of {before.varying_channels.size} channels do not vary over "
+                    f"{before.num_examples} examples; largest absolute value {before.max_abs:.3g}.",
+                    "Tap another layer, e.g. the one before the activation function, or check initialization, biases "
+                    "and input scale.",
                 )
             )
-    return found
+    return findings
 
 
-def heads(trial):
-    """Heads whose output is far larger than what it is compared with, at first or after the trial steps."""
-    found = []
+def check_heads(trial: "TrialSteps") -> list[Finding]:
+    """Report heads whose output is far larger than the teacher activation, before or after the trial steps."""
+    findings = []
     for name, term in trial.probe.terms.items():
-        if name not in trial.look.heads or not isinstance(term.teacher, str):
+        if name not in trial.stats.heads or not isinstance(term.teacher, str):
             continue
-        before, after = trial.look.heads[name].size, trial.then.heads[name].size
-        size = trial.look.teacher[term.teacher].size
-        if size and (not np.isfinite(after) or max(before, after) > EXPLODED * size):
-            found.append(
+        before, after = trial.stats.heads[name].rms, trial.stats_after.heads[name].rms
+        teacher = trial.stats.teacher[term.teacher].rms
+        if teacher and (not np.isfinite(after) or max(before, after) > EXPLODING_RATIO * teacher):
+            findings.append(
                 Finding(
                     "exploding head",
-                    f"The head of {name} makes activations far larger than the teacher's at '{term.teacher}'.",
-                    f"root mean square {before:.3g} at first, {after:.3g} after {trial.steps} steps; the teacher's "
-                    f"{size:.3g}",
-                    "Normalise what goes into the head, tap a layer behind a normalisation, or lower the learning "
+                    f"The output of the head of {name} is far larger than the teacher activation at '{term.teacher}'.",
+                    f"Root mean square {before:.3g} at first and {after:.3g} after {trial.num_steps} steps; teacher "
+                    f"{teacher:.3g}.",
+                    "Normalize the input of the head, tap a layer after a normalization layer, or lower the learning "
                     "rate.",
                 )
             )
-    return found
+    return findings

@@ -1,203 +1,224 @@
-"""What is wrong with gradients and steps, seen in a few trial steps."""
+"""Checks of gradients and of the learning rate, by a few trial training steps."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from keras_distill import _compat
 from keras_distill.distribution import replicas
-from keras_distill.preflight.finding import Finding
-from keras_distill.preflight.probe import SUPERVISED
+from keras_distill.preflight.finding import Finding, capitalize, format_percent
+from keras_distill.preflight.probe import STEPS_AHEAD, SUPERVISED, ForwardStats, Probe
 
-# Batches that are learnt from in the trial, and how often.
-BATCHES, VISITS = 4, 3
-# Batches over which gradients of parts are compared: each part takes a pass of its own.
-SHARED = 2
-# A part with more of the gradient turns its direction by less than a hundredth when all others are left out.
-DOMINATES = 0.99
-# How many times its first value the loss must have, on the same batches. A good step may raise it a little, since
-# moments and statistics of normalisation are still those of the first batches.
-RISES = 3.0
-# By what part of their length weights must have moved in all before a rise is laid at the learning rate's door.
-FAR = 0.1
-# Part of their length by which weights move a step. Trainings that learn have about 1e-3, fine-tunings 1e-4; at this
-# one, 200,000 steps in one direction are needed for the first full length.
-NEAR = 5e-6
-_AHEAD = 0, 100, 1_000, 10_000, 100_000
+# Number of batches in the trial steps, and of passes over them.
+NUM_BATCHES, NUM_EPOCHS = 4, 3
+# Number of batches on which gradients of single losses are compared. Each loss takes a separate pass.
+NUM_GRADIENT_BATCHES = 2
+# Share of the gradient norm from which a loss dominates: leaving out all other losses then changes the direction of
+# the gradient by less than a hundredth.
+DOMINANT = 0.99
+# Ratio of the loss after the trial steps to the loss before, on the same batches. A suitable learning rate may raise
+# the loss a little, because optimizer moments and batch-norm statistics are still those of the first batches.
+EXPLODED = 3.0
+# Relative change of the weights from which a rise of the loss is attributed to the learning rate.
+LARGE_CHANGE = 0.1
+# Relative change of the weights per step below which the learning rate is too low. Training from scratch has about
+# 1e-3, fine-tuning 1e-4; with this value the weights need 200,000 steps in one direction to change by their own norm.
+SMALL_STEP = 5e-6
 
 
 class TrialSteps:
-    """Some steps of training, as `fit` would make them, but with all weights of terms at the most they will be.
+    """A few training steps as in `fit`, but with every loss weight at the largest value of its schedule.
+
+    Args:
+        probe: The `Probe` of the distiller.
+        stats: The `ForwardStats` before the steps.
 
     Attributes:
         probe: The `Probe`.
-        look: The `Look` before.
-        then: The `Look` afterwards, at the batches that were learnt from.
-        before, after: Weighted losses on these batches, in training.
-        broken: Names of weights whose gradient is not finite.
-        norms: `{part: norm of its weighted gradient over the student's weights}`.
-        moved: How far the student's weights moved, over their length.
-        rates: The learning rate of each step.
-        peak: The highest one ahead.
-        steps: How many steps were made.
+        stats: `ForwardStats` before the steps.
+        stats_after: `ForwardStats` after the steps, on the batches used for training.
+        loss_before: Mean weighted loss on these batches before the steps, in training mode.
+        loss_after: The same after the steps.
+        nonfinite_gradients: Paths of the weights whose gradient is not finite.
+        gradient_norms: `{loss: norm of its weighted gradient with respect to the student's weights}`.
+        relative_change: Norm of the change of the student's weights, divided by their norm.
+        learning_rates: Learning rate of each step.
+        peak_learning_rate: Largest learning rate of the schedule.
+        num_steps: Number of steps.
     """
 
-    def __init__(self, probe, look):
-        self.probe, self.look = probe, look
+    def __init__(self, probe: Probe, stats: ForwardStats):
+        self.probe, self.stats = probe, stats
         self._distiller, self._optimizer = probe.distiller, probe.distiller.optimizer
-        self._accumulated = replicas.innermost_optimizer(self._optimizer).gradient_accumulation_steps or 1
-        self._weights = probe.weights(look.parts)
-        self._batches = probe.batches[:BATCHES]
-        self._student = {id(variable) for variable in self._distiller.student.trainable_variables}
-        first = [probe.gradient(data, self._weights) for data in self._batches]
-        self.before = float(np.mean([total for _, total, _ in first]))
-        self.broken = sorted({name for _, _, gradients in first for name in self._infinite(gradients)})
-        self.norms = self._norms()
-        self.peak, self.rates, self.steps = self._peak(), [], 0
+        self._accumulation_steps = replicas.innermost_optimizer(self._optimizer).gradient_accumulation_steps or 1
+        self._weights = probe.loss_weights(stats.losses)
+        self._batches = probe.batches[:NUM_BATCHES]
+        self._student_ids = {id(variable) for variable in self._distiller.student.trainable_variables}
+        first_steps = [probe.gradient(data, self._weights) for data in self._batches]
+        self.loss_before = float(np.mean([total for _, total, _ in first_steps]))
+        self.nonfinite_gradients = sorted(
+            {path for _, _, gradients in first_steps for path in self._nonfinite_paths(gradients)}
+        )
+        self.gradient_norms = self._gradient_norms()
+        self.peak_learning_rate, self.learning_rates, self.num_steps = self._peak_learning_rate(), [], 0
         with warnings.catch_warnings():
-            # Keras tells of weights without gradient at each step.
+            # Keras warns of weights without gradient in each step. `check_gradients` reports them.
             warnings.simplefilter("ignore")
-            self._go()
-        self.then = probe.look(len(self._batches))
+            self._train()
+        self.stats_after = probe.forward_stats(len(self._batches))
 
-    def _go(self):
-        student = self._distiller.student.trainable_variables
-        old = [np.array(variable, "float32") for variable in student]
-        for data in self._batches * VISITS * self._accumulated:
+    def _train(self):
+        student_weights = self._distiller.student.trainable_variables
+        before = [np.array(variable, "float32") for variable in student_weights]
+        for data in self._batches * NUM_EPOCHS * self._accumulation_steps:
             _, total, gradients = self.probe.gradient(data, self._weights, float(self._optimizer.scale_loss(1.0)))
             if not np.isfinite(total) or all(gradient is None for gradient in gradients):
                 break
-            self.rates.append(float(self._optimizer.learning_rate))
+            self.learning_rates.append(float(self._optimizer.learning_rate))
             self._distiller._update(gradients)
-            self.steps += 1
-        new = [np.array(variable, "float32") for variable in student]
-        self.moved = _length([a - b for a, b in zip(new, old)]) / max(_length(old), 1e-12)
-        self.after = float(np.mean([self.probe.gradient(data, self._weights)[1] for data in self._batches]))
+            self.num_steps += 1
+        after = [np.array(variable, "float32") for variable in student_weights]
+        self.relative_change = _norm([new - old for new, old in zip(after, before)]) / max(_norm(before), 1e-12)
+        self.loss_after = float(np.mean([self.probe.gradient(data, self._weights)[1] for data in self._batches]))
 
-    def _norms(self):
-        norms = {part: [] for part in self._weights}
-        nothing = dict.fromkeys(self._weights, 0.0)
-        for data in self._batches[:SHARED]:
-            # That of the regularisers, which come with every part.
-            added = self._dense(self.probe.gradient(data, nothing)[2])
-            for part, weight in self._weights.items():
-                alone = self._dense(self.probe.gradient(data, {**nothing, part: weight})[2])
-                norms[part].append(_length([a - b for a, b in zip(alone, added)]))
-        return {part: float(np.mean(lengths)) for part, lengths in norms.items()}
+    def _gradient_norms(self):
+        norms = {name: [] for name in self._weights}
+        zero_weights = dict.fromkeys(self._weights, 0.0)
+        for data in self._batches[:NUM_GRADIENT_BATCHES]:
+            # The gradient of every loss includes that of the regularization losses, which is subtracted.
+            regularization = self._student_gradients(self.probe.gradient(data, zero_weights)[2])
+            for name, weight in self._weights.items():
+                gradients = self._student_gradients(self.probe.gradient(data, {**zero_weights, name: weight})[2])
+                norms[name].append(_norm([a - b for a, b in zip(gradients, regularization)]))
+        return {name: float(np.mean(values)) for name, values in norms.items()}
 
-    def _dense(self, gradients):
+    def _student_gradients(self, gradients):
         return [
             np.zeros(1, "float32") if gradient is None else np.array(tf.convert_to_tensor(gradient), "float32")
             for gradient, variable in zip(gradients, self._distiller.trainable_variables)
-            if id(variable) in self._student
+            if id(variable) in self._student_ids
         ]
 
-    def _infinite(self, gradients):
+    def _nonfinite_paths(self, gradients) -> Iterator[str]:
         for gradient, variable in zip(gradients, self._distiller.trainable_variables):
             if gradient is not None:
                 values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
                 if not np.isfinite(np.array(values, "float32")).all():
                     yield variable.path
 
-    def _peak(self):
-        # That which is shown goes up once in as many steps as are accumulated.
+    def _peak_learning_rate(self):
+        # With gradient accumulation `_iterations` counts batches and `iterations` counts updates. Schedules read the
+        # first one.
         counter = _compat.step_counter(replicas.innermost_optimizer(self._optimizer))
-        now, rates = int(counter), []
-        for ahead in _AHEAD:
-            counter.assign(now + ahead * self._accumulated)
+        step, rates = int(counter), []
+        for ahead in STEPS_AHEAD:
+            counter.assign(step + ahead * self._accumulation_steps)
             rates.append(float(self._optimizer.learning_rate))
-        counter.assign(now)
+        counter.assign(step)
         return max(rates)
 
 
-def gradients(trial):
-    """Gradients that are not finite, do not arrive, or come from one part alone."""
-    student = trial.probe.distiller.student
-    if trial.broken:
+def check_gradients(trial: TrialSteps) -> list[Finding]:
+    """Report gradients that are not finite or zero, and a loss that dominates all others."""
+    if trial.nonfinite_gradients:
         return [
             Finding(
                 "not finite",
-                "The gradient holds NaN or infinity, though the losses are finite.",
-                f"{len(trial.broken)} weights, such as '{trial.broken[0]}'",
-                "Look for roots, divisions and logarithms at 0 in the student, in heads and in losses of your own.",
+                "The gradient contains NaN or infinity, although the losses are finite.",
+                f"{len(trial.nonfinite_gradients)} weights, e.g. '{trial.nonfinite_gradients[0]}'.",
+                "Look for roots, divisions and logarithms at 0 in the student, in heads and in custom losses.",
             )
         ]
-    there = {
-        part: weight * trial.look.parts[part]
-        for part, weight in trial.probe.weights(trial.look.parts).items()
-        if abs(weight * trial.look.parts[part]) > 1e-8
+    weighted = {
+        name: weight * trial.stats.losses[name]
+        for name, weight in trial.probe.loss_weights(trial.stats.losses).items()
+        if abs(weight * trial.stats.losses[name]) > 1e-8
     }
-    total = sum(trial.norms.values())
-    if not student.trainable_variables or (there and not total):
-        count = (
-            f"{len(student.trainable_variables)} of {len(student.weights)} weights of '{student.name}' are trainable"
+    frozen = _frozen_student(trial, weighted)
+    return frozen or _missing_gradients(trial, weighted) + _dominant_loss(trial, weighted)
+
+
+def _frozen_student(trial, weighted):
+    student = trial.probe.distiller.student
+    if student.trainable_variables and (not weighted or any(trial.gradient_norms.values())):
+        return []
+    counts = f"{len(student.trainable_variables)} of {len(student.weights)} weights of '{student.name}' are trainable"
+    return [
+        Finding(
+            "frozen student",
+            f"The student '{student.name}' is frozen: none of its weights receives a gradient.",
+            f"{counts}, and all gradients are 0." if student.trainable_variables else f"{counts}.",
+            "Set `student.trainable = True` before making the distiller, and look for ops.stop_gradient, argmax and "
+            "rounding in its layers.",
         )
-        return [
-            Finding(
-                "frozen student",
-                f"The student '{student.name}' cannot learn: no gradient reaches its weights.",
-                count if not student.trainable_variables else f"{count}, and the gradients of all are 0",
-                "Set `student.trainable = True` before the distiller is made; look for ops.stop_gradient, argmax and "
-                "rounding in its layers.",
-            )
-        ]
-    found = [
+    ]
+
+
+def _missing_gradients(trial, weighted):
+    return [
         Finding(
             "no gradient",
-            f"{part[0].upper()}{part[1:]} teaches nothing: its gradient reaches none of the student's weights.",
-            f"weighted value {there[part]:.3g}, gradient 0",
-            "Tap a layer with trained weights at or before it, and look at activations that are saturated.",
+            f"{capitalize(name)} has no effect: its gradient is 0 for all weights of the student.",
+            f"Weighted value {value:.3g}, gradient norm 0.",
+            "Tap a layer that has trainable weights or comes after such layers, and look for saturated activations.",
         )
-        for part in there
-        if not trial.norms[part]
+        for name, value in weighted.items()
+        if not trial.gradient_norms[name]
     ]
-    largest = max(trial.norms, key=trial.norms.get, default=None)
-    active = [part for part in there if trial.norms[part]]
-    if len(active) > 1 and trial.norms[largest] > DOMINATES * total:
-        shares = ", ".join(f"{part} {norm / total:.2%}" for part, norm in trial.norms.items())
-        factor = trial.norms[largest] / max(total - trial.norms[largest], 1e-30)
-        weight = "`supervised_weight`" if largest == SUPERVISED else f"the weight of {largest}"
-        found.append(
-            Finding(
-                "drowned terms",
-                f"{largest[0].upper()}{largest[1:]} drowns all others: the student learns from it alone.",
-                f"shares of the gradient: {shares}",
-                f"Divide {weight} by up to {factor:.2g}, or use Balance, which finds the weight of a term by itself.",
-            )
-        )
-    return found
 
 
-def learning_rate(trial):
-    """A learning rate at which the loss rises at once, or nothing moves."""
-    if trial.broken or not trial.norms or not sum(trial.norms.values()):
+def _dominant_loss(trial, weighted):
+    norms, total = trial.gradient_norms, sum(trial.gradient_norms.values())
+    active = [name for name in weighted if norms[name]]
+    largest = max(norms, key=norms.get, default=None)
+    if len(active) < 2 or norms[largest] <= DOMINANT * total:
         return []
-    rates = f"learning rate {trial.peak:.3g}, {trial.steps} steps"
-    rises = not np.isfinite(trial.after) or trial.after - trial.before > (RISES - 1) * abs(trial.before)
-    if rises and trial.moved > FAR or not np.isfinite(trial.moved):
+    shares = ", ".join(f"{name} {format_percent(norm / total, 2)}" for name, norm in norms.items())
+    factor = norms[largest] / max(total - norms[largest], 1e-30)
+    weight = "`supervised_weight`" if largest == SUPERVISED else f"the weight of {largest}"
+    return [
+        Finding(
+            "dominant loss",
+            f"{capitalize(largest)} dominates the gradient: all other losses have almost no effect.",
+            f"Shares of the gradient norm: {shares}.",
+            f"Divide {weight} by up to {factor:.2g}, or use Balance, which adapts the weight of a term.",
+        )
+    ]
+
+
+def check_learning_rate(trial: TrialSteps) -> list[Finding]:
+    """Report a learning rate at which the loss explodes or the weights hardly change."""
+    if trial.nonfinite_gradients or not trial.gradient_norms or not sum(trial.gradient_norms.values()):
+        return []
+    before, after, peak = trial.loss_before, trial.loss_after, trial.peak_learning_rate
+    setting = f"Learning rate {peak:.3g}, {trial.num_steps} steps"
+    exploded = not np.isfinite(after) or after - before > (EXPLODED - 1) * abs(before)
+    if exploded and trial.relative_change > LARGE_CHANGE or not np.isfinite(trial.relative_change):
         return [
             Finding(
                 "learning rate too high",
-                "The loss explodes within a few steps.",
-                f"{trial.before:.3g} before and {trial.after:.3g} after; {rates}, weights moved by {trial.moved:.1%}",
-                f"Try {trial.peak / 10:.1g} and less, `clipnorm=1.0`, or a learning rate that warms up.",
+                f"The learning rate is too high: the loss explodes within a few steps (from {before:.3g} to "
+                f"{after:.3g}).",
+                f"{setting}, weights changed by {format_percent(trial.relative_change)}.",
+                f"Try {peak / 10:.1g} or less, `clipnorm=1.0`, or a learning-rate warm-up.",
             )
         ]
-    travelled = sum(trial.rates)
-    a_step = trial.moved / travelled * trial.peak if travelled else float(trial.peak > 0)
-    if a_step < NEAR:
+    sum_of_rates = sum(trial.learning_rates)
+    change_per_step = trial.relative_change / sum_of_rates * peak if sum_of_rates else float(peak > 0)
+    if change_per_step < SMALL_STEP:
         return [
             Finding(
                 "learning rate too low",
-                "The student's weights hardly move.",
-                f"by {a_step:.1g} of their length a step; {rates}",
-                f"Try {max(trial.peak, 1e-8) * 100:.1g}; Adam commonly starts at 1e-3 for new networks and 1e-5 to "
-                "1e-4 for trained ones.",
+                "The learning rate is too low: the student's weights hardly change.",
+                f"{setting}, relative change per step {change_per_step:.1g}.",
+                f"Try {max(peak, 1e-8) * 100:.1g}. Typical for Adam: 1e-3 for new networks, 1e-5 to 1e-4 for "
+                "fine-tuning.",
             )
         ]
     return []
 
 
-def _length(arrays):
+def _norm(arrays):
     return float(np.sqrt(sum(np.square(array, dtype="float64").sum() for array in arrays)))

@@ -1,4 +1,7 @@
-"""What is wrong with what models and labels say: no logits, no classes, no good teacher."""
+"""Checks of predictions and labels: label range, logits, teacher accuracy, temperatures."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,185 +11,166 @@ from keras_distill.data.labels import label_mask
 from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import OUTPUT
-from keras_distill.preflight.finding import Finding
-from keras_distill.preflight.probe import SUPERVISED
+from keras_distill.preflight.finding import Finding, format_percent
+from keras_distill.preflight.probe import SUPERVISED, ForwardStats, Probe
+from keras_distill.preflight.statistics import SUM_TOLERANCE, Predictions
+from keras_distill.training.distiller import Distiller
 
-# Standard deviations by which a count must differ from what chance gives.
-CHANCE, SURELY = 2.0, 3.0
-# Labelled examples below which nothing is said of how right a teacher is; and of those, which a constant guess misses.
-ENOUGH, TELLING = 32, 16
-# By how much the teacher's mean confidence may exceed its accuracy; overconfident networks have 0.1 to 0.2.
+# Number of standard deviations: a teacher within CHANCE of random guessing is at chance level, and a difference of
+# SIGNIFICANT is not a coincidence.
+CHANCE, SIGNIFICANT = 2.0, 3.0
+# Minimum number of labeled examples to measure accuracy, and of examples outside of the most frequent class to compare
+# with chance.
+MIN_LABELED, MIN_MINORITY = 32, 16
+# Gap between the teacher's mean confidence and its accuracy; common overconfident networks have 0.1 to 0.2.
 OVERCONFIDENT = 0.3
-# By how much another order of the classes must be right more often.
-REORDERED = 0.1
-# Mean lack of entropy, of 1: below, all classes have within about 2 % the same probability.
+# Accuracy gain from which another class order is reported.
+MIN_REORDERING_GAIN = 0.1
+# Mean entropy deficit below which soft targets are uniform: all class probabilities are within about 2 %.
 UNIFORM = 1e-4
-# Mean probability outside of the teacher's class: below, its soft targets are class numbers.
-CERTAIN = 1e-4
-# How far a row of probabilities may be from the sum 1.
-_SUM = 1e-2
+# Mean probability outside of the predicted class below which soft targets equal hard labels.
+HARD = 1e-4
+# Number of classes of a class order that are printed.
+_MAX_LISTED = 12
 
 
-def labels(distiller, batches):
-    """Labels that are no classes of the student's output."""
-    found = []
-    for place, (entry, spec, loss) in enumerate(_supervised(distiller)):
+def check_labels(distiller: Distiller, batches: list[tuple]) -> list[Finding]:
+    """Report labels that do not fit the classes of the student's output."""
+    findings = []
+    for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
         if loss is None or not isinstance(spec, Spec) or isinstance(loss, ChunkedCrossentropy):
             continue
-        rows = [row for data in batches for row in _labels(unpack(data, 0).labels, entry, place, spec)]
+        rows = [row for data in batches for row in _present_labels(unpack(data, 0).labels, entry, position, spec)]
         values = np.concatenate(rows) if rows else np.zeros(0)
-        name = f"labels{f' {entry!r}' if entry is not None else ''}"
-        classes = spec.shape[-1]
-        if values.ndim == 1 and classes > 1:
-            wrong = values[(values < 0) | (values >= classes) | (values != np.round(values))]
-            should = f"whole numbers from 0 to {classes - 1}, and -1 where there is none"
-        elif _is(loss, "CategoricalCrossentropy") or _is(loss, "BinaryCrossentropy"):
-            wrong = values[(values < 0) | (values > 1)]
-            should = "from 0 to 1"
-            if _is(loss, "CategoricalCrossentropy") and not len(wrong) and values.ndim > 1:
-                wrong = values.sum(-1)[np.abs(values.sum(-1) - 1) > _SUM]
-                should = "rows of the sum 1"
-        else:
-            continue
-        if len(wrong):
-            found.append(
+        invalid, expected = _invalid_labels(values, loss, spec.shape[-1])
+        if len(invalid):
+            name = "labels" if entry is None else f"labels {entry!r}"
+            units = f"{spec.shape[-1]} {'classes' if spec.shape[-1] > 1 else 'unit'}"
+            examples = sorted(set(invalid.ravel().tolist()))[:5]
+            findings.append(
                 Finding(
                     "labels out of range",
-                    f"The {name} do not fit the student's output of {classes} "
-                    f"{'classes' if classes > 1 else 'number'}.",
-                    f"{len(wrong)} of {values.size}, such as {sorted(set(wrong.ravel().tolist()))[:5]}; allowed are "
-                    f"{should}",
-                    "Number the classes from 0, or give the student's last layer as many units as there are classes.",
+                    f"The {name} do not fit the student's output of {units}.",
+                    f"{len(invalid)} of {values.size} are invalid, e.g. {examples}. Expected: {expected}.",
+                    "Number the classes from 0, or set the units of the student's last layer to the number of classes.",
                 )
             )
-    return found
+    return findings
 
 
-def probabilities(distiller, look):
-    """Outputs of a softmax where logits are compared; those that a graph shows were refused already."""
-    wanted = {("student", ours) for ours, _ in look.answers} | {("teacher", theirs) for _, theirs in look.answers}
-    if SUPERVISED in look.parts and getattr(distiller.loss, "from_logits", False):
-        wanted.add(("student", OUTPUT))
-    found = []
-    for side, tap in sorted(wanted):
-        activity = getattr(look, side).get(tap)
-        if activity is not None and activity.examples and activity.probable:
-            found.append(
+def check_logits(distiller: Distiller, stats: ForwardStats) -> list[Finding]:
+    """Report activations that hold probabilities where logits are required.
+
+    Models whose graph ends in a softmax raise an error earlier. This check measures the values, so it also covers
+    functions and cached activations.
+    """
+    taps = {("student", student) for student, _ in stats.logits} | {("teacher", teacher) for _, teacher in stats.logits}
+    if SUPERVISED in stats.losses and getattr(distiller.loss, "from_logits", False):
+        taps.add(("student", OUTPUT))
+    findings = []
+    for side, tap in sorted(taps):
+        activation = getattr(stats, side).get(tap)
+        if activation is not None and activation.num_examples and activation.is_probability:
+            findings.append(
                 Finding(
                     "probabilities",
-                    f"The {side} gives probabilities at '{tap}', where logits are taken: they would be softened twice.",
-                    f"no number is below 0, and every row adds up to 1, over {activity.examples} examples",
-                    f"Take the softmax off the {side}; of stored probabilities take the logarithm, whose softmax they "
-                    "are.",
+                    f"The {side} outputs probabilities at '{tap}', but logits are required: softmax would be applied "
+                    "twice.",
+                    f"No value is below 0 and every row sums to 1, over {activation.num_examples} examples.",
+                    f"Remove the final softmax of the {side}. Replace cached probabilities by their logarithm, whose "
+                    "softmax they are.",
                 )
             )
-    return found
+    return findings
 
 
-def answers(probe, look):
-    """A teacher that is not right: under another order of classes, by chance, surely wrong, less than the student."""
-    found = []
-    for (_, tap), answers in look.answers.items():
-        said = answers.said
-        count = len(said.labels)
-        if count < ENOUGH:
-            continue
-        right, ours = said.teacher == said.labels, said.student == said.labels
-        seen = f"it is right on {right.sum()} of {count} labelled examples ({right.mean():.1%})"
-        chance, spread, missed = _by_chance(said)
-        order = _order(said, answers.classes)
-        if order is not None:
-            mapped, classes = order
-            listed = ", ".join(str(c) for c in classes[:12]) + (", ..." if len(classes) > 12 else "")
-            finding = Finding(
-                "class order",
-                f"The teacher at '{tap}' has other classes in the places of the labels'.",
-                f"{seen}, and under another order on {mapped:.1%}",
-                f"Wrap it as ModelTeacher(teacher, classes=[{listed}]), or number the labels as it does.",
+def check_teacher_accuracy(stats: ForwardStats) -> list[Finding]:
+    """Report a teacher with another class order, at chance level, confidently wrong or worse than the student."""
+    findings = []
+    for (_, tap), logit_stats in stats.logits.items():
+        predictions = logit_stats.predictions
+        if len(predictions.labels) >= MIN_LABELED:
+            finding = (
+                _class_order(predictions, tap, logit_stats.num_classes)
+                or _chance_level(predictions, tap)
+                or _confidently_wrong(predictions, tap)
+                or _worse_than_student(predictions, tap)
             )
-        elif missed >= TELLING and right.sum() <= count * chance + CHANCE * spread:
-            finding = Finding(
-                "teacher by chance",
-                f"The teacher at '{tap}' is no better than chance.",
-                f"{seen}; chance gives {chance:.1%}",
-                "Evaluate it alone: were its weights loaded, and do its inputs get the preprocessing that it was "
-                "trained with? ModelTeacher(teacher, inputs=...) gives it one of its own.",
-            )
-        elif said.confidence.mean() - right.mean() > OVERCONFIDENT:
-            finding = Finding(
-                "teacher sure and wrong",
-                f"The teacher at '{tap}' is sure of itself where the labels say otherwise.",
-                f"{seen}, with a mean confidence of {said.confidence.mean():.1%}",
-                "Compare the preprocessing with that of its training (scale, colour order, resolution, tokens), and "
-                "the labels with its classes.",
-            )
-        elif _ahead(ours, right) > SURELY:
-            finding = Finding(
-                "teacher worse than student",
-                f"The student is right more often than the teacher at '{tap}' before it learnt anything from it.",
-                f"{seen}, the student on {ours.sum()} ({ours.mean():.1%})",
-                "Exchange the two, or look for a fault in how the teacher is loaded and fed.",
-            )
-        else:
-            continue
-        found.append(finding)
-    return found
+            findings += [finding] if finding else []
+    return findings
 
 
-def temperatures(probe, look):
-    """Temperatures at which what the teacher says carries nothing."""
-    found = []
-    for answers in look.answers.values():
-        for name, (outside, lack) in answers.softness.items():
+def check_temperatures(probe: Probe, stats: ForwardStats) -> list[Finding]:
+    """Report temperatures at which soft targets are uniform or equal to hard labels."""
+    findings = []
+    for logit_stats in stats.logits.values():
+        for name, (outside, deficit) in logit_stats.soft_targets.items():
             loss = type(probe.terms[name].loss).__name__
-            seen = f"mean probability outside of its most probable class {outside:.2g}, of {answers.classes} classes"
-            if lack < UNIFORM:
-                found.append(
+            classes = logit_stats.num_classes
+            seen = f"Mean probability outside of the predicted class {outside:.2g}, with {classes} classes"
+            if deficit < UNIFORM:
+                findings.append(
                     Finding(
                         "temperature too high",
-                        f"At the temperature of {name} ({loss}) the teacher gives all classes the same probability.",
-                        f"{seen}; {1 - 1 / answers.classes:.6g} would be evenly spread",
-                        "Lower it: 2 to 8 is common. If its logits are small, look at whether the teacher was trained.",
+                        f"The temperature of {name} ({loss}) is too high: the soft targets are uniform.",
+                        f"{seen}; a uniform distribution has {1 - 1 / classes:.6g}.",
+                        "Lower the temperature; 2 to 8 is typical. If the logits are small, check that the teacher "
+                        "was trained.",
                     )
                 )
-            elif outside < CERTAIN:
-                found.append(
+            elif outside < HARD:
+                findings.append(
                     Finding(
                         "temperature too low",
-                        f"At the temperature of {name} ({loss}) the teacher's soft targets are plain class numbers.",
-                        seen,
-                        "Raise it until the mean probability outside is a few hundredths: 2 to 8 is common.",
+                        f"The temperature of {name} ({loss}) is too low: the soft targets equal hard labels.",
+                        f"{seen}.",
+                        "Raise the temperature until this probability is a few hundredths; 2 to 8 is typical.",
                     )
                 )
-    return found
+    return findings
 
 
-def _supervised(distiller):
-    """`(entry or None, Spec, loss)` of each output that is learnt from labels."""
+def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.ndarray, str]:
+    """Return the labels that the loss cannot use, and a description of valid ones."""
+    if values.ndim == 1 and classes > 1:
+        invalid = values[(values < 0) | (values >= classes) | (values != np.round(values))]
+        return invalid, f"integers from 0 to {classes - 1}, and -1 for a missing label"
+    categorical = _is_loss(loss, keras.losses.CategoricalCrossentropy, "categorical_crossentropy")
+    if not categorical and not _is_loss(loss, keras.losses.BinaryCrossentropy, "binary_crossentropy"):
+        return np.zeros(0), ""
+    invalid = values[(values < 0) | (values > 1)]
+    if categorical and not len(invalid) and values.ndim > 1:
+        sums = values.sum(-1)
+        return sums[np.abs(sums - 1) > SUM_TOLERANCE], "rows with a sum of 1"
+    return invalid, "values from 0 to 1"
+
+
+def _supervised_outputs(distiller: Distiller) -> list[tuple[Any, Any, Any]]:
+    """Return `(entry of the labels or None, Spec, loss)` of each output of the student."""
     spec, loss = distiller._traced.student[OUTPUT], distiller.loss
     if loss is None:
         return []
     if isinstance(spec, Spec):
         return [(None, spec, loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss)]
-    names = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
-    outputs = getattr(distiller.student, "output_names", None) or names
+    keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
+    output_names = getattr(distiller.student, "output_names", None) or keys
     specs = list(spec.values()) if isinstance(spec, dict) else list(spec)
-    found = []
-    for place, (name, output, each) in enumerate(zip(names, outputs, specs)):
+    outputs = []
+    for position, (key, output_name, output_spec) in enumerate(zip(keys, output_names, specs)):
         if isinstance(loss, dict):
-            own = loss.get(name, loss.get(output))
+            output_loss = loss.get(key, loss.get(output_name))
         else:
-            own = loss[place] if isinstance(loss, (list, tuple)) else loss
-        found.append((name if isinstance(name, str) else output, each, own))
-    return found
+            output_loss = loss[position] if isinstance(loss, (list, tuple)) else loss
+        outputs.append((key if isinstance(key, str) else output_name, output_spec, output_loss))
+    return outputs
 
 
-def _labels(labels, entry, place, spec):
-    """The labels of an output that are there: of shape `[labels]` for class numbers, else `[labels, components]`."""
+def _present_labels(labels: Any, entry: Any, position: int, spec: Spec) -> Iterator[np.ndarray]:
+    """Yield the labels of an output that are not missing, shape `[labels]` or `[labels, components]`."""
     if isinstance(labels, dict):
         labels = labels.get(entry)
     elif isinstance(labels, (list, tuple)):
-        labels = labels[place]
+        labels = labels[position]
     if labels is None:
         return
     present = np.asarray(label_mask(labels, spec))
@@ -196,48 +180,117 @@ def _labels(labels, entry, place, spec):
     yield values[present]
 
 
-def _is(loss, kind):
-    name = {"CategoricalCrossentropy": "categorical_crossentropy", "BinaryCrossentropy": "binary_crossentropy"}[kind]
-    return loss == name or isinstance(loss, getattr(keras.losses, kind))
+def _is_loss(loss, loss_class, name):
+    return loss == name or isinstance(loss, loss_class)
 
 
-def _by_chance(said):
-    """How often guesses that know nothing of the example would be right, `(share, standard deviation of the count)`,
-    and how many labels the most frequent ones would miss.
+def _correct(predictions):
+    """Return booleans of shape `[examples]`: whether the teacher's prediction is correct."""
+    return predictions.teacher == predictions.labels
+
+
+def _accuracy(predictions):
+    return format_percent(_correct(predictions).mean())
+
+
+def _measured(predictions):
+    return f"Correct on {_correct(predictions).sum()} of {len(predictions.labels)} labeled examples"
+
+
+def _class_order(predictions, tap, num_classes):
+    reordering = _better_class_order(predictions, num_classes)
+    if reordering is None:
+        return None
+    accuracy, classes = reordering
+    listed = ", ".join(map(str, classes[:_MAX_LISTED])) + (", ..." if len(classes) > _MAX_LISTED else "")
+    return Finding(
+        "class order",
+        f"Teacher and labels have a different class order at '{tap}' (accuracy {_accuracy(predictions)}, "
+        f"{format_percent(accuracy)} after reordering).",
+        f"{_measured(predictions)} in the present order.",
+        f"Wrap the teacher as ModelTeacher(teacher, classes=[{listed}]), or number the labels like the teacher.",
+    )
+
+
+def _chance_level(predictions, tap):
+    chance, deviation = _chance_accuracy(predictions)
+    num_minority = len(predictions.labels) - np.bincount(predictions.labels).max()
+    num_correct = _correct(predictions).sum()
+    if num_minority < MIN_MINORITY or num_correct > len(predictions.labels) * chance + CHANCE * deviation:
+        return None
+    return Finding(
+        "teacher at chance level",
+        f"Teacher is at chance level at '{tap}' (accuracy {_accuracy(predictions)}, chance {format_percent(chance)}).",
+        f"{_measured(predictions)}.",
+        "Likely cause: weights not loaded, or different preprocessing. Evaluate the teacher separately; "
+        "ModelTeacher(teacher, inputs=...) adds preprocessing to the teacher.",
+    )
+
+
+def _confidently_wrong(predictions, tap):
+    confidence = predictions.confidence.mean()
+    if confidence - _correct(predictions).mean() <= OVERCONFIDENT:
+        return None
+    return Finding(
+        "teacher confidently wrong",
+        f"Teacher is confidently wrong at '{tap}' (accuracy {_accuracy(predictions)}, mean confidence "
+        f"{format_percent(confidence)}).",
+        f"{_measured(predictions)}.",
+        "Likely cause: different preprocessing or class order. Compare scale, color order, resolution and tokenization "
+        "with the teacher's training, and the labels with its classes.",
+    )
+
+
+def _worse_than_student(predictions, tap):
+    student_correct = predictions.student == predictions.labels
+    if _sign_test(student_correct, _correct(predictions)) <= SIGNIFICANT:
+        return None
+    return Finding(
+        "teacher worse than student",
+        f"Teacher is less accurate than the student at '{tap}' before distillation (teacher {_accuracy(predictions)}, "
+        f"student {format_percent(student_correct.mean())}).",
+        f"{_measured(predictions)}, the student on {student_correct.sum()}.",
+        "Exchange teacher and student, or check how the teacher is loaded and preprocessed.",
+    )
+
+
+def _chance_accuracy(predictions: Predictions) -> tuple[float, float]:
+    """Return the accuracy of guesses independent of the example, and the standard deviation of their correct count.
+
+    The guesses have the class frequencies of the teacher's predictions.
     """
-    size = 1 + int(max(said.labels.max(), said.teacher.max()))
-    labels, guesses = (np.bincount(x, minlength=size) / len(x) for x in (said.labels, said.teacher))
-    chance = float(labels @ guesses)
-    return chance, (len(said.labels) * chance * (1 - chance)) ** 0.5, len(said.labels) * (1 - labels.max())
+    size = 1 + int(max(predictions.labels.max(), predictions.teacher.max()))
+    label_frequency = np.bincount(predictions.labels, minlength=size) / len(predictions.labels)
+    guess_frequency = np.bincount(predictions.teacher, minlength=size) / len(predictions.teacher)
+    chance = float(label_frequency @ guess_frequency)
+    return chance, (len(predictions.labels) * chance * (1 - chance)) ** 0.5
 
 
-def _order(said, classes):
-    """Under which order of its classes the teacher is right, `(share, [its class for each label])`; None if there is
-    none, or nothing to be gained.
-    """
-    # Found on one half of the examples, and judged on the other.
-    found = np.arange(len(said.labels)) % 2 == 0
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (said.teacher[found], said.labels[found]), 1)
-    meant = np.where(counts.any(1), counts.argmax(1), -1)
-    used = meant[meant >= 0]
+def _better_class_order(predictions: Predictions, num_classes: int) -> tuple[float, list[int]] | None:
+    """Return `(accuracy, [teacher class of each label])` of a class order that is clearly better; None without one."""
+    # Estimated on one half of the examples and tested on the other.
+    estimation = np.arange(len(predictions.labels)) % 2 == 0
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (predictions.teacher[estimation], predictions.labels[estimation]), 1)
+    label_of_class = np.where(counts.any(1), counts.argmax(1), -1)
+    used = label_of_class[label_of_class >= 0]
     if len(set(used)) < len(used) or len(used) < 2:
         return None
-    other = said.teacher[~found], said.labels[~found]
-    mapped, right = meant[other[0]] == other[1], other[0] == other[1]
-    if mapped.mean() - right.mean() < REORDERED or _ahead(mapped, right) < SURELY:
+    teacher, labels = predictions.teacher[~estimation], predictions.labels[~estimation]
+    mapped, correct = label_of_class[teacher] == labels, teacher == labels
+    if mapped.mean() - correct.mean() < MIN_REORDERING_GAIN or _sign_test(mapped, correct) < SIGNIFICANT:
         return None
-    # Classes of which nothing was seen keep their places as far as these are free.
-    order = {int(label): int(place) for place, label in enumerate(meant) if label >= 0}
-    free = [place for place in range(classes) if place not in order.values()]
-    for label in range(classes):
+    # Classes without examples keep their index if it is free.
+    order = {int(label): index for index, label in enumerate(label_of_class) if label >= 0}
+    free = [index for index in range(num_classes) if index not in order.values()]
+    for label in range(num_classes):
         if label not in order:
             order[label] = label if label in free else free[0]
             free.remove(order[label])
-    return float(mapped.mean()), [order[label] for label in range(classes)]
+    return float(mapped.mean()), [order[label] for label in range(num_classes)]
 
 
-def _ahead(first, second):
-    """By how many standard deviations the first is right more often than the second, over those where they differ."""
+def _sign_test(first, second):
+    """Return by how many standard deviations `first` is correct more often, over the examples where they differ."""
     better, worse = (first & ~second).sum(), (second & ~first).sum()
     return (better - worse) / max((better + worse) ** 0.5, 1.0)

@@ -1,5 +1,6 @@
-"""The parts of a distiller, run by themselves beside its own loop."""
+"""Forward passes and gradients of a distiller, outside of its training loop."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
@@ -18,136 +19,152 @@ from keras_distill.preflight.statistics import ActivationStats, LogitStats
 from keras_distill.schedules import value_at
 from keras_distill.training.balance import Balance
 from keras_distill.training.base import local_mean, mean_over_examples, regularization_losses
+from keras_distill.training.distiller import Distiller
+from keras_distill.types import Structure, Tensor
 
 SUPERVISED = "the supervised loss"
-# Steps ahead at which schedules are read: the largest value is what they lead to, or come from.
-_AHEAD = 0, 100, 1_000, 10_000, 100_000
+# Steps ahead at which schedules are evaluated. The largest value stands for the whole schedule, warm-up or decay.
+STEPS_AHEAD = 0, 100, 1_000, 10_000, 100_000
 
 
 class ForwardStats(NamedTuple):
-    """What some batches look like without training.
+    """Statistics of forward passes over several batches, with `training=False`.
 
     Attributes:
-        student, teacher: `{tap: Activity}`.
-        heads: `{term: Activity}` of what heads make of the student's activations.
-        answers: `{(student tap, teacher tap): Answers}` of those that are compared as logits of classes.
-        parts: `{part: mean over the batches}`, the parts being terms and the supervised loss, before any weight.
+        student: `{tap: ActivationStats}` of the student.
+        teacher: `{tap: ActivationStats}` of the teacher.
+        heads: `{term: ActivationStats}` of the outputs of heads.
+        logits: `{(student tap, teacher tap): LogitStats}` of the pairs that terms compare as class logits.
+        losses: `{loss: mean over the batches}` of the supervised loss and all terms, before weighting.
     """
 
-    student: dict
-    teacher: dict
-    heads: dict
-    answers: dict
-    parts: dict
+    student: dict[str, ActivationStats]
+    teacher: dict[str, ActivationStats]
+    heads: dict[str, ActivationStats]
+    logits: dict[tuple[str, str], LogitStats]
+    losses: dict[str, float]
 
 
 class Probe:
-    """Runs a `Distiller`'s models and terms, and the gradient, without touching its logs.
+    """Runs the models, terms and gradients of a `Distiller` without updating its metrics.
 
     Args:
         distiller: A compiled `Distiller`.
         batches: List of `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+
+    Attributes:
+        terms: `{name in findings, such as "term 'hint'": Term}`.
     """
 
-    def __init__(self, distiller, batches):
+    def __init__(self, distiller: Distiller, batches: list[tuple]):
         self.distiller = distiller
         self.batches = batches
         self.terms = {f"term '{term.name}'": term for term in distiller.terms}
-        self._supervision = distiller._supervision.alone()
-        self._look = tf.function(self._looked, reduce_retracing=True, autograph=False)
-        self._derive = tf.function(self._derived, reduce_retracing=True, autograph=False)
+        self._compiled_losses = distiller._supervision.alone()
+        self._forward = tf.function(self._forward_batch, reduce_retracing=True, autograph=False)
+        self._backward = tf.function(self._backward_batch, reduce_retracing=True, autograph=False)
 
-    def look(self, count=None):
-        """A `Look` at the first `count` batches, or at all."""
-        student, teacher, heads, answers, parts = {}, {}, {}, {}, {}
-        for data in self.batches[:count]:
-            found = self._look(data)
-            for kind, into in (("student", student), ("teacher", teacher), ("heads", heads)):
-                for name, activation in found[kind].items():
-                    into.setdefault(name, ActivationStats()).add(activation)
-            for pair, (ours, theirs, labels) in found["answers"].items():
-                seen = answers.setdefault(pair, LogitStats(ours.shape[-1]))
-                seen.add(ours, theirs, labels, self._temperatures(pair))
-            for part, value in found["parts"].items():
-                parts.setdefault(part, []).append(float(value))
-        return ForwardStats(
-            student, teacher, heads, answers, {part: float(np.mean(values)) for part, values in parts.items()}
-        )
-
-    def weights(self, parts):
-        """What each part is multiplied with, `{part: number}`: the most that its schedule has ahead.
+    def forward_stats(self, num_batches: int | None = None) -> ForwardStats:
+        """Run the models and return `ForwardStats`.
 
         Args:
-            parts: `{part: value}`, on which the weight of a `Balance` depends.
+            num_batches: Number of batches to use. Defaults to None, all batches.
         """
-        found = {SUPERVISED: self._ahead(self.distiller.supervised_weight)} if SUPERVISED in parts else {}
-        for part, term in self.terms.items():
-            if isinstance(term.weight, Balance):
-                ratio, supervised = self._ahead(term.weight.ratio), abs(parts.get(SUPERVISED, 0.0))
-                found[part] = ratio * supervised / parts[part] if parts[part] else 0.0
-            else:
-                found[part] = self._ahead(term.weight)
-        return found
+        stats = ForwardStats({}, {}, {}, {}, {})
+        losses = {}
+        for data in self.batches[:num_batches]:
+            results = self._forward(data)
+            for kind in ("student", "teacher", "heads"):
+                for name, activation in results[kind].items():
+                    getattr(stats, kind).setdefault(name, ActivationStats()).add(activation)
+            for pair, (student, teacher, labels) in results["logits"].items():
+                logit_stats = stats.logits.setdefault(pair, LogitStats(student.shape[-1]))
+                logit_stats.add(student, teacher, labels, self._temperatures(pair))
+            for name, value in results["losses"].items():
+                losses.setdefault(name, []).append(float(value))
+        return stats._replace(losses={name: float(np.mean(values)) for name, values in losses.items()})
 
-    def gradient(self, data, weights, scale=1.0):
-        """The losses of a batch in training, and the gradient of their weighted sum and the student's regularisers.
+    def loss_weights(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Return `{loss: weight}` of the supervised loss and all terms, the largest value of a schedule.
 
         Args:
-            data: The batch.
-            weights: `{part: number}`.
-            scale: What the gradient is multiplied with, as half precision needs it.
+            losses: `{loss: value}`, on which the weight of a `Balance` depends.
+        """
+        weights = {}
+        if SUPERVISED in losses:
+            weights[SUPERVISED] = self._largest_value(self.distiller.supervised_weight)
+        for name, term in self.terms.items():
+            if isinstance(term.weight, Balance):
+                ratio, supervised = self._largest_value(term.weight.ratio), abs(losses.get(SUPERVISED, 0.0))
+                weights[name] = ratio * supervised / losses[name] if losses[name] else 0.0
+            else:
+                weights[name] = self._largest_value(term.weight)
+        return weights
+
+    def gradient(
+        self, data: Structure, weights: Mapping[str, float], scale: float = 1.0
+    ) -> tuple[dict[str, float], float, list[Tensor | None]]:
+        """Return the losses of a batch in training mode and the gradient of their weighted sum.
+
+        Args:
+            data: A batch.
+            weights: `{loss: weight}`.
+            scale: Factor of the gradient, for the loss scaling of half precision. Defaults to 1.0.
 
         Returns:
-            `({part: float}, total, [gradient or None])`, the gradients of the distiller's trained variables.
+            `({loss: value}, total, gradients)`. The total includes the student's regularization losses. The gradients
+            belong to the distiller's trainable variables; None for a variable without gradient.
         """
-        weights = {part: tf.constant(weight, "float32") for part, weight in weights.items()}
-        parts, total, gradients = self._derive(data, weights, tf.constant(scale, "float32"))
-        return {part: float(value) for part, value in parts.items()}, float(total), gradients
+        weights = {name: tf.constant(weight, "float32") for name, weight in weights.items()}
+        losses, total, gradients = self._backward(data, weights, tf.constant(scale, "float32"))
+        return {name: float(value) for name, value in losses.items()}, float(total), gradients
 
-    def _looked(self, data):
-        batch, student, teacher = self._run(data, training=False)
+    def _forward_batch(self, data):
+        batch, student, teacher = self._run_models(data, training=False)
         heads = {
             name: keras.tree.flatten(term.head(_float32(select_activations(student, term.student)), training=False))[0]
             for name, term in self.terms.items()
             if term.head is not None
         }
-        answers = {
-            pair: _answer(batch, student[pair[0]], teacher[pair[1]], pair[0], mask)
-            for pair, mask in self._pairs().items()
+        logits = {
+            (student_tap, teacher_tap): _valid_logits(
+                batch, student[student_tap], teacher[teacher_tap], student_tap, mask
+            )
+            for (student_tap, teacher_tap), mask in self._logit_pairs().items()
         }
         return {
-            "student": _tensors(student),
-            "teacher": _tensors(teacher),
+            "student": _single_tensors(student),
+            "teacher": _single_tensors(teacher),
             "heads": heads,
-            "answers": answers,
-            "parts": self._parts(batch, student, teacher, training=False),
+            "logits": logits,
+            "losses": self._losses(batch, student, teacher, training=False),
         }
 
-    def _derived(self, data, weights, scale):
+    def _backward_batch(self, data, weights, scale):
         with tf.GradientTape() as tape:
-            batch, student, teacher = self._run(data, training=True)
-            added = regularization_losses([self.distiller.student])
-            parts = self._parts(batch, student, teacher, training=True)
-            total = added + sum(weights[part] * value for part, value in parts.items())
+            batch, student, teacher = self._run_models(data, training=True)
+            regularization = regularization_losses([self.distiller.student])
+            losses = self._losses(batch, student, teacher, training=True)
+            total = regularization + sum(weights[name] * value for name, value in losses.items())
             scaled = scale * total
-        return parts, total, tape.gradient(scaled, self.distiller.trainable_variables)
+        return losses, total, tape.gradient(scaled, self.distiller.trainable_variables)
 
-    def _run(self, data, training):
+    def _run_models(self, data, training):
         batch = unpack(data, self.distiller.optimizer.iterations)
         return batch, self.distiller._taps(batch.inputs, training=training), self.distiller.teacher.activations(batch)
 
-    def _parts(self, batch, student, teacher, training):
-        loss = self._supervision.loss(batch.labels, student[OUTPUT], batch.sample_weight)
-        parts = {} if loss is None else {SUPERVISED: local_mean(loss, batch)}
+    def _losses(self, batch, student, teacher, training):
+        loss = self._compiled_losses.loss(batch.labels, student[OUTPUT], batch.sample_weight)
+        losses = {} if loss is None else {SUPERVISED: local_mean(loss, batch)}
         for name, term in self.terms.items():
             values = term.compare(
                 select_activations(student, term.student), select_activations(teacher, term.teacher), batch, training
             )
-            parts[name] = mean_over_examples(values)
-        return parts
+            losses[name] = mean_over_examples(values)
+        return losses
 
-    def _pairs(self):
-        """`{(student tap, teacher tap): mask}` of logits of classes."""
+    def _logit_pairs(self):
+        """Return `{(student tap, teacher tap): mask}` of the terms that compare class logits."""
         return {
             (term.student, term.teacher): term.mask
             for term in self.terms.values()
@@ -156,52 +173,56 @@ class Probe:
 
     def _temperatures(self, pair):
         step = self.distiller.optimizer.iterations
-        found = {
+        temperatures = {
             name: term.loss.temperature_at(step)
             for name, term in self.terms.items()
             if (term.student, term.teacher) == pair
         }
-        return {name: float(temperature) for name, temperature in found.items() if temperature is not None}
+        return {name: float(temperature) for name, temperature in temperatures.items() if temperature is not None}
 
-    def _ahead(self, schedule):
-        now = int(self.distiller.optimizer.iterations)
-        return max(float(value_at(schedule, tf.constant(now + ahead))) for ahead in _AHEAD)
-
-
-def _answer(batch, student, teacher, tap, mask):
-    """Logits at the positions that count, shape `[positions, classes]`, and their class numbers or None."""
-    student_mask, teacher_mask = joint_masks(student, teacher, None if mask is None else batch.inputs[mask])
-    labels = class_numbers(entry_of_tap(batch.labels, tap), student)
-    counts = ops.ones(ops.shape(student)[:-1], "bool")
-    if student_mask is not None:
-        counts = ops.logical_and(counts, student_mask)
-    return (
-        tf.boolean_mask(_float32(student), counts),
-        tf.boolean_mask(_float32(teacher), counts),
-        None if labels is None else tf.boolean_mask(labels, counts),
-    )
+    def _largest_value(self, schedule):
+        step = int(self.distiller.optimizer.iterations)
+        return max(float(value_at(schedule, tf.constant(step + ahead))) for ahead in STEPS_AHEAD)
 
 
-def class_numbers(labels, outputs):
-    """Class numbers of shape `[batch, positions...]`, -1 where there is none; None for what are no labels of classes.
+def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:
+    """Return labels as class indices, -1 for a missing label; None if they are not class labels.
 
     Args:
-        labels: As given to `fit`, a tensor or None.
-        outputs: Logits, shape `[batch, positions..., classes]`; only their shape is looked at.
+        labels: Labels as passed to `fit`: a tensor of class indices or one-hot rows, or None.
+        outputs: Logits, shape `[batch, positions..., classes]`. Only their shape is used.
+
+    Returns:
+        int32, shape `[batch, positions...]`, or None.
     """
     if labels is None or keras.tree.is_nested(labels) or outputs.shape[-1] == 1:
         return None
-    if not (mask_fits(labels, outputs) and len(labels.shape) == len(outputs.shape) - 1) and not (
-        len(labels.shape) == len(outputs.shape) and labels.shape[-1] in (1, outputs.shape[-1])
-    ):
+    rank, output_rank = len(labels.shape), len(outputs.shape)
+    sparse = mask_fits(labels, outputs) and rank == output_rank - 1
+    one_hot = rank == output_rank and labels.shape[-1] in (1, outputs.shape[-1])
+    if not sparse and not one_hot:
         return None
-    numbers = ops.argmax(one_hot_labels(labels, outputs), axis=-1)
-    return ops.where(label_mask(labels, outputs), ops.cast(numbers, "int32"), -1)
+    indices = ops.argmax(one_hot_labels(labels, outputs), axis=-1)
+    return ops.where(label_mask(labels, outputs), ops.cast(indices, "int32"), -1)
 
 
-def _tensors(activations):
-    """Those that are a tensor each, and no structure of several."""
-    return {tap: _float32(found) for tap, found in activations.items() if not keras.tree.is_nested(found)}
+def _valid_logits(batch, student, teacher, tap, mask):
+    """Return student and teacher logits at unpadded positions, shape `[positions, classes]`, and class indices."""
+    student_mask, _ = joint_masks(student, teacher, None if mask is None else batch.inputs[mask])
+    labels = class_indices(entry_of_tap(batch.labels, tap), student)
+    valid = ops.ones(ops.shape(student)[:-1], "bool")
+    if student_mask is not None:
+        valid = ops.logical_and(valid, student_mask)
+    return (
+        tf.boolean_mask(_float32(student), valid),
+        tf.boolean_mask(_float32(teacher), valid),
+        None if labels is None else tf.boolean_mask(labels, valid),
+    )
+
+
+def _single_tensors(activations):
+    """Drop the taps that hold a structure of several tensors."""
+    return {tap: _float32(value) for tap, value in activations.items() if not keras.tree.is_nested(value)}
 
 
 def _float32(activations):

@@ -1,27 +1,33 @@
-"""A distiller that is as before when one has looked at it, and data that are."""
+"""Restoration of a distiller's state and of the data order after a check."""
 
 import contextlib
 import random
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_distill import _compat
+from keras_distill.training.distiller import Distiller
+from keras_distill.types import Structure
 
-# Shuffles whose order depends on how often they were begun; with the seeds alone each is as if it never was.
-_UNSHARED = {"ShuffleDatasetV3": "ShuffleDataset", "ShuffleAndRepeatDatasetV2": "ShuffleAndRepeatDataset"}
-
-# Bytes of a data set held in memory, beyond which a copy takes too long: its shuffle is begun, after all.
-_LARGEST = 1 << 29
+# The order of these shuffles depends on how many iterators they had before. The older operations on the right depend on
+# the seeds alone.
+_STATELESS_SHUFFLES = {"ShuffleDatasetV3": "ShuffleDataset", "ShuffleAndRepeatDatasetV2": "ShuffleAndRepeatDataset"}
+# Bytes of a dataset in memory above which a copy takes too long.
+_MAX_DATASET_BYTES = 1 << 29
 
 
 @contextlib.contextmanager
-def state_restored(distiller):
-    """Within, anything may be done to a `Distiller`; afterwards it and all random states are what they were.
+def state_restored(distiller: Distiller) -> Iterator[None]:
+    """Restore the state of a `Distiller` and all random states on exit.
 
-    Kept and given back are the values of all variables: weights, statistics, optimizer, metrics, seeds, a teacher's
-    state; and the states of Python's, NumPy's, Keras' and TensorFlow's own random numbers.
+    Restored are the values of all variables (weights, statistics, optimizer, metrics, seed generators, the teacher's
+    state) and the random states of Python, NumPy, Keras and TensorFlow.
+
+    Args:
+        distiller: A compiled `Distiller`.
     """
     teacher = distiller.teacher
     models = [model for model in teacher.models if isinstance(model, keras.layers.Layer)]
@@ -33,85 +39,90 @@ def state_restored(distiller):
         *teacher.state,
         *(variable for model in models for variable in model.variables),
     ]
-    kept = [(variable, np.array(variable)) for variable in {id(v): v for v in variables}.values()]
-    seeds = _compat.global_seed_generator()
-    if seeds is not None:
-        kept.append((seeds.state, np.array(seeds.state)))
-    # What TensorFlow draws seeds from, where a seed for all was set.
-    drawn = _compat.eager_random_generator()
-    states = random.getstate(), np.random.get_state(), drawn and drawn.getstate()
+    values = [(variable, np.array(variable)) for variable in {id(v): v for v in variables}.values()]
+    seed_generator = _compat.global_seed_generator()
+    if seed_generator is not None:
+        values.append((seed_generator.state, np.array(seed_generator.state)))
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    # The generator from which TensorFlow draws operation seeds; it exists after `tf.random.set_seed`.
+    seed_source = _compat.eager_random_generator()
+    seed_source_state = seed_source and seed_source.getstate()
     try:
         yield
     finally:
-        for variable, value in kept:
+        for variable, value in values:
             variable.assign(value)
-        if seeds is None:
+        if seed_generator is None:
             _compat.reset_global_seed_generator()
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        if drawn and drawn.getstate() != states[2]:
-            drawn.setstate(states[2])
-            # Operations that ran with these seeds would go on where they were.
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        if seed_source and seed_source.getstate() != seed_source_state:
+            seed_source.setstate(seed_source_state)
+            # Cached kernels that ran with these seeds would continue their random sequence.
             _compat.clear_kernel_cache()
 
 
-def first_batches(data, y, batches, batch_size):
-    """Some batches of what `fit` takes, `(x,)`, `(x, y)` or `(x, y, sample_weight)` each.
+def first_batches(data: Structure, y: Structure | None, batches: int, batch_size: int) -> list[tuple]:
+    """Return the first batches of training data, each `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
-        data: A `tf.data.Dataset` or `keras.utils.PyDataset` of batches; or a structure of arrays.
-        y: Labels beside arrays, or None.
-        batches: How many at most. Of arrays the examples lie evenly between the first and the last.
-        batch_size: Examples of each, for arrays.
+        data: A `tf.data.Dataset` or `keras.utils.PyDataset` of batches, or a structure of arrays.
+        y: Labels, if `data` are arrays, or None.
+        batches: Maximum number of batches, >= 1. Of arrays, examples at equal distances are used.
+        batch_size: Batch size for arrays, >= 1.
 
     Returns:
-        A list of structures of tensors.
+        List of structures of tensors.
 
     Raises:
-        ValueError: For data that cannot be begun anew, and for none.
+        ValueError: If `data` can be read only once, if arrays differ in length, or if `data` are empty.
     """
     if isinstance(data, tf.data.Dataset):
-        found = list(_as_new(data).take(batches))
+        found = list(_with_stateless_shuffle(data).take(batches))
     elif isinstance(data, keras.utils.PyDataset):
         found = [data[index] for index in range(min(batches, data.num_batches or batches))]
     elif hasattr(data, "__next__") or isinstance(data, tf.distribute.DistributedDataset):
         raise ValueError(
-            "What an iterator or generator gives once is gone. Pass a tf.data.Dataset, such as "
-            f"tf.data.Dataset.from_generator, or arrays. Received: {type(data).__name__}."
+            "`data` must be readable more than once, because the check must not use up batches of the training. Pass a "
+            "tf.data.Dataset, e.g. tf.data.Dataset.from_generator(...), a keras.utils.PyDataset or arrays. Received: "
+            f"{type(data).__name__}"
         )
     else:
-        arrays = (data,) if y is None else (data, y)
-        lengths = {len(array) for array in keras.tree.flatten(arrays)}
-        if len(lengths) != 1:
-            raise ValueError(f"Inputs and labels must have the same number of examples. Received: {sorted(lengths)}.")
-        count = min(lengths.pop(), batches * batch_size)
-        length = len(keras.tree.flatten(arrays)[0])
-        chosen = np.linspace(0, length - 1, count).astype(int) if count else np.zeros(0, int)
-        found = [
-            keras.tree.map_structure(lambda array, part=part: np.asarray(array)[part], arrays)
-            for part in (chosen[start : start + batch_size] for start in range(0, count, batch_size))
-        ]
+        found = _batches_of_arrays((data,) if y is None else (data, y), batches, batch_size)
     if not found:
-        raise ValueError("The data hold no batch, so there is nothing to look at.")
+        raise ValueError("`data` has no batches. Pass at least one batch of examples.")
     found = [batch if isinstance(batch, tuple) else (batch,) for batch in found]
     return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), found)
 
 
-def _as_new(dataset):
-    """The data set as if nobody had begun it; to begin it would move a shuffle's next order."""
+def _batches_of_arrays(arrays, batches, batch_size):
+    """Return batches of examples at equal distances from the first to the last."""
+    lengths = {len(array) for array in keras.tree.flatten(arrays)}
+    if len(lengths) != 1:
+        raise ValueError(f"Inputs and labels must have the same number of examples. Received: {sorted(lengths)}")
+    (length,) = lengths
+    count = min(length, batches * batch_size)
+    chosen = np.linspace(0, length - 1, count).astype(int) if count else np.zeros(0, int)
+    rows = [chosen[start : start + batch_size] for start in range(0, count, batch_size)]
+    return [keras.tree.map_structure(lambda array, part=part: np.asarray(array)[part], arrays) for part in rows]
+
+
+def _with_stateless_shuffle(dataset):
+    """Return a copy of the dataset whose iteration does not change the shuffle order of later iterations."""
     variant = tf.data.experimental.to_variant(dataset)
     try:
-        written = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)
+        serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)
     except tf.errors.OpError:
-        # Larger than a graph may be, or of parts that have no graph.
+        # The graph exceeds the size limit, or an operation of the dataset cannot be serialized.
         return dataset
-    written = written.numpy()
-    if b"Shuffle" not in written or len(written) > _LARGEST:
+    serialized = serialized.numpy()
+    if b"Shuffle" not in serialized or len(serialized) > _MAX_DATASET_BYTES:
         return dataset
-    graph = tf.compat.v1.GraphDef.FromString(written)
+    graph = tf.compat.v1.GraphDef.FromString(serialized)
     for node in graph.node:
-        if node.op in _UNSHARED:
-            node.op = _UNSHARED[node.op]
+        if node.op in _STATELESS_SHUFFLES:
+            node.op = _STATELESS_SHUFFLES[node.op]
+            # The last input is the shared seed generator.
             del node.input[-1]
     copy = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
     return tf.data.experimental.from_variant(copy, dataset.element_spec)

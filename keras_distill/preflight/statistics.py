@@ -1,69 +1,79 @@
-"""Activations and predictions, summed up over batches."""
+"""Statistics of activations, logits and predictions, accumulated over batches."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-# Of the largest value: what differs less was rounded differently.
+from keras_distill.types import Tensor
+
+# Tolerance of the sum of a row of probabilities; bfloat16 has three significant digits.
+SUM_TOLERANCE = 1e-2
+# Differences below this fraction of the largest value are rounding errors.
 _ROUNDING = 1e-6
-# How far the sum of probabilities may be from 1; bfloat16 has three digits.
-_SUM = 1e-2
-# Tokens or pixels of a batch whose logits are looked at: a vocabulary makes them large.
-_MOST = 1024
+# Maximum number of positions (tokens, pixels) per batch whose logits are used, because vocabularies are large.
+_MAX_POSITIONS = 1024
 
 
 class ActivationStats:
-    """An activation.
+    """Statistics of one activation.
 
     Attributes:
-        examples: How many were seen.
-        broken: How many numbers were NaN or infinite.
-        largest: The largest absolute value.
-        varies: Which channels, the last axis, differ from example to example; None before the first.
-        probable: Whether all rows are probabilities: none below 0, and of the sum 1.
+        num_examples: Number of examples.
+        num_nonfinite: Number of values that are NaN or infinite.
+        max_abs: Largest absolute value.
+        varying_channels: Booleans, shape `[channels]`: whether a channel (last axis) varies between examples; None
+            before the first batch.
+        is_probability: Whether every row consists of probabilities: no value below 0, and a sum of 1.
     """
 
     def __init__(self):
-        self.examples = self.broken = self._numbers = 0
-        self.largest = self._squares = 0.0
-        self.varies = self._first = None
-        self.probable = True
+        self.num_examples = self.num_nonfinite = self._num_values = 0
+        self.max_abs = self._sum_of_squares = 0.0
+        self.varying_channels = self._first_example = None
+        self.is_probability = True
 
     @property
-    def size(self):
-        """Root of the mean square."""
-        return (self._squares / max(self._numbers, 1)) ** 0.5
+    def rms(self) -> float:
+        """Root mean square of all values."""
+        return (self._sum_of_squares / max(self._num_values, 1)) ** 0.5
 
-    def add(self, activation):
-        """Adds a batch, shape `[batch, ...]`."""
+    def add(self, activation: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            activation: Shape `[batch, ...]`.
+        """
         x = np.asarray(activation, "float32")
         x = x.reshape(len(x), -1) if x.ndim < 2 else x
         if not x.size:
             return
         finite = np.isfinite(x)
-        self.broken += int((~finite).sum())
+        self.num_nonfinite += int((~finite).sum())
         x = np.where(finite, x, 0)
-        self.examples += len(x)
-        self.largest = max(self.largest, float(np.abs(x).max()))
-        self._squares += float(np.square(x, dtype="float64").sum())
-        self._numbers += x.size
-        # Batches of sequences may differ in length.
-        self._first = x[:1] if self._first is None or self._first.shape != x[:1].shape else self._first
-        differs = np.abs(x - self._first) > _ROUNDING * self.largest
-        differs = differs.any(axis=tuple(range(x.ndim - 1)))
-        self.varies = differs if self.varies is None else self.varies | differs
-        self.probable &= x.shape[-1] > 1 and bool((x >= 0).all() and (np.abs(x.sum(-1) - 1) < _SUM).all())
+        self.num_examples += len(x)
+        self.max_abs = max(self.max_abs, float(np.abs(x).max()))
+        self._sum_of_squares += float(np.square(x, dtype="float64").sum())
+        self._num_values += x.size
+        # Batches of sequences may differ in length; the reference example then restarts.
+        if self._first_example is None or self._first_example.shape != x[:1].shape:
+            self._first_example = x[:1]
+        varies = np.abs(x - self._first_example) > _ROUNDING * self.max_abs
+        varies = varies.any(axis=tuple(range(x.ndim - 1)))
+        self.varying_channels = varies if self.varying_channels is None else self.varying_channels | varies
+        sums_to_one = np.abs(x.sum(-1) - 1) < SUM_TOLERANCE
+        self.is_probability &= x.shape[-1] > 1 and bool((x >= 0).all() and sums_to_one.all())
 
 
 class Predictions(NamedTuple):
-    """What both models say of examples with a known class.
+    """Predictions of student and teacher for labeled examples.
 
     Attributes:
-        labels: Class numbers, shape `[examples]`.
-        student: The student's most probable classes.
-        teacher: The teacher's.
-        confidence: The probability that the teacher gives its own.
+        labels: Class indices, shape `[examples]`.
+        student: Class indices predicted by the student, shape `[examples]`.
+        teacher: Class indices predicted by the teacher, shape `[examples]`.
+        confidence: Probability of the teacher's predicted class, shape `[examples]`.
     """
 
     labels: np.ndarray
@@ -73,56 +83,58 @@ class Predictions(NamedTuple):
 
 
 class LogitStats:
-    """Logits of student and teacher that a term compares.
+    """Statistics of a pair of student and teacher logits that a term compares.
+
+    Args:
+        num_classes: Number of classes.
 
     Attributes:
-        classes: How many there are.
+        num_classes: Number of classes.
     """
 
-    def __init__(self, classes):
-        self.classes = classes
-        self._said, self._soft = [], {}
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self._predictions, self._soft_targets = [], {}
 
     @property
-    def said(self):
-        """What was `Said` of all batches."""
-        empty = np.zeros(0, int)
-        return (
-            Predictions(*(np.concatenate(rows) for rows in zip(*self._said)))
-            if self._said
-            else Predictions(*[empty] * 4)
-        )
+    def predictions(self) -> Predictions:
+        """`Predictions` for the labeled examples of all batches."""
+        if not self._predictions:
+            return Predictions(*[np.zeros(0, int)] * 4)
+        return Predictions(*(np.concatenate(rows) for rows in zip(*self._predictions)))
 
     @property
-    def softness(self):
-        """`{term: (probability outside of the teacher's class, lack of entropy)}`, means over all positions.
+    def soft_targets(self) -> dict[str, tuple[float, float]]:
+        """`{term: (probability outside of the predicted class, entropy deficit)}`, means over all positions.
 
-        The lack is 0 where all classes are equally probable and 1 where one is certain.
+        The entropy deficit is 0 for uniform probabilities and 1 for a one-hot distribution.
         """
-        return {term: tuple(np.concatenate(rows).mean(0)) for term, rows in self._soft.items()}
+        return {term: tuple(np.concatenate(rows).mean(0)) for term, rows in self._soft_targets.items()}
 
-    def add(self, student, teacher, labels, temperatures):
-        """Adds a batch.
+    def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None, temperatures: Mapping[str, float]) -> None:
+        """Add a batch.
 
         Args:
-            student, teacher: Logits, shape `[positions, classes]`.
-            labels: Class numbers, shape `[positions]`, -1 where there is none; or None.
-            temperatures: `{term: its temperature}`.
+            student: Student logits, shape `[positions, classes]`.
+            teacher: Teacher logits, shape `[positions, classes]`.
+            labels: Class indices, shape `[positions]`, -1 for a missing label; or None.
+            temperatures: `{term: softmax temperature}`.
         """
         if not len(teacher):
             return
-        step = -(-len(teacher) // _MOST)
-        student, teacher = (np.asarray(x, "float64")[::step] for x in (student, teacher))
+        stride = -(-len(teacher) // _MAX_POSITIONS)
+        student = np.asarray(student, "float64")[::stride]
+        teacher = np.asarray(teacher, "float64")[::stride]
         for term, temperature in temperatures.items():
             soft = _softmax(teacher / temperature)
-            # Divergence from evenly spread, which keeps its digits where the entropy is all but complete.
-            lack = (soft * np.log(np.maximum(soft * self.classes, 1e-300))).sum(-1) / np.log(self.classes)
-            self._soft.setdefault(term, []).append(np.stack([np.sort(soft, -1)[:, :-1].sum(-1), lack], -1))
+            # KL divergence from the uniform distribution: exact even if the entropy is almost maximal.
+            deficit = (soft * np.log(np.maximum(soft * self.num_classes, 1e-300))).sum(-1) / np.log(self.num_classes)
+            outside = np.sort(soft, -1)[:, :-1].sum(-1)
+            self._soft_targets.setdefault(term, []).append(np.stack([outside, deficit], -1))
         if labels is not None:
-            labels = np.asarray(labels)[::step]
-            known = labels >= 0
+            labels = np.asarray(labels)[::stride]
             rows = labels, student.argmax(-1), teacher.argmax(-1), _softmax(teacher).max(-1)
-            self._said.append([row[known] for row in rows])
+            self._predictions.append([row[labels >= 0] for row in rows])
 
 
 def _softmax(logits):

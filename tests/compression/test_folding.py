@@ -1,4 +1,4 @@
-"""Normalisation that weights take up."""
+"""Batch-norm folding."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras_distill.compression import fold_batch_norm
 
 
 def trained_statistics(model):
-    """The model with weights and statistics as of a training, none of them trivial."""
+    """The model with nontrivial weights and statistics, as after training."""
     random = np.random.default_rng(0)
     model.set_weights([random.uniform(0.2, 1.0, weight.shape) for weight in model.get_weights()])
     return model
@@ -37,39 +37,39 @@ def nested():
 
 
 @pytest.mark.parametrize("make", [convolutional, sequential, nested])
-def test_computes_the_same_without_normalisation(make):
+def test_outputs_stay_the_same_without_batch_norm(make):
     model = trained_statistics(make())
     before = model.get_weights()
     folded = fold_batch_norm(model)
     x = np.random.default_rng(1).normal(size=(4, *model.input_shape[1:])).astype("float32")
     np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-4)
-    left = [layer for layer in folded._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    assert left == []
+    remaining = [layer for layer in folded._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    assert remaining == []
     assert folded.count_params() < model.count_params()
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def after(*between, activation=None):
+def dense(*layers, activation=None):
     inputs = keras.Input((8,))
     x = keras.layers.Dense(4, activation=activation, name="dense")(inputs)
-    for layer in between:
+    for layer in layers:
         x = layer(x)
     return inputs, x
 
 
 def activated():
-    inputs, x = after(activation="relu")
+    inputs, x = dense(activation="relu")
     return keras.Model(inputs, keras.layers.BatchNormalization()(x))
 
 
 def used_twice():
-    inputs, x = after()
+    inputs, x = dense()
     return keras.Model(inputs, [keras.layers.BatchNormalization()(x), keras.layers.Dense(2, name="other")(x)])
 
 
 def returned():
-    inputs, x = after()
+    inputs, x = dense()
     return keras.Model(inputs, [keras.layers.BatchNormalization()(x), x])
 
 
@@ -79,15 +79,15 @@ def called_twice():
     return keras.Model(inputs, keras.layers.BatchNormalization()(dense(dense(inputs))))
 
 
-def shared_normalisation():
+def shared_normalization():
     inputs = keras.Input((8,))
     normalization = keras.layers.BatchNormalization()
     x = normalization(keras.layers.Dense(8)(inputs))
     return keras.Model(inputs, normalization(keras.layers.Dense(8)(x)))
 
 
-@pytest.mark.parametrize("make", [activated, used_twice, returned, called_twice, shared_normalisation])
-def test_what_would_compute_something_else_is_left(make):
+@pytest.mark.parametrize("make", [activated, used_twice, returned, called_twice, shared_normalization])
+def test_does_not_fold_where_outputs_would_change(make):
     model = trained_statistics(make())
     folded = fold_batch_norm(model)
     assert folded.count_params() == model.count_params()
@@ -96,7 +96,7 @@ def test_what_would_compute_something_else_is_left(make):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_models_that_are_not_functional_are_refused():
+def test_rejects_subclassed_models():
     class Subclassed(keras.Model):
         def __init__(self):
             super().__init__()
@@ -105,7 +105,7 @@ def test_models_that_are_not_functional_are_refused():
         def call(self, x):
             return self.dense(x)
 
-    with pytest.raises(ValueError, match="Only functional models can be rebuilt, and 'plain' is none"):
-        model = Subclassed()
-        model.name = "plain"
+    model = Subclassed()
+    model.name = "plain"
+    with pytest.raises(ValueError, match="'plain' is not a functional or Sequential model"):
         fold_batch_norm(model)

@@ -1,4 +1,4 @@
-"""Students that start from their teacher's weights."""
+"""Students initialized from their teacher's weights."""
 
 import keras
 import numpy as np
@@ -33,52 +33,61 @@ def blocks(student, teacher):
 def test_every_second_layer():
     student, teacher = network(2, 6, "student"), network(4, 6, "teacher")
     rows = copy_weights(student, teacher, blocks(student, teacher))
-    copied, source = by_path(student), by_path(teacher)
-    for ours, theirs in (("block_0", "block_1"), ("block_1", "block_3"), ("embed", "embed"), ("logits", "logits")):
-        np.testing.assert_array_equal(copied[f"{ours}/kernel"], source[f"{theirs}/kernel"])
-        np.testing.assert_array_equal(copied[f"{ours}/bias"], source[f"{theirs}/bias"])
+    student_weights, teacher_weights = by_path(student), by_path(teacher)
+    for student_layer, teacher_layer in (
+        ("block_0", "block_1"),
+        ("block_1", "block_3"),
+        ("embed", "embed"),
+        ("logits", "logits"),
+    ):
+        np.testing.assert_array_equal(
+            student_weights[f"{student_layer}/kernel"], teacher_weights[f"{teacher_layer}/kernel"]
+        )
+        np.testing.assert_array_equal(
+            student_weights[f"{student_layer}/bias"], teacher_weights[f"{teacher_layer}/bias"]
+        )
     for part in ("gamma", "beta", "moving_mean", "moving_variance"):
-        np.testing.assert_array_equal(copied[f"norm_1/{part}"], source[f"norm_3/{part}"])
-    assert {row.how for row in rows} == {"copied"} and len(rows) == len(student.weights)
+        np.testing.assert_array_equal(student_weights[f"norm_1/{part}"], teacher_weights[f"norm_3/{part}"])
+    assert {row.status for row in rows} == {"copied"} and len(rows) == len(student.weights)
     assert "copied  block_0/kernel (6, 6) from block_1/kernel" in map(str, rows)
 
 
-def test_all_layers_make_the_teacher():
+def test_copying_all_layers_gives_the_teacher():
     student, teacher = network(3, 6, "student"), network(3, 6, "teacher")
     copy_weights(student, teacher)
     x = data(5)[0]
     np.testing.assert_array_equal(student(x), teacher(x))
 
 
-def test_a_narrower_student_computes_with_the_first_units():
+def test_a_narrower_student_uses_the_first_units():
     student, teacher = network(2, 4, "student"), network(2, 6, "teacher")
     rows = copy_weights(student, teacher)
-    assert {row.how for row in rows} == {"sliced", "copied"}
+    assert {row.status for row in rows} == {"sliced", "copied"}
     assert "sliced  block_0/kernel (4, 4) of (6, 6) from block_0/kernel" in map(str, rows)
     source = by_path(teacher)
-    # The same as of a teacher whose other units are silent.
-    silent = network(2, 6, "silent")
-    for weight in silent.weights:
+    # The outputs equal those of a teacher whose other units are 0.
+    reduced = network(2, 6, "silent")
+    for weight in reduced.weights:
         value = source[weight.path].copy()
         if value.shape[-1] == 6 and "moving_variance" not in weight.path:
             value[..., 4:] = 0
         weight.assign(value)
     x = data(5)[0]
-    np.testing.assert_allclose(student(x), silent(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(student(x), reduced(x), rtol=1e-5, atol=1e-6)
 
 
-def test_others_may_be_left_alone():
+def test_unpaired_layers_can_be_skipped():
     student, teacher = network(2, 6, "student"), network(4, 6, "teacher")
     before = by_path(student)
-    rows = copy_weights(student, teacher, [("block_0", "block_3")], others=False)
+    rows = copy_weights(student, teacher, [("block_0", "block_3")], unpaired=False)
     after = by_path(student)
     changed = {path for path in after if not np.array_equal(before[path], after[path])}
     assert changed == {"block_0/kernel", "block_0/bias"}
-    assert [row.student for row in rows if row.how != "left"] == ["block_0/kernel", "block_0/bias"]
-    assert "left    logits/bias (3,)" in map(str, rows)
+    assert [row.student for row in rows if row.status != "skipped"] == ["block_0/kernel", "block_0/bias"]
+    assert "skipped logits/bias (3,)" in map(str, rows)
 
 
-def test_layers_with_layers_inside():
+def test_nested_layers():
     def attention(heads, name):
         inputs = keras.Input((5, 8))
         x = keras.layers.MultiHeadAttention(heads, 4, name=f"attention_{name}")(inputs, inputs)
@@ -86,24 +95,26 @@ def test_layers_with_layers_inside():
 
     student, teacher = attention(2, "student"), attention(4, "teacher")
     rows = copy_weights(student, teacher, [("attention_student", "attention_teacher")])
-    ours, theirs = student.get_layer("attention_student"), teacher.get_layer("attention_teacher")
-    np.testing.assert_array_equal(ours.query_dense.kernel, theirs.query_dense.kernel[:, :2])
-    np.testing.assert_array_equal(ours.output_dense.kernel, theirs.output_dense.kernel[:2])
+    student_layer, teacher_layer = student.get_layer("attention_student"), teacher.get_layer("attention_teacher")
+    np.testing.assert_array_equal(student_layer.query_dense.kernel, teacher_layer.query_dense.kernel[:, :2])
+    np.testing.assert_array_equal(student_layer.output_dense.kernel, teacher_layer.output_dense.kernel[:2])
     assert rows[0].teacher == "attention_teacher/query/kernel"
 
 
-def test_what_does_not_fit_is_refused_and_nothing_copied():
+def test_rejects_layers_that_do_not_fit_and_copies_nothing():
     student, teacher = network(2, 8, "student"), network(2, 6, "teacher")
     before = student.get_weights()
-    with pytest.raises(ValueError, match=r"'block_1' of the student cannot start from 'block_0'.*\(8, 8\).*\(6, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"'block_1' of the student cannot be initialized from 'block_0'.*\(8, 8\).*\(6, 6\)"
+    ):
         copy_weights(student, teacher, [("block_1", "block_0")])
-    with pytest.raises(ValueError, match="'block_1' of the student cannot start from 'norm_0'"):
+    with pytest.raises(ValueError, match="'block_1' of the student cannot be initialized from 'norm_0'"):
         copy_weights(student, teacher, [("block_1", "norm_0")])
     with pytest.raises(ValueError, match="No layer called 'block_7'"):
         copy_weights(student, teacher, [("block_7", "block_0")])
     for one, other in zip(before, student.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    # Without a pair, what does not fit is left.
-    assert {row.student for row in copy_weights(student, network(2, 6, "teacher")) if row.how == "copied"} == {
+    # Layers that do not fit are skipped without a pair.
+    assert {row.student for row in copy_weights(student, network(2, 6, "teacher")) if row.status == "copied"} == {
         "logits/bias"
     }

@@ -1,4 +1,4 @@
-"""What models cost."""
+"""Profiles of models and exported files."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ def model_of(shape, *layers):
     return keras.Sequential([keras.Input(shape), *layers])
 
 
-# Worked by hand: outputs times what each of them sums.
+# Worked by hand: number of outputs times the terms of each sum.
 CASES = {
     "dense": (model_of((8,), LAYERS.Dense(4)), 8 * 4),
     "dense on tokens": (model_of((5, 8), LAYERS.Dense(4)), 5 * 8 * 4),
@@ -36,51 +36,51 @@ def test_multiply_adds(case):
 def test_multiply_adds_of_attention():
     inputs = keras.Input((5, 8))
     model = keras.Model(inputs, LAYERS.MultiHeadAttention(2, 4)(inputs, inputs))
-    # Query, key, value and output projections; scores; their sums of values.
+    # Query, key, value and output projections; attention scores; weighted sums of values.
     assert profiling.count_multiply_adds(model) == 4 * 5 * 8 * 8 + 5 * 5 * 8 + 5 * 5 * 8
 
 
-def test_shared_weights_count_once_and_shared_work_as_often_as_it_is_done():
+def test_tied_weights_count_once_and_their_operations_once_per_call():
     layers = [LAYERS.Dense(8, name=f"block_{number}") for number in range(3)]
     model = model_of((8,), *layers)
-    shared = tie_weights(model, [layer.name for layer in layers])
-    assert profiling.count_parameters(model) == 3 * 72 and profiling.count_parameters(shared) == 72
-    assert profiling.count_multiply_adds(shared) == profiling.count_multiply_adds(model) == 3 * 64
+    tied = tie_weights(model, [layer.name for layer in layers])
+    assert profiling.count_parameters(model) == 3 * 72 and profiling.count_parameters(tied) == 72
+    assert profiling.count_multiply_adds(tied) == profiling.count_multiply_adds(model) == 3 * 64
 
 
-def test_unknown_lengths_are_refused():
+def test_rejects_unknown_lengths():
     model = model_of((None, 8), LAYERS.Dense(4))
     with pytest.raises(ValueError, match="unknown shapes"):
         profiling.count_multiply_adds(model)
 
 
-def test_a_file_is_weighed_as_it_is(tmp_path):
+def test_profile_of_a_file(tmp_path):
     model, x = model_of((8,), LAYERS.Dense(4)), np.random.default_rng(0).normal(size=(600, 8)).astype("float32")
     model.name = "student"
     labels = np.asarray(model(x)).argmax(-1)
     labels[:150] = (labels[:150] + 1) % 4
     for exported in export(model, tmp_path, x, ["keras", "litert_float32"]):
-        found = profiling.profile(model, exported, x, labels)
-        assert (found.model, found.format, found.threads) == ("student", exported.format, 1)
-        assert found.bytes == exported.path.stat().st_size
-        assert (found.parameters, found.multiply_adds) == (36, 32)
-        assert found.accuracies == (0.75,)
-        assert found.spread is None
-    assert 0 < found.median <= found.p95 < 1000
+        result = profiling.profile(model, exported, x, labels)
+        assert (result.model, result.format, result.threads) == ("student", exported.format, 1)
+        assert result.bytes == exported.path.stat().st_size
+        assert (result.parameters, result.multiply_adds) == (36, 32)
+        assert result.accuracies == (0.75,)
+        assert result.spread is None
+    assert 0 < result.median <= result.p95 < 1000
 
 
-def test_without_labels_there_is_no_accuracy(tmp_path):
+def test_accuracy_is_none_without_labels(tmp_path):
     model, x = model_of((8,), LAYERS.Dense(4)), np.ones((4, 8), "float32")
     (exported,) = export(model, tmp_path, x, ["keras"])
-    found = profiling.profile(model, exported, x)
-    assert found.accuracy is None and found.median is None and found.memory is None
+    result = profiling.profile(model, exported, x)
+    assert result.accuracy is None and result.median is None and result.memory is None
 
 
-def test_the_table_says_what_was_measured():
+def test_table_of_profiles():
     teacher = profiling.Profile("teacher", "saved_model", 2_000_000, 500_000, 7_000_000, (0.95,), 1.25, 2.5, 3 * 10**7)
     student = profiling.Profile("student", "litert_int8", 50_000, 40_000, 600_000, (0.93, 0.95), 0.1, 0.2, None, 2)
-    kept = profiling.Profile("student", "keras", 200_000, 40_000, 600_000)
-    headings, *lines = profiling.format_profiles([teacher, student, kept]).splitlines()
+    keras_file = profiling.Profile("student", "keras", 200_000, 40_000, 600_000)
+    headings, *lines = profiling.format_profiles([teacher, student, keras_file]).splitlines()
     assert headings.split() == " ".join(profiling.HEADINGS).split()
     first = "teacher saved_model 95.00 % 2 MB 1.0x 500,000 7 M 1.25 / 2.5 30 MB 1"
     second = "student litert_int8 94.00 ± 1.41 % 50 kB 40.0x 40,000 0.6 M 0.1 / 0.2 – 2"

@@ -1,4 +1,4 @@
-"""Students that compute as their quantised versions will."""
+"""Quantization-aware training."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from keras_distill import Distiller, Term
 from keras_distill.compression import BitWidths, bake_quantization, fold_batch_norm, quantize_aware, tie_weights
-from keras_distill.compression.quantization import Quantized, fake_quantize
+from keras_distill.compression.fake_quantization import Quantized, fake_quantize
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.models.taps import walk_layers
 from tests.compression.test_tying import nested, residual
@@ -24,87 +24,88 @@ def network(width=4, name="student"):
     return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
 
 
-def pictures(count=16):
+def images(count=16):
     random = np.random.default_rng(0)
     return random.normal(size=(count, 6, 6, 2)).astype("float32"), random.integers(0, 3, count)
 
 
 def steps(kernel, axes, bits):
-    """Kernels in units of their channels' scales, float64."""
+    """Kernels in units of the scales of their channels, float64."""
     kernel = np.asarray(kernel, "float64")
     scale = np.abs(kernel).max(axis=axes, keepdims=True) / (2 ** (bits - 1) - 1)
     return kernel / scale
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_kernels_are_multiples_of_their_channels_scales(bits):
+def test_kernels_are_multiples_of_the_scales_of_their_channels(bits):
     model = network()
-    copy = quantize_aware(model, pictures()[0], BitWidths(bits, None))
+    copy = quantize_aware(model, images()[0], BitWidths(bits, None))
     for name, axes in (("depthwise", (0, 1)), ("transposed", (0, 1, 3)), ("logits", (0,))):
-        ours = np.array(copy.get_layer(name).rounded_kernel())
-        whole = np.array(model.get_layer(name).kernel, "float64")
-        scale = np.abs(whole).max(axis=axes, keepdims=True) / (2 ** (bits - 1) - 1)
-        # Half a step at most, and exactly what NumPy rounds to.
-        np.testing.assert_allclose(ours, np.round(whole / scale) * scale, rtol=1e-5, atol=1e-7)
-        assert len(np.unique(np.round(ours / scale))) <= 2**bits - 1
+        quantized = np.array(copy.get_layer(name).quantized_kernel())
+        kernel = np.array(model.get_layer(name).kernel, "float64")
+        scale = np.abs(kernel).max(axis=axes, keepdims=True) / (2 ** (bits - 1) - 1)
+        # Rounded to the nearest step, as by NumPy.
+        np.testing.assert_allclose(quantized, np.round(kernel / scale) * scale, rtol=1e-5, atol=1e-7)
+        assert len(np.unique(np.round(quantized / scale))) <= 2**bits - 1
 
 
-def test_inputs_are_rounded_to_the_steps_of_their_range():
+def test_inputs_are_rounded_to_steps_of_their_range():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="sum", kernel_initializer="ones")(inputs))
     x = np.array([[0.0, 0.0, 7.0], [0.0, 0.0, 3.4], [0.0, 0.0, 1.6]], "float32")
     copy = quantize_aware(model, x, BitWidths(8, 3))
-    # Seven steps of one.
+    # Seven steps of size 1.
     np.testing.assert_allclose(copy(x)[:, 0], [7, 3, 2], rtol=1e-6)
-    # Beyond the range nothing is told apart.
+    # Values outside of the range are clipped.
     np.testing.assert_allclose(copy(np.array([[0.0, 0.0, 9.0]], "float32"))[:, 0], [7], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 3.7), (-1.3, 2.0), (-6.0, 0.1)])
-def test_rounds_as_the_operation_of_converters(low, high, bits):
+def test_matches_the_fake_quantization_op_of_converters(low, high, bits):
     values = np.random.default_rng(0).normal(scale=3, size=(50, 40)).astype("float32")
-    theirs = keras.quantizers.fake_quant_with_min_max_vars(values, low, high, num_bits=bits)
-    # Where a value lies between two steps, float32 may tip it to either.
+    expected = keras.quantizers.fake_quant_with_min_max_vars(values, low, high, num_bits=bits)
+    # A value halfway between two steps may be rounded to either one in float32.
     step = (high - low) / (2**bits - 1)
-    differs = np.abs(np.array(fake_quantize(values, low, high, bits)) - theirs) > 1e-3 * step
+    differs = np.abs(np.array(fake_quantize(values, low, high, bits)) - expected) > 1e-3 * step
     assert differs.mean() < 1e-3
 
 
-def test_ranges_learn_from_all_values():
+def test_ranges_receive_gradients_from_all_values():
     import tensorflow as tf
 
     values = np.array([[0.4, 1.3, 2.2, 9.0]], "float32")
     high = tf.Variable(7.0)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(fake_quantize(tf.constant(values), 0.0, high, 3))
-    # With steps of one: round(v) - v for each value within, and 7 for that beyond; over 7 steps; and slower.
-    within = sum(round(value) - value for value in (0.4, 1.3, 2.2))
-    np.testing.assert_allclose(tape.gradient(loss, high), (within + 7) / 7 / np.sqrt(4 * 7), rtol=1e-5)
+    # With steps of size 1: round(v) - v for each value in the range and 7 for the one outside, divided by 7 steps and
+    # multiplied by the gradient scale.
+    inside = sum(round(value) - value for value in (0.4, 1.3, 2.2))
+    np.testing.assert_allclose(tape.gradient(loss, high), (inside + 7) / 7 / np.sqrt(4 * 7), rtol=1e-5)
 
 
-def test_eight_bits_change_little_and_two_much():
-    model, (x, _) = network(), pictures()
-    said = np.array(model(x))
-    spread = said.std()
+def test_error_grows_with_fewer_bits():
+    model, (x, _) = network(), images()
+    expected = np.array(model(x))
+    deviation = expected.std()
     errors = {
-        bits: np.abs(np.array(quantize_aware(model, x, BitWidths(bits, 8))(x)) - said).mean() / spread
+        bits: np.abs(np.array(quantize_aware(model, x, BitWidths(bits, 8))(x)) - expected).mean() / deviation
         for bits in (8, 4, 2)
     }
     assert errors[8] < 0.05 < errors[2]
     assert errors[8] < errors[4] < errors[2]
 
 
-def test_the_model_stays_as_it_is():
-    model, (x, y) = network(), pictures()
+def test_the_model_is_not_modified():
+    model, (x, y) = network(), images()
     before = model.get_weights()
     compiled(quantize_aware(model, x)).fit(x, y, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_quantised_student_is_distilled():
-    x, y = pictures(64)
+def test_a_quantized_student_can_be_distilled():
+    x, y = images(64)
     student = quantize_aware(network(), x, BitWidths(4, 4))
     before = {weight.path: weight.numpy() for weight in student.trainable_weights}
     terms = [Term(KLDivergence()), Term(Hint(), "relu", "relu", head="auto")]
@@ -113,9 +114,9 @@ def test_a_quantised_student_is_distilled():
     )
     history = model.fit(x, y, epochs=5, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
-    # Kernels, biases and ranges alike.
-    still = [weight.path for weight in student.trainable_weights if np.array_equal(before[weight.path], weight)]
-    assert still == []
+    # All kernels, biases and ranges change.
+    unchanged = [weight.path for weight in student.trainable_weights if np.array_equal(before[weight.path], weight)]
+    assert unchanged == []
 
 
 def test_gradients_pass_rounding():
@@ -128,13 +129,13 @@ def test_gradients_pass_rounding():
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(copy(x))
     (gradient,) = tape.gradient(loss, [copy.get_layer("dense").layer.kernel.value])
-    # Of a sum of outputs, each kernel entry's gradient is its input's sum.
+    # The gradient of the sum of outputs with respect to a kernel entry is the sum of its input.
     np.testing.assert_allclose(gradient, np.tile(x.sum(0)[:, None], (1, 2)), rtol=1e-5)
 
 
-def test_ranges_may_stay_where_they_were_calibrated():
-    x, y = pictures()
-    copy = quantize_aware(network(), x, learned=False)
+def test_calibrated_ranges_can_be_fixed():
+    x, y = images()
+    copy = quantize_aware(network(), x, train_ranges=False)
     layer = copy.get_layer("depthwise")
     before = float(layer.low), float(layer.high)
     assert before[0] == 0 and before[1] > 0
@@ -142,34 +143,34 @@ def test_ranges_may_stay_where_they_were_calibrated():
     assert (float(layer.low), float(layer.high)) == before
 
 
-def test_layers_are_chosen_by_pattern():
-    copy = quantize_aware(network(), pictures()[0], BitWidths(8, 8), {"logits": None, "*conv*": BitWidths(4, 8)})
-    found = {layer.name: layer.weights_bits for layer in copy.layers if isinstance(layer, Quantized)}
-    assert found == {"conv": 4, "depthwise": 8, "transposed": 8}
+def test_overrides_by_pattern():
+    copy = quantize_aware(network(), images()[0], BitWidths(8, 8), {"logits": None, "*conv*": BitWidths(4, 8)})
+    weight_bits = {layer.name: layer.weights_bits for layer in copy.layers if isinstance(layer, Quantized)}
+    assert weight_bits == {"conv": 4, "depthwise": 8, "transposed": 8}
 
 
 def test_saved_and_loaded(tmp_path):
-    x, _ = pictures()
+    x, _ = images()
     copy = quantize_aware(network(), x, BitWidths(4, 8))
     copy.save(tmp_path / "student.keras")
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     np.testing.assert_array_equal(loaded(x), copy(x))
 
 
-def test_rounded_says_the_same():
-    x, _ = pictures()
+def test_baked_model_has_the_same_outputs():
+    x, _ = images()
     copy = quantize_aware(network(), x, BitWidths(4, 8))
-    said = bake_quantization(copy)
-    np.testing.assert_array_equal(said(x), copy(x))
-    kernel = said.get_layer("logits").layer.kernel
+    baked = bake_quantization(copy)
+    np.testing.assert_array_equal(baked(x), copy(x))
+    kernel = baked.get_layer("logits").layer.kernel
     units = steps(kernel, (0,), 4)
     np.testing.assert_allclose(units, np.round(units), atol=1e-5)
-    with pytest.raises(ValueError, match="'student' has no quantised layers"):
+    with pytest.raises(ValueError, match="'student' has no quantized layers"):
         bake_quantization(network())
 
 
 def test_jit_and_mixed_precision():
-    x, y = pictures()
+    x, y = images()
     keras.config.set_dtype_policy("mixed_float16")
     copy = quantize_aware(network(), x)
     keras.config.set_dtype_policy("float32")
@@ -178,21 +179,23 @@ def test_jit_and_mixed_precision():
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
 
 
-def test_what_cannot_be_quantised_is_refused():
-    x, _ = pictures()
-    with pytest.raises(ValueError, match="No layer to quantise reads like 'dense_\\*'.*'conv', 'depthwise'"):
-        quantize_aware(network(), x, others={"dense_*": None})
-    with pytest.raises(ValueError, match="2 to 8 bits. Received: Bits\\(weights=1, activations=8\\)"):
+def test_rejects_what_cannot_be_quantized():
+    x, _ = images()
+    with pytest.raises(ValueError, match="No layer to quantize matches 'dense_\\*'.*'conv', 'depthwise'"):
+        quantize_aware(network(), x, overrides={"dense_*": None})
+    with pytest.raises(ValueError, match="from 2 to 8. Received: BitWidths\\(weights=1, activations=8\\)"):
         quantize_aware(network(), x, BitWidths(1))
+    with pytest.raises(ValueError, match="`batch_size` must be an integer >= 1. Received: 0"):
+        quantize_aware(network(), x, batch_size=0)
     inputs = keras.Input((3,))
-    with pytest.raises(ValueError, match="has no layer that can be quantised: Dense, Conv1D"):
+    with pytest.raises(ValueError, match="has no layer that can be quantized \\(Dense, Conv1D"):
         quantize_aware(keras.Model(inputs, keras.layers.ReLU()(inputs)), np.ones((1, 3), "float32"))
 
 
-def test_shared_blocks_stay_shared():
+def test_tied_blocks_stay_tied():
     x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
     for model in (
-        tie_weights(residual(), [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"]),
+        tie_weights(residual(), [f"block_{number}_*" for number in range(1, 5)], exclude=["*_bn"]),
         tie_weights(nested(), ["block_0", "block_1", "block_2"]),
     ):
         folded, copy = fold_batch_norm(model), quantize_aware(model, x)

@@ -1,4 +1,4 @@
-"""What a file costs in a process of its own."""
+"""Runtimes of exported files and their measured costs."""
 
 import sys
 
@@ -18,18 +18,18 @@ def wide(units, name):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_memory_holds_the_weights_and_more_weights_cost_more(format, tmp_path):
-    x, taken = np.ones((4, 256), "float32"), {}
+def test_memory_and_latency_grow_with_the_weights(format, tmp_path):
+    x, costs = np.ones((4, 256), "float32"), {}
     for units in (64, 16_384):
         (exported,) = export(wide(units, f"of_{units}"), tmp_path, x, [format])
-        taken[units] = measure_costs(exported.path, format, x[:1])
+        costs[units] = measure_costs(exported.path, format, x[:1])
     weights = 4 * 16_384 * 264
-    assert weights < taken[16_384].memory < 6 * weights
-    assert taken[64].memory < taken[16_384].memory - 0.9 * weights
-    assert taken[64].median < taken[16_384].median <= taken[16_384].p95
+    assert weights < costs[16_384].memory < 6 * weights
+    assert costs[64].memory < costs[16_384].memory - 0.9 * weights
+    assert costs[64].median < costs[16_384].median <= costs[16_384].p95
 
 
-def test_litert_runs_with_tensorflow_alone(tmp_path, monkeypatch):
+def test_litert_runs_with_the_interpreter_of_tensorflow(tmp_path, monkeypatch):
     x = np.random.default_rng(0).normal(size=(4, 256)).astype("float32")
     model = wide(8, "small")
     (exported,) = export(model, tmp_path, x, ["litert_float32"])
@@ -38,21 +38,21 @@ def test_litert_runs_with_tensorflow_alone(tmp_path, monkeypatch):
     np.testing.assert_allclose(runtime(exported.path, "litert_float32")(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_says_what_to_install(tmp_path, monkeypatch):
+def test_onnx_error_names_the_package(tmp_path, monkeypatch):
     model, x = wide(8, "small"), np.ones((4, 256), "float32")
     (exported,) = export(model, tmp_path, x, ["onnx"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match="takes onnxruntime: pip install 'keras-distill\\[export\\]'"):
+    with pytest.raises(ValueError, match="requires onnxruntime. Run: pip install 'keras-distill\\[export\\]'"):
         runtime(exported.path, "onnx")
 
 
-def test_a_file_that_cannot_be_run_says_so(tmp_path):
+def test_error_of_a_file_that_fails(tmp_path):
     (tmp_path / "broken.tflite").write_bytes(b"no model")
-    with pytest.raises(RuntimeError, match="broken.tflite' could not be run by itself: ValueError"):
+    with pytest.raises(RuntimeError, match="broken.tflite' failed in a separate process: ValueError"):
         measure_costs(tmp_path / "broken.tflite", "litert_int8", np.ones((1, 4), "float32"))
 
 
-def test_latency_is_that_of_the_function():
+def test_latency_of_a_function():
     calls = []
     median, p95 = latency(calls.append, np.ones((1, 2)), repeats=30)
     assert len(calls) == 40

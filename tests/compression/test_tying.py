@@ -1,4 +1,4 @@
-"""Blocks that share their weights."""
+"""Blocks with tied weights."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tests.support.helpers import compiled, data
 
 
 def residual(blocks=4):
-    """Blocks of layers that stand in the model itself."""
+    """A model whose blocks consist of layers of the model."""
     inputs = x = keras.Input((8,))
     for number in range(1, blocks + 1):
         y = keras.layers.Dense(8, activation="tanh", name=f"block_{number}_dense")(x)
@@ -20,7 +20,7 @@ def residual(blocks=4):
 
 
 def nested():
-    """Blocks that are models, in a model in a model."""
+    """A model with a nested model whose blocks are models."""
 
     def block(number):
         layers = [keras.Input((8,)), keras.layers.Dense(16, activation="tanh"), keras.layers.Dense(8, name="out")]
@@ -34,8 +34,8 @@ def nested():
     return keras.Model(inputs, keras.layers.Dense(3, name="logits")(backbone(inputs)), name="nested")
 
 
-def of_weights(weights, x):
-    """What `residual` computes with the weights of its first block in all of them, in NumPy."""
+def reference(weights, x):
+    """The output of `residual` in NumPy, with the Dense weights of the first block in all blocks."""
     kernel, bias = weights["block_1_dense"]
     for number in range(1, 5):
         x = x + np.tanh(x @ kernel + bias)
@@ -45,64 +45,64 @@ def of_weights(weights, x):
     return x @ kernel + bias
 
 
-def test_computes_with_the_first_blocks_weights():
+def test_all_blocks_use_the_weights_of_the_first():
     model = residual()
     for layer in model.layers:
         layer.set_weights([np.random.default_rng(1).uniform(0.5, 1, weight.shape) for weight in layer.get_weights()])
-    shared = tie_weights(model, [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"])
+    tied = tie_weights(model, [f"block_{number}_*" for number in range(1, 5)], exclude=["*_bn"])
     x = data(5)[0]
     weights = {layer.name: layer.get_weights() for layer in model.layers}
-    np.testing.assert_allclose(shared(x), of_weights(weights, x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tied(x), reference(weights, x), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_are_counted_saved_and_exported_once(tmp_path):
     model = residual()
-    shared = tie_weights(model, [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"])
-    # Of four Dense layers of 8 x 8 + 8 weights, one is left.
-    assert model.count_params() - shared.count_params() == 3 * 72
+    tied = tie_weights(model, [f"block_{number}_*" for number in range(1, 5)], exclude=["*_bn"])
+    # One of four Dense layers with 8 x 8 + 8 weights remains.
+    assert model.count_params() - tied.count_params() == 3 * 72
     sizes = []
-    for name, each in (("whole", model), ("shared", shared)):
-        each.save_weights(tmp_path / f"{name}.weights.h5")
+    for name, variant in (("original", model), ("tied", tied)):
+        variant.save_weights(tmp_path / f"{name}.weights.h5")
         sizes.append((tmp_path / f"{name}.weights.h5").stat().st_size)
-        each.export(tmp_path / name, verbose=False)
+        variant.export(tmp_path / name, verbose=False)
     assert sizes[1] < sizes[0]
-    whole, once = (next((tmp_path / name).rglob("variables.data*")).stat().st_size for name in ("whole", "shared"))
-    assert whole - once >= 3 * 72 * 4
-    shared.save(tmp_path / "shared.keras")
-    loaded = keras.saving.load_model(tmp_path / "shared.keras")
-    assert loaded.count_params() == shared.count_params()
+    original_size, tied_size = (
+        next((tmp_path / name).rglob("variables.data*")).stat().st_size for name in ("original", "tied")
+    )
+    assert original_size - tied_size >= 3 * 72 * 4
+    tied.save(tmp_path / "tied.keras")
+    loaded = keras.saving.load_model(tmp_path / "tied.keras")
+    assert loaded.count_params() == tied.count_params()
     x = data(5)[0]
-    np.testing.assert_array_equal(loaded(x), shared(x))
-    # Still one: what changes in one block changes in all.
+    np.testing.assert_array_equal(loaded(x), tied(x))
+    # The weights are still tied: a change in one block changes all.
     loaded.get_layer("block_1_dense").kernel.assign_add(np.ones((8, 8)))
-    assert np.abs(loaded(x) - shared(x)).max() > 1e-3
+    assert np.abs(loaded(x) - tied(x)).max() > 1e-3
 
 
-def test_the_model_stays_as_it_is():
+def test_the_model_is_not_modified():
     model = residual()
     before = model.get_weights()
-    shared = tie_weights(model, [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"])
-    assert not {id(weight) for weight in model.weights} & {id(weight) for weight in shared.weights}
-    compiled(shared).fit(*data(), verbose=0)
+    tied = tie_weights(model, [f"block_{number}_*" for number in range(1, 5)], exclude=["*_bn"])
+    assert not {id(weight) for weight in model.weights} & {id(weight) for weight in tied.weights}
+    compiled(tied).fit(*data(), verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_blocks_inside_of_models():
+def test_blocks_in_nested_models():
     model = nested()
-    shared = tie_weights(model, ["block_0", "block_1", "block_2"])
-    assert model.count_params() - shared.count_params() == 2 * (8 * 16 + 16 + 16 * 8 + 8)
-    part = tie_weights(model, ["block_0", "block_1", "block_2"], own=["*/out"])
-    assert model.count_params() - part.count_params() == 2 * (8 * 16 + 16)
+    tied = tie_weights(model, ["block_0", "block_1", "block_2"])
+    assert model.count_params() - tied.count_params() == 2 * (8 * 16 + 16 + 16 * 8 + 8)
+    partly_tied = tie_weights(model, ["block_0", "block_1", "block_2"], exclude=["*/out"])
+    assert model.count_params() - partly_tied.count_params() == 2 * (8 * 16 + 16)
 
 
-def test_a_student_with_shared_blocks_is_distilled():
+def test_a_student_with_tied_blocks_can_be_distilled():
     teacher = residual()
-    shared = tie_weights(residual(), [f"block_{number}_*" for number in range(1, 5)], own=["*_bn"])
+    tied = tie_weights(residual(), [f"block_{number}_*" for number in range(1, 5)], exclude=["*_bn"])
     terms = [Term(KLDivergence()), *(Term(*_hint(number)) for number in range(4))]
-    history = (
-        compiled(Distiller(student=shared, teacher=teacher, terms=terms)).fit(*data(), epochs=5, verbose=0).history
-    )
+    history = compiled(Distiller(student=tied, teacher=teacher, terms=terms)).fit(*data(), epochs=5, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
 
 
@@ -112,12 +112,12 @@ def _hint(number):
     return Hint(), f"block_1_dense@{number}", f"block_{number + 1}_dense"
 
 
-def test_what_cannot_share_is_refused():
-    with pytest.raises(ValueError, match="two blocks or more"):
+def test_rejects_blocks_that_cannot_be_tied():
+    with pytest.raises(ValueError, match="`blocks` must name two or more blocks"):
         tie_weights(residual(), ["block_1_*"])
     with pytest.raises(ValueError, match="No layer called 'block_9'"):
         tie_weights(nested(), ["block_0", "block_9"])
-    with pytest.raises(ValueError, match=r"'logits' cannot use the weights of 'block_1_dense'.*\(8, 3\).*`own=`"):
+    with pytest.raises(ValueError, match=r"'logits' cannot share the weights of 'block_1_dense'.*\(8, 3\).*`exclude=`"):
         tie_weights(residual(), ["block_1_dense", "logits"])
 
     class Subclassed(keras.Model):
@@ -130,5 +130,5 @@ def test_what_cannot_share_is_refused():
 
     model = Subclassed()
     model(np.zeros((1, 8)))
-    with pytest.raises(ValueError, match="Only functional models"):
+    with pytest.raises(ValueError, match="is not a functional or Sequential model"):
         tie_weights(model, ["one", "two"])

@@ -16,7 +16,7 @@ def hsic(first, second):
 
 
 def reference(batches):
-    """Equation 2, a batch weighing as many as it has examples."""
+    """Equation 2, each batch weighted by its number of examples."""
     sums = np.zeros(3)
     for batch in batches:
         rows = [np.asarray(f, "float64").reshape(len(f), -1) for f in batch]
@@ -33,7 +33,7 @@ def value(batches, **options):
 
 
 def related(examples, seed=0):
-    """Two activations, of which the second holds some of the first."""
+    """Two activations; the second is partly a linear map of the first."""
     student = features(examples, 6, seed=seed)
     return student, student @ features(6, 4, seed=90) + features(examples, 4, seed=seed + 50)
 
@@ -45,46 +45,46 @@ def test_matches_the_paper(sizes):
 
 
 @pytest.mark.parametrize("shape", [(12, 5, 3), (12, 4, 4, 2)])
-def test_takes_maps_and_tokens_of_other_sizes(shape):
+def test_shapes_may_differ(shape):
     batch = features(*shape), features(12, 2, 2, 2, seed=1)
     np.testing.assert_allclose(value([batch]), reference([batch]), rtol=1e-4)
 
 
-def test_comes_to_the_same_whatever_the_batch_size_which_the_biased_estimate_does_not():
+def test_does_not_depend_on_the_batch_size_unlike_the_biased_estimate():
     student, teacher = related(4000)
 
-    def cut(size):
+    def batched(size):
         return [(student[i : i + size], teacher[i : i + size]) for i in range(0, 4000, size)]
 
     def biased(batches):
-        centred = [[f - f.mean(0) for f in batch] for batch in batches]
-        x, y = ([b[i] @ b[i].T for b in centred] for i in (0, 1))
+        centered = [[f - f.mean(0) for f in batch] for batch in batches]
+        x, y = ([b[i] @ b[i].T for b in centered] for i in (0, 1))
         a, b, c = (sum(np.sum(p * q) for p, q in zip(*pair)) for pair in ((x, y), (x, x), (y, y)))
         return a / np.sqrt(b * c)
 
-    whole = biased(cut(4000))
-    assert value(cut(8)) == pytest.approx(whole, abs=0.02)
-    assert biased(cut(8)) > whole + 0.1
+    whole = biased(batched(4000))
+    assert value(batched(8)) == pytest.approx(whole, abs=0.02)
+    assert biased(batched(8)) > whole + 0.1
 
 
-def test_sees_neither_rotation_nor_scale_nor_shift():
+def test_ignores_rotation_scale_and_shift():
     student, _ = related(20)
     rotation = np.linalg.qr(features(6, 6, seed=2))[0]
     assert value([(student, 1000 * student @ rotation + 7)]) == pytest.approx(1, abs=1e-5)
 
 
-def test_unrelated_layers_have_little_in_common():
+def test_unrelated_layers_are_near_zero():
     batches = [(features(16, 6, seed=seed), features(16, 6, seed=seed + 500)) for seed in range(60)]
     assert abs(value(batches)) < 0.05
 
 
-def test_a_large_mean_costs_no_digits():
+def test_a_large_mean_keeps_precision():
     student, teacher = related(24)
     expected = reference([(student, teacher)])
     assert value([(student + 1000, teacher - 1000)]) == pytest.approx(expected, rel=1e-2)
 
 
-def test_examples_and_positions_of_no_weight_are_left_out():
+def test_examples_and_positions_of_weight_zero_are_excluded():
     student, teacher = features(10, 3, 4), features(10, 3, 5, seed=1)
     expected = reference([(student[:7], teacher[:7])])
     weight = np.float32([2] * 7 + [0] * 3)
@@ -96,7 +96,7 @@ def test_examples_and_positions_of_no_weight_are_left_out():
     assert value([(student, teacher, mask)]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_has_no_estimate_is_zero_and_not_nan():
+def test_is_zero_without_an_estimate():
     assert value([]) == 0
     assert value([(features(3, 4), features(3, 4))]) == 0
     assert value([(np.ones((8, 4), "float32"), features(8, 4))]) == 0
@@ -104,7 +104,12 @@ def test_what_has_no_estimate_is_zero_and_not_nan():
     assert value([few, enough]) == value([enough])
 
 
-def test_comes_back_from_its_config():
+def test_config_round_trip():
     metric = CKA("block_1", "block_2", mask="padding", name="first")
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
-    assert (again.student, again.teacher, again.mask, again.name) == ("block_1", "block_2", "padding", "first")
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert (restored.student, restored.teacher, restored.mask, restored.name) == (
+        "block_1",
+        "block_2",
+        "padding",
+        "first",
+    )

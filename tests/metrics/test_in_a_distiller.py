@@ -1,4 +1,4 @@
-"""Metrics that see the teacher, in `compile`."""
+"""Teacher-student metrics passed to `Distiller.compile`."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from tests.support import alike
 from tests.support.helpers import Counter, compiled, crossentropy, data, features, fitted, mlp, softened_kl
 
 
-def every():
+def all_metrics():
     return [Agreement(), Agreement(2), TeacherDivergence(2.0), CKA("features", "features"), ExpectedCalibrationError()]
 
 
@@ -25,38 +25,38 @@ def distiller(teacher=None, terms=None, **options):
     )
 
 
-def alone(model, x, y):
-    """What the metrics say of the two models' own predictions, in batches of 8."""
+def standalone(model, x, y):
+    """The metrics of the two models' predictions outside of the distiller, in batches of 8."""
     student, teacher = (Taps(m, ["features", "output"]) for m in (model.student, model.teacher.model))
-    metrics = every()
+    metrics = all_metrics()
     for start in range(0, len(x), 8):
-        part = slice(start, start + 8)
-        ours, theirs = student(x[part], training=False), teacher(x[part], training=False)
+        rows = slice(start, start + 8)
+        student_taps, teacher_taps = student(x[rows], training=False), teacher(x[rows], training=False)
         for metric in metrics:
             if isinstance(metric, ExpectedCalibrationError):
-                metric.update_state(y[part], ours["output"])
+                metric.update_state(y[rows], student_taps["output"])
             else:
-                metric.update_state(ours[metric.student], theirs[metric.teacher])
+                metric.update_state(student_taps[metric.student], teacher_taps[metric.teacher])
     return {metric.name: float(metric.result()) for metric in metrics}
 
 
-def test_evaluate_says_what_they_say_of_the_models_alone():
-    model = compiled(distiller(), metrics=["accuracy", *every()])
+def test_evaluate_matches_standalone_metrics():
+    model = compiled(distiller(), metrics=["accuracy", *all_metrics()])
     x, y = data(20)
     logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-    expected = alone(model, x, y)
+    expected = standalone(model, x, y)
     assert set(logs) == {"loss", "supervised_loss", "kl_divergence_loss", "accuracy", *expected}
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_fit_logs_them_for_each_epoch_and_they_move_with_the_student():
-    model = compiled(distiller(supervised_weight=0), keras.optimizers.Adam(0.03), metrics=every())
+def test_fit_logs_them_for_each_epoch():
+    model = compiled(distiller(supervised_weight=0), keras.optimizers.Adam(0.03), metrics=all_metrics())
     history = fitted(model, *data(), validation_data=data(), epochs=8)
     for name in ("agreement", "top_2_agreement", "divergence", "cka"):
         assert len(history[name]) == len(history[f"val_{name}"]) == 8
     assert history["val_divergence"][-1] < history["val_divergence"][0] / 2
-    expected = alone(model, *data())
+    expected = standalone(model, *data())
     logs = model.evaluate(*data(), batch_size=8, verbose=0, return_dict=True)
     assert logs["divergence"] == pytest.approx(expected["divergence"], rel=1e-5)
 
@@ -67,12 +67,14 @@ def test_no_model_runs_twice():
         counter = Counter(name="features")
         return keras.Model(inputs, keras.layers.Dense(3)(counter(inputs)), name=name), counter
 
-    (student, ours), (teacher, theirs) = counting("student"), counting("teacher")
-    model = compiled(Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())]), metrics=every())
-    before = np.array([*ours.counted(), *theirs.counted()])
+    student, student_counter = counting("student")
+    teacher, teacher_counter = counting("teacher")
+    model = compiled(Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())]), metrics=all_metrics())
+    before = np.array([*student_counter.counted(), *teacher_counter.counted()])
     fitted(model, *data(24))
     model.evaluate(*data(24), batch_size=8, verbose=0)
-    np.testing.assert_array_equal(np.array([*ours.counted(), *theirs.counted()]) - before, [3, 3, 0, 6])
+    after = np.array([*student_counter.counted(), *teacher_counter.counted()])
+    np.testing.assert_array_equal(after - before, [3, 3, 0, 6])
 
 
 def test_taps_of_metrics_are_added_to_those_of_terms():
@@ -81,12 +83,12 @@ def test_taps_of_metrics_are_added_to_those_of_terms():
     for _ in range(2):
         compiled(model, metrics=[Agreement()])
         logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-        assert logs["agreement"] == pytest.approx(alone(model, x, y)["agreement"])
+        assert logs["agreement"] == pytest.approx(standalone(model, x, y)["agreement"])
 
 
-def test_they_change_nothing_else():
+def test_they_do_not_change_training():
     weights = []
-    for metrics in (None, every()):
+    for metrics in (None, all_metrics()):
         keras.utils.set_random_seed(0)
         model = compiled(distiller(), metrics=metrics)
         fitted(model, *data(), epochs=2)
@@ -95,31 +97,31 @@ def test_they_change_nothing_else():
         np.testing.assert_array_equal(one, other)
 
 
-def test_need_no_labels_and_count_unlabelled_examples():
+def test_work_without_labels_and_count_unlabeled_examples():
     x, y = data()
     model = distiller()
     model.compile("sgd", metrics=[Agreement(), TeacherDivergence()])
     assert model.evaluate(x, batch_size=8, verbose=0, return_dict=True)["divergence"] > 0
-    compiled(model, metrics=every())
+    compiled(model, metrics=all_metrics())
     y[3:] = -1
     logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-    expected = alone(model, x, y)
+    expected = standalone(model, x, y)
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_sample_weights_concern_the_weighted_ones_alone():
+def test_sample_weights_apply_to_weighted_metrics_only():
     x, y = data()
     weight = np.arange(24, dtype="float32")
     model = distiller()
     compiled(model, metrics=[TeacherDivergence()], weighted_metrics=[TeacherDivergence(name="weighted_divergence")])
     logs = model.evaluate(x, y, sample_weight=weight, batch_size=8, verbose=0, return_dict=True)
-    each = softened_kl(model.student(x), model.teacher.model(x), 1.0)
-    assert logs["divergence"] == pytest.approx(each.mean(), rel=1e-5)
-    assert logs["weighted_divergence"] == pytest.approx((each * weight).sum() / weight.sum(), rel=1e-5)
+    divergences = softened_kl(model.student(x), model.teacher.model(x), 1.0)
+    assert logs["divergence"] == pytest.approx(divergences.mean(), rel=1e-5)
+    assert logs["weighted_divergence"] == pytest.approx((divergences * weight).sum() / weight.sum(), rel=1e-5)
 
 
-def test_padded_tokens_count_nowhere():
+def test_padded_tokens_do_not_count():
     def tagger(width, name):
         inputs = keras.Input((None,), dtype="int32")
         tokens = keras.layers.Embedding(9, width, mask_zero=True, name="features")(inputs)
@@ -133,11 +135,12 @@ def test_padded_tokens_count_nowhere():
     tokens[:, 3:] = 0
     weight = np.float32([0, 1, 2, 1, 1, 1, 1, 1])
     logs = model.evaluate(tokens, tokens % 3, sample_weight=weight, batch_size=8, verbose=0, return_dict=True)
-    ours, theirs = student(tokens[1:, :3]), teacher(tokens[1:, :3])
-    each = softened_kl(ours, theirs, 1.0)
-    assert logs["divergence"] == pytest.approx(np.average(each.mean(-1), weights=weight[1:]), rel=1e-5)
+    student_logits, teacher_logits = student(tokens[1:, :3]), teacher(tokens[1:, :3])
+    divergences = softened_kl(student_logits, teacher_logits, 1.0)
+    assert logs["divergence"] == pytest.approx(np.average(divergences.mean(-1), weights=weight[1:]), rel=1e-5)
     assert logs["agreement"] == pytest.approx(
-        np.average((np.argmax(ours, -1) == np.argmax(theirs, -1)).mean(-1), weights=weight[1:]), rel=1e-5
+        np.average((np.argmax(student_logits, -1) == np.argmax(teacher_logits, -1)).mean(-1), weights=weight[1:]),
+        rel=1e-5,
     )
     cka = CKA("features", "features")
     cka.update_state(student.get_layer("features")(tokens[1:, :3]), teacher.get_layer("features")(tokens[1:, :3]))
@@ -156,20 +159,20 @@ def test_a_mask_among_the_inputs():
     padding[:, 1:] = 0
     logs = model.evaluate({"x": x, "padding": padding}, verbose=0, return_dict=True)
     batch = {"x": x, "padding": padding}
-    each = softened_kl(model.student(batch)[:, :1], model.teacher.model(batch)[:, :1], 1.0)
-    assert logs["divergence"] == pytest.approx(each.mean(), rel=1e-5)
+    divergences = softened_kl(model.student(batch)[:, :1], model.teacher.model(batch)[:, :1], 1.0)
+    assert logs["divergence"] == pytest.approx(divergences.mean(), rel=1e-5)
     with pytest.raises(ValueError, match="Metric 'divergence' looks for its mask in the input 'pad'"):
         model.compile("sgd", metrics=[TeacherDivergence(mask="pad")])
 
 
 def test_one_of_several_outputs():
-    def two(name):
+    def two_outputs(name):
         inputs = keras.Input((8,))
         return keras.Model(
             inputs, {key: keras.layers.Dense(3, name=f"{name}_{key}")(inputs) for key in "ab"}, name=name
         )
 
-    student, teacher = two("student"), two("teacher")
+    student, teacher = two_outputs("student"), two_outputs("teacher")
     model = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(), "output[a]", "output[a]")])
     taps = {"student": "output[b]", "teacher": "output[b]"}
     model.compile("sgd", crossentropy(), metrics={"a": ["accuracy"], "b": ["accuracy", Agreement(**taps)]})
@@ -183,51 +186,53 @@ def test_one_of_several_outputs():
 
 
 @pytest.mark.parametrize("kind", ["cached", "top", "ensemble", "ema", "function"])
-def test_any_teacher(kind, tmp_path):
+def test_every_kind_of_teacher(kind, tmp_path):
     x, y = data()
     teacher, student = mlp(16, name="teacher"), mlp()
     logits, inputs = np.array(teacher(x)), x
     if kind == "cached":
-        inputs, given = with_activations(x, {"output": logits}), CachedTeacher({"output": logits})
+        inputs, distilled_from = with_activations(x, {"output": logits}), CachedTeacher({"output": logits})
     elif kind == "top":
         label(teacher, x, tmp_path, top_k=2)
         stored = open_cache(tmp_path)
-        inputs, given = stored.load(x), stored.teacher
+        inputs, distilled_from = stored.load(x), stored.teacher
     elif kind == "ensemble":
-        given = Ensemble([teacher, teacher])
+        distilled_from = Ensemble([teacher, teacher])
     elif kind == "ema":
-        given, logits = EMATeacher(student), np.array(student(x))
+        distilled_from, logits = EMATeacher(student), np.array(student(x))
     else:
-        given = lambda x: teacher(x)  # noqa: E731
-    model = compiled(Distiller(student=student, teacher=given, terms=[Term(KLDivergence())]), metrics=[Agreement()])
+        distilled_from = lambda x: teacher(x)  # noqa: E731
+    model = compiled(
+        Distiller(student=student, teacher=distilled_from, terms=[Term(KLDivergence())]), metrics=[Agreement()]
+    )
     logs = model.evaluate(inputs, y, verbose=0, return_dict=True)
     assert logs["agreement"] == pytest.approx((np.argmax(student(x), -1) == logits.argmax(-1)).mean())
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 2}], ids=str)
-def test_however_the_step_is_run(options):
-    model = compiled(distiller(), metrics=every(), **options)
+def test_execution_modes(options):
+    model = compiled(distiller(), metrics=all_metrics(), **options)
     x, y = data()
     logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-    for name, value in alone(model, x, y).items():
+    for name, value in standalone(model, x, y).items():
         assert logs[name] == pytest.approx(value, rel=1e-4), name
     fitted(model, x, y)
 
 
-def test_are_in_float32_whatever_the_models_are():
+def test_are_float32_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_float16")
-    model = compiled(distiller(), metrics=every())
+    model = compiled(distiller(), metrics=all_metrics())
     logs = model.evaluate(*data(), batch_size=8, verbose=0, return_dict=True)
     assert {metric.dtype for metric in model.metrics if metric.name in logs} == {"float32"}
     assert 0 < logs["divergence"] < 10
 
 
-def test_come_back_with_a_saved_distiller(tmp_path):
-    model = compiled(distiller(), metrics=["accuracy", *every()])
+def test_are_restored_with_a_saved_distiller(tmp_path):
+    model = compiled(distiller(), metrics=["accuracy", *all_metrics()])
     fitted(model, *data())
     model.save(tmp_path / "d.keras")
-    again = load_distiller(tmp_path / "d.keras", teacher=model.teacher.model)
-    first, second = (m.evaluate(*data(), batch_size=8, verbose=0, return_dict=True) for m in (model, again))
+    restored = load_distiller(tmp_path / "d.keras", teacher=model.teacher.model)
+    first, second = (m.evaluate(*data(), batch_size=8, verbose=0, return_dict=True) for m in (model, restored))
     assert second == pytest.approx(first)
 
 
@@ -241,7 +246,7 @@ def test_come_back_with_a_saved_distiller(tmp_path):
         (lambda: [Agreement(name="supervised_loss")], r"names \['supervised_loss'\] more than once"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_forgotten(metrics, message):
+def test_rejects_invalid_metrics_and_compiles_again(metrics, message):
     model = distiller()
     with pytest.raises(ValueError, match=message):
         model.compile("sgd", crossentropy(), metrics=metrics())
@@ -249,14 +254,14 @@ def test_what_does_not_fit_is_refused_and_forgotten(metrics, message):
     fitted(model, *data())
 
 
-def test_probabilities_are_refused():
+def test_rejects_probabilities():
     teacher = keras.Sequential([mlp(16, name="inner"), keras.layers.Softmax()])
     model = Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence(), "output", "inner")])
     with pytest.raises(ValueError, match="Metric 'divergence' compares logits, but teacher 'output' ends in a softmax"):
         model.compile("sgd", metrics=[TeacherDivergence()])
 
 
-def test_without_a_teacher_there_is_nothing_to_compare_with():
+def test_need_a_teacher():
     with pytest.raises(ValueError, match=r"activations \['output'\] were not stored"):
         Distiller(student=mlp(), teacher=None, terms=[]).compile("sgd", metrics=[Agreement()])
     peers = MutualDistiller([mlp(), mlp(16, name="other")])
@@ -265,14 +270,17 @@ def test_without_a_teacher_there_is_nothing_to_compare_with():
 
 
 @pytest.mark.replicas
-def test_are_the_same_on_several_replicas():
+def test_are_equal_on_several_replicas():
     logs = {}
     for count in (1, 2, 4):
         with alike.strategy(count).scope():
             keras.utils.set_random_seed(0)
             model = distiller()
             model.compile(
-                alike.sgd(), alike.from_logits, metrics=every(), weighted_metrics=[Agreement(name="weighted_agreement")]
+                alike.sgd(),
+                alike.from_logits,
+                metrics=all_metrics(),
+                weighted_metrics=[Agreement(name="weighted_agreement")],
             )
             x, y = data(18)
             weight = np.arange(18, dtype="float32")

@@ -1,15 +1,15 @@
-"""A teacher for all checks."""
+"""The teacher of all checks."""
 
 import keras
 import pytest
 
+from tests.support.checked_models import clusters, network
 from tests.support.helpers import crossentropy
-from tests.support.sound import clusters, network
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    """A network that knows the clusters."""
+    """A network trained on the clusters."""
     keras.utils.set_random_seed(1)
     model = network(16, "teacher")
     model.compile(keras.optimizers.Adam(0.01), crossentropy())

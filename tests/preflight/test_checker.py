@@ -1,4 +1,4 @@
-"""What `check` finds nothing in, leaves as it was, and refuses."""
+"""`check` on setups without problems, its restoration of all state, and its errors."""
 
 import random
 
@@ -14,15 +14,22 @@ from keras_distill.preflight import check
 from keras_distill.schedules import WarmUp
 from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble, ModelTeacher, with_activations
 from keras_distill.training.balance import Balance
+from tests.support.checked_models import (
+    clusters,
+    default_terms,
+    function_teacher,
+    healthy_distiller,
+    network,
+    only_finding,
+)
 from tests.support.helpers import Counter, compiled, crossentropy
-from tests.support.sound import as_function, clusters, healthy, network, only, terms
 
 
-def test_nothing_is_found_where_nothing_is_wrong(teacher):
+def test_no_findings_without_problems(teacher):
     x, y = clusters()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
-    assert check(healthy(teacher), dataset, batches=8) == []
-    assert check(healthy(teacher), x, y, batches=4, batch_size=16) == []
+    assert check(healthy_distiller(teacher), dataset, batches=8) == []
+    assert check(healthy_distiller(teacher), x, y, batches=4, batch_size=16) == []
 
 
 @pytest.mark.parametrize(
@@ -40,64 +47,64 @@ def test_nothing_is_found_where_nothing_is_wrong(teacher):
         lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3)),
     ],
 )
-def test_optimizers_as_they_are_used(optimizer, teacher):
-    assert check(healthy(teacher, optimizer=optimizer()), *clusters()) == []
+def test_common_optimizers_and_learning_rates_give_no_findings(optimizer, teacher):
+    assert check(healthy_distiller(teacher, optimizer=optimizer()), *clusters()) == []
 
 
 @pytest.mark.parametrize("kind", ["cached", "ensemble", "ema", "none", "function", "inputs"])
-def test_any_teacher(kind, teacher):
+def test_every_kind_of_teacher(kind, teacher):
     x, y = clusters()
-    student, given, inputs = network(), [Term(KLDivergence(2.0))], x
+    student, terms, inputs = network(), [Term(KLDivergence(2.0))], x
     if kind == "cached":
         logits = np.array(teacher(x))
-        taught_by, inputs = CachedTeacher({"output": logits}), with_activations(x, {"output": logits})
+        distilled_from, inputs = CachedTeacher({"output": logits}), with_activations(x, {"output": logits})
     elif kind == "ensemble":
-        taught_by = Ensemble([teacher, keras.models.clone_model(teacher)], weights=[3, 1])
+        distilled_from = Ensemble([teacher, keras.models.clone_model(teacher)], weights=[3, 1])
     elif kind == "ema":
-        taught_by = EMATeacher(teacher)
+        distilled_from = EMATeacher(teacher)
         student = keras.models.clone_model(teacher)
         student.set_weights(teacher.get_weights())
     elif kind == "none":
-        taught_by, given = None, []
+        distilled_from, terms = None, []
     elif kind == "function":
-        taught_by = as_function(teacher, lambda logits: logits)
+        distilled_from = function_teacher(teacher, lambda logits: logits)
     else:
-        taught_by = ModelTeacher(teacher, inputs=lambda x: x * 1.0)
-    assert check(healthy(taught_by, student, given), inputs, y) == []
+        distilled_from = ModelTeacher(teacher, inputs=lambda x: x * 1.0)
+    assert check(healthy_distiller(distilled_from, student, terms), inputs, y) == []
 
 
 def test_labels_may_be_missing(teacher):
     x, y = clusters()
-    distiller = healthy(teacher)
+    distiller = healthy_distiller(teacher)
     assert check(distiller, x) == []
     y[64:] = -1
     assert check(distiller, x, y) == []
     one_hot = np.eye(4, dtype="float32")[y]
     one_hot[y < 0] = np.nan
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    assert check(healthy(teacher, loss=loss), x, one_hot) == []
-    unsupervised = healthy(teacher)
+    assert check(healthy_distiller(teacher, loss=loss), x, one_hot) == []
+    unsupervised = healthy_distiller(teacher)
     unsupervised.compile("adam")
     assert check(unsupervised, x) == []
 
 
 def test_sample_weights_metrics_balances_and_warm_ups(teacher):
     x, y = clusters()
-    given = [
+    terms = [
         Term(KLDivergence(2.0), weight=WarmUp(0.9, steps=500)),
         Term(Hint(), "features", "features", head="auto", weight=Balance(0.1)),
     ]
-    distiller = healthy(teacher, given=given, metrics=["accuracy", Agreement()])
+    distiller = healthy_distiller(teacher, terms=terms, metrics=["accuracy", Agreement()])
     weighted = tf.data.Dataset.from_tensor_slices((x, y, np.ones(256, "float32"))).batch(32)
     assert check(distiller, weighted) == []
 
 
 def test_mixed_precision(teacher):
     keras.config.set_dtype_policy("mixed_float16")
-    assert check(healthy(teacher), *clusters()) == []
+    assert check(healthy_distiller(teacher), *clusters()) == []
 
 
-def several(name, width=8):
+def two_outputs(name, width=8):
     inputs = keras.Input((8,))
     hidden = keras.layers.Dense(width, activation="relu", name="features")(inputs)
     return keras.Model(
@@ -107,21 +114,23 @@ def several(name, width=8):
 
 def test_several_outputs():
     x, y = clusters()
-    teacher, student = several("teacher", 16), several("student")
+    teacher, student = two_outputs("teacher", 16), two_outputs("student")
     labels = {"kind": y, "size": x[:, :1]}
     losses = {"kind": crossentropy(), "size": "mse"}
     teacher.compile(keras.optimizers.Adam(0.01), losses)
     teacher.fit(x, labels, epochs=8, verbose=0)
-    distiller = healthy(teacher, student, [Term(KLDivergence(2.0), "output[kind]", "output[kind]")], loss=losses)
+    distiller = healthy_distiller(
+        teacher, student, [Term(KLDivergence(2.0), "output[kind]", "output[kind]")], loss=losses
+    )
     dataset = tf.data.Dataset.from_tensor_slices((x, labels)).batch(32)
     assert check(distiller, dataset) == []
     labels["kind"] = labels["kind"] + 1
     dataset = tf.data.Dataset.from_tensor_slices((x, labels)).batch(32)
-    only(check(distiller, dataset), "labels out of range", "'kind'")
+    only_finding(check(distiller, dataset), "labels out of range", "'kind'")
 
 
-class Moody(keras.layers.Layer):
-    """Draws from every source of random numbers, and counts."""
+class Stochastic(keras.layers.Layer):
+    """Draws from every source of random numbers and counts its calls."""
 
     def build(self, shape):
         self.seeds = keras.random.SeedGenerator(3)
@@ -137,11 +146,11 @@ class Moody(keras.layers.Layer):
         return inputs + 0.01 * (keras.random.normal((8,), seed=self.seeds) + keras.random.normal((8,)))
 
 
-def moody():
+def stochastic_student():
     return keras.Sequential(
         [
             keras.Input((8,)),
-            Moody(),
+            Stochastic(),
             keras.layers.Dense(8, "relu", name="features"),
             keras.layers.BatchNormalization(),
             keras.layers.Dropout(0.2),
@@ -151,8 +160,8 @@ def moody():
     )
 
 
-def everything(distiller):
-    """All numbers of a distiller, and what comes next of all random numbers."""
+def all_values(distiller):
+    """The values of all variables of a distiller."""
     variables = [
         *distiller.variables,
         *distiller.metrics_variables,
@@ -162,58 +171,59 @@ def everything(distiller):
     return [np.array(variable) for variable in variables]
 
 
-def drawn():
+def random_draws():
+    """The next value of every source of random numbers."""
     return [random.random(), np.random.random(), np.array(keras.random.normal(())), np.array(tf.random.normal(()))]
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_changes_nothing(begun, teacher):
+@pytest.mark.parametrize("trained", [False, True])
+def test_restores_all_state(trained, teacher):
     x, y = clusters()
 
-    def made():
+    def setup():
         keras.utils.set_random_seed(3)
-        given = [terms()[0], Term(Hint(), "features", "features", head="auto", weight=Balance(0.1))]
-        student = moody()
-        distiller = healthy(
-            EMATeacher(student), student, given, keras.optimizers.Adam(1e-3), metrics=["accuracy", Agreement()]
+        terms = [default_terms()[0], Term(Hint(), "features", "features", head="auto", weight=Balance(0.1))]
+        student = stochastic_student()
+        distiller = healthy_distiller(
+            EMATeacher(student), student, terms, keras.optimizers.Adam(1e-3), metrics=["accuracy", Agreement()]
         )
         dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(256, seed=1).batch(32)
-        if begun:
+        if trained:
             distiller.fit(dataset, epochs=1, verbose=0)
         return distiller, dataset
 
-    distiller, dataset = made()
-    before = everything(distiller)
+    distiller, dataset = setup()
+    before = all_values(distiller)
     assert check(distiller, dataset) is not None
-    assert len(before) == len(everything(distiller))
-    for one, two in zip(before, everything(distiller)):
+    assert len(before) == len(all_values(distiller))
+    for one, two in zip(before, all_values(distiller)):
         np.testing.assert_array_equal(one, two)
-    checked = distiller.fit(dataset, epochs=2, verbose=0).history, everything(distiller), drawn()
-    other, other_dataset = made()
-    unchecked = other.fit(other_dataset, epochs=2, verbose=0).history, everything(other), drawn()
+    checked = distiller.fit(dataset, epochs=2, verbose=0).history, all_values(distiller), random_draws()
+    other, other_dataset = setup()
+    unchecked = other.fit(other_dataset, epochs=2, verbose=0).history, all_values(other), random_draws()
     assert checked[0] == unchecked[0] and checked[2] == unchecked[2]
     for one, two in zip(checked[1], unchecked[1], strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-def test_gives_everything_back_when_something_fails(teacher):
+def test_restores_all_state_after_an_error(teacher):
     def fails(y_true, y_pred):
         raise RuntimeError("no loss")
 
     x, y = clusters()
-    distiller = healthy(teacher, moody(), loss=fails)
-    before = everything(distiller)
+    distiller = healthy_distiller(teacher, stochastic_student(), loss=fails)
+    before = all_values(distiller)
     with pytest.raises(RuntimeError, match="no loss"):
         check(distiller, x, y)
-    for one, two in zip(before, everything(distiller), strict=True):
+    for one, two in zip(before, all_values(distiller), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-def test_losses_of_several_outputs_count_as_before():
+def test_restores_the_loss_metrics_of_several_outputs():
     x, y = clusters()
     distiller = Distiller(
-        student=several("student"),
-        teacher=several("teacher"),
+        student=two_outputs("student"),
+        teacher=two_outputs("teacher"),
         terms=[Term(KLDivergence(), "output[kind]", "output[kind]")],
     )
     compiled(distiller, loss={"kind": crossentropy(), "size": "mse"})
@@ -223,17 +233,17 @@ def test_losses_of_several_outputs_count_as_before():
     check(distiller, dataset)
     assert [metric.name for metric in distiller.metrics] == names
     distiller.train_on_batch(x, labels)
-    before = everything(distiller), distiller.get_metrics_result()
+    before = all_values(distiller), distiller.get_metrics_result()
     check(distiller, dataset)
     assert distiller.get_metrics_result() == before[1]
-    for one, two in zip(before[0], everything(distiller), strict=True):
+    for one, two in zip(before[0], all_values(distiller), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_layer_s_own_count_is_given_back(teacher):
+def test_restores_non_trainable_counters_of_layers(teacher):
     counter = Counter()
     student = keras.Sequential([keras.Input((8,)), counter, *network().layers], name="student")
-    assert check(healthy(teacher, student, [Term(KLDivergence())]), *clusters()) == []
+    assert check(healthy_distiller(teacher, student, [Term(KLDivergence())]), *clusters()) == []
     assert counter.counted() == (0, 0)
 
 
@@ -246,31 +256,42 @@ class Batches(keras.utils.PyDataset):
         return x[32 * index : 32 * index + 32], y[32 * index : 32 * index + 32]
 
 
-def test_what_data_may_be(teacher):
-    assert check(healthy(teacher), Batches()) == []
+def test_kinds_of_data(teacher):
+    assert check(healthy_distiller(teacher), Batches()) == []
     x, y = clusters()
     for data, message in [
-        (((x, y) for _ in range(3)), "iterator or generator gives once is gone.*generator"),
-        (tf.data.Dataset.from_tensor_slices((x, y)), "inputs of the shapes .* Was the data set batched"),
-        (tf.data.Dataset.from_tensor_slices((x, y)).batch(8).take(0), "hold no batch"),
+        (((x, y) for _ in range(3)), "must be readable more than once.*from_generator.*Received: generator"),
+        (
+            tf.data.Dataset.from_tensor_slices((x, y)),
+            r"inputs of shapes \[\(8,\)\], but the models expect .*\.batch\(32\)",
+        ),
+        (tf.data.Dataset.from_tensor_slices((x, y)).batch(8).take(0), "has no batches"),
     ]:
         with pytest.raises(ValueError, match=message):
-            check(healthy(teacher), data)
+            check(healthy_distiller(teacher), data)
     with pytest.raises(ValueError, match=r"same number of examples. Received: \[255, 256\]"):
-        check(healthy(teacher), x, y[1:])
+        check(healthy_distiller(teacher), x, y[1:])
 
 
-def test_what_is_no_compiled_distiller_is_refused(teacher):
+def test_rejects_other_models_and_uncompiled_distillers(teacher):
     x, y = clusters()
-    with pytest.raises(ValueError, match="Received: MutualDistiller. To check peers"):
+    with pytest.raises(ValueError, match="Received: MutualDistiller. To check two peers"):
         check(compiled(MutualDistiller([network(), network(16, "other")])), x, y)
     with pytest.raises(ValueError, match="Received: Sequential"):
         check(teacher, x, y)
-    with pytest.raises(ValueError, match="not compiled.*Call `compile` first"):
-        check(Distiller(student=network(), teacher=teacher, terms=terms()), x, y)
+    with pytest.raises(ValueError, match="`distiller` is not compiled. Call `distiller.compile"):
+        check(Distiller(student=network(), teacher=teacher, terms=default_terms()), x, y)
 
 
-def test_a_finding_reads_as_a_few_lines(teacher):
-    finding = only(check(healthy(teacher, optimizer=keras.optimizers.SGD(0.0)), *clusters()), "learning rate too low")
+@pytest.mark.parametrize("argument", ["batches", "batch_size"])
+def test_rejects_zero_batches(argument, teacher):
+    with pytest.raises(ValueError, match=f"`{argument}` must be an integer >= 1. Received: 0"):
+        check(healthy_distiller(teacher), *clusters(), **{argument: 0})
+
+
+def test_a_finding_prints_as_three_lines(teacher):
+    finding = only_finding(
+        check(healthy_distiller(teacher, optimizer=keras.optimizers.SGD(0.0)), *clusters()), "learning rate too low"
+    )
     what, seen, advice = str(finding).split("\n")
     assert (what, seen, advice) == (finding.what, f"  Seen: {finding.seen}", f"  Do:   {finding.advice}")

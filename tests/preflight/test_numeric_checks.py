@@ -1,4 +1,4 @@
-"""Numbers that are not finite, dead, constant, too large or too coarse."""
+"""NaN and infinity, constant features, exploding heads and weight precision."""
 
 import keras
 import numpy as np
@@ -9,58 +9,78 @@ from keras_distill import Term
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.preflight import check
 from keras_distill.teachers import CachedTeacher, with_activations
-from tests.support.sound import as_function, clusters, ending_in, healthy, names, network, only
+from tests.support.checked_models import (
+    clusters,
+    function_teacher,
+    healthy_distiller,
+    names,
+    network,
+    only_finding,
+    student_ending_in,
+)
 
 
-def test_inputs_that_are_not_finite(teacher):
+def test_nonfinite_inputs(teacher):
     x, y = clusters()
     x[3, 2] = np.nan
-    only(check(healthy(teacher), x, y), "not finite", "The inputs hold NaN", "1 such numbers")
+    only_finding(check(healthy_distiller(teacher), x, y), "not finite", "The inputs contain NaN", "1 non-finite values")
     x, y = clusters()
     weight = np.ones(256, "float32")
     weight[7] = np.inf
     dataset = tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(32)
-    only(check(healthy(teacher), dataset), "not finite", "sample weights")
+    only_finding(check(healthy_distiller(teacher), dataset), "not finite", "sample weights")
     stored = {"output": np.array(teacher(x))}
-    distiller = healthy(CachedTeacher(stored), given=[Term(KLDivergence())])
+    distiller = healthy_distiller(CachedTeacher(stored), terms=[Term(KLDivergence())])
     stored["output"][9] = np.inf
-    only(check(distiller, with_activations(x, stored), y), "not finite", "stored activations 'output'")
+    only_finding(check(distiller, with_activations(x, stored), y), "not finite", "cached teacher activations 'output'")
 
 
-def test_activations_that_are_not_finite(teacher):
-    student = ending_in(lambda x: ops.log(ops.relu(x)))
-    only(check(healthy(teacher, student), *clusters()), "not finite", "student puts out at 'output'")
-    broken = as_function(teacher, lambda logits: logits / 0.0)
-    only(check(healthy(broken, given=[Term(KLDivergence())]), *clusters()), "not finite", "teacher puts out")
+def test_nonfinite_activations(teacher):
+    student = student_ending_in(lambda x: ops.log(ops.relu(x)))
+    only_finding(
+        check(healthy_distiller(teacher, student), *clusters()),
+        "not finite",
+        "student outputs NaN or infinity at 'output'",
+    )
+    broken = function_teacher(teacher, lambda logits: logits / 0.0)
+    only_finding(
+        check(healthy_distiller(broken, terms=[Term(KLDivergence())]), *clusters()),
+        "not finite",
+        "teacher outputs NaN or infinity",
+    )
 
 
-def test_losses_that_are_not_finite(teacher):
+def test_nonfinite_losses(teacher):
     def loss(y_true, y_pred):
         return ops.sum(ops.log(y_pred - 1e6), axis=-1)
 
-    found = only(check(healthy(teacher, loss=loss), *clusters()), "not finite", "The supervised loss is nan")
-    assert "all activations are finite" in found.what
+    finding = only_finding(
+        check(healthy_distiller(teacher, loss=loss), *clusters()), "not finite", "The supervised loss is nan"
+    )
+    assert "all activations are finite" in finding.what
 
 
-def test_gradients_that_are_not_finite(teacher):
-    # The square root of 0 is 0, and its slope is not finite.
-    student = ending_in(lambda x: x + ops.sqrt(ops.relu(x - 1e3)))
-    only(check(healthy(teacher, student), *clusters()), "not finite", "gradient holds NaN", "features/")
+def test_nonfinite_gradients(teacher):
+    # The square root is finite at 0, its derivative is not.
+    student = student_ending_in(lambda x: x + ops.sqrt(ops.relu(x - 1e3)))
+    only_finding(
+        check(healthy_distiller(teacher, student), *clusters()), "not finite", "gradient contains NaN", "features/"
+    )
 
 
-def test_dead_taps(teacher):
-    silent = network(bias_initializer=keras.initializers.Constant(-100.0))
-    found = check(healthy(teacher, silent), *clusters())
-    assert "dead tap" in names(found)
-    dead = found[names(found).index("dead tap")]
-    assert "student is 0 for every example at 'features'" in dead.what and "100% of 8 channels" in dead.seen
-    silent = keras.models.clone_model(teacher)
-    silent.set_weights([w if i != 1 else w - 1e3 for i, w in enumerate(teacher.get_weights())])
-    found = check(healthy(silent), *clusters()[:1])
-    assert "The teacher is 0 for every example at 'features'." in [finding.what for finding in found]
+def test_dead_features(teacher):
+    dead_model = network(bias_initializer=keras.initializers.Constant(-100.0))
+    findings = check(healthy_distiller(teacher, dead_model), *clusters())
+    assert "dead features" in names(findings)
+    dead = findings[names(findings).index("dead features")]
+    assert "student outputs 0 for all examples at 'features'" in dead.what and "100 % of 8 channels" in dead.seen
+    dead_model = keras.models.clone_model(teacher)
+    dead_model.set_weights([w if i != 1 else w - 1e3 for i, w in enumerate(teacher.get_weights())])
+    findings = check(healthy_distiller(dead_model), *clusters()[:1])
+    assert "The teacher outputs 0 for all examples at 'features'." in [finding.what for finding in findings]
 
 
-def test_a_new_last_layer_of_zeros_is_not_dead(teacher):
+def test_a_zero_initialized_last_layer_gives_no_findings(teacher):
     student = keras.Sequential(
         [
             keras.Input((8,)),
@@ -68,30 +88,34 @@ def test_a_new_last_layer_of_zeros_is_not_dead(teacher):
             keras.layers.Dense(4, kernel_initializer="zeros"),
         ]
     )
-    assert check(healthy(teacher, student), *clusters()) == []
+    assert check(healthy_distiller(teacher, student), *clusters()) == []
 
 
-def test_features_that_are_the_same_for_all_examples(teacher):
+def test_constant_features(teacher):
     constant = keras.Sequential(
         [keras.Input((8,)), keras.layers.Lambda(lambda x: 0.0 * x + 2.0, name="features"), keras.layers.Dense(4)]
     )
-    found = check(healthy(constant), *clusters()[:1])
-    what = [finding.what for finding in found if finding.name == "constant features"]
-    assert "The teacher says the same of every example at 'features'." in what
+    findings = check(healthy_distiller(constant), *clusters()[:1])
+    what = [finding.what for finding in findings if finding.name == "constant features"]
+    assert "The teacher outputs the same activation for all examples at 'features'." in what
 
 
-def test_heads_that_explode(teacher):
-    loud = keras.layers.Dense(16, kernel_initializer=keras.initializers.RandomNormal(stddev=1e3))
-    found = check(healthy(teacher, given=[Term(Hint(), "features", "features", head=loud, weight=1e-9)]), *clusters())
-    only(found, "exploding head", "term 'hint'", "'features'")
+def test_exploding_heads(teacher):
+    large = keras.layers.Dense(16, kernel_initializer=keras.initializers.RandomNormal(stddev=1e3))
+    findings = check(
+        healthy_distiller(teacher, terms=[Term(Hint(), "features", "features", head=large, weight=1e-9)]), *clusters()
+    )
+    only_finding(findings, "exploding head", "term 'hint'", "'features'")
 
 
-def test_weights_in_unsuitable_precision(teacher):
+def test_unsuitable_weight_precision(teacher):
     x, y = clusters()
     mixed = keras.Sequential(
         [keras.Input((8,)), keras.layers.Dense(8, "relu", name="features", dtype="float64"), keras.layers.Dense(4)]
     )
-    only(check(healthy(teacher, mixed), x, y), "precision", "several precisions", "2 in float64", "features")
+    only_finding(
+        check(healthy_distiller(teacher, mixed), x, y), "precision", "several precisions", "2 in float64", "features"
+    )
     half = network(dtype="bfloat16")
-    found = check(healthy(teacher, half), x, y)
-    assert {"precision"} == set(names(found)) and any("mixed_bfloat16" in finding.advice for finding in found)
+    findings = check(healthy_distiller(teacher, half), x, y)
+    assert {"precision"} == set(names(findings)) and any("mixed_bfloat16" in finding.advice for finding in findings)

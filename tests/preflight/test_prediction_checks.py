@@ -1,4 +1,4 @@
-"""Outputs that are no logits, labels that are no classes, teachers that are not right."""
+"""Probabilities instead of logits, invalid labels, inaccurate teachers and unsuitable temperatures."""
 
 import keras
 import numpy as np
@@ -9,128 +9,159 @@ from keras_distill import Term
 from keras_distill.losses import BinaryKD, Hint, KLDivergence
 from keras_distill.preflight import check
 from keras_distill.teachers import CachedTeacher, ModelTeacher, with_activations
-from tests.support.sound import as_function, clusters, ending_in, healthy, names, network, only
+from tests.support.checked_models import (
+    clusters,
+    function_teacher,
+    healthy_distiller,
+    names,
+    network,
+    only_finding,
+    student_ending_in,
+)
 
 
-def test_a_teacher_that_gives_probabilities(teacher):
+def test_a_teacher_that_outputs_probabilities(teacher):
     x, y = clusters()
-    by_function = as_function(teacher, lambda logits: ops.softmax(logits) * 1.0)
-    only(check(healthy(by_function, given=[Term(KLDivergence(1.0))]), x, y), "probabilities", "teacher", "'output'")
+    teacher_function = function_teacher(teacher, lambda logits: ops.softmax(logits) * 1.0)
+    only_finding(
+        check(healthy_distiller(teacher_function, terms=[Term(KLDivergence(1.0))]), x, y),
+        "probabilities",
+        "teacher",
+        "'output'",
+    )
     stored = {"output": np.array(ops.softmax(teacher(x)))}
-    distiller = healthy(CachedTeacher(stored), given=[Term(KLDivergence(1.0))])
-    only(check(distiller, with_activations(x, stored), y), "probabilities", "the logarithm")
-    # Their logarithms are logits.
-    by_function = as_function(teacher, lambda logits: ops.log_softmax(logits))
-    assert check(healthy(by_function, given=[Term(KLDivergence(1.0))]), x, y) == []
+    distiller = healthy_distiller(CachedTeacher(stored), terms=[Term(KLDivergence(1.0))])
+    only_finding(check(distiller, with_activations(x, stored), y), "probabilities", "by their logarithm")
+    # Log-probabilities are logits.
+    teacher_function = function_teacher(teacher, lambda logits: ops.log_softmax(logits))
+    assert check(healthy_distiller(teacher_function, terms=[Term(KLDivergence(1.0))]), x, y) == []
 
 
-def test_a_student_that_gives_probabilities(teacher):
-    student = ending_in(lambda x: ops.softmax(x) * 1.0)
-    given = [Term(KLDivergence(2.0), "logits", "output")]
-    found = check(healthy(teacher, student, given), *clusters())
-    assert "The student gives probabilities at 'output'" in found[names(found).index("probabilities")].what
-    fit = keras.losses.SparseCategoricalCrossentropy(from_logits=False)
-    assert check(healthy(teacher, student, given, loss=fit), *clusters()) == []
+def test_a_student_that_outputs_probabilities(teacher):
+    student = student_ending_in(lambda x: ops.softmax(x) * 1.0)
+    terms = [Term(KLDivergence(2.0), "logits", "output")]
+    findings = check(healthy_distiller(teacher, student, terms), *clusters())
+    assert "The student outputs probabilities at 'output'" in findings[names(findings).index("probabilities")].what
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=False)
+    assert check(healthy_distiller(teacher, student, terms, loss=loss), *clusters()) == []
 
 
-@pytest.mark.parametrize("wrong", [4, -2, 1.5])
-def test_class_numbers_out_of_range(wrong, teacher):
+@pytest.mark.parametrize("invalid", [4, -2, 1.5])
+def test_class_indices_out_of_range(invalid, teacher):
     x, y = clusters()
     y = y.astype("float32")
-    y[5] = wrong
-    found = only(check(healthy(teacher), x, y), "labels out of range", "4 classes", "whole numbers from 0 to 3")
-    assert f"1 of 256, such as [{float(wrong)}]" in found.seen
+    y[5] = invalid
+    finding = only_finding(
+        check(healthy_distiller(teacher), x, y), "labels out of range", "4 classes", "integers from 0 to 3"
+    )
+    assert f"1 of 256 are invalid, e.g. [{float(invalid)}]" in finding.seen
 
 
-def test_one_hot_labels_that_are_none(teacher):
+def test_invalid_one_hot_labels(teacher):
     x, y = clusters()
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     one_hot = np.eye(4, dtype="float32")[y]
-    only(check(healthy(teacher, loss=loss), x, 100 * one_hot), "labels out of range", "from 0 to 1")
-    only(check(healthy(teacher, loss=loss), x, 0.5 * one_hot), "labels out of range", "rows of the sum 1")
-    assert check(healthy(teacher, loss=loss), x, 0.9 * one_hot + 0.025) == []
-    # To a loss that is none of classes, any number may be a label.
+    only_finding(check(healthy_distiller(teacher, loss=loss), x, 100 * one_hot), "labels out of range", "from 0 to 1")
+    only_finding(
+        check(healthy_distiller(teacher, loss=loss), x, 0.5 * one_hot), "labels out of range", "rows with a sum of 1"
+    )
+    assert check(healthy_distiller(teacher, loss=loss), x, 0.9 * one_hot + 0.025) == []
+    # A regression loss accepts any number as label.
     regression = [Term(Hint(), "features", "features", head="auto")]
-    assert check(healthy(teacher, given=regression, loss="mse"), x, 3 * one_hot) == []
+    assert check(healthy_distiller(teacher, terms=regression, loss="mse"), x, 3 * one_hot) == []
 
 
-def test_a_teacher_with_its_classes_in_another_order(teacher):
+def test_a_teacher_with_another_class_order(teacher):
     x, y = clusters()
-    turned = as_function(teacher, lambda logits: ops.take(logits, [2, 0, 3, 1], axis=-1))
-    found = only(check(healthy(turned, given=[Term(KLDivergence(2.0))]), x, y), "class order", "'output'")
-    # Class 0 of the labels stands second in the teacher.
-    assert "classes=[1, 3, 0, 2]" in found.advice
-    mended = ModelTeacher(turned, classes=[1, 3, 0, 2])
-    assert check(healthy(mended, given=[Term(KLDivergence(2.0))]), x, y) == []
+    permuted = function_teacher(teacher, lambda logits: ops.take(logits, [2, 0, 3, 1], axis=-1))
+    finding = only_finding(
+        check(healthy_distiller(permuted, terms=[Term(KLDivergence(2.0))]), x, y), "class order", "'output'"
+    )
+    # Class 0 of the labels is output 1 of the teacher.
+    assert "classes=[1, 3, 0, 2]" in finding.advice
+    corrected = ModelTeacher(permuted, classes=[1, 3, 0, 2])
+    assert check(healthy_distiller(corrected, terms=[Term(KLDivergence(2.0))]), x, y) == []
 
 
 def test_two_classes_exchanged(teacher):
-    turned = as_function(teacher, lambda logits: ops.take(logits, [1, 0, 2, 3], axis=-1))
-    found = check(healthy(turned, given=[Term(KLDivergence(2.0))]), *clusters())
-    assert "classes=[1, 0, 2, 3]" in only(found, "class order").advice
+    permuted = function_teacher(teacher, lambda logits: ops.take(logits, [1, 0, 2, 3], axis=-1))
+    findings = check(healthy_distiller(permuted, terms=[Term(KLDivergence(2.0))]), *clusters())
+    assert "classes=[1, 0, 2, 3]" in only_finding(findings, "class order").advice
 
 
-def test_a_teacher_no_better_than_chance():
+def test_a_teacher_at_chance_level():
     untrained = network(16, "teacher")
     x, y = clusters()
-    # Of labels that have nothing to do with the inputs, any teacher knows as much as chance.
+    # With labels independent of the inputs every teacher is at chance level.
     shuffled = np.random.default_rng(3).permutation(y)
-    only(check(healthy(untrained, given=[Term(KLDivergence(2.0))]), x, shuffled), "teacher by chance", "chance gives")
+    only_finding(
+        check(healthy_distiller(untrained, terms=[Term(KLDivergence(2.0))]), x, shuffled),
+        "teacher at chance level",
+        "chance 2",
+    )
 
 
-def test_a_teacher_that_always_says_the_most_frequent_class():
+def test_a_teacher_that_always_predicts_the_most_frequent_class():
     x, y = clusters()
     y = np.where(np.arange(256) % 10 < 8, 0, y)
-    constant = as_function(network(), lambda logits: 0.01 * logits + np.float32([3, 0, 0, 0]))
-    found = check(healthy(constant, given=[Term(KLDivergence(2.0))]), x, y)
-    assert "teacher by chance" in names(found)
+    constant = function_teacher(network(), lambda logits: 0.01 * logits + np.float32([3, 0, 0, 0]))
+    findings = check(healthy_distiller(constant, terms=[Term(KLDivergence(2.0))]), x, y)
+    assert "teacher at chance level" in names(findings)
 
 
-def test_few_labels_say_nothing_of_a_teacher(teacher):
+def test_accuracy_is_not_measured_on_few_labels(teacher):
     x, y = clusters()
     y[::2] = np.random.default_rng(3).permutation(y[::2])
     y[20:] = -1
-    assert check(healthy(teacher, given=[Term(KLDivergence(2.0))]), x, y) == []
+    assert check(healthy_distiller(teacher, terms=[Term(KLDivergence(2.0))]), x, y) == []
 
 
-def test_data_that_come_class_by_class_say_nothing_of_chance(teacher):
+def test_chance_level_is_not_measured_on_a_single_class(teacher):
     x, y = clusters()
-    assert check(healthy(teacher), x[y == 0], y[y == 0]) == []
+    assert check(healthy_distiller(teacher), x[y == 0], y[y == 0]) == []
 
 
-def test_a_teacher_that_is_sure_of_other_labels(teacher):
+def test_a_confidently_wrong_teacher(teacher):
     x, y = clusters()
     y[::2] = np.random.default_rng(3).permutation(y[::2])
-    found = check(healthy(teacher, given=[Term(KLDivergence(2.0))]), x, y)
-    only(found, "teacher sure and wrong", "mean confidence", "preprocessing")
+    findings = check(healthy_distiller(teacher, terms=[Term(KLDivergence(2.0))]), x, y)
+    only_finding(
+        findings,
+        "teacher confidently wrong",
+        "Teacher is confidently wrong at 'output' (accuracy",
+        "mean confidence",
+        "preprocessing",
+    )
 
 
 def test_a_teacher_worse_than_the_student(teacher):
     x, y = clusters()
     student = keras.models.clone_model(teacher)
     student.set_weights(teacher.get_weights())
-    # It never says class 3.
-    other = as_function(teacher, lambda logits: logits - np.float32([0, 0, 0, 100]))
-    found = check(healthy(other, student, [Term(KLDivergence(2.0))]), x, y)
-    worse = found[names(found).index("teacher worse than student")]
-    assert "the student on" in worse.seen
+    # It never predicts class 3.
+    other = function_teacher(teacher, lambda logits: logits - np.float32([0, 0, 0, 100]))
+    findings = check(healthy_distiller(other, student, [Term(KLDivergence(2.0))]), x, y)
+    worse = findings[names(findings).index("teacher worse than student")]
+    assert "the student on" in worse.seen and "student at 'output' before distillation" in worse.what
 
 
 @pytest.mark.parametrize(("temperature", "name"), [(5000.0, "temperature too high"), (0.02, "temperature too low")])
-def test_temperatures_that_leave_nothing(temperature, name, teacher):
-    found = check(healthy(teacher, given=[Term(KLDivergence(temperature), name="soft")]), *clusters())
-    assert name in names(found)
-    assert "term 'soft' (KLDivergence)" in found[0].what
+def test_unsuitable_temperatures(temperature, name, teacher):
+    findings = check(healthy_distiller(teacher, terms=[Term(KLDivergence(temperature), name="soft")]), *clusters())
+    assert name in names(findings)
+    assert "term 'soft' (KLDivergence)" in findings[0].what
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
-def test_temperatures_as_they_are_used(temperature, teacher):
-    assert check(healthy(teacher, given=[Term(KLDivergence(temperature))]), *clusters()) == []
+def test_common_temperatures_give_no_findings(temperature, teacher):
+    assert check(healthy_distiller(teacher, terms=[Term(KLDivergence(temperature))]), *clusters()) == []
 
 
-def test_yes_or_no_logits_are_no_classes(teacher):
+def test_binary_logits_are_not_classes(teacher):
     x, y = clusters()
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     one_hot = np.eye(4, dtype="float32")[y]
-    assert check(healthy(teacher, given=[Term(BinaryKD(2.0))], loss=loss), x, one_hot) == []
-    only(check(healthy(teacher, given=[Term(BinaryKD(2.0))], loss=loss), x, 2 * one_hot), "labels out of range")
+    assert check(healthy_distiller(teacher, terms=[Term(BinaryKD(2.0))], loss=loss), x, one_hot) == []
+    only_finding(
+        check(healthy_distiller(teacher, terms=[Term(BinaryKD(2.0))], loss=loss), x, 2 * one_hot), "labels out of range"
+    )

@@ -1,4 +1,4 @@
-"""A distiller in which nothing is wrong, to which tests add one fault each."""
+"""A distiller without problems, to which each test of the pre-flight checks adds one."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from tests.support.helpers import compiled, features, mlp
 
 
 def clusters(examples=256, classes=4, seed=0):
-    """Inputs of shape `[examples, 8]` around a centre for each class, and class numbers."""
+    """Inputs of shape `[examples, 8]` around one center per class, and class indices."""
     labels = np.random.default_rng(seed).integers(0, classes, examples)
     return (features(classes, 8, seed=5, scale=2)[labels] + features(examples, 8, seed=seed)).astype("float32"), labels
 
@@ -18,17 +18,17 @@ def network(width=8, name="student", **options):
     return mlp(width, 4, name, **options)
 
 
-def terms(**options):
+def default_terms(**options):
     return [
         Term(KLDivergence(2.0), weight=0.9),
         Term(Hint(), "features", "features", head="auto", weight=0.1, **options),
     ]
 
 
-def healthy(teacher, student=None, given=None, optimizer=None, **options):
-    model = Distiller(
-        student=student or network(), teacher=teacher, terms=terms() if given is None else given, supervised_weight=0.1
-    )
+def healthy_distiller(teacher, student=None, terms=None, optimizer=None, **options):
+    """A compiled distiller in which the check finds no problem, unless the arguments add one."""
+    terms = default_terms() if terms is None else terms
+    model = Distiller(student=student or network(), teacher=teacher, terms=terms, supervised_weight=0.1)
     return compiled(model, optimizer or keras.optimizers.Adam(1e-3), **options)
 
 
@@ -36,19 +36,19 @@ def names(findings):
     return [finding.name for finding in findings]
 
 
-def only(findings, name, *words):
-    """The only finding, of this name, in which the words occur."""
+def only_finding(findings, name, *words):
+    """The single finding, which must have this name and contain the words."""
     assert names(findings) == [name], [str(finding) for finding in findings]
     assert all(word in str(findings[0]) for word in words), str(findings[0])
     return findings[0]
 
 
-def as_function(model, change):
-    """A teacher of which nobody can tell what it ends in."""
+def function_teacher(model, change):
+    """A teacher function, whose last operation cannot be inspected."""
     return lambda x: change(model(x))
 
 
-def ending_in(function, name="student"):
+def student_ending_in(function, name="student"):
     inputs = keras.Input((8,))
     features = keras.layers.Dense(8, activation="relu", name="features")(inputs)
     logits = keras.layers.Dense(4, name="logits")(features)
