@@ -41,7 +41,7 @@ class Budget:
     Example:
 
     >>> from keras_distill.tuning import Budget
-    >>> budget = Budget(parameters=50_000, milliseconds=math.inf)
+    >>> budget = Budget(parameters=50_000, milliseconds=float("inf"))
     >>> budget.excess({"parameters": 62_006, "milliseconds": 2.5})
     ['62,006 parameters of 50,000']
     """
