@@ -177,9 +177,7 @@ def read_search(folder: str | pathlib.Path, objective: str) -> Search:
     measured = [trial["metrics"]["metrics"] for trial in trials if trial["status"] == "COMPLETED"]
     with_objective = [metrics[objective] for metrics in measured if objective in metrics]
     if measured and not with_objective:
-        raise ValueError(
-            f"No trial in '{folder}' has the metric '{objective}'. The trials have: {sorted(measured[0])}."
-        )
+        raise ValueError(f"No trial in '{folder}' has the metric '{objective}'. Available: {sorted(measured[0])}.")
     direction = with_objective[0]["direction"] if with_objective else "max"
     # A hyperparameter that is used under several conditions is listed several times.
     space = {entry["config"]["name"]: _hyperparameter(**entry) for entry in oracle["hyperparameters"]["space"]}
