@@ -6,6 +6,8 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -58,7 +60,7 @@ STRATEGY = flags.DEFINE_enum(
 SMOKE = flags.DEFINE_bool("smoke", False, "Smoke test: one epoch, one seed and few examples.")
 
 
-def defaults(**values):
+def defaults(**values: Any) -> None:
     """Set the recipe's defaults of the flags above.
 
     Args:
@@ -68,7 +70,7 @@ def defaults(**values):
         flags.FLAGS.set_default(name, value)
 
 
-def run(recipe):
+def run(recipe: Callable[[], None]) -> None:
     """Parse the flags and call the recipe; `--help` lists the flags of all recipes.
 
     Args:
@@ -93,7 +95,7 @@ def run(recipe):
 
 
 @functools.cache
-def strategy():
+def strategy() -> tf.distribute.Strategy:
     """Return the `tf.distribute.Strategy` of `--strategy`.
 
     It is created once, before any other TensorFlow operation runs.
@@ -107,31 +109,31 @@ def strategy():
     return makers[STRATEGY.value]()
 
 
-def is_chief():
+def is_chief() -> bool:
     """Return True in the process that writes to the workdir."""
     return workers.is_chief(strategy())
 
 
-def folder():
+def folder() -> pathlib.Path:
     """Return the path of the workdir, and create it if it does not exist."""
     path = pathlib.Path(WORKDIR.value or f"runs/{_name()}")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def settings():
+def settings() -> dict[str, Any]:
     """Return the flags of this recipe and those of all recipes, `{name: value}`."""
     ours = (module for module in flags.FLAGS.flags_by_module_dict() if "recipes" in module or module == sys.argv[0])
     return {flag.name: flag.value for module in ours for flag in flags.FLAGS.flags_by_module_dict()[module]}
 
 
-def training_settings():
+def training_settings() -> dict[str, Any]:
     """Return the settings that determine the trained weights: not paths, devices and number of seeds."""
     excluded = "workdir", "data_dir", "originals", "strategy", "seeds"
     return {name: value for name, value in settings().items() if name not in excluded}
 
 
-def command():
+def command() -> str:
     """Return the command of this run."""
     return shlex.join(["python", "-m", f"recipes.{_name()}", *sys.argv[1:]])
 

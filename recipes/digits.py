@@ -54,7 +54,7 @@ def terms() -> list[Term]:
     return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
-def recipe():
+def recipe() -> None:
     comparison.compare(
         "Handwritten digits: few labels and a teacher",
         "A convolutional network, trained on 1,297 labelled digits, is distilled into a dense network of 32 hidden "

@@ -31,7 +31,7 @@ def assistant() -> keras.Model:
     )
 
 
-def recipe():
+def recipe() -> None:
     baseline, distilled = comparison.baseline_and_distilled(student, terms)
     assistant_baseline, assistant_distilled = comparison.baseline_and_distilled(assistant, terms, "assistant")
     comparison.compare(

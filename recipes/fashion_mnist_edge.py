@@ -95,7 +95,7 @@ def terms() -> list[Term]:
     return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
-def recipe():
+def recipe() -> None:
     images = data.fashion_mnist()
     calibration = images.train[0][:CALIBRATION]
 

@@ -47,7 +47,7 @@ def terms() -> list[Term]:
     ]
 
 
-def recipe():
+def recipe() -> None:
     comparison.compare(
         "Fashion-MNIST: soft targets, hint and attention transfer",
         "A convolutional network of 32 to 128 channels is distilled into one of 8 to 32 channels. "

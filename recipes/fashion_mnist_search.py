@@ -27,6 +27,8 @@ References:
 import dataclasses
 import hashlib
 import json
+import pathlib
+from typing import Any
 
 import keras
 import keras_tuner
@@ -35,7 +37,7 @@ from absl import app, flags
 from keras_distill import Term
 from keras_distill.cache import fingerprint
 from keras_distill.losses import AttentionTransfer, Hint, KLDivergence
-from keras_distill.report import draw_search, read_search
+from keras_distill.report import Search, draw_search, read_search
 from keras_distill.tuning import DistillationHyperModel, spaces
 from recipes import common, comparison, data, training
 from recipes.fashion_mnist_hint import ATTENTION, HINT, cnn
@@ -67,14 +69,14 @@ def terms(hp: keras_tuner.HyperParameters) -> list[Term]:
     ]
 
 
-def distilled(name, values):
+def distilled(name: str, values: dict[str, Any]) -> comparison.Student:
     """Return the `comparison.Student` with these hyperparameters, and the defaults for all others."""
     hp = keras_tuner.HyperParameters()
     hp.values = dict(values)
     return comparison.Student(name, lambda _: student(), lambda _: terms(hp), "baseline", settings=values)
 
 
-def search(images, folder):
+def search(images: data.Data, folder: pathlib.Path) -> Search:
     """Run the search, or resume it; return the `Search`. Its files are in `folder/search`."""
     trained, _ = training.teacher(teacher, images, folder)
     cached_teacher, cached = training.with_teacher_outputs(trained, distilled("distilled", {}), images, folder)
@@ -128,7 +130,7 @@ def _tuner(hypermodel, epochs, folder, teacher_weights):
     return tuner
 
 
-def recipe():
+def recipe() -> None:
     if common.STRATEGY.value != "none":
         raise app.UsageError("The trials of a search run on one device. Remove --strategy.")
     images, folder = data.fashion_mnist(), common.folder()

@@ -28,6 +28,7 @@ References:
 
 import importlib.util
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -58,7 +59,7 @@ common.defaults(teacher_learning_rate=5e-5)
 BLOCKS = "transformer_layer_*"
 
 
-def hub():
+def hub() -> types.ModuleType:
     """Import KerasHub, which only this recipe needs."""
     try:
         import keras_hub
@@ -147,7 +148,7 @@ def _tokens(prepare, texts, labels):
     return {name: np.asarray(numbers, "int32") for name, numbers in prepare(list(texts)).items()}, labels
 
 
-def recipe():
+def recipe() -> None:
     comparison.compare(
         "Movie reviews: MiniLM distilled from six layers into three",
         f"A MiniLM, fine-tuned to classify the sentiment of film reviews, is distilled into {LAYERS.value} layers. "

@@ -62,7 +62,7 @@ def terms(temperature: float) -> list[Term]:
     return [Term(KLDivergence(temperature), weight=1 - common.ALPHA.value)]
 
 
-def recipe():
+def recipe() -> None:
     comparison.compare(
         "MNIST: soft targets, after Hinton et al.",
         "A network of 2 x 1200 units is distilled into one of 2 x 800 and one of 2 x 30 units.",

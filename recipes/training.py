@@ -3,17 +3,22 @@
 import gc
 import hashlib
 import json
+import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
+from absl import flags
 
 from keras_distill import OUTPUT, Backup, Distiller
 from keras_distill.cache import label, open_cache
 from keras_distill.distribution import workers
 from keras_distill.models.taps import tap_names
-from keras_distill.preflight import check
+from keras_distill.preflight import Finding, check
 from keras_distill.report import evaluation
 from recipes import common, workdir
+from recipes.data import Data
 
 
 class EpochBar(keras.callbacks.Callback):
@@ -36,7 +41,9 @@ class EpochBar(keras.callbacks.Callback):
         self.bar.update(epoch + 1, list(shown.items()))
 
 
-def teacher(make, data, folder):
+def teacher(
+    make: Callable[[], keras.Model], data: Data, folder: pathlib.Path
+) -> tuple[keras.Model, workdir.TrainingRecord]:
     """Train the teacher, or load it from the workdir.
 
     Args:
@@ -68,30 +75,82 @@ def teacher(make, data, folder):
     return train_once(path, settings, "teacher", data, 0, train)
 
 
-def student(student, start, teacher, distiller_teacher, data, seed, title, backup):
-    """Train a student; return the model and its history."""
+def student(
+    student: Any,
+    start: keras.Model,
+    teacher: keras.Model,
+    distiller_teacher: Any,
+    data: Data,
+    seed: int,
+    title: str,
+    backup: Backup,
+) -> tuple[keras.Model, dict[str, list[float]]]:
+    """Train a student.
+
+    Args:
+        student: A `comparison.Student`.
+        start: Model that `student.model` is called with.
+        teacher: The trained teacher, which `student.terms` is called with.
+        distiller_teacher: The teacher of the `Distiller`, such as a cached one; None for a baseline.
+        data: A `Data`, with cached outputs if the teacher is cached.
+        seed: Random seed of the initial weights and the order of the examples.
+        title: Line above the progress bar.
+        backup: A `Backup`.
+
+    Returns:
+        The model and its history.
+    """
     model, trained, num_epochs = _compiled_student(student, start, teacher, distiller_teacher, data, seed)
     return model, _fit(trained, data, num_epochs, title, backup)
 
 
-def check_student(student, start, teacher, distiller_teacher, data):
-    """Return the findings of the pre-flight check of a student's distiller, a list of `Finding`."""
+def check_student(
+    student: Any, start: keras.Model, teacher: keras.Model, distiller_teacher: Any, data: Data
+) -> list[Finding]:
+    """Run the pre-flight check on a student's distiller.
+
+    Args:
+        student: A `comparison.Student` with terms.
+        start: Model that `student.model` is called with.
+        teacher: The trained teacher, which `student.terms` is called with.
+        distiller_teacher: The teacher of the `Distiller`, such as a cached one.
+        data: A `Data`, with cached outputs if the teacher is cached.
+
+    Returns:
+        List of `Finding`.
+    """
     _, distiller, _ = _compiled_student(student, start, teacher, distiller_teacher, data, 0)
     return check(distiller, *data.train)
 
 
-def alpha(student):
-    """Return the weight of the supervised loss in a student's distillation."""
+def alpha(student: Any) -> float:
+    """Return the weight of the supervised loss in a student's distillation.
+
+    Args:
+        student: A `comparison.Student`.
+    """
     return student.settings.get("alpha", common.ALPHA.value)
 
 
-def epochs(flag, student=None):
-    """Return the number of epochs: the student's setting, else the flag's value; 1 with `--smoke`."""
+def epochs(flag: flags.FlagHolder, student: Any = None) -> int:
+    """Return the number of epochs: the student's setting, else the flag's value; 1 with `--smoke`.
+
+    Args:
+        flag: `common.EPOCHS` or `common.TEACHER_EPOCHS`.
+        student: A `comparison.Student`. Defaults to None, the value of the flag.
+    """
     settings = {} if student is None else student.settings
     return 1 if common.SMOKE.value else settings.get(flag.name, flag.value)
 
 
-def train_once(path, settings, title, data, seed, train):
+def train_once(
+    path: pathlib.Path,
+    settings: dict[str, Any],
+    title: str,
+    data: Data,
+    seed: int,
+    train: Callable[[str, Backup], tuple[keras.Model, dict[str, list[float]]]],
+) -> tuple[keras.Model, workdir.TrainingRecord]:
     """Train a model, or load it if an earlier run trained it with the same settings.
 
     Args:
@@ -124,7 +183,7 @@ def train_once(path, settings, title, data, seed, train):
     return model, record
 
 
-def compile(model, learning_rate, steps):
+def compile(model: keras.Model, learning_rate: float, steps: int) -> None:
     """Compile a model or a `Distiller` with Adam, cross-entropy and a cosine decay of the learning rate to 0.
 
     Args:
@@ -139,7 +198,7 @@ def compile(model, learning_rate, steps):
     )
 
 
-def with_teacher_outputs(teacher, student, data, folder):
+def with_teacher_outputs(teacher: keras.Model, student: Any, data: Data, folder: pathlib.Path) -> tuple[Any, Data]:
     """Return the teacher for a `Distiller`, and the data with its cached outputs.
 
     Teacher outputs are computed once, before the first epoch: no recipe augments the examples of its students. With
