@@ -1,4 +1,4 @@
-"""Plain Python files that distil a model on real data; run one with `python -m recipes.<name> --help`."""
+"""Recipes: plain Python files that distill a model on real data; run one with `python -m recipes.<name> --help`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What all recipes share: their flags, the devices they run on, and their folder."""
+"""Command-line flags, distribution strategy and working folder of the recipes."""
 
 import contextlib
 import functools
@@ -6,6 +6,8 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -13,65 +15,77 @@ from absl import app, flags
 from keras_distill.distribution import workers
 from recipes import data as data_sets
 
-TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Temperature of the softened logits.", lower_bound=1e-3)
+TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Softmax temperature of the soft targets.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
-    "alpha", 0.1, "Weight of the labels; the softened logits get 1 - alpha.", lower_bound=0.0, upper_bound=0.999
+    "alpha",
+    0.1,
+    "Weight of the supervised loss; the soft targets get 1 - alpha.",
+    lower_bound=0.0,
+    upper_bound=0.999,
 )
-EPOCHS = flags.DEFINE_integer("epochs", 30, "Epochs of each student.", lower_bound=1)
-TEACHER_EPOCHS = flags.DEFINE_integer("teacher_epochs", 30, "Epochs of the teacher.", lower_bound=1)
-SEEDS = flags.DEFINE_integer("seeds", 3, "Trains every student with the seeds 0 to this number, less 1.", lower_bound=1)
+EPOCHS = flags.DEFINE_integer("epochs", 30, "Number of epochs of each student.", lower_bound=1)
+TEACHER_EPOCHS = flags.DEFINE_integer("teacher_epochs", 30, "Number of epochs of the teacher.", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds; every student is trained with each of them.", lower_bound=1)
 LABELS = flags.DEFINE_integer(
     "labels",
     None,
-    "How many training pictures have a label that the students may see. The teacher knows all labels, and tells "
-    "the distilled student about all pictures. Defaults to all.",
+    "Number of training examples whose labels the students may use. The teacher is trained on all labels, and the "
+    "distilled student uses the teacher's outputs for all examples. Defaults to all.",
     lower_bound=1,
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples a step.", lower_bound=1)
-LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's first learning rate; it falls along a cosine to 0.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Global batch size.", lower_bound=1)
+LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Initial learning rate of Adam, with a cosine decay to 0.")
 TEACHER_LEARNING_RATE = flags.DEFINE_float(
-    "teacher_learning_rate", None, "That of the teacher, if it is another.", lower_bound=0.0
+    "teacher_learning_rate", None, "Initial learning rate of the teacher. Defaults to --learning_rate.", lower_bound=0.0
 )
 TEACHER = flags.DEFINE_enum(
     "teacher",
     "cached",
     ["cached", "online"],
-    "Whether the teacher runs once, before the first epoch, and what it says is kept in the workdir; or in every step.",
+    "cached: compute the teacher's outputs once and store them in the workdir. online: run the teacher in every step.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for teacher.keras, students, results.json and report.html. What was trained there with the same settings "
-    "is not trained again. Defaults to runs/<recipe>.",
+    "Folder for teacher.keras, students, results.json and report.html. Models that were trained there with the same "
+    "settings are reused, and an interrupted run resumes. Defaults to runs/<recipe>.",
 )
 STRATEGY = flags.DEFINE_enum(
     "strategy",
     "none",
     ["none", "mirrored", "multi_worker", "tpu"],
-    "Devices that share each step: one; all of this machine; all of the machines that TF_CONFIG names, which run the "
-    "same command at once and see the same --workdir; or a TPU. --batch_size counts the examples of all.",
+    "Distribution strategy. none: one device. mirrored: all devices of this machine. multi_worker: the machines in "
+    "TF_CONFIG; run the same command on each of them, with a shared --workdir. tpu: a TPU.",
 )
-SMOKE = flags.DEFINE_bool("smoke", False, "One epoch, one seed, few examples: whether it runs, not what it yields.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Smoke test: one epoch, one seed and few examples.")
 
 
-def defaults(**values):
-    """The recipe's own defaults of the flags above."""
+def defaults(**values: Any) -> None:
+    """Set the recipe's defaults of the flags above.
+
+    Args:
+        **values: `flag=value`.
+    """
     for name, value in values.items():
         flags.FLAGS.set_default(name, value)
 
 
-def run(recipe):
-    """Parses the flags and calls `recipe()`; `--help` lists all of the recipes' flags."""
+def run(recipe: Callable[[], None]) -> None:
+    """Parse the flags and call the recipe; `--help` lists the flags of all recipes.
+
+    Args:
+        recipe: Function without arguments.
+    """
     for module in (__name__, data_sets.__name__):
         for flag in flags.FLAGS.get_key_flags_for_module(module):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def main(argv):
         if len(argv) > 1:
-            raise app.UsageError(f"Not a flag: {argv[1:]}. Try --help.")
-        # TensorFlow warns of the functions that each new model needs.
+            raise app.UsageError(f"Unknown arguments: {argv[1:]}. --help lists the flags.")
+        # TensorFlow warns of retracing for every new model.
         tf.get_logger().setLevel("ERROR")
-        if writes():
+        if is_chief():
             recipe()
         else:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -81,8 +95,11 @@ def run(recipe):
 
 
 @functools.cache
-def strategy():
-    """What `--strategy` names: a `tf.distribute.Strategy`, made once, before anything else of TensorFlow runs."""
+def strategy() -> tf.distribute.Strategy:
+    """Return the `tf.distribute.Strategy` of `--strategy`.
+
+    It is created once, before any other TensorFlow operation runs.
+    """
     makers = {
         "none": tf.distribute.get_strategy,
         "mirrored": tf.distribute.MirroredStrategy,
@@ -92,32 +109,32 @@ def strategy():
     return makers[STRATEGY.value]()
 
 
-def writes():
-    """Whether this process is the one, of those that share the steps, that writes into the workdir."""
+def is_chief() -> bool:
+    """Return True in the process that writes to the workdir."""
     return workers.is_chief(strategy())
 
 
-def folder():
-    """The workdir, which is made if it is not there."""
-    made = pathlib.Path(WORKDIR.value or f"runs/{_name()}")
-    made.mkdir(parents=True, exist_ok=True)
-    return made
+def folder() -> pathlib.Path:
+    """Return the path of the workdir, and create it if it does not exist."""
+    path = pathlib.Path(WORKDIR.value or f"runs/{_name()}")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
-def settings():
-    """All flags of this recipe and of what recipes share, `{name: value}`."""
+def settings() -> dict[str, Any]:
+    """Return the flags of this recipe and those of all recipes, `{name: value}`."""
     ours = (module for module in flags.FLAGS.flags_by_module_dict() if "recipes" in module or module == sys.argv[0])
     return {flag.name: flag.value for module in ours for flag in flags.FLAGS.flags_by_module_dict()[module]}
 
 
-def choices():
-    """The settings that a trained model depends on: not where things are, which devices train it, how many others."""
-    elsewhere = "workdir", "data_dir", "originals", "strategy", "seeds"
-    return {name: value for name, value in settings().items() if name not in elsewhere}
+def training_settings() -> dict[str, Any]:
+    """Return the settings that determine the trained weights: not paths, devices and number of seeds."""
+    excluded = "workdir", "data_dir", "originals", "strategy", "seeds"
+    return {name: value for name, value in settings().items() if name not in excluded}
 
 
-def command():
-    """The command that made this run."""
+def command() -> str:
+    """Return the command of this run."""
     return shlex.join(["python", "-m", f"recipes.{_name()}", *sys.argv[1:]])
 
 
@@ -133,7 +150,7 @@ def _tpu_strategy():
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
         raise app.UsageError(
-            f"--strategy=tpu found no TPU called '{name}'. Set TPU_NAME to its name or address; on a machine that has "
-            f"TPUs of its own, leave it out. TensorFlow says: {str(error).splitlines()[0]}"
+            f"--strategy=tpu found no TPU named '{name}'. Set TPU_NAME to its name or address, or unset it on a "
+            f"machine with a local TPU. TensorFlow's error: {str(error).splitlines()[0]}"
         ) from error
     return tf.distribute.TPUStrategy(resolver)

@@ -1,25 +1,25 @@
-"""The data sets of the recipes, as NumPy arrays."""
+"""Datasets of the recipes, as NumPy arrays."""
 
 import hashlib
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from absl import flags
 
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets. Defaults to TFDS' own.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS datasets. Defaults to that of TFDS.")
 ORIGINALS = flags.DEFINE_string(
     "originals",
     None,
-    "Folder of the data set's original files, such as train-images-idx3-ubyte.gz, to prepare it offline.",
+    "Folder of the dataset's original files, such as train-images-idx3-ubyte.gz, to prepare it offline.",
 )
 EVALUATE_ON = flags.DEFINE_enum(
     "evaluate_on",
     "test",
     ["test", "validation"],
-    "Which examples the table is about. 'validation' holds the last of the training examples out, and is for choosing "
-    "settings; the test examples are not even loaded then.",
+    "Split of the evaluation. test: the test split. validation: the last training examples, which are then not trained "
+    "on; use it to choose settings. The test split is not loaded then.",
 )
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
@@ -27,98 +27,110 @@ DIGITS = tuple("0123456789")
 
 
 class Data(NamedTuple):
-    """A data set for classification.
+    """Dataset for classification.
 
     Attributes:
-        train: `(inputs, labels)`. Inputs are pictures, float32 of shape `[n, height, width, 1]` from 0 to 1, or texts,
-            of shape `[n]`, and what a tokenizer makes of them; labels are integers of shape `[n]`.
-        test: Likewise.
-        classes: Their names.
+        train: `(inputs, labels)` of the training split. Inputs are images, float32 in [0, 1] of shape
+            `[n, height, width, 1]`, or texts of shape `[n]`, or the structure that a tokenizer returns; labels are
+            integers of shape `[n]`.
+        test: `(inputs, labels)` of the evaluation split.
+        classes: Class names.
     """
 
-    train: tuple
-    test: tuple
-    classes: tuple
+    train: tuple[Any, np.ndarray]
+    test: tuple[Any, np.ndarray]
+    classes: tuple[str, ...]
 
-    def head(self, count):
-        """The first examples of each part, for a quick look."""
+    def head(self, count: int) -> "Data":
+        """Return the first examples of each split.
+
+        Args:
+            count: Number of examples per split.
+        """
         first = slice(count)
         return self._replace(train=rows(self.train, first), test=rows(self.test, first))
 
-    def digest(self):
-        """32 hexadecimal digits of what the examples are, wherever they came from."""
+    def digest(self) -> str:
+        """Return a SHA-256 digest of the examples, 32 hexadecimal digits."""
         digest = hashlib.sha256()
         for array in keras.tree.flatten((self.train, self.test)):
-            # Of Python's texts an array holds the addresses.
+            # An array of Python strings holds their addresses.
             array = array.astype(str) if array.dtype == object else array
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
 
 
-def rows(structure, index):
-    """Some examples of a structure of arrays."""
+def rows(structure: Any, index: Any) -> Any:
+    """Return the indexed examples of a structure of arrays.
+
+    Args:
+        structure: Structure of arrays with the same first dimension.
+        index: Index of the first dimension: a slice or an array.
+    """
     return keras.tree.map_structure(lambda array: array[index], structure)
 
 
-def digits():
-    """1,797 handwritten digits of 8x8 pixels, which come with scikit-learn: 1,297 to train on and 500 to test."""
+def digits() -> Data:
+    """Load scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,297 for training and 500 for testing."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = (images[order] / 16).astype("float32").reshape(-1, 8, 8, 1), labels[order].astype("int64")
-    return _parts((images[:1297], labels[:1297]), lambda: (images[1297:], labels[1297:]), held_out=297, classes=DIGITS)
+    train, test = slice(1297), slice(1297, None)
+    return _split((images[train], labels[train]), lambda: (images[test], labels[test]), validation=297, classes=DIGITS)
 
 
-def mnist():
-    """70,000 handwritten digits of 28x28 pixels, 60,000 of them to train on."""
-    return _parts(_tfds("mnist", "train"), lambda: _tfds("mnist", "test"), held_out=10_000, classes=DIGITS)
+def mnist() -> Data:
+    """Load MNIST: 70,000 handwritten digits of 28x28 pixels, 60,000 of them for training."""
+    return _split(_tfds("mnist", "train"), lambda: _tfds("mnist", "test"), validation=10_000, classes=DIGITS)
 
 
-def fashion_mnist():
-    """70,000 pictures of clothes of 28x28 pixels, 60,000 of them to train on."""
+def fashion_mnist() -> Data:
+    """Load Fashion-MNIST: 70,000 images of clothes of 28x28 pixels, 60,000 of them for training."""
     name = "fashion_mnist"
-    return _parts(_tfds(name, "train"), lambda: _tfds(name, "test"), held_out=10_000, classes=FASHION)
+    return _split(_tfds(name, "train"), lambda: _tfds(name, "test"), validation=10_000, classes=FASHION)
 
 
-def movie_snippets():
-    """10,566 sentences of film reviews, four in five to train on: 1 for those that people found to praise the film.
+def movie_snippets() -> Data:
+    """Load 10,566 sentences of film reviews, four fifths of them for training; label 1 is a positive review.
 
-    Takes `--originals` with movieReviewSnippets_GroundTruth.txt, in which each sentence has a mean rating from -4 to 4
-    (Hutto and Gilbert, 2014). Those rated 0 are left out.
+    Needs `--originals` with movieReviewSnippets_GroundTruth.txt, in which each sentence has a mean rating from -4 to 4
+    (Hutto and Gilbert, 2014). Sentences with rating 0 are left out.
     """
     name = "movieReviewSnippets_GroundTruth.txt"
     path = pathlib.Path(ORIGINALS.value or ".").expanduser() / name
     if not path.exists():
-        raise SystemExit(f"{path} is not there. Pass --originals=FOLDER, the folder that holds {name}.")
+        raise SystemExit(f"{path} does not exist. Pass --originals=FOLDER, the folder that contains {name}.")
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").strip().split("\n")]
     ratings = {text.strip(): float(rating) for _, rating, text in lines}
-    # The file has the praise first. The order of digests is a mixture, and the same on every machine.
+    # The file lists positive sentences first. The order of digests is a shuffle that is the same on every machine.
     texts = sorted((text for text, rating in ratings.items() if rating), key=_digest)
     texts, labels = np.array(texts), np.array([ratings[text] > 0 for text in texts], "int64")
     test, train = slice(len(texts) // 5), slice(len(texts) // 5, None)
-    return _parts((texts[train], labels[train]), lambda: (texts[test], labels[test]), 2000, classes=("pans", "praises"))
+    classes = ("negative", "positive")
+    return _split((texts[train], labels[train]), lambda: (texts[test], labels[test]), validation=2000, classes=classes)
 
 
 def _digest(text):
     return hashlib.sha256(text.encode()).digest()
 
 
-def _parts(train, test, held_out, classes):
+def _split(train, load_test, validation, classes):
+    """Return the `Data` of `--evaluate_on`; `validation` is the size of the validation split."""
     if EVALUATE_ON.value == "test":
-        return Data(train, test(), classes)
-    first, last = (rows(train, cut) for cut in (slice(-held_out), slice(-held_out, None)))
-    return Data(first, last, classes)
+        return Data(train, load_test(), classes)
+    return Data(rows(train, slice(-validation)), rows(train, slice(-validation, None)), classes)
 
 
 def _tfds(name, split):
     import tensorflow_datasets as tfds
 
     folder = pathlib.Path(DATA_DIR.value or tfds.core.constants.DATA_DIR).expanduser()
-    # TFDS names what it extracts after the original file, and MNIST and Fashion-MNIST have files of the same names: in
-    # a common folder the second data set would silently be made of the first one's pictures.
-    where = tfds.download.DownloadConfig(manual_dir=ORIGINALS.value, extract_dir=str(folder / "extracted" / name))
+    # TFDS names extracted files after the original file, and MNIST and Fashion-MNIST have files of the same names: in a
+    # shared folder the second dataset would silently contain the images of the first.
+    config = tfds.download.DownloadConfig(manual_dir=ORIGINALS.value, extract_dir=str(folder / "extracted" / name))
     images, labels = tfds.as_numpy(
         tfds.load(
             name,
@@ -126,7 +138,7 @@ def _tfds(name, split):
             data_dir=str(folder),
             as_supervised=True,
             batch_size=-1,
-            download_and_prepare_kwargs={"download_config": where},
+            download_and_prepare_kwargs={"download_config": config},
         )
     )
     return (images / np.float32(255)).astype("float32"), labels.astype("int64")

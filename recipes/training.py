@@ -1,25 +1,34 @@
-"""Training a recipe's models, each once: what was trained stays in the workdir, finished or not."""
+"""Training of a recipe's models, resumable: finished models are loaded from the workdir, unfinished ones continued."""
 
 import gc
 import hashlib
 import json
+import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
+from absl import flags
 
 from keras_distill import OUTPUT, Backup, Distiller
 from keras_distill.cache import label, open_cache
 from keras_distill.distribution import workers
 from keras_distill.models.taps import tap_names
-from keras_distill.preflight import check
+from keras_distill.preflight import Finding, check
 from keras_distill.report import evaluation
 from recipes import common, workdir
+from recipes.data import Data
 
 
 class EpochBar(keras.callbacks.Callback):
-    """One progress bar for a whole training, an epoch a tick."""
+    """Progress bar over all epochs of a training.
 
-    def __init__(self, title):
+    Args:
+        title: Line above the bar.
+    """
+
+    def __init__(self, title: str):
         super().__init__()
         self.title = title
 
@@ -32,72 +41,156 @@ class EpochBar(keras.callbacks.Callback):
         self.bar.update(epoch + 1, list(shown.items()))
 
 
-def teacher(make, data, folder):
-    """The teacher and how it was trained, perhaps by an earlier run."""
+def teacher(
+    make: Callable[[], keras.Model], data: Data, folder: pathlib.Path
+) -> tuple[keras.Model, workdir.TrainingRecord]:
+    """Train the teacher, or load it from the workdir.
+
+    Args:
+        make: Function that returns the teacher.
+        data: A `Data`.
+        folder: Path of the workdir.
+
+    Returns:
+        The model and its `TrainingRecord`.
+
+    Raises:
+        ValueError: If the workdir contains a teacher that was trained with other settings.
+    """
     names = ("teacher_epochs", "batch_size", "learning_rate", "teacher_learning_rate", "smoke", "evaluate_on")
     settings = {name: common.settings()[name] for name in names} | {"data": data.digest()}
     path = folder / "teacher.keras"
-    earlier = workdir.kept(path)
-    if earlier is not None and earlier.settings != settings:
+    record = workdir.read_record(path)
+    if record is not None and record.settings != settings:
         raise ValueError(
-            f"{path} was trained with {earlier.settings}, not with {settings}. Choose another --workdir, or delete it."
+            f"{path} was trained with {record.settings}, not with {settings}. Choose another --workdir, or delete it."
         )
 
     def train(title, backup):
         keras.utils.set_random_seed(0)
-        model, long = make(), epochs(common.TEACHER_EPOCHS)
+        model, num_epochs = make(), epochs(common.TEACHER_EPOCHS)
         rate = common.TEACHER_LEARNING_RATE.value or common.LEARNING_RATE.value
-        return model, _fit(_compiled(model, data, long, rate), data, long, title, backup)
+        return model, _fit(_compiled(model, data, num_epochs, rate), data, num_epochs, title, backup)
 
-    return once(path, settings, "teacher", data, 0, train)
-
-
-def student(student, start, teacher, taught_by, lessons, seed, title, backup):
-    """A trained student, and its history."""
-    model, trained, long = _lesson(student, start, teacher, taught_by, lessons, seed)
-    return model, _fit(trained, lessons, long, title, backup)
+    return train_once(path, settings, "teacher", data, 0, train)
 
 
-def found(student, start, teacher, taught_by, lessons):
-    """What a check says of a student's distillation before it begins, a list of `Finding`."""
-    _, distiller, _ = _lesson(student, start, teacher, taught_by, lessons, 0)
-    return check(distiller, *lessons.train)
+def student(
+    student: Any,
+    start: keras.Model,
+    teacher: keras.Model,
+    distiller_teacher: Any,
+    data: Data,
+    seed: int,
+    title: str,
+    backup: Backup,
+) -> tuple[keras.Model, dict[str, list[float]]]:
+    """Train a student.
+
+    Args:
+        student: A `comparison.Student`.
+        start: Model that `student.model` is called with.
+        teacher: The trained teacher, which `student.terms` is called with.
+        distiller_teacher: The teacher of the `Distiller`, such as a cached one; None for a baseline.
+        data: A `Data`, with cached outputs if the teacher is cached.
+        seed: Random seed of the initial weights and the order of the examples.
+        title: Line above the progress bar.
+        backup: A `Backup`.
+
+    Returns:
+        The model and its history.
+    """
+    model, trained, num_epochs = _compiled_student(student, start, teacher, distiller_teacher, data, seed)
+    return model, _fit(trained, data, num_epochs, title, backup)
 
 
-def alpha(student):
-    """The weight of the labels in a student's distillation."""
+def check_student(
+    student: Any, start: keras.Model, teacher: keras.Model, distiller_teacher: Any, data: Data
+) -> list[Finding]:
+    """Run the pre-flight check on a student's distiller.
+
+    Args:
+        student: A `comparison.Student` with terms.
+        start: Model that `student.model` is called with.
+        teacher: The trained teacher, which `student.terms` is called with.
+        distiller_teacher: The teacher of the `Distiller`, such as a cached one.
+        data: A `Data`, with cached outputs if the teacher is cached.
+
+    Returns:
+        List of `Finding`.
+    """
+    _, distiller, _ = _compiled_student(student, start, teacher, distiller_teacher, data, 0)
+    return check(distiller, *data.train)
+
+
+def alpha(student: Any) -> float:
+    """Return the weight of the supervised loss in a student's distillation.
+
+    Args:
+        student: A `comparison.Student`.
+    """
     return student.settings.get("alpha", common.ALPHA.value)
 
 
-def epochs(flag, student=None):
-    """As many as the flag says, or the student's own setting of that name, or one of `--smoke`."""
-    own = {} if student is None else student.settings
-    return 1 if common.SMOKE.value else own.get(flag.name, flag.value)
+def epochs(flag: flags.FlagHolder, student: Any = None) -> int:
+    """Return the number of epochs: the student's setting, else the flag's value; 1 with `--smoke`.
+
+    Args:
+        flag: `common.EPOCHS` or `common.TEACHER_EPOCHS`.
+        student: A `comparison.Student`. Defaults to None, the value of the flag.
+    """
+    settings = {} if student is None else student.settings
+    return 1 if common.SMOKE.value else settings.get(flag.name, flag.value)
 
 
-def once(path, settings, title, data, seed, train):
-    """A trained model and its `Kept`: what `train(title, backup)` makes, or an earlier run with the same settings."""
-    # A folder for each choice of settings: a training with others does not stand in the way.
-    chosen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    backup = Backup(path.with_name(f"{path.stem}_unfinished_{chosen}"), settings=settings, keep=True)
-    earlier = workdir.kept(path)
-    if earlier is not None and earlier.settings == settings:
+def train_once(
+    path: pathlib.Path,
+    settings: dict[str, Any],
+    title: str,
+    data: Data,
+    seed: int,
+    train: Callable[[str, Backup], tuple[keras.Model, dict[str, list[float]]]],
+) -> tuple[keras.Model, workdir.TrainingRecord]:
+    """Train a model, or load it if an earlier run trained it with the same settings.
+
+    Args:
+        path: Path of the model, `.keras`.
+        settings: `{name: value}` that determine the trained weights.
+        title: Line above the progress bar.
+        data: A `Data`; `data.test` is the evaluation set.
+        seed: Seed, for the record.
+        train: Function `train(title, backup)` that returns the trained model and its history.
+
+    Returns:
+        The model and its `TrainingRecord`.
+    """
+    # One checkpoint folder per choice of settings, so that an unfinished run with other settings does not conflict.
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    backup = Backup(path.with_name(f"{path.stem}_unfinished_{digest}"), settings=settings, keep=True)
+    record = workdir.read_record(path)
+    if record is not None and record.settings == settings:
         print(f"{title}: {path}, trained earlier")
         backup.delete()
-        return keras.saving.load_model(path), earlier
-    # What the training before held, up to gigabytes of activations, hangs together in circles.
+        return keras.saving.load_model(path), record
+    # Reference cycles keep up to gigabytes of activations of the previous training alive.
     gc.collect()
     started = time.time()
     model, history = train(title, backup)
-    how = workdir.Kept(settings, _judge(model, data, seed, history), time.time() - started)
-    if common.writes():
-        workdir.keep(path, model, how)
+    record = workdir.TrainingRecord(settings, _evaluate(model, data, seed, history), time.time() - started)
+    if common.is_chief():
+        workdir.save_trained(path, model, record)
     backup.delete()
-    return model, how
+    return model, record
 
 
-def compile(model, learning_rate, steps):
-    """Compiles a model or a `Distiller` as all recipes do: with a learning rate that falls to 0 in so many steps."""
+def compile(model: keras.Model, learning_rate: float, steps: int) -> None:
+    """Compile a model or a `Distiller` with Adam, cross-entropy and a cosine decay of the learning rate to 0.
+
+    Args:
+        model: A `keras.Model`.
+        learning_rate: Initial learning rate.
+        steps: Number of steps of the decay.
+    """
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -105,58 +198,65 @@ def compile(model, learning_rate, steps):
     )
 
 
-def lessons(teacher, student, data, folder):
-    """The teacher for a `Distiller`, and the data to fit it on.
+def with_teacher_outputs(teacher: keras.Model, student: Any, data: Data, folder: pathlib.Path) -> tuple[Any, Data]:
+    """Return the teacher for a `Distiller`, and the data with its cached outputs.
 
-    No recipe changes its examples from epoch to epoch for a student, so the teacher may say all once, before the first.
+    Teacher outputs are computed once, before the first epoch: no recipe augments the examples of its students. With
+    `--teacher=online`, teacher and data are returned unchanged.
+
+    Args:
+        teacher: The trained teacher.
+        student: A `Student` with terms.
+        data: A `Data`.
+        folder: Folder of the cache.
     """
     if common.TEACHER.value == "online":
         return teacher, data
     taps = sorted({tap for term in student.terms(teacher) for tap in tap_names(term.teacher)})
     dtypes = {tap: "float32" if tap == OUTPUT else "float16" for tap in taps}
     parts = {}
-    for part in ("train", "test"):
-        inputs, labels = getattr(data, part)
-        # A folder for each choice of taps: students of one recipe may want different ones.
-        where = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
-        if common.writes():
-            label(teacher, inputs, where, taps, dtypes, batch_size=common.BATCH_SIZE.value)
-        workers.all_gather_text(common.strategy(), "There it is.")
-        stored = open_cache(where)
+    for part, (inputs, labels) in (("train", data.train), ("test", data.test)):
+        # One folder per choice of taps: students of a recipe may use different ones.
+        cache = folder / "teacher_cache" / hashlib.sha256(json.dumps(taps).encode()).hexdigest()[:8] / part
+        if common.is_chief():
+            label(teacher, inputs, cache, taps, dtypes, batch_size=common.BATCH_SIZE.value)
+        # A barrier: the other workers wait until the chief has written the cache.
+        workers.all_gather_text(common.strategy(), "cache written")
+        stored = open_cache(cache)
         parts[part] = (stored.load(inputs), labels)
     return stored.teacher, data._replace(**parts)
 
 
-def _lesson(student, start, teacher, taught_by, lessons, seed):
-    """A student, not trained yet; what is to be trained, itself or its `Distiller`; and the number of epochs."""
+def _compiled_student(student, start, teacher, distiller_teacher, data, seed):
+    """Return an untrained student, the compiled model to fit (the student or its `Distiller`), and the epochs."""
     keras.utils.set_random_seed(seed)
-    model = student.model(start)
-    trained = (
-        model
-        if taught_by is None
-        else Distiller(student=model, teacher=taught_by, terms=student.terms(teacher), supervised_weight=alpha(student))
-    )
-    rate, long = student.settings.get("learning_rate", common.LEARNING_RATE.value), epochs(common.EPOCHS, student)
-    return model, _compiled(trained, lessons, long, rate), long
+    model = trained = student.model(start)
+    if distiller_teacher is not None:
+        trained = Distiller(
+            student=model, teacher=distiller_teacher, terms=student.terms(teacher), supervised_weight=alpha(student)
+        )
+    rate = student.settings.get("learning_rate", common.LEARNING_RATE.value)
+    num_epochs = epochs(common.EPOCHS, student)
+    return model, _compiled(trained, data, num_epochs, rate), num_epochs
 
 
-def _compiled(model, data, epochs, learning_rate):
-    """The model, or what trains it on several devices, ready to be fitted."""
+def _compiled(model, data, num_epochs, learning_rate):
+    """Compile the model, wrapped in a `Distiller` without terms if it is trained on several replicas."""
     if common.strategy().num_replicas_in_sync > 1 and not isinstance(model, Distiller):
-        # Keras' own loop has shares of the same size only, and no workers.
+        # Keras' own loop requires batches of equal size on all replicas, and does not support several workers.
         model = Distiller(student=model, teacher=None, terms=[])
-    compile(model, learning_rate, epochs * -(-len(data.train[1]) // common.BATCH_SIZE.value))
+    compile(model, learning_rate, num_epochs * -(-len(data.train[1]) // common.BATCH_SIZE.value))
     return model
 
 
-def _fit(model, data, epochs, title, backup):
-    """Trains a model or a `Distiller`, from where a `Backup` stands, and returns the history of all epochs."""
-    options = {"batch_size": common.BATCH_SIZE.value, "epochs": epochs, "validation_data": data.test, "verbose": 0}
+def _fit(model, data, num_epochs, title, backup):
+    """Train a model or a `Distiller`, from the latest checkpoint on; return the history of all epochs."""
+    options = {"batch_size": common.BATCH_SIZE.value, "epochs": num_epochs, "validation_data": data.test, "verbose": 0}
     return model.fit(*data.train, **options, callbacks=[EpochBar(title), backup]).history
 
 
-def _judge(model, data, seed, history):
-    """The `Run` of a trained model."""
+def _evaluate(model, data, seed, history):
+    """Return the `Run` of a trained model."""
     inputs, labels = data.test
     return evaluation.evaluate_predictions(
         model.predict(inputs, batch_size=common.BATCH_SIZE.value, verbose=0), labels, seed, history

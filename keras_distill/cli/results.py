@@ -77,7 +77,7 @@ class Judge:
         """The `Results` of `{name: Trained}`, with the `Finding`s from before; they are also written."""
         models = {"teacher": self._lesson.teacher}
         models |= {f"student {name}": each.model for name, each in trained.items()}
-        times = evaluation.milliseconds(models, self._inputs)
+        times = evaluation.prediction_milliseconds(models, self._inputs)
         teacher = self._run(self._teacher)
         judged = [ModelResult("teacher", "teacher", self._lesson.teacher.count_params(), [teacher], times["teacher"])]
         # As everywhere, the student alone comes first.

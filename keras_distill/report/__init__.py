@@ -1,4 +1,6 @@
-"""The report of a distillation run: its numbers as JSON and as a page of HTML."""
+"""Report of a distillation run: results as JSON and as one HTML page."""
+
+from typing import Any
 
 from keras_distill.report.results import Example, ModelResult, Results, Run
 from keras_distill.report.search import Search, read_search
@@ -7,13 +9,13 @@ from keras_distill.report.table import Row
 __all__ = ["Example", "ModelResult", "Results", "Row", "Run", "Search", "draw_search", "read_search", "write_page"]
 
 
-def __getattr__(name):
-    """What draws; it needs packages that numbers can do without."""
+def __getattr__(name: str) -> Any:
+    """Import `write_page` and `draw_search` on first use: they need matplotlib and jinja2, which results do not."""
     try:
         if name == "write_page":
-            from keras_distill.report.page import write_page as found
+            from keras_distill.report.page import write_page as function
         elif name == "draw_search":
-            from keras_distill.report.search_plots import draw_search as found
+            from keras_distill.report.search_plots import draw_search as function
         else:
             raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     except ModuleNotFoundError as error:
@@ -21,6 +23,6 @@ def __getattr__(name):
             raise
         raise ImportError(
             f"keras_distill.report needs {error.name}, which is not installed. "
-            'Install it with: pip install "keras-distill[recipes]"'
+            "Install it with: pip install matplotlib jinja2"
         ) from error
-    return found
+    return function

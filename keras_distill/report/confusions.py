@@ -1,23 +1,31 @@
-"""Which classes the models take for which."""
+"""Figures of confusion matrices, and the list of the most frequent confusions."""
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 
+from keras_distill.report.results import ModelResult, Results
 from keras_distill.report.table import count
-from keras_distill.utils.drawing import figure, render_figure, shorten
+from keras_distill.utils.drawing import Figure, figure, render_figure, shorten
 from keras_distill.utils.formatting import UNKNOWN
 
-# Blue for fewer errors and vermilion for more, as in the palette.
+# Blue for fewer errors and vermilion for more, as in the palette of the other figures.
 CHANGE = LinearSegmentedColormap.from_list("change", ["#0072B2", "#FFFFFF", "#D55E00"])
-# With more classes than this the names, or the numbers, would overlap.
+# With more classes than this, the names or the numbers would overlap.
 MOST_NAMES = 26
 MOST_NUMBERS = 10
 # Rows of the list of confusions.
 PAIRS = 8
 
 
-def errors_per_run(model):
-    """The model's confusion per run with an empty diagonal, float64 `[classes, classes]`; None if not recorded."""
+def errors_per_run(model: ModelResult) -> np.ndarray | None:
+    """Return the confusion matrix per run with a zero diagonal.
+
+    Args:
+        model: A `ModelResult`.
+
+    Returns:
+        Mean counts over the runs, float64, shape `[classes, classes]`; None unless every run has a confusion matrix.
+    """
     counts = model.confusion()
     if counts is None:
         return None
@@ -26,63 +34,79 @@ def errors_per_run(model):
     return errors
 
 
-def matrices(results):
-    """A `Picture` of each model's errors, all to one scale, and of what distillation changed."""
-    errors = _all_errors(results)
-    most = max((matrix.max() for matrix in errors.values()), default=0) or 1
-    pictures = [
-        _matrix(results, matrix, shorten(name, 44), "YlOrBr", PowerNorm(0.5, 0, most), f"Errors of {name}.")
-        for name, matrix in errors.items()
+def matrices(results: Results) -> list[Figure]:
+    """Draw the errors of each model, and the change from each baseline to its distilled model.
+
+    The error matrices share one color scale.
+
+    Args:
+        results: A `Results`.
+
+    Returns:
+        One `Figure` per matrix.
+    """
+    all_errors = _all_errors(results)
+    most = max((errors.max() for errors in all_errors.values()), default=0) or 1
+    figures = [
+        _matrix(results, errors, shorten(name, 44), "YlOrBr", PowerNorm(0.5, 0, most), f"Errors of {name}.")
+        for name, errors in all_errors.items()
     ]
     for model in results.models:
-        alone = results.baseline(model)
-        if alone is not None and model.name in errors and alone.name in errors:
-            change = errors[model.name] - errors[alone.name]
+        baseline = results.baseline(model)
+        if baseline is not None and model.name in all_errors and baseline.name in all_errors:
+            change = all_errors[model.name] - all_errors[baseline.name]
             bound = np.abs(change).max() or 1
-            title = f"{shorten(model.name, 24)} minus {shorten(alone.name, 24)}"
-            said = f"Errors of {model.name} minus errors of {alone.name}. Blue: fewer after distillation; red: more."
-            pictures.append(_matrix(results, change, title, CHANGE, Normalize(-bound, bound), said))
-    return pictures
+            title = f"{shorten(model.name, 24)} minus {shorten(baseline.name, 24)}"
+            alt = f"Errors of {model.name} minus errors of {baseline.name}. Blue: fewer after distillation; red: more."
+            figures.append(_matrix(results, change, title, CHANGE, Normalize(-bound, bound), alt))
+    return figures
 
 
-def frequent(results):
-    """The most frequent confusions, as headings and rows of text: true class, predicted class, errors per model."""
-    errors = _all_errors(results)
-    if not errors:
+def frequent(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """List the most frequent confusions over all models.
+
+    Args:
+        results: A `Results`.
+
+    Returns:
+        Headings and rows of text: true class, predicted class, errors per run of each model.
+    """
+    all_errors = _all_errors(results)
+    if not all_errors:
         return (), []
-    total = sum(errors.values())
+    total = sum(all_errors.values())
     order = np.argsort(-total, axis=None, kind="stable")[:PAIRS]
     pairs = [np.unravel_index(index, total.shape) for index in order]
     rows = [
-        (results.classes[true], results.classes[guess], *(count(matrix[true, guess]) for matrix in errors.values()))
+        (results.classes[true], results.classes[guess], *(count(errors[true, guess]) for errors in all_errors.values()))
         for true, guess in pairs
         if total[true, guess] > 0
     ]
-    return ("true class", "taken for", *errors), rows
+    return ("true class", "predicted class", *all_errors), rows
 
 
 def _all_errors(results):
-    found = {model.name: errors_per_run(model) for model in results.models}
-    return {name: errors for name, errors in found.items() if errors is not None}
+    all_errors = {model.name: errors_per_run(model) for model in results.models}
+    return {name: errors for name, errors in all_errors.items() if errors is not None}
 
 
-def _matrix(results, values, title, colormap, norm, said):
+def _matrix(results, values, title, colormap, norm, alt):
     size = len(results.classes)
-    with figure(4.3 if size > MOST_NUMBERS else 3.9) as drawn:
-        axes = drawn.subplots()
+    with figure(4.3 if size > MOST_NUMBERS else 3.9) as canvas:
+        axes = canvas.subplots()
         np.fill_diagonal(shown := values.copy(), np.nan)
         axes.set_facecolor("#E4E4E4")
         image = axes.imshow(shown, cmap=colormap, norm=norm)
         if size <= MOST_NUMBERS:
             _write_numbers(axes, image, values)
         else:
-            bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+            bar = canvas.colorbar(image, ax=axes, shrink=0.8, aspect=30)
             bar.outline.set_visible(False)
         _name_classes(axes, results.classes)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted class", ylabel="true class")
-        drawn.suptitle(title, fontweight="bold", fontsize=9)
-        return render_figure(drawn, f"{said} {_extremes(results, values)}")
+        canvas.suptitle(title, fontweight="bold", fontsize=9)
+        return render_figure(canvas, f"{alt} {_extremes(results, values)}")
 
 
 def _write_numbers(axes, image, values):
@@ -97,7 +121,7 @@ def _write_numbers(axes, image, values):
             va="center",
             fontsize=7.5,
             color="white" if dark else "black",
-            # Inside the matrix anyway; measuring each of them makes the layout slow.
+            # The texts lie inside the matrix. Measuring each of them would make the layout slow.
             in_layout=False,
         )
 
@@ -113,7 +137,7 @@ def _name_classes(axes, classes):
 
 
 def _number(value):
-    """At most three characters and a sign: a cell is small."""
+    """Format a count in at most three characters and a sign, since a cell is small."""
     # Adding 0 turns -0 into 0.
     return f"{value:.0f}" if abs(value) >= 9.95 else f"{round(value, 1) + 0.0:g}"
 
@@ -121,9 +145,9 @@ def _number(value):
 def _extremes(results, values):
     order = np.argsort(-np.abs(values), axis=None, kind="stable")[:3]
     pairs = [np.unravel_index(index, values.shape) for index in order]
-    told = [
-        f"{results.classes[true]} taken for {results.classes[guess]}: {_number(values[true, guess])}"
+    texts = [
+        f"{results.classes[true]} predicted as {results.classes[guess]}: {_number(values[true, guess])}"
         for true, guess in pairs
         if values[true, guess]
     ]
-    return f"Largest, per run: {'; '.join(told) or UNKNOWN}."
+    return f"Largest, per run: {'; '.join(texts) or UNKNOWN}."

@@ -1,26 +1,29 @@
-"""What a run ran on: versions and machine."""
+"""Software versions and hardware of a run."""
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import platform
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 
-def versions():
-    """Versions of what decides the numbers, `{name: version}`; keras_distill only if it is installed."""
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that determine the results, `{name: version}`.
+
+    keras_distill is listed only if it is installed as a package.
+    """
     found = {"python": platform.python_version(), "keras": keras.__version__, "tensorflow": tf.__version__}
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found["keras_distill"] = importlib.metadata.version("keras-distill")
-    except importlib.metadata.PackageNotFoundError:
-        pass
     return found
 
 
-def machine():
-    """The machine: `cores` this process may use, `processor` and the names of its `accelerators`."""
+def machine() -> dict[str, Any]:
+    """Return the hardware: `cores` available to this process, `processor` and the names of the `accelerators`."""
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "cores": len(affinity(0)) if affinity else os.cpu_count(),

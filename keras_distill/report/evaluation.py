@@ -1,32 +1,38 @@
-"""What a report shows of trained models: their answers, the time that these take, and examples in doubt."""
+"""Evaluation of trained models for a report: accuracy, latency, profiles of exported files and example predictions."""
 
 import dataclasses
+import pathlib
 import re
 import time
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.compression import export, profiling
+from keras_distill.compression import Profile, export, profiling
 from keras_distill.report.results import Example, Run
+from keras_distill.types import Structure
 
 MOST_EXAMPLES = 6
 _MOST_CLASSES = 100
 
 
-def evaluate_predictions(logits, labels, seed, history):
-    """The `Run` of a trained model.
+def evaluate_predictions(logits: np.ndarray, labels: np.ndarray, seed: int, history: dict[str, list[float]]) -> Run:
+    """Return the `Run` of a trained model: accuracy, number of errors and confusion matrix.
 
     Args:
-        logits: What it says of the test examples, shape `[n, classes]`.
-        labels: Their class numbers, shape `[n]`.
-        seed: The seed it was trained with.
-        history: As of `Run`.
+        logits: Predictions for the test examples, shape `[n, classes]`.
+        labels: Class indices, shape `[n]`.
+        seed: Seed that the model was trained with.
+        history: `{name: [value per epoch]}` as in `keras.callbacks.History`; empty if there is none.
+
+    Returns:
+        A `Run`. Its confusion matrix is None for more than 100 classes.
     """
     guesses, classes = np.argmax(logits, axis=-1), np.shape(logits)[-1]
     confusion = None
-    # Of a thousand classes it would fill megabytes, and no page shows it.
+    # With a thousand classes the matrix would take megabytes, and the page does not show it.
     if classes <= _MOST_CLASSES:
         confusion = np.zeros((classes, classes), int)
         np.add.at(confusion, (labels, guesses), 1)
@@ -35,18 +41,23 @@ def evaluate_predictions(logits, labels, seed, history):
     return Run(seed, 1 - errors / len(labels), errors, history, confusion)
 
 
-def milliseconds(models, inputs, batch=128, repeats=30):
-    """Median time of one prediction, in batches, per example: `{name: milliseconds}`.
+def prediction_milliseconds(
+    models: dict[str, keras.Model], inputs: Structure, batch_size: int = 128, repeats: int = 30
+) -> dict[str, float]:
+    """Measure the median prediction time per example of several models, in batches.
 
-    The models take turns, so that what else the machine does slows all of them alike.
+    The models run in turn, so that other load on the machine slows all of them alike.
 
     Args:
         models: `{name: keras.Model}`.
-        inputs: Structure of arrays, test examples.
-        batch: Examples of one prediction.
-        repeats: Predictions of each model.
+        inputs: Structure of arrays, test examples. They are repeated if there are fewer than `batch_size`.
+        batch_size: Examples per prediction. Defaults to 128.
+        repeats: Predictions per model. Defaults to 30.
+
+    Returns:
+        `{name: milliseconds per example}`.
     """
-    index = np.resize(np.arange(len(keras.tree.flatten(inputs)[0])), batch)
+    index = np.resize(np.arange(len(keras.tree.flatten(inputs)[0])), batch_size)
     inputs = keras.tree.map_structure(lambda array: tf.constant(array[index]), inputs)
     functions = {name: tf.function(lambda x, model=model: model(x, training=False)) for name, model in models.items()}
     times = {name: [] for name in models}
@@ -54,61 +65,71 @@ def milliseconds(models, inputs, batch=128, repeats=30):
         for name, function in functions.items():
             start = time.perf_counter()
             function(inputs).numpy()
-            # The first call makes the graph.
+            # The first call traces the graph.
             if repeat:
                 times[name].append(time.perf_counter() - start)
-    return {name: 1000 * float(np.median(taken)) / batch for name, taken in times.items()}
+    return {name: 1000 * float(np.median(seconds)) / batch_size for name, seconds in times.items()}
 
 
-def profile_models(models, files, calibration, x, labels, folder):
-    """What files of trained models cost, and how good they are: a `Footprint` for each, with an accuracy a seed.
+def profile_models(
+    models: dict[str, list[keras.Model]],
+    files: dict[str, list[str]],
+    calibration: Structure,
+    x: Structure,
+    labels: np.ndarray,
+    folder: str | pathlib.Path,
+) -> list[Profile]:
+    """Export trained models and profile the files: size, latency, memory, and accuracy for each seed.
 
     Args:
-        models: `{name: [keras.Model]}`, one for each seed.
-        files: `{name: [formats]}` of those that are written.
-        calibration: Inputs that the ranges of "litert_int8" are taken from: training examples.
+        models: `{name: [keras.Model]}`, one model per seed.
+        files: `{name: [format]}` of the files to write; see `compression.export`.
+        calibration: Inputs for the activation ranges of "litert_int8": training examples.
         x: Test examples.
-        labels: Their class numbers.
-        folder: Where the files go.
-    """
-    seeds = [(name, place, model) for name in files for place, model in enumerate(models[name])]
-    found = {}
-    bar = keras.utils.Progbar(len(seeds), unit_name="model")
-    for name, place, model in seeds:
-        file = f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{place}"
-        for exported in export(model, folder, calibration, files[name], file):
-            known = found.get((name, exported.format))
-            if known is None:
-                found[name, exported.format] = profiling.profile(model, exported, x, labels, name=name)
-            else:
-                accuracies = (*known.accuracies, profiling.accuracy(exported, x, labels))
-                found[name, exported.format] = dataclasses.replace(known, accuracies=accuracies)
-        bar.add(1)
-    return list(found.values())
-
-
-def least_confident_examples(models, images, labels):
-    """`Example`s of what all models say of test pictures that the teacher gets right with the least confidence.
-
-    Args:
-        models: `{name: keras.Model}`, one of them called "teacher".
-        images: Shape `[n, height, width, 1 or 3]`, from 0 to 1 or from 0 to 255; or inputs that are no pictures.
-        labels: Their class numbers, shape `[n]`.
+        labels: Their class indices, shape `[n]`.
+        folder: Folder for the files.
 
     Returns:
-        Up to six, each of another class; none if the inputs are no pictures.
+        One `Profile` per name and format. Its `accuracies` hold one value per seed.
+    """
+    exports = [(name, number, model) for name in files for number, model in enumerate(models[name])]
+    profiles: dict[Any, Profile] = {}
+    bar = keras.utils.Progbar(len(exports), unit_name="model")
+    for name, number, model in exports:
+        file = f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{number}"
+        for exported in export(model, folder, calibration, files[name], file):
+            first = profiles.get((name, exported.format))
+            if first is None:
+                profiles[name, exported.format] = profiling.profile(model, exported, x, labels, name=name)
+            else:
+                accuracies = (*first.accuracies, profiling.accuracy(exported, x, labels))
+                profiles[name, exported.format] = dataclasses.replace(first, accuracies=accuracies)
+        bar.add(1)
+    return list(profiles.values())
+
+
+def least_confident_examples(models: dict[str, keras.Model], images: Structure, labels: np.ndarray) -> list[Example]:
+    """Select the test images that the teacher classifies correctly with the least confidence.
+
+    Args:
+        models: `{name: keras.Model}`, one of them named "teacher".
+        images: Shape `[n, height, width, 1 or 3]`, in [0, 1] or [0, 255]. Other inputs give an empty list.
+        labels: Class indices, shape `[n]`.
+
+    Returns:
+        Up to six `Example`s with the logits of all models, each of a different class.
     """
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] not in (1, 3):
         return []
     probabilities = keras.ops.softmax(models["teacher"].predict(images, verbose=0)).numpy()
     order = np.argsort(probabilities.max(axis=-1))
-    right = [index for index in order if probabilities[index].argmax() == labels[index]]
-    shown = list({labels[index]: index for index in reversed(right)}.values())[::-1][:MOST_EXAMPLES]
-    # Called, not asked to `predict`, which would deal them out to several devices: there may be fewer than those.
+    correct = [index for index in order if probabilities[index].argmax() == labels[index]]
+    shown = list({labels[index]: index for index in reversed(correct)}.values())[::-1][:MOST_EXAMPLES]
+    # A direct call: under a strategy `predict` would split the batch, which may have fewer examples than replicas.
     logits = {name: np.array(model(images[shown], training=False)) for name, model in models.items()} if shown else {}
     return [
         Example(
-            image=_picture(images[index]),
+            image=_uint8_image(images[index]),
             label=int(labels[index]),
             logits={name: values[position] for name, values in logits.items()},
         )
@@ -116,6 +137,6 @@ def least_confident_examples(models, images, labels):
     ]
 
 
-def _picture(image):
+def _uint8_image(image):
     image = image[..., 0] if image.shape[-1] == 1 else image
     return np.uint8(np.clip(image * 255 if image.max() <= 1 else image, 0, 255))

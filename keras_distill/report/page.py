@@ -1,4 +1,4 @@
-"""The page of a report: one file of HTML that needs nothing else."""
+"""HTML page of a report, self-contained in one file."""
 
 import pathlib
 
@@ -6,27 +6,32 @@ import jinja2
 
 from keras_distill.compression import profiling
 from keras_distill.report import confusions, knowledge, plots
-from keras_distill.report.footprint_plots import footprint_pictures
-from keras_distill.report.search_plots import search_pictures
+from keras_distill.report.profile_plots import profile_figures
+from keras_distill.report.results import Results
+from keras_distill.report.search_plots import search_figures
 from keras_distill.report.table import HEADINGS
 from keras_distill.report.verdict import CRITERION
 from keras_distill.utils.drawing import colors
 
 
-def write_page(results, path):
-    """Writes the `Results` as a page with all figures inside: no scripts, no network, light and dark.
+def write_page(results: Results, path: str | pathlib.Path) -> None:
+    """Write the `Results` as one HTML file with all figures embedded: no scripts, no network, light and dark.
 
     Args:
-        results: A `Results`, fresh or loaded.
-        path: Where to, `report.html`; missing folders are made.
+        results: A `Results`, new or loaded.
+        path: Path of the file, such as `report.html`. Missing folders are created; an existing file is replaced.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(results), encoding="utf-8")
 
 
-def render(results):
-    """The page as a string."""
+def render(results: Results) -> str:
+    """Return the page as a string.
+
+    Args:
+        results: A `Results`.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -46,10 +51,10 @@ def render(results):
         accuracy=plots.accuracy_bars(results),
         metrics=plots.metric_curves(results),
         losses=plots.loss_curves(results),
-        footprint_headings=profiling.HEADINGS,
-        footprints=[(chosen[each.model], each.cells(results.footprints[0])) for each in results.footprints],
-        footprint_pictures=footprint_pictures(results),
-        search=None if results.search is None else list(search_pictures(results.search).values()),
+        profile_headings=profiling.HEADINGS,
+        profiles=[(chosen[profile.model], profile.cells(results.profiles[0])) for profile in results.profiles],
+        profile_figures=profile_figures(results),
+        search=None if results.search is None else list(search_figures(results.search).values()),
         without_history=[model.name for model in results.models if not any(run.history for run in model.runs)],
         cards=knowledge.cards(results),
         matrices=confusions.matrices(results),
@@ -59,8 +64,12 @@ def render(results):
     )
 
 
-def duration(seconds):
-    """`1 h 2 min`, `2 min 3 s` or `4.5 s`."""
+def duration(seconds: float) -> str:
+    """Format a duration as `1 h 2 min`, `2 min 3 s` or `4.5 s`.
+
+    Args:
+        seconds: Duration in seconds.
+    """
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

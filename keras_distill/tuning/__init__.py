@@ -1,6 +1,8 @@
-"""Hyperparameter search with KerasTuner: one teacher serves all trials, and a trial keeps only its student."""
+"""Hyperparameter search with KerasTuner: all trials share one teacher, and a trial stores only its student."""
 
 from keras_distill.tuning import spaces
 from keras_distill.tuning.budget import Budget
 from keras_distill.tuning.grid import GridSearch
 from keras_distill.tuning.hypermodel import DistillationHyperModel
+
+__all__ = ["Budget", "DistillationHyperModel", "GridSearch", "spaces"]

@@ -1,7 +1,8 @@
-"""What a student may cost: parameters, memory, time."""
+"""Budget for students in a hyperparameter search: parameters, memory and latency."""
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,34 +11,39 @@ import tensorflow as tf
 from keras_distill.compression.profiling import count_parameters
 from keras_distill.compression.runtimes import latency
 from keras_distill.models.specs import input_specs
-from keras_distill.schedules import check_positive
+from keras_distill.utils.arguments import check_integer, check_number
 
 _REPEATS = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """The most that a student may cost.
+    """Upper limits on the cost of a student.
 
-    ```python
-    DistillationHyperModel(..., budget=Budget(parameters=50_000, milliseconds=2.0))
-    ```
-
-    A trial whose student costs more is told so by a warning and not trained. It counts as completed, with a score worse
-    than the untrained student's: the search goes on, learns to stay away from such students, and promotes and returns
+    A trial whose student exceeds a limit is not trained, and a warning is issued. The trial counts as completed, with a
+    score worse than that of the untrained student: the search continues, avoids such students, and promotes and returns
     others.
 
-    What is limited is measured for every trial and joins its metrics, with `over_budget`, which is 1 or 0. An objective
-    may name it: `keras_tuner.Objective("milliseconds", "min")`. A limit of `math.inf` measures and refuses nothing.
+    Each limited cost is measured for every trial and added to its metrics, together with `over_budget`, which is 1 or
+    0. An objective may name such a cost: `keras_tuner.Objective("milliseconds", "min")`. A limit of `math.inf` only
+    measures.
 
     Args:
-        parameters: Number of weights, the untrained ones included.
-        megabytes: What the weights take, 10^6 bytes each.
-        milliseconds: Median time of a prediction on this machine, with all else that it does meanwhile.
-        batch_size: Examples of such a prediction. Default 1.
+        parameters: Maximum number of weights, non-trainable ones included. Defaults to None, no limit.
+        megabytes: Maximum size of the weights, in units of 10^6 bytes. Defaults to None, no limit.
+        milliseconds: Maximum median time of one prediction on this machine, under its current load. Defaults to None,
+            no limit.
+        batch_size: Number of examples in the timed prediction, >= 1. Defaults to 1.
 
     Raises:
-        ValueError: For a limit that is not above 0, or if there is none.
+        ValueError: If no limit is given, a limit is not > 0, or `batch_size` is not an integer >= 1.
+
+    Example:
+
+    >>> from keras_distill.tuning import Budget
+    >>> budget = Budget(parameters=50_000, milliseconds=float("inf"))
+    >>> budget.excess({"parameters": 62_006, "milliseconds": 2.5})
+    ['62,006 parameters of 50,000']
     """
 
     parameters: float | None = None
@@ -48,31 +54,44 @@ class Budget:
     def __post_init__(self):
         for name, limit in self._limits().items():
             if limit != math.inf:
-                check_positive(limit, name, schedule=False)
+                check_number(limit, name, above=0)
         if not self._limits():
-            raise ValueError("A Budget limits `parameters`, `megabytes` or `milliseconds`. Received none of them.")
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be an integer above 0. Received: {self.batch_size!r}")
+            raise ValueError("A Budget needs at least one limit: pass `parameters`, `megabytes` or `milliseconds`.")
+        check_integer(self.batch_size, "batch_size")
 
-    def costs(self, student):
-        """What is limited of a student: `{name: number}`.
+    def costs(self, student: keras.Model) -> dict[str, float]:
+        """Measure the limited costs of a student.
 
         Args:
             student: A built `keras.Model`.
 
+        Returns:
+            `{name: number}`, in the units of the limits.
+
         Raises:
-            ValueError: If its time is limited and its inputs have lengths that are not known.
+            ValueError: If `milliseconds` is limited and the student has inputs of unknown length.
         """
         measures = {"parameters": count_parameters, "megabytes": _megabytes, "milliseconds": self._milliseconds}
         return {name: measures[name](student) for name in self._limits()}
 
-    def excess(self, costs):
-        """In which respects costs are over the budget, a list of texts such as "62,006 parameters of 50,000"."""
+    def excess(self, costs: dict[str, float]) -> list[str]:
+        """Describe the costs that exceed their limits.
+
+        Args:
+            costs: `{name: number}`, as `costs` returns them.
+
+        Returns:
+            List of texts such as "62,006 parameters of 50,000"; empty if all costs are within the budget.
+        """
         limits = self._limits()
         return [f"{cost:,.6g} {name} of {limits[name]:,.6g}" for name, cost in costs.items() if cost > limits[name]]
 
     def _limits(self):
-        limits = {name: getattr(self, name) for name in ("parameters", "megabytes", "milliseconds")}
+        limits = {
+            "parameters": self.parameters,
+            "megabytes": self.megabytes,
+            "milliseconds": self.milliseconds,
+        }
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     def _milliseconds(self, student):
@@ -80,8 +99,8 @@ class Budget:
         shapes = [tuple(spec.shape[1:]) for spec in keras.tree.flatten(specs)]
         if any(None in shape for shape in shapes):
             raise ValueError(
-                f"The time of a prediction of '{student.name}' depends on its inputs, whose shapes {shapes} are open. "
-                "Give it an Input of fixed shape, or leave `milliseconds` out."
+                f"The latency of '{student.name}' depends on the length of its inputs, whose shapes {shapes} are not "
+                "fully defined. Build it with keras.Input of fixed shape, or remove `milliseconds` from the Budget."
             )
         inputs = keras.tree.map_structure(lambda spec: tf.zeros((self.batch_size, *spec.shape[1:]), spec.dtype), specs)
         predict = tf.function(lambda x: student(x, training=False))
@@ -93,10 +112,14 @@ def _megabytes(student):
     return sum(math.prod(weight.shape) * tf.as_dtype(weight.dtype).size for weight in student.weights) / 1e6
 
 
-class Costs(keras.callbacks.Callback):
-    """Adds what a student costs to the logs of every epoch."""
+class AddCosts(keras.callbacks.Callback):
+    """Add the costs of a student to the logs of every epoch.
 
-    def __init__(self, costs):
+    Args:
+        costs: `{name: number}`.
+    """
+
+    def __init__(self, costs: dict[str, float]):
         super().__init__()
         self.costs = costs
 
@@ -104,49 +127,57 @@ class Costs(keras.callbacks.Callback):
         logs.update(self.costs)
 
 
-class Worse(keras.callbacks.Callback):
-    """Makes an objective worse in the logs, by 1 and its own size: worse than any accuracy, or than what learns at all.
+class WorsenObjective(keras.callbacks.Callback):
+    """Make an objective worse in the logs, by 1 plus its absolute value.
+
+    The result is worse than any accuracy, and worse than any student that learns.
 
     Args:
-        objective: A `keras_tuner.Objective`, or KerasTuner's own kind for several.
+        objective: A `keras_tuner.Objective`, or KerasTuner's `MultiObjective`.
     """
 
-    def __init__(self, objective):
+    def __init__(self, objective: Any):
         super().__init__()
         self.objectives = getattr(objective, "objectives", [objective])
 
     def on_epoch_end(self, epoch, logs=None):
         for objective in self.objectives:
             if objective.name in logs:
-                by = 1 + abs(logs[objective.name])
-                logs[objective.name] += by if objective.direction == "min" else -by
+                penalty = 1 + abs(logs[objective.name])
+                logs[objective.name] += penalty if objective.direction == "min" else -penalty
 
 
-def untrained(model, given, callbacks):
-    """The history of an epoch without steps: metrics of the model as it is, under the names of a trained one.
+def evaluate_untrained(
+    model: keras.Model, arguments: dict[str, Any], callbacks: list[keras.callbacks.Callback]
+) -> keras.callbacks.History:
+    """Return the history of one epoch without steps: metrics of the untrained model, under the names of a trained one.
 
     Args:
         model: A compiled `keras.Model`.
-        given: `{name: argument}` of `fit`.
-        callbacks: Those of `fit`; they see the epoch.
+        arguments: `{name: argument}` of `fit`.
+        callbacks: Callbacks of `fit`; they run for the epoch.
     """
-    validation = given.get("validation_data")
-    data = (given.get("x"), given.get("y"), given.get("sample_weight")) if validation is None else validation
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    steps = given.get("steps_per_epoch" if validation is None else "validation_steps")
-    options = {"batch_size": given.get("batch_size"), "steps": steps, "verbose": 0, "return_dict": True}
+    validation = arguments.get("validation_data")
+    train = (arguments.get("x"), arguments.get("y"), arguments.get("sample_weight"))
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(train if validation is None else validation)
+    steps = arguments.get("steps_per_epoch" if validation is None else "validation_steps")
+    options = {"batch_size": arguments.get("batch_size"), "steps": steps, "verbose": 0, "return_dict": True}
     logs = model.evaluate(x, y, sample_weight=sample_weight, **options)
-    if validates(given):
+    if has_validation(arguments):
         logs |= {f"val_{name}": value for name, value in logs.items()}
-    epoch = given.get("initial_epoch", 0)
-    seen_by = keras.callbacks.CallbackList(callbacks, add_history=True, model=model, epochs=epoch + 1, steps=0)
-    seen_by.on_train_begin()
-    seen_by.on_epoch_begin(epoch)
-    seen_by.on_epoch_end(epoch, logs)
-    seen_by.on_train_end(logs)
+    epoch = arguments.get("initial_epoch", 0)
+    callback_list = keras.callbacks.CallbackList(callbacks, add_history=True, model=model, epochs=epoch + 1, steps=0)
+    callback_list.on_train_begin()
+    callback_list.on_epoch_begin(epoch)
+    callback_list.on_epoch_end(epoch, logs)
+    callback_list.on_train_end(logs)
     return model.history
 
 
-def validates(given):
-    """Whether the arguments of a `fit` ask for a validation."""
-    return given.get("validation_data") is not None or bool(given.get("validation_split"))
+def has_validation(arguments: dict[str, Any]) -> bool:
+    """Return True if `fit` validates with these arguments.
+
+    Args:
+        arguments: `{name: argument}` of `fit`.
+    """
+    return arguments.get("validation_data") is not None or bool(arguments.get("validation_split"))

@@ -1,61 +1,115 @@
-"""Ready-made search spaces: functions that ask a `keras_tuner.HyperParameters` for a value.
+"""Ready-made search spaces: functions that request a value from `keras_tuner.HyperParameters`.
 
 ```python
 def terms(hp):
     return [Term(KLDivergence(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))]
 ```
 
-Asked again in the same trial, each gives the same value again. The defaults, which
-`hypermodel.build(keras_tuner.HyperParameters())` takes, are those of the literature.
+Repeated calls in the same trial return the same value. The default values, which
+`hypermodel.build(keras_tuner.HyperParameters())` uses, are those of the literature.
 """
 
+from collections.abc import Sequence
+
 import keras
+import keras_tuner
 
 from keras_distill import mapping
 
 
-def temperature(hp, low=1.0, high=16.0, default=4.0):
-    """The temperature of softened logits, on a logarithmic scale; 4 is that of Tian et al.'s comparison.
+def temperature(hp: keras_tuner.HyperParameters, low: float = 1.0, high: float = 16.0, default: float = 4.0) -> float:
+    """Return a softmax temperature, sampled on a logarithmic scale.
+
+    Args:
+        hp: Hyperparameters of the trial.
+        low: Lower end of the range, > 0. Defaults to 1.
+        high: Upper end of the range. Defaults to 16.
+        default: Default value. Defaults to 4, as in the comparison of Tian et al.
+
+    Returns:
+        Unitless.
 
     Reference:
         Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699
+
+    Example:
+
+    >>> import keras_tuner
+    >>> from keras_distill.tuning import spaces
+    >>> spaces.temperature(keras_tuner.HyperParameters())
+    4.0
     """
     return hp.Float("temperature", low, high, sampling="log", default=default)
 
 
-def alpha(hp, low=0.0, high=0.9, default=0.1):
-    """The weight of the supervised loss; the softened logits get `1 - alpha`."""
+def alpha(hp: keras_tuner.HyperParameters, low: float = 0.0, high: float = 0.9, default: float = 0.1) -> float:
+    """Return the weight of the supervised loss; the soft targets get `1 - alpha`.
+
+    Args:
+        hp: Hyperparameters of the trial.
+        low: Lower end of the range, >= 0. Defaults to 0.
+        high: Upper end of the range, < 1. Defaults to 0.9.
+        default: Default value. Defaults to 0.1.
+
+    Returns:
+        Unitless.
+    """
     return hp.Float("alpha", low, high, default=default)
 
 
-def weight(hp, name, default, spread=10.0):
-    """The weight of a term, on a logarithmic scale around that of its paper.
+def weight(hp: keras_tuner.HyperParameters, name: str, default: float, spread: float = 10.0) -> float:
+    """Return the weight of a term, sampled on a logarithmic scale around the weight of its paper.
 
     Args:
-        hp: A `keras_tuner.HyperParameters`.
-        name: Of the term; the hyperparameter is called `<name>_weight`.
-        default: The paper's.
-        spread: From `default / spread` to `default * spread`. Default 10.
+        hp: Hyperparameters of the trial.
+        name: Name of the term; the hyperparameter is named `<name>_weight`.
+        default: Weight of the paper, > 0; the default value.
+        spread: Factor of the range, from `default / spread` to `default * spread`; > 1. Defaults to 10.
+
+    Returns:
+        Unitless.
     """
     return hp.Float(f"{name}_weight", default / spread, default * spread, sampling="log", default=default)
 
 
-def width(hp, low, high, default=None):
-    """The width of a student: `low`, twice that, and so on up to `high`. Defaults to `low`."""
-    # KerasTuner's grid gives a number of this kind as a float.
+def width(hp: keras_tuner.HyperParameters, low: int, high: int, default: int | None = None) -> int:
+    """Return the width of a student: `low`, 2 `low`, 4 `low` and so on up to `high`.
+
+    Args:
+        hp: Hyperparameters of the trial.
+        low: Smallest width, >= 1.
+        high: Largest width.
+        default: Default value. Defaults to None, `low`.
+
+    Returns:
+        Number of units or channels.
+    """
+    # KerasTuner's grid returns a logarithmic integer as a float.
     return int(hp.Int("width", low, high, step=2, sampling="log", default=default))
 
 
-def depth(hp, low, high, default=None):
-    """The depth of a student: any number of layers from `low` to `high`. Defaults to `low`."""
+def depth(hp: keras_tuner.HyperParameters, low: int, high: int, default: int | None = None) -> int:
+    """Return the depth of a student: any integer from `low` to `high`.
+
+    Args:
+        hp: Hyperparameters of the trial.
+        low: Smallest depth.
+        high: Largest depth, included.
+        default: Default value. Defaults to None, `low`.
+
+    Returns:
+        Number of layers.
+    """
     return hp.Int("depth", low, high, default=default)
 
 
-def layer_pairs(hp, student_layers, teacher_layers):
-    """Which layer of the student learns from which layer of the teacher: one of four ways to pair them.
+def layer_pairs(
+    hp: keras_tuner.HyperParameters, student_layers: Sequence[str], teacher_layers: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Pair the layers of the student with layers of the teacher in one of four ways.
 
-    "uniform" spreads the student's layers evenly over the teacher's, "last" and "first" take as many of the teacher's
-    last or first layers, and "final" pairs only the two last ones.
+    "uniform" spreads the student's layers evenly over the teacher's. "last" and "first" take the same number of the
+    teacher's last or first layers. "final" pairs only the two last layers.
 
     ```python
     student_layers = [f"block_{number}" for number in range(spaces.depth(hp, 2, 4))]
@@ -64,9 +118,9 @@ def layer_pairs(hp, student_layers, teacher_layers):
     ```
 
     Args:
-        hp: A `keras_tuner.HyperParameters`.
-        student_layers: List of paths, as `Term` reads them.
-        teacher_layers: List of paths, as many or more.
+        hp: Hyperparameters of the trial.
+        student_layers: List of layer paths, as for `Term(student=)`.
+        teacher_layers: List of layer paths, at least as many.
 
     Returns:
         List of pairs `(student path, teacher path)`.
@@ -77,22 +131,29 @@ def layer_pairs(hp, student_layers, teacher_layers):
     Reference:
         Jiao et al., EMNLP 2020, https://arxiv.org/abs/1909.10351 (uniform, last, first); Wang et al., NeurIPS 2020,
         https://arxiv.org/abs/2002.10957 (final)
+
+    Example:
+
+    >>> import keras_tuner
+    >>> from keras_distill.tuning import spaces
+    >>> spaces.layer_pairs(keras_tuner.HyperParameters(), ["block_1"], ["block_2", "block_4"])
+    [('block_1', 'block_4')]
     """
     if len(student_layers) > len(teacher_layers):
         raise ValueError(
-            f"{len(student_layers)} student layers cannot all learn from {len(teacher_layers)} teacher layers. Choose "
-            "some of them."
+            f"`layer_pairs` needs at least as many teacher layers as student layers. Pass fewer `student_layers`. "
+            f"Received: {len(student_layers)} student layers, {len(teacher_layers)} teacher layers"
         )
     return _PAIRS[hp.Choice("layer_pairs", list(_PAIRS))](student_layers, teacher_layers)
 
 
-def optimizer(hp, steps=None):
-    """Adam, or SGD with Nesterov momentum of 0.9, each with a learning rate of its own range.
+def optimizer(hp: keras_tuner.HyperParameters, steps: int | None = None) -> keras.optimizers.Optimizer:
+    """Return Adam, or SGD with Nesterov momentum 0.9, each with its own range of learning rates.
 
     Args:
-        hp: A `keras_tuner.HyperParameters`.
-        steps: Within how many steps the learning rate falls along a cosine to 0. Under Hyperband those of `max_epochs`:
-            a student that goes on goes on along the same cosine. Defaults to None, a constant rate.
+        hp: Hyperparameters of the trial.
+        steps: Number of steps of a cosine decay to 0. Under Hyperband, pass the steps of `max_epochs`: a promoted
+            trial then continues on the same cosine. Defaults to None, a constant learning rate.
 
     Returns:
         A new Keras optimizer.
@@ -108,9 +169,9 @@ def optimizer(hp, steps=None):
 
 
 def _uniform(student_layers, teacher_layers):
-    """As `mapping.uniform`, and rounded up where one number is no multiple of the other."""
-    students, teachers = len(student_layers), len(teacher_layers)
-    pairs = [(number, -(-(number + 1) * teachers // students) - 1) for number in range(students)]
+    """Pair as `mapping.uniform`, rounded up where the teacher's depth is not a multiple of the student's."""
+    num_students, num_teachers = len(student_layers), len(teacher_layers)
+    pairs = [(number, -(-(number + 1) * num_teachers // num_students) - 1) for number in range(num_students)]
     return mapping.by_hand(student_layers, teacher_layers, pairs)
 
 

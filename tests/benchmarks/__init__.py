@@ -1,1 +1,1 @@
-"""Commands that measure; run one with `python -m tests.benchmarks.step_time`. Not collected as tests."""
+"""Benchmarks; run one with `python -m tests.benchmarks.step_time`. Not collected as tests."""

@@ -1,13 +1,13 @@
-"""What labelling by Beam costs beside `label`, and what a billion examples would cost.
+"""Benchmark of labelling with Beam against `label`, to extrapolate to a billion examples.
 
 ```
 python -m tests.benchmarks.beam_labelling
 ```
 
-The convolutional teacher of `tests/benchmarks/pairs.py` labels the same pictures by `predict`, by `label`, and by
-`LabelWithTeacher` on Beam's own runner with one worker process and with two; they take turns, and Beam's time is the
-whole pipeline's, starts of processes included. The last line is JSON: examples a second of each, and bytes on disk of
-an example with 10 and 1000 logits in float16 and with the top 32 of 1000.
+The convolutional teacher of `tests/benchmarks/pairs.py` labels the same images by `predict`, by `label`, and by
+`LabelWithTeacher` on Beam's local runner with one worker process and with two, in turn. Beam's time is that of the
+whole pipeline, including the start of processes. The last line is JSON: examples per second of each, and bytes on disk
+per example with 10 and 1000 logits in float16 and with the top 32 of 1000.
 """
 
 import json
@@ -26,8 +26,8 @@ from keras_distill.pipelines.beam import LabelWithTeacher
 from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
 
-TURNS = flags.DEFINE_integer("beam_turns", 3, "How often each is timed.", lower_bound=1)
-PICTURES = flags.DEFINE_integer("pictures", 30_000, "Pictures that are labelled in one timing.", lower_bound=128)
+TURNS = flags.DEFINE_integer("beam_turns", 3, "Number of timings of each.", lower_bound=1)
+PICTURES = flags.DEFINE_integer("pictures", 30_000, "Number of images labelled in one timing.", lower_bound=128)
 
 
 def by_beam(path, x, batch_size, processes):
@@ -57,7 +57,7 @@ def by_label(teacher, x, batch_size):
 
 
 def row_bytes(classes, top_k=None):
-    """Of an example with so many float16 logits, its fingerprint included."""
+    """Return the bytes of one example with this number of float16 logits, including its fingerprint."""
     taps = packing.stored_taps({"output": tf.TensorSpec((None, classes))}, "float16", top_k)
     return packing.row_bytes(taps) + np.dtype(packing.fingerprint_dtype(taps)).itemsize
 
@@ -76,10 +76,10 @@ def main(_):
             "beam_1": lambda: by_beam(path, x, pair.batch, 1),
             "beam_2": lambda: by_beam(path, x, pair.batch, 2),
         }
-        times = timing.interleaved(functions, TURNS.value, f"{PICTURES.value} pictures")
-    found = {name: round(PICTURES.value / float(np.median(taken)), 1) for name, taken in times.items()}
-    found |= {"bytes_10": row_bytes(10), "bytes_1000": row_bytes(1000), "bytes_top_32": row_bytes(1000, 32)}
-    print(json.dumps(found))
+        times = timing.interleaved(functions, TURNS.value, f"{PICTURES.value} images")
+    results = {name: round(PICTURES.value / float(np.median(seconds)), 1) for name, seconds in times.items()}
+    results |= {"bytes_10": row_bytes(10), "bytes_1000": row_bytes(1000), "bytes_top_32": row_bytes(1000, 32)}
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""What the cache costs: labelling beside the teacher's own `predict`, reading beside the student's step, and bytes.
+"""Benchmark of the teacher cache: labelling against `predict`, reading against the student's step, and size on disk.
 
 ```
 python -m tests.benchmarks.cache
 ```
 
-In one process, taking turns. The last line is JSON:
+Measured in one process, in turn. The last line is JSON:
 
-    labelling_ratio      examples labelled a second / examples of the teacher's `predict`, median over the pairs
-    reading_10           batches read and joined a second / steps of the student, 10 logits; shuffled
-    reading_1000         the same, 1000 logits in float16
-    check_share          of a student's step, what computing and comparing the examples' fingerprints takes
+    labelling_ratio      examples labelled per second / examples per second of the teacher's `predict`, median over the
+                         pairs
+    reading_10           batches read and joined per second / steps of the student per second, 10 logits; shuffled
+    reading_1000         the same with 1000 logits in float16
+    check_share          share of a student's step that computing and comparing the examples' fingerprints takes
     bytes_10, bytes_1000, bytes_top_32
                          bytes on disk / bytes of the information: 10 and 1000 float16 logits, the top 32 of 1000 with
-                         their class numbers and the sum of the others
+                         their class indices and the sum of the others
 """
 
 import json
@@ -29,14 +30,14 @@ from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
 from tests.benchmarks.step_time import compiled, steps
 
-ROUNDS = flags.DEFINE_integer("cache_rounds", 4, "How often each is timed.", lower_bound=1)
-BATCHES = flags.DEFINE_integer("batches", 192, "Batches that are labelled in one timing.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("cache_rounds", 4, "Number of timings of each.", lower_bound=1)
+BATCHES = flags.DEFINE_integer("batches", 192, "Number of batches labelled in one timing.", lower_bound=1)
 READ = 20_000
 STEPS = 8
 
 
 def labelling_ratio(name, pair):
-    """How fast labelling is beside `predict`, both from the same arrays."""
+    """Return the speed of labelling divided by that of `predict`, both from the same arrays."""
     x, _ = examples(pair, BATCHES.value * pair.batch)
     teacher = pair.teacher()
     dataset = tf.data.Dataset.from_tensor_slices(x)
@@ -51,16 +52,15 @@ def labelling_ratio(name, pair):
 
 
 def logits_of(classes):
-    """A teacher that costs next to nothing, and its examples."""
+    """Return a teacher of negligible cost, and examples for it."""
     random = np.random.default_rng(0)
     teacher = keras.Sequential([keras.Input((16,)), keras.layers.Dense(classes, kernel_initializer="random_normal")])
     return teacher, random.normal(size=(READ, 16)).astype("float32")
 
 
 def reading(name, pair, classes, dtype):
-    """Batches that are shuffled, joined and read in the time of one step of the student, and the check's share."""
+    """Return the number of batches shuffled, joined and read in the time of one student step, and the check's share."""
     teacher, x = logits_of(classes)
-    taken = {}
     with tempfile.TemporaryDirectory() as folder:
         label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype=dtype, verbose=0)
         dataset = indexed(x).shuffle(READ, seed=1).batch(pair.batch)
@@ -73,13 +73,13 @@ def reading(name, pair, classes, dtype):
             "plain": lambda: [next(plain) for _ in range(STEPS)],
             "numbered": lambda: [next(numbered) for _ in range(STEPS)],
         }
-        taken = timing.interleaved(functions, ROUNDS.value, f"{name}: reading {classes} logits")
-    check = float(np.median((taken["numbered"] - taken["plain"]) / taken["student"]))
-    return timing.ratio(taken["student"], taken["joined"]), check
+        times = timing.interleaved(functions, ROUNDS.value, f"{name}: reading {classes} logits")
+    check = float(np.median((times["numbered"] - times["plain"]) / times["student"]))
+    return timing.ratio(times["student"], times["joined"]), check
 
 
 def size_ratio(classes, top_k, information):
-    """Bytes on disk as a multiple of those of the information."""
+    """Return the bytes on disk divided by those of the information."""
     teacher, x = logits_of(classes)
     with tempfile.TemporaryDirectory() as folder:
         label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype="float16", top_k=top_k, verbose=0)
@@ -89,17 +89,17 @@ def size_ratio(classes, top_k, information):
 def main(_):
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(0)
-    found = {}
+    results = {}
     for name, pair in PAIRS.items():
         reading_10, check_share = reading(name, pair, 10, "float32")
         reading_1000, _ = reading(name, pair, 1000, "float16")
-        found[name] = {
+        results[name] = {
             "labelling_ratio": labelling_ratio(name, pair),
             "reading_10": reading_10,
             "reading_1000": reading_1000,
             "check_share": check_share,
         }
-    medians = timing.summary(found)
+    medians = timing.summary(results)
     medians["bytes_10"] = size_ratio(10, None, 10 * 2)
     medians["bytes_1000"] = size_ratio(1000, None, 1000 * 2)
     medians["bytes_top_32"] = size_ratio(1000, 32, 33 * 2 + 32 * 2)

@@ -1,11 +1,11 @@
-"""Time and memory of a loss of 8 x 128 tokens over 32,000 words: in chunks against all at once.
+"""Benchmark of time and memory of a loss over 8 x 128 tokens and 32,000 words: chunked against unchunked.
 
 Run:    python -m tests.benchmarks.large_vocabulary [--xla] [--repeats=9] [--tokens=64]
 Prints: a table, and as its last line the two ratios as JSON.
 
-A step is a forward and a backward pass of `KLDivergence` from hidden states of size 256, both networks' logits
-included. Times are medians of steps taken in turn in one process. Memory is the peak of a process that makes a single
-step, above what it had before.
+A step is a forward and a backward pass of `KLDivergence` from hidden states of size 256, including the logits of both
+networks. Times are medians of steps that run in turn in one process. Memory is the peak of a process that runs a single
+step, minus its memory before the step.
 """
 
 import argparse
@@ -28,13 +28,13 @@ PATHS = ("plain", "chunked")
 
 
 def model(name):
-    """The last layer of a language model."""
+    """Return the last layer of a language model."""
     layer = keras.layers.Dense(WORDS, kernel_initializer="glorot_normal", name="logits")
     return keras.Sequential([keras.Input((LENGTH, HIDDEN)), layer], name=name)
 
 
 def compiled_steps(tokens, xla):
-    """`{path: function of no arguments}`, each returning the loss and its gradients."""
+    """Return `{path: function without arguments}`; each function returns the loss and its gradients."""
     keras.utils.set_random_seed(0)
     student, teacher, loss = model("student"), model("teacher"), KLDivergence(2.0)
     chunked = Chunked(loss, "logits", "logits", tokens=tokens)
@@ -62,7 +62,7 @@ def compiled_steps(tokens, xla):
 
 
 def times(steps, repeats):
-    """`{path: median seconds}` of steps in turn, after one that warms up; checks that both say the same."""
+    """Return `{path: median seconds}` of steps in turn, after a warm-up step that checks that both are equal."""
     results = {path: [part.numpy() for part in tf.nest.flatten(step())] for path, step in steps.items()}
     for one, other in zip(results["plain"], results["chunked"], strict=True):
         assert abs(one - other).max() <= 1e-5 * abs(one).max()
@@ -73,12 +73,12 @@ def times(steps, repeats):
             start = time.perf_counter()
             step()[0].numpy()
             seconds[path].append(time.perf_counter() - start)
-    return {path: statistics.median(taken) for path, taken in seconds.items()}
+    return {path: statistics.median(values) for path, values in seconds.items()}
 
 
 def peak_of_a_step(step):
-    """Bytes that a step takes at its peak, above those that the process had before."""
-    # Whatever tracing took does not count: the peak starts from here.
+    """Return the peak memory of a step in bytes, minus the memory of the process before it."""
+    # Reset the peak, to exclude the memory of tracing.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     step()[0].numpy()
@@ -98,22 +98,23 @@ def _memory(path, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9, help="steps of each, to take the median of")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens in a chunk")
+    parser.add_argument("--repeats", type=int, default=9, help="number of steps of each; the median is reported")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per chunk")
     parser.add_argument("--xla", action="store_true", help="compile with XLA")
-    parser.add_argument("--memory", choices=PATHS, help="measure the memory of this one alone, in this process")
+    parser.add_argument("--memory", choices=PATHS, help="measure only the memory of this path, in this process")
     options = parser.parse_args()
     if options.memory:
         print(peak_of_a_step(compiled_steps(options.tokens, options.xla)[options.memory]))
         return
-    # Before this process grows: the machine should be as empty for the one as for the other.
+    # First, while this process is small, so that both measurements find the same free memory.
     memory = {path: _memory(path, sys.argv[1:]) for path in PATHS}
     seconds = times(compiled_steps(options.tokens, options.xla), options.repeats)
     print(f"{'':8}  {'seconds':>8}  {'peak MB':>8}")
     for path in PATHS:
         print(f"{path:8}  {seconds[path]:8.2f}  {memory[path] / 1e6:8.0f}")
     ratios = {
-        f"{name}_ratio": round(of["chunked"] / of["plain"], 3) for name, of in (("memory", memory), ("time", seconds))
+        f"{name}_ratio": round(values["chunked"] / values["plain"], 3)
+        for name, values in (("memory", memory), ("time", seconds))
     }
     print(json.dumps(ratios))
 

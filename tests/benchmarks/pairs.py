@@ -1,4 +1,4 @@
-"""Teachers and students of the sizes that people train, on examples of noise: only time is measured."""
+"""Teachers and students of common sizes, on noise: only time is measured."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ CLASSES = 10
 
 
 class Pair(NamedTuple):
-    """A teacher with a student.
+    """Teacher and student.
 
     Attributes:
-        teacher: Makes the teacher, a functional model.
-        student: Makes the student.
-        shape: Of one input.
-        batch: Examples a step.
-        features: Makes three terms between inner layers.
+        teacher: Function that returns the teacher, a functional model.
+        student: Function that returns the student.
+        shape: Shape of one input.
+        batch: Batch size.
+        features: Function that returns three terms between intermediate layers.
         layers: Two layers of the same shape, the student's and the teacher's.
     """
 
@@ -88,7 +88,7 @@ PAIRS = {
         _dense_features,
         ("hidden_1", "hidden_2"),
     ),
-    # As deep and wide as the networks with which CIFAR's pictures are classified, but for the shortcuts.
+    # Depth and width of common CIFAR networks, without residual connections.
     "convolutional 18 -> 6 layers of 16-32-64": Pair(
         lambda: convolutional("teacher", 6, 16, 32, 64),
         lambda: convolutional("student", 2, 16, 32, 64),
@@ -109,6 +109,6 @@ PAIRS = {
 
 
 def examples(pair, count):
-    """Noise and class numbers: `(inputs, labels)`."""
+    """Return noise and class indices, `(inputs, labels)`."""
     random = np.random.default_rng(0)
     return random.normal(size=(count, *pair.shape)).astype("float32"), random.integers(0, CLASSES, count)

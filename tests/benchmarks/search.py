@@ -1,17 +1,16 @@
-"""What trials of a search cost, beside as many trainings of the student alone.
+"""Benchmark of the trials of a search against the same number of trainings of the baseline.
 
 ```
 python -m tests.benchmarks.search --originals=FOLDER
 ```
 
-Pictures of Fashion-MNIST, students of `recipes/fashion_mnist_hint.py` that learn from softened logits and labels. Both
-validate after every epoch. In one process, taking turns. What a trial costs beside its steps (graphs that are made, and
-checkpoints that are written) is the same for short and long ones, so that short ones have the larger ratio. The last
-line is JSON:
+Images of Fashion-MNIST; students of `recipes/fashion_mnist_hint.py` that learn from soft targets and labels. Both
+validate after every epoch. Measured in one process, in turn. The cost of a trial besides its steps (tracing and
+checkpoints) does not depend on its length, so that short trials have the larger ratio. The last line is JSON:
 
-    search_ratio             K trials whose teacher has spoken before / K trainings of the student alone, which is
-                             compiled and fitted without KerasTuner
-    search_ratio_labelling   the same with the teacher's run over the pictures among the trials
+    search_ratio             K trials with cached teacher outputs / K trainings of the baseline, which is compiled and
+                             fitted without KerasTuner
+    search_ratio_labelling   the same, including the computation of the teacher outputs
 """
 
 import json
@@ -32,15 +31,17 @@ from recipes import data
 from recipes.fashion_mnist_hint import cnn
 from tests.benchmarks import timing
 
-ROUNDS = flags.DEFINE_integer("search_rounds", 3, "How often each is timed.", lower_bound=1)
-TRIALS = flags.DEFINE_integer("search_trials", 4, "Trials of a search.", lower_bound=1)
-EPOCHS = flags.DEFINE_integer("search_epochs", 5, "Epochs of a training.", lower_bound=1)
-EXAMPLES = flags.DEFINE_integer("search_examples", 36_000, "Pictures, a sixth of them to validate on.", lower_bound=6)
+ROUNDS = flags.DEFINE_integer("search_rounds", 3, "Number of timings of each.", lower_bound=1)
+TRIALS = flags.DEFINE_integer("search_trials", 4, "Number of trials of a search.", lower_bound=1)
+EPOCHS = flags.DEFINE_integer("search_epochs", 5, "Number of epochs of a training.", lower_bound=1)
+EXAMPLES = flags.DEFINE_integer(
+    "search_examples", 36_000, "Number of images, a sixth of them for validation.", lower_bound=6
+)
 BATCH = 128
 
 
 def compiled():
-    """What both compile with."""
+    """Return the arguments of `compile` of both."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return {"optimizer": keras.optimizers.Adam(2e-3), "loss": loss, "metrics": ["accuracy"]}
 
@@ -58,7 +59,7 @@ def labelled(teacher, x, folder):
 
 
 def search(stored, x, y):
-    """All trials of a search."""
+    """Run all trials of a search."""
     hypermodel = DistillationHyperModel(
         student=lambda hp: cnn(8, "student"),
         teacher=stored.teacher,
@@ -72,8 +73,8 @@ def search(stored, x, y):
         tuner.search(*train, **options)
 
 
-def alone(x, y):
-    """As many students, one after the other."""
+def train_baselines(x, y):
+    """Train the same number of baselines, one after the other."""
     train, options = parts(x, y)
     for _ in range(TRIALS.value):
         keras.utils.clear_session()
@@ -86,30 +87,30 @@ def main(_):
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(0)
     x, y = data.fashion_mnist().head(EXAMPLES.value).train
-    # Untrained: it takes as long.
+    # Untrained: the weights do not affect the time.
     teacher = cnn(32, "teacher")
     with tempfile.TemporaryDirectory() as folder:
         stored = labelled(teacher, x, pathlib.Path(folder) / "before")
 
         def labelling_and_search():
-            with tempfile.TemporaryDirectory() as anew:
-                search(labelled(teacher, x, anew), x, y)
+            with tempfile.TemporaryDirectory() as other_folder:
+                search(labelled(teacher, x, other_folder), x, y)
 
         functions = {
-            "alone": lambda: alone(x, y),
+            "baseline": lambda: train_baselines(x, y),
             "search": lambda: search(stored, x, y),
             "labelling and search": labelling_and_search,
         }
-        title = f"{TRIALS.value} trainings of {EPOCHS.value} epochs on {len(y):,} pictures"
+        title = f"{TRIALS.value} trainings of {EPOCHS.value} epochs on {len(y):,} images"
         times = timing.interleaved(functions, ROUNDS.value, title)
-    rows = [["", "seconds a training", "ratio"]]
-    for name, taken in times.items():
-        ratio = timing.ratio(taken, times["alone"])
-        rows.append([name, f"{np.median(taken) / TRIALS.value:.2f}", f"{ratio:.3f}"])
+    rows = [["", "seconds per training", "ratio"]]
+    for name, seconds in times.items():
+        ratio = timing.ratio(seconds, times["baseline"])
+        rows.append([name, f"{np.median(seconds) / TRIALS.value:.2f}", f"{ratio:.3f}"])
     print("\n" + timing.table(rows) + "\n")
     ratios = {
-        "search_ratio": timing.ratio(times["search"], times["alone"]),
-        "search_ratio_labelling": timing.ratio(times["labelling and search"], times["alone"]),
+        "search_ratio": timing.ratio(times["search"], times["baseline"]),
+        "search_ratio_labelling": timing.ratio(times["labelling and search"], times["baseline"]),
     }
     print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
 

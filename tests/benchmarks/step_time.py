@@ -1,20 +1,20 @@
-"""What a step of distillation costs, beside the student's own step and the teacher's forward pass.
+"""Benchmark of distillation steps against the student's own step and the teacher's forward pass.
 
 ```
 python -m tests.benchmarks.step_time
 ```
 
-All are `fit`'s own compiled steps on one batch that is in memory, in one process, taking turns. The last line is JSON:
+All are compiled steps of `fit` on one batch in memory, in one process, in turn. The last line is JSON:
 
-    cached_ratio           a step whose teacher has spoken / the student's own
-    online_ratio           a step with the teacher's logits / (the teacher's forward pass + the student's own step)
-    online_features_ratio  the same with three terms between inner layers
-    speedup_over_keras     10 epochs of `keras.distillation` with a feature term / ours, labelling included
+    cached_ratio           step with cached teacher outputs / the student's own step
+    online_ratio           step with the teacher's logits / (the teacher's forward pass + the student's own step)
+    online_features_ratio  the same with three terms between intermediate layers
+    speedup_over_keras     10 epochs of `keras.distillation` with a feature term / ours, including labelling
     expected_speedup       (T + S) * 10 / (T + S * 10) from the teacher's forward pass and the student's own step
     jit_ratio              the student's own step with XLA / without
 
-Each is the median over the pairs of `tests/benchmarks/pairs.py`, all of which the table shows, with the milliseconds of
-a step and the operations in its graph.
+Each is the median over the pairs of `tests/benchmarks/pairs.py`. The table shows all pairs, with the milliseconds of a
+step and the number of operations in its graph.
 """
 
 import json
@@ -34,22 +34,22 @@ from keras_distill.teachers import CachedTeacher
 from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
 
-ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each step is timed.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 8, "Steps of one timing.", lower_bound=1)
-EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of a whole run.", lower_bound=1)
-EXAMPLES = flags.DEFINE_integer("examples", 4096, "Examples of a whole run.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Number of timings of each step.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 8, "Number of steps per timing.", lower_bound=1)
+EPOCHS = flags.DEFINE_integer("epochs", 10, "Number of epochs of a complete run.", lower_bound=1)
+EXAMPLES = flags.DEFINE_integer("examples", 4096, "Number of examples of a complete run.", lower_bound=1)
 LOGITS = [Term(KLDivergence(), weight=0.9)]
 
 
 def compiled(model, jit=False):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # Without moments the optimizer's share is the least, and the ratios are the strictest.
+    # SGD without momentum has the smallest share of a step, which makes the ratios strict.
     model.compile(keras.optimizers.SGD(1e-3), loss, metrics=["accuracy"], jit_compile=jit)
     return model
 
 
 def steps(model, data):
-    """A function that makes some steps of `fit` on one batch, dealt out to the devices that the model was made for."""
+    """Return a function that runs steps of `fit` on one batch, distributed by the strategy of the model."""
     dataset = tf.data.Dataset.from_tensors(data).repeat()
     iterator = iter(model.distribute_strategy.experimental_distribute_dataset(dataset))
     model.make_train_function()
@@ -63,14 +63,14 @@ def steps(model, data):
 
 
 def operations(model, data):
-    """How many operations a training step has, those of the functions that it calls included."""
+    """Return the number of operations in a training step, including the functions that it calls."""
     specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)), data)
     graph = tf.function(model.train_step).get_concrete_function(specs).graph.as_graph_def()
     return len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
 
 
 def forward(model, inputs):
-    """A function that calls a model as often."""
+    """Return a function that runs the same number of forward passes of a model."""
     function = tf.function(lambda x: model(x, training=False))
     inputs = tf.constant(inputs)
 
@@ -83,7 +83,7 @@ def forward(model, inputs):
 
 
 def step_ratios(name, pair):
-    """The ratios of single steps of a pair."""
+    """Return the ratios of single steps of a pair."""
     x, y = examples(pair, pair.batch)
     teacher = pair.teacher()
     logits = {OUTPUT: teacher(x).numpy()}
@@ -113,41 +113,45 @@ def step_ratios(name, pair):
 
 
 def keras_run(pair, x, y):
-    """All epochs with `keras.distillation`."""
-    ours, theirs = pair.layers
+    """Train all epochs with `keras.distillation`."""
+    student_layer, teacher_layer = pair.layers
     losses = [
         keras.distillation.LogitsDistillation(),
-        keras.distillation.FeatureDistillation(teacher_layer_name=theirs, student_layer_name=ours),
+        keras.distillation.FeatureDistillation(teacher_layer_name=teacher_layer, student_layer_name=student_layer),
     ]
-    model = keras.distillation.Distiller(student=pair.teacher(), teacher=pair.student(), terms=losses)
+    model = keras.distillation.Distiller(teacher=pair.teacher(), student=pair.student(), distillation_losses=losses)
     compiled(model).fit(x, y, batch_size=pair.batch, epochs=EPOCHS.value, verbose=0)
 
 
 def our_run(pair, x, y):
-    """The same here: the teacher speaks once, onto the disk, and is read from there in every epoch."""
-    ours, theirs = pair.layers
+    """Train all epochs with keras_distill: teacher outputs are computed once, and read from disk in every epoch."""
+    student_layer, teacher_layer = pair.layers
     dataset = tf.data.Dataset.from_tensor_slices((x, y))
     with tempfile.TemporaryDirectory() as folder:
-        dtypes = {OUTPUT: "float32", theirs: "float16"}
+        dtypes = {OUTPUT: "float32", teacher_layer: "float16"}
         label(pair.teacher(), dataset, folder, tuple(dtypes), dtypes, batch_size=pair.batch, verbose=0)
         stored = open_cache(folder)
         distiller = compiled(
-            Distiller(student=pair.student(), teacher=stored.teacher, terms=[*LOGITS, Term(Hint(), ours, theirs)])
+            Distiller(
+                student=pair.student(),
+                teacher=stored.teacher,
+                terms=[*LOGITS, Term(Hint(), student_layer, teacher_layer)],
+            )
         )
         distiller.fit(stored.load(x), y, batch_size=pair.batch, epochs=EPOCHS.value, verbose=0)
 
 
 def speedup(name, pair):
-    """How much sooner the whole run is over, labelling included."""
+    """Return the time of a complete run with `keras.distillation` divided by ours, including labelling."""
     x, y = examples(pair, EXAMPLES.value)
     print(f"{name}: {EPOCHS.value} epochs of {EXAMPLES.value:,} examples, keras.distillation and ours, in turn twice")
-    taken = {keras_run: [], our_run: []}
+    times = {keras_run: [], our_run: []}
     for _ in range(2):
-        for run, seconds in taken.items():
+        for run, seconds in times.items():
             start = time.perf_counter()
             run(pair, x, y)
             seconds.append(time.perf_counter() - start)
-    return sum(taken[keras_run]) / sum(taken[our_run])
+    return sum(times[keras_run]) / sum(times[our_run])
 
 
 def main(_):

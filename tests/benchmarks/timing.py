@@ -1,4 +1,4 @@
-"""Fair ratios on a machine that others use, too."""
+"""Ratios of run times on a machine with other load."""
 
 import time
 
@@ -7,12 +7,12 @@ import numpy as np
 
 
 def interleaved(functions, rounds, title):
-    """Times functions that take turns, so that whatever slows the machine slows all of them.
+    """Time functions in turn, so that other load on the machine slows all of them alike.
 
     Args:
         functions: `{name: function without arguments}`.
-        rounds: How often each is timed, after one call that is not.
-        title: Shown before the progress bar.
+        rounds: Number of timings of each function, after one untimed call.
+        title: Line above the progress bar.
 
     Returns:
         `{name: seconds of each round, shape [rounds]}`.
@@ -28,30 +28,30 @@ def interleaved(functions, rounds, title):
             if round:
                 times[name].append(time.perf_counter() - start)
         bar.update(round + 1)
-    return {name: np.array(taken) for name, taken in times.items()}
+    return {name: np.array(seconds) for name, seconds in times.items()}
 
 
 def ratio(times, others):
-    """Median over the rounds of one time as a multiple of another of the same round."""
+    """Return the median over the rounds of the ratio of two times."""
     return float(np.median(times / others))
 
 
 def table(rows):
-    """Rows of texts, the first of which is the heading, as aligned columns."""
+    """Return rows of texts, the first of which is the heading, as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def summary(found):
-    """Prints the ratios of each pair, and returns their medians over the pairs.
+def summary(results):
+    """Print the ratios of each pair, and return their medians over the pairs.
 
     Args:
-        found: `{name of a pair: {name of a ratio: ratio}}`.
+        results: `{name of a pair: {name of a ratio: ratio}}`.
     """
-    columns = list(next(iter(found.values())))
-    medians = {column: float(np.median([ratios[column] for ratios in found.values()])) for column in columns}
+    columns = list(next(iter(results.values())))
+    medians = {column: float(np.median([ratios[column] for ratios in results.values()])) for column in columns}
     rows = [["teacher -> student", *columns]]
-    for name, ratios in (found | {"median": medians}).items():
+    for name, ratios in (results | {"median": medians}).items():
         rows.append([name, *(f"{value:.3f}" for value in ratios.values())])
     print("\n" + table(rows) + "\n")
     return medians

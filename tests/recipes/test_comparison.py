@@ -1,4 +1,4 @@
-"""The comparison that recipes make."""
+"""Comparison of students in the recipes."""
 
 import keras
 import numpy as np
@@ -23,12 +23,12 @@ def settings(tmp_path):
         yield
 
 
-def test_what_learnt_from_other_examples_is_not_taken_for_it(settings, tmp_path, monkeypatch, capsys):
+def test_models_trained_on_other_examples_are_not_reused(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "_fit", lambda *arguments: {})
-    students = [comparison.Student("alone", lambda _: network())]
+    students = [comparison.Student("baseline", lambda _: network())]
 
     def compare(examples):
-        comparison.compare("Title", "Description.", examples, network, students, keep="alone")
+        comparison.compare("Title", "Description.", examples, network, students, keep="baseline")
         return capsys.readouterr().out.count("trained earlier")
 
     digits = data.digits()
@@ -43,27 +43,30 @@ def test_what_learnt_from_other_examples_is_not_taken_for_it(settings, tmp_path,
 
 
 @pytest.mark.parametrize("texts", [False, True])
-def test_a_digest_is_of_the_values(texts):
-    def made(word="of", label=1, judged=0):
+def test_digest_depends_on_the_values(texts):
+    def dataset(word="of", label=1, test_label=0):
         inputs = np.array([["a", word]], object if texts else None)
-        return data.Data(((inputs, np.ones((1, 2))), np.array([label])), (inputs, np.array([judged])), ("no", "yes"))
+        return data.Data(
+            ((inputs, np.ones((1, 2))), np.array([label])), (inputs, np.array([test_label])), ("no", "yes")
+        )
 
-    assert made().digest() == made().digest()
-    assert len({each.digest() for each in (made(), made(word="on"), made(label=0), made(judged=1))}) == 4
+    assert dataset().digest() == dataset().digest()
+    others = (dataset(), dataset(word="on"), dataset(label=0), dataset(test_label=1))
+    assert len({each.digest() for each in others}) == 4
 
 
-def test_a_student_starts_from_what_the_one_it_names_has_learnt(settings, tmp_path, monkeypatch):
-    def learn_one(model, *arguments):
+def test_a_student_starts_from_the_trained_weights_of_another(settings, tmp_path, monkeypatch):
+    def add_one(model, *arguments):
         trained = model.student if isinstance(model, Distiller) else model
         for weight in trained.trainable_weights:
             weight.assign_add(np.ones(weight.shape, "float32"))
         return {}
 
-    monkeypatch.setattr(training, "_fit", learn_one)
+    monkeypatch.setattr(training, "_fit", add_one)
     monkeypatch.setattr(training, "check", lambda *arguments: [])
-    students = [comparison.Student("alone", lambda _: network())]
+    students = [comparison.Student("baseline", lambda _: network())]
     for name, start in (("first", None), ("second", "first"), ("third", "second"), ("other", "first")):
-        options = {"start": start, "baseline": "alone"}
+        options = {"start": start, "baseline": "baseline"}
         make = (lambda _: network()) if start is None else (lambda model: model)
         students.append(comparison.Student(name, make, lambda _: [Term(KLDivergence())], **options))
     comparison.compare("Title", "Description.", data.digits(), network, students, keep="third")
@@ -71,6 +74,6 @@ def test_a_student_starts_from_what_the_one_it_names_has_learnt(settings, tmp_pa
         student.name: keras.saving.load_model(tmp_path / "students" / f"{student.name}_0.keras").get_weights()
         for student in students
     }
-    for name, learnt in (("first", 0), ("second", 1), ("third", 2), ("other", 1)):
-        for ours, alone in zip(weights[name], weights["alone"], strict=True):
-            np.testing.assert_allclose(ours, alone + learnt, rtol=1e-6, atol=1e-6)
+    for name, added in (("first", 0), ("second", 1), ("third", 2), ("other", 1)):
+        for weight, initial in zip(weights[name], weights["baseline"], strict=True):
+            np.testing.assert_allclose(weight, initial + added, rtol=1e-6, atol=1e-6)

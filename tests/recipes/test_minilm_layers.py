@@ -1,4 +1,4 @@
-"""The recipe's way from twelve layers to six, on a BERT with random weights."""
+"""Distillation of twelve BERT layers into six, on a model with random weights."""
 
 import math
 
@@ -27,12 +27,12 @@ def reviews():
 
 
 def distiller(student, teacher):
-    made = Distiller(student=student, teacher=teacher, terms=minilm_layers.logits_and_layers(teacher))
-    made.compile(keras.optimizers.Adam(1e-3), crossentropy())
-    return made
+    model = Distiller(student=student, teacher=teacher, terms=minilm_layers.logits_and_layers(teacher))
+    model.compile(keras.optimizers.Adam(1e-3), crossentropy())
+    return model
 
 
-def test_six_layers_start_as_every_second_of_twelve():
+def test_six_layers_are_initialized_from_every_second_of_twelve():
     teacher = minilm_layers.teacher()
     student = minilm_layers.student(teacher)
     for number in range(6):
@@ -43,7 +43,7 @@ def test_six_layers_start_as_every_second_of_twelve():
     assert len(minilm_layers.student().weights) == len(student.weights) < len(teacher.weights)
 
 
-def test_every_layer_learns_from_the_one_that_it_is_like():
+def test_every_layer_is_paired_with_the_one_it_was_initialized_from():
     terms = {term.name: term for term in minilm_layers.logits_and_layers(minilm_layers.teacher())}
     for number in range(6):
         ours, theirs = f"transformer_layer_{number}", f"transformer_layer_{2 * number + 1}"
@@ -55,22 +55,22 @@ def test_every_layer_learns_from_the_one_that_it_is_like():
     assert len(terms) == 1 + 1 + 6 * 3
 
 
-def test_the_terms_fall_while_it_learns():
+def test_terms_decrease_in_training():
     (inputs, labels), teacher = reviews().train, minilm_layers.teacher()
-    made = distiller(minilm_layers.student(), teacher)
-    history = made.fit(inputs, labels, epochs=4, batch_size=16, verbose=0).history
+    model = distiller(minilm_layers.student(), teacher)
+    history = model.fit(inputs, labels, epochs=4, batch_size=16, verbose=0).history
     for name in ("embeddings_loss", "hidden_0_loss", "hidden_5_loss", "attention_5_loss"):
         assert history[name][-1] < history[name][0], name
 
 
-def test_padded_tokens_count_in_no_term():
+def test_padded_tokens_do_not_count():
     inputs, labels = reviews().train
     teacher = minilm_layers.teacher()
-    made = distiller(minilm_layers.student(), teacher)
+    model = distiller(minilm_layers.student(), teacher)
     padded = inputs["padding_mask"] == 0
     assert padded.any()
     other = {**inputs, "token_ids": np.where(padded, 7, inputs["token_ids"])}
-    first, second = (made.evaluate(x, labels, return_dict=True, verbose=0) for x in (inputs, other))
+    first, second = (model.evaluate(x, labels, return_dict=True, verbose=0) for x in (inputs, other))
     assert first == pytest.approx(second, rel=1e-5)
 
 
@@ -81,11 +81,11 @@ def test_the_exact_gelu_is_saved_with_the_student(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     np.testing.assert_allclose(loaded.predict(inputs, verbose=0), student.predict(inputs, verbose=0), rtol=1e-6)
     dense = loaded.get_layer("transformer_layer_0")._feedforward_intermediate_dense
-    # x times the normal distribution function; the approximation differs in the fourth digit.
+    # x times the normal distribution function. The tanh approximation differs in the fourth digit.
     np.testing.assert_allclose(dense.activation(np.float32(2.0)), 1 + math.erf(math.sqrt(2)), rtol=1e-6)
 
 
-def test_no_sentence_is_in_both_parts_and_both_have_either_class():
+def test_splits_are_disjoint_and_contain_both_classes():
     snippets = data.movie_snippets()
     train, test = set(snippets.train[0]), set(snippets.test[0])
     assert not train & test and len(train | test) == 59

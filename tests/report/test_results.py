@@ -1,4 +1,4 @@
-"""Results: the file, what may be in it, and what may not."""
+"""Results: JSON round trip and validation."""
 
 import datetime
 import json
@@ -20,12 +20,12 @@ def saved(results, folder):
 
 
 def strict(path):
-    """The JSON, refusing the NaN and Infinity that Python's parser takes and others do not."""
+    """Parse JSON without the NaN and Infinity that Python accepts and the standard does not."""
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (20, 31, 3)])
-def test_comes_back_exactly(tmp_path, shape):
+def test_round_trip(tmp_path, shape):
     results = samples.results(shape=shape)
     back = Results.load(saved(results, tmp_path))
     assert back.models == results.models
@@ -38,13 +38,26 @@ def test_comes_back_exactly(tmp_path, shape):
         assert (theirs.label, theirs.logits) == (ours.label, ours.logits)
 
 
-def test_a_second_copy_is_the_same_file(tmp_path):
+def test_saving_loaded_results_gives_the_same_file(tmp_path):
     first = saved(samples.results(), tmp_path / "first")
     second = saved(Results.load(first), tmp_path / "second")
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_diverged_run_is_still_json(tmp_path):
+@pytest.mark.parametrize("change", ["profiles", "role"])
+def test_files_of_the_first_version_raise(change, tmp_path):
+    path = saved(samples.results(), tmp_path)
+    fields = strict(path)
+    if change == "role":
+        fields["models"][1]["role"] = "alone"
+    else:
+        fields["footprints"] = fields.pop("profiles")
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="results.json' was written by keras_distill 0.1.0; run again or use that ver"):
+        Results.load(path)
+
+
+def test_non_finite_numbers_are_saved_as_json(tmp_path):
     results = samples.results(settings={"clip": math.inf})
     results.models[1].runs[0].history["loss"] = [1.0, math.nan, -math.inf]
     path = saved(results, tmp_path)
@@ -55,7 +68,7 @@ def test_a_diverged_run_is_still_json(tmp_path):
     assert back.settings == {"clip": math.inf}
 
 
-def test_numpy_in_and_plain_numbers_out(tmp_path):
+def test_numpy_values_are_saved_as_numbers(tmp_path):
     results = samples.results(settings={"alpha": np.float32(0.5), "layers": (1, 2), "folder": tmp_path})
     results.models[1].runs[0].confusion = np.eye(10, dtype="int64")
     results.models[1].runs[0].accuracy = np.float32(0.25)
@@ -65,7 +78,7 @@ def test_numpy_in_and_plain_numbers_out(tmp_path):
     assert fields["models"][1]["runs"][0]["confusion"] == np.eye(10).tolist()
 
 
-def test_the_file_is_made_to_be_read(tmp_path):
+def test_file_is_readable(tmp_path):
     description = 'In 2 lines: [\n 1, 2\n] and "[\\n 3\\n]".'
     path = saved(samples.results(description=description), tmp_path)
     assert Results.load(path).description == description
@@ -74,7 +87,7 @@ def test_the_file_is_made_to_be_read(tmp_path):
     assert f"{row}," in text
 
 
-def test_says_what_it_ran_on():
+def test_records_versions_machine_and_date():
     results = samples.results()
     assert results.versions["python"] == ".".join(map(str, sys.version_info[:3]))
     assert results.versions["keras"].startswith("3.")
@@ -85,8 +98,8 @@ def test_says_what_it_ran_on():
 
 def test_confusion_is_the_sum_over_the_runs():
     runs = [Run(0, 0.5, 2, {}, [[1, 1], [1, 1]]), Run(1, 0.75, 1, {}, [[2, 0], [1, 1]])]
-    np.testing.assert_array_equal(ModelResult("m", "alone", 1, runs).confusion(), [[3, 1], [2, 2]])
-    assert ModelResult("m", "alone", 1, [*runs, Run(2, 0.5, 2)]).confusion() is None
+    np.testing.assert_array_equal(ModelResult("m", "baseline", 1, runs).confusion(), [[3, 1], [2, 2]])
+    assert ModelResult("m", "baseline", 1, [*runs, Run(2, 0.5, 2)]).confusion() is None
 
 
 def one(name, role, baseline=None, confusion=None):
@@ -96,16 +109,16 @@ def one(name, role, baseline=None, confusion=None):
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ([one("a", "alone"), one("a", "distilled")], "name of its own"),
+        ([one("a", "baseline"), one("a", "distilled")], "names must be unique"),
         ([one("a", "teacher"), one("b", "teacher")], "at most one teacher"),
         ([one("a", "student")], "role of 'a' must be one of"),
-        ([ModelResult("a", "alone", 1, [])], "'a' has no runs"),
-        ([one("a", "alone"), one("b", "distilled", "c")], "'b' has the baseline 'c'.*'a'"),
-        ([one("a", "alone"), one("b", "alone"), one("c", "distilled")], "Give 'c' a baseline"),
-        ([one("a", "alone", confusion=[[1]])], r"confusion of 'a', seed 0, must have the shape \(10, 10\)"),
+        ([ModelResult("a", "baseline", 1, [])], "'a' has no runs"),
+        ([one("a", "baseline"), one("b", "distilled", "c")], "The baseline of 'b' must be .*'a'.*Received: 'c'"),
+        ([one("a", "baseline"), one("b", "baseline"), one("c", "distilled")], "'c' needs a baseline"),
+        ([one("a", "baseline", confusion=[[1]])], r"confusion matrix of 'a', seed 0, must have shape \(10, 10\)"),
     ],
 )
-def test_refuses_models_that_do_not_fit(models, message):
+def test_inconsistent_models_raise(models, message):
     with pytest.raises(ValueError, match=message):
         samples.results(models=models, examples=[])
 
@@ -115,18 +128,20 @@ def test_refuses_models_that_do_not_fit(models, message):
     [
         (Example(np.zeros((4, 4)), 0, {}), "must be uint8"),
         (Example(np.zeros((4, 4, 1), "uint8"), 0, {}), r"Received: uint8, \(4, 4, 1\)"),
-        (Example(np.zeros((4, 4), "uint8"), 10, {}), "label 10, but there are 10 classes"),
-        (Example(np.zeros((4, 4), "uint8"), 0, {"techer": [0.0] * 10}), "'techer'.*'teacher'"),
+        (Example(np.zeros((4, 4), "uint8"), 10, {}), "label of example 0 must be >= 0 and < 10. Received: 10"),
+        (Example(np.zeros((4, 4), "uint8"), 0, {"techer": [0.0] * 10}), "'teacher'.*'techer'"),
         (Example(np.zeros((4, 4), "uint8"), 0, {"teacher": [0.0] * 9}), r"shape \(9,\)"),
     ],
 )
-def test_refuses_examples_that_do_not_fit(example, message):
+def test_inconsistent_examples_raise(example, message):
     with pytest.raises(ValueError, match=message):
         samples.results(examples=[example])
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
-def test_says_what_to_install(monkeypatch, missing):
+def test_error_names_the_packages_to_install(monkeypatch, missing):
     missing_package(monkeypatch, missing)
-    with pytest.raises(ImportError, match=rf'{missing}.*pip install "keras-distill\[recipes\]"'):
+    # The module that imports matplotlib itself; the others import its submodules, which are already loaded.
+    monkeypatch.delitem(sys.modules, "keras_distill.utils.drawing", raising=False)
+    with pytest.raises(ImportError, match=f"{missing}.*pip install matplotlib jinja2"):
         from keras_distill.report import write_page  # noqa: F401

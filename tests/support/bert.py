@@ -1,4 +1,4 @@
-"""A BERT small enough for tests, in a folder as KerasHub keeps it, and snippets for it to read."""
+"""Small BERT preset of KerasHub, and film-review snippets for it."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ WORDS = ["a", "film", "good", "bad", "dull", "fine", "the", "plot", "is"]
 
 
 def save_preset(folder, layers):
-    """Writes an untrained BERT of some layers, and its tokenizer; returns the folder."""
+    """Write an untrained BERT with this number of layers, and its tokenizer; return the folder."""
     import keras_hub
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -18,7 +18,7 @@ def save_preset(folder, layers):
 
 
 def save_snippets(folder, count=60):
-    """Writes the file that the recipe reads, of sentences that are made up; returns the folder."""
+    """Write the file that the recipe reads, with synthetic sentences; return the folder."""
     lines = []
     for number in range(count):
         word, rating = ("good", 1.5) if number % 2 else ("bad", -2.0)

@@ -1,19 +1,19 @@
-"""Data sets as TensorFlow Datasets keeps them on disk, of noise."""
+"""Datasets of noise in the file format of TensorFlow Datasets."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 
 def prepare(data_dir, name, counts):
-    """Makes it seem that a data set of pictures with labels was prepared.
+    """Write a dataset of labelled noise images under the name of a real one.
 
     Args:
-        data_dir: Where.
+        data_dir: Data folder of TensorFlow Datasets.
         name: "mnist" or "fashion_mnist".
-        counts: `{split: examples}`.
+        counts: `{split: number of examples}`.
 
     Returns:
-        Its folder.
+        Folder of the dataset.
     """
     info = tfds.builder(name, data_dir=data_dir).info
     folder = data_dir / name / str(info.version)

@@ -1,6 +1,6 @@
-"""Checks the distillers of a recipe, made as the recipe makes them, with a teacher that was trained for a moment.
+"""Run the pre-flight check on the distillers of a recipe, with a teacher that was trained for a few epochs.
 
-python tests/evaluation/recipe_run.py RECIPE [flags of the recipe]
+python tests/support/recipe_run.py RECIPE [flags of the recipe]
 """
 
 import importlib
@@ -14,12 +14,12 @@ from keras_distill import Distiller
 from keras_distill.preflight import check
 from recipes import common, comparison, data, training
 
-# Enough for the pictures; statistics of normalisation lag behind by a hundred steps.
+# Enough for the images. The moving statistics of batch normalization need about a hundred steps.
 EPOCHS = 8
 
 
 def enlarged():
-    """The digits of 8x8 pixels as pictures of 28x28, in the place of data sets that are not here."""
+    """Return the digits of 8x8 pixels, enlarged to 28x28, in place of datasets that need a download."""
     digits = data.digits()
     return digits._replace(
         **{part: (_enlarged(x), y) for part, (x, y) in (("train", digits.train), ("test", digits.test))}
@@ -30,8 +30,8 @@ def _enlarged(images):
     return np.pad(images.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2), (0, 0)))
 
 
-def checked(title, description, data, teacher, students, **options):
-    """In the place of `comparison.compare`: checks what would be trained."""
+def check_students(title, description, data, teacher, students, **options):
+    """Check the distillers that `comparison.compare`, which this function replaces, would train."""
     steps = EPOCHS * -(-len(data.train[1]) // common.BATCH_SIZE.value)
     keras.utils.set_random_seed(0)
     models = {None: teacher()}
@@ -42,10 +42,13 @@ def checked(title, description, data, teacher, students, **options):
     for student in students:
         if student.terms is None:
             continue
-        by = models[student.teacher]
-        start = by if student.start is None else models[student.start]
+        student_teacher = models[student.teacher]
+        start = student_teacher if student.start is None else models[student.start]
         distiller = Distiller(
-            student=student.model(start), teacher=by, terms=student.terms(by), supervised_weight=training.alpha(student)
+            student=student.model(start),
+            teacher=student_teacher,
+            terms=student.terms(student_teacher),
+            supervised_weight=training.alpha(student),
         )
         training.compile(distiller, common.LEARNING_RATE.value, steps)
         findings = check(distiller, *few.train, batch_size=common.BATCH_SIZE.value)
@@ -57,7 +60,7 @@ def checked(title, description, data, teacher, students, **options):
 
 if __name__ == "__main__":
     data.mnist = data.fashion_mnist = enlarged
-    comparison.compare = checked
+    comparison.compare = check_students
     recipe = importlib.import_module(f"recipes.{sys.argv[1]}")
     flags.FLAGS(sys.argv[1:])
     recipe.recipe()

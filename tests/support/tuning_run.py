@@ -1,8 +1,8 @@
-"""A search that is to be killed: `python -m tests.support.tuning_run FOLDER [STEP]`.
+"""Search that kills itself: `python -m tests.support.tuning_run FOLDER [STEP]`.
 
-It runs alone, or as the chief or a worker that KerasTuner's environment variables name. Every training that begins is a
-line in `FOLDER/log`: the process and the trial's values. A process sends itself SIGKILL when it begins its STEPth step.
-With `failing` in place of a number, every trial fails.
+It runs as a single process, or as the chief or a worker that KerasTuner's environment variables name. Each training
+that begins adds a line to `FOLDER/log`: the process and the temperature. A process sends itself SIGKILL when it begins
+its STEPth step. With `failing` in place of a number, every trial fails.
 """
 
 import json
@@ -21,8 +21,8 @@ from tests.support.helpers import crossentropy, data, mlp
 TRIALS, EPOCHS = 6, 2
 
 
-class Doom(keras.callbacks.Callback):
-    # KerasTuner copies callbacks, the class is one.
+class KillAtStep(keras.callbacks.Callback):
+    # A class attribute, since KerasTuner copies callbacks.
     steps = 0
 
     def __init__(self, folder, step):
@@ -32,19 +32,19 @@ class Doom(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         (term,) = self.model.terms
         with open(self.log, "a") as file:
-            file.write(json.dumps([os.environ.get("KERASTUNER_TUNER_ID", "alone"), term.loss.temperature]) + "\n")
+            file.write(json.dumps([os.environ.get("KERASTUNER_TUNER_ID", "single"), term.loss.temperature]) + "\n")
 
     def on_train_batch_begin(self, batch, logs=None):
-        Doom.steps += 1
-        if Doom.steps == self.step:
+        KillAtStep.steps += 1
+        if KillAtStep.steps == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def tuner(folder, failing=False):
     def student(hp):
-        # The first one is made to find out what is searched.
+        # KerasTuner builds the first model, without values, to find the search space.
         if failing and hp.values:
-            raise ValueError("nothing goes")
+            raise ValueError("no student")
         return mlp()
 
     hypermodel = DistillationHyperModel(
@@ -55,10 +55,10 @@ def tuner(folder, failing=False):
         metrics=["accuracy"],
         run_eagerly=True,
     )
-    # More than a search has trials: KerasTuner's chief would hang after three that fail.
-    most = {"max_consecutive_failed_trials": TRIALS + 1}
+    # More than the number of trials: KerasTuner's chief would hang after three failed ones.
+    limits = {"max_consecutive_failed_trials": TRIALS + 1}
     return keras_tuner.RandomSearch(
-        hypermodel, "val_loss", TRIALS, seed=0, directory=folder, project_name="search", **most
+        hypermodel, "val_loss", TRIALS, seed=0, directory=folder, project_name="search", **limits
     )
 
 
@@ -66,8 +66,8 @@ def main(folder, plan="0"):
     keras.utils.set_random_seed(0)
     x, y = data(64)
     search = tuner(folder, failing=plan == "failing")
-    doom = Doom(folder, int(plan) if plan.isdigit() else 0)
-    search.search(x, y, validation_data=(x, y), epochs=EPOCHS, batch_size=8, verbose=0, callbacks=[doom])
+    kill = KillAtStep(folder, int(plan) if plan.isdigit() else 0)
+    search.search(x, y, validation_data=(x, y), epochs=EPOCHS, batch_size=8, verbose=0, callbacks=[kill])
 
 
 if __name__ == "__main__":

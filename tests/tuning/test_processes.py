@@ -1,4 +1,4 @@
-"""Searches in processes of their own, which are killed: alone, and as a chief with workers over loopback."""
+"""Fault tolerance of searches in separate processes: a single one, and a chief with workers over loopback."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def started(folder, plan="0", port=None, role=None):
 
 
 def log(folder):
-    """`(process, temperature)` of every training that began."""
+    """Return `(process, temperature)` of every training that began."""
     return [tuple(json.loads(line)) for line in (folder / "log").read_text().splitlines()]
 
 
@@ -37,26 +37,26 @@ def states(folder):
     return [json.loads(path.read_text())["status"] for path in trials]
 
 
-def ended(processes):
+def assert_success(processes):
     for code, printed in finish(processes):
         assert code == 0, printed[-3000:]
 
 
-def test_a_search_that_was_killed_goes_on(tmp_path):
-    # In the third trial.
+def test_a_killed_search_resumes(tmp_path):
+    # Killed in the third trial.
     process = started(tmp_path, str(2 * STEPS + 5))
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert states(tmp_path) == ["COMPLETED", "COMPLETED", "RUNNING"]
     finished = {path: path.read_bytes() for path in (tmp_path / "search").glob("trial_[01]/*")}
-    ended([started(tmp_path)])
+    assert_success([started(tmp_path)])
     assert len(finished) == 6 and all(path.read_bytes() == before for path, before in finished.items())
     assert states(tmp_path) == ["COMPLETED"] * tuning_run.TRIALS
     trained = log(tmp_path)
     assert trained[2] == trained[3] and len(set(trained)) == len(trained) - 1 == tuning_run.TRIALS
 
 
-def test_a_worker_that_was_killed_is_started_again(tmp_path):
+def test_a_killed_worker_resumes(tmp_path):
     (port,) = free_ports(1)
     chief, first, second = (
         started(tmp_path, plan, port, role)
@@ -64,33 +64,33 @@ def test_a_worker_that_was_killed_is_started_again(tmp_path):
     )
     second.communicate(timeout=120)
     assert second.returncode == -signal.SIGKILL
-    ended([started(tmp_path, "0", port, "worker1"), first, chief])
+    assert_success([started(tmp_path, "0", port, "worker1"), first, chief])
     assert states(tmp_path) == ["COMPLETED"] * tuning_run.TRIALS
     trained = log(tmp_path)
     killed = [temperature for role, temperature in trained if role == "worker1"]
-    assert killed[0] == killed[1], "under its old name it gets its trial again"
+    assert killed[0] == killed[1], "a worker with the same id continues its trial"
     assert len({temperature for _, temperature in trained}) == len(trained) - 1 == tuning_run.TRIALS
 
 
-def test_a_chief_that_was_killed_is_started_again(tmp_path):
+def test_a_killed_chief_resumes(tmp_path):
     (port,) = free_ports(1)
     chief, *workers = (started(tmp_path, "0", port, role) for role in ("chief", "worker0", "worker1"))
     deadline = time.monotonic() + 120
-    # Two trials have ended, and two others begun: the chief waits. Killed while it writes, it would leave a torn file.
+    # Two trials have ended and two others begun: the chief waits. A kill while it writes would truncate a file.
     while not (tmp_path / "log").exists() or len(log(tmp_path)) < 4:
         with contextlib.suppress(subprocess.TimeoutExpired):
             chief.wait(timeout=0.1)
         assert chief.returncode is None and time.monotonic() < deadline
     chief.kill()
     chief.communicate()
-    ended([*workers, started(tmp_path, "0", port, "chief")])
+    assert_success([*workers, started(tmp_path, "0", port, "chief")])
     assert states(tmp_path) == ["COMPLETED"] * tuning_run.TRIALS
 
 
-def test_workers_whose_trials_fail_say_why_and_the_chief_ends(tmp_path):
+def test_workers_report_failed_trials_and_the_chief_ends(tmp_path):
     (port,) = free_ports(1)
     chief, worker = (started(tmp_path, "failing", port, role) for role in ("chief", "worker0"))
     (code, printed), (chief_code, _) = finish([worker, chief])
     assert (code, chief_code) == (0, 0)
-    assert "fails. ValueError: nothing goes" in printed
+    assert "failed. ValueError: no student" in printed
     assert states(tmp_path) == ["FAILED"] * tuning_run.TRIALS

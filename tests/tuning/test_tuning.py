@@ -1,4 +1,4 @@
-"""Searches with KerasTuner itself: every oracle, resumed ones, budgets, and what users are told."""
+"""Searches with KerasTuner: every oracle, resumed searches, budgets, warnings and errors."""
 
 import gc
 import itertools
@@ -18,7 +18,7 @@ from keras_distill.cache import label, open_cache
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.teachers import Ensemble
 from keras_distill.tuning import Budget, DistillationHyperModel, GridSearch, spaces
-from keras_distill.tuning.budget import Worse
+from keras_distill.tuning.budget import WorsenObjective
 from tests.support.helpers import Counter, assert_same_weights, crossentropy, data, mlp, weights_of
 
 Objective = keras_tuner.Objective
@@ -28,7 +28,7 @@ STEPS = TRAIN // BATCH
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_collections():
-    """KerasTuner collects garbage before every trial: what is there already is left out."""
+    """Exclude existing objects from garbage collection, which KerasTuner runs before every trial."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -39,7 +39,7 @@ def logits(hp):
 
 
 def hypermodel(**options):
-    given = {
+    defaults = {
         "student": lambda hp: mlp(),
         "teacher": mlp(16, name="teacher"),
         "terms": logits,
@@ -47,22 +47,22 @@ def hypermodel(**options):
         "optimizer": lambda hp: keras.optimizers.Adam(0.05),
         "loss": crossentropy(),
         "metrics": ["accuracy"],
-        # So few steps are over before a graph is made.
+        # Tracing a graph takes longer than these few steps.
         "run_eagerly": True,
     }
-    return DistillationHyperModel(**given | options)
+    return DistillationHyperModel(**defaults | options)
 
 
 def parts(teacher=None):
-    """Training and validation data; with a `Cached`, as it stored them."""
+    """Return training and validation data, joined with the outputs of a cached teacher if there is one."""
     x, y = data(TRAIN + 16)
     x = x if teacher is None else teacher.load(x)
     cuts = slice(TRAIN), slice(TRAIN, None)
     return tuple((keras.tree.map_structure(lambda array, cut=cut: array[cut], x), y[cut]) for cut in cuts)
 
 
-def search(tuner, lessons=None, epochs=1, **options):
-    train, validation = lessons or parts()
+def search(tuner, splits=None, epochs=1, **options):
+    train, validation = splits or parts()
     tuner.search(*train, validation_data=validation, epochs=epochs, batch_size=BATCH, verbose=0, **options)
     return tuner
 
@@ -74,7 +74,7 @@ def random_search(model, folder, trials=2, objective="val_accuracy", **options):
 
 
 def grid(hp):
-    """Four choices."""
+    """Return the terms of a space of four choices."""
     temperature, weight = hp.Choice("temperature", [1.0, 4.0]), hp.Choice("weight", [0.5, 1.0])
     return [Term(KLDivergence(temperature), weight=weight)]
 
@@ -88,7 +88,7 @@ def states(tuner):
 
 
 class Trainings(keras.callbacks.Callback):
-    """Notes in a file which temperature and weight are trained, and dies when the n-th training begins."""
+    """Record temperature, weight and step in a file; interrupt the search when the n-th training begins."""
 
     def __init__(self, path, death=None):
         super().__init__()
@@ -96,18 +96,18 @@ class Trainings(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         (term,) = self.model.terms
-        note(self.path, term.loss.temperature, term.weight, int(self.model.optimizer.iterations))
-        if len(noted(self.path)) == self.death:
-            # Unlike an error, it is not taken for a failed trial.
+        record(self.path, term.loss.temperature, term.weight, int(self.model.optimizer.iterations))
+        if len(recorded(self.path)) == self.death:
+            # Unlike an Exception, it does not count as a failed trial.
             raise KeyboardInterrupt
 
 
-def note(path, *values):
+def record(path, *values):
     with open(path, "a") as file:
         file.write(json.dumps(values) + "\n")
 
 
-def noted(path):
+def recorded(path):
     with open(path) as file:
         return [tuple(json.loads(line)) for line in file]
 
@@ -122,7 +122,7 @@ TUNERS = {
 
 @pytest.fixture(scope="module", params=TUNERS)
 def resumed(request, tmp_path_factory):
-    """The kind of a search that died in its second trial and was started again, how it is started, and its log."""
+    """Resume a search that was interrupted in its second trial: kind, tuner, function that starts it, and log."""
     folder = tmp_path_factory.mktemp("resumed")
     kind, options = TUNERS[request.param]
     model = hypermodel(terms=grid, supervised_weight=1.0)
@@ -151,31 +151,31 @@ def test_every_tuner_finds_a_student(resumed, tmp_path, capsys):
 
 def test_a_resumed_search_trains_nothing_that_was_finished(resumed):
     kind, tuner, started, log = resumed
-    trained = noted(log)
-    # The one that died was trained again, and no other.
+    trained = recorded(log)
+    # Only the interrupted trial was trained again.
     assert trained[1] == trained[2] and len(trained) == len(trials(tuner)) + 1
     if kind == "grid":
         choices = [trained[0][:2], *(values[:2] for values in trained[2:])]
         assert sorted(choices) == sorted(itertools.product([1.0, 4.0], [0.5, 1.0]))
     again = started()
-    assert len(noted(log)) == len(trained)
+    assert len(recorded(log)) == len(trained)
     first, second = (each.get_best_models()[0].student for each in (tuner, again))
     assert_same_weights(weights_of(first), weights_of(second))
 
 
-def test_hyperband_goes_on_with_the_optimizer_where_it_stood(resumed):
+def test_hyperband_restores_the_optimizer_state(resumed):
     kind, tuner, _, log = resumed
     promoted = [trial for trial in trials(tuner) if "tuner/trial_id" in trial.hyperparameters.values]
     assert bool(promoted) == (kind == "hyperband")
     for trial in promoted:
         parent = tuner.oracle.get_trial(trial.hyperparameters.values["tuner/trial_id"])
-        # The log has one training more, the one that died.
-        assert noted(log)[int(trial.trial_id) + 1][2] == STEPS * (parent.best_step + 1)
+        # The log has one training more, the interrupted one.
+        assert recorded(log)[int(trial.trial_id) + 1][2] == STEPS * (parent.best_step + 1)
         made, loaded = tuner._build_hypermodel(trial.hyperparameters), tuner.load_model(parent)
         assert_same_weights(weights_of(made), weights_of(loaded), rtol=0, atol=0)
         for one, other in zip(made.optimizer.variables, loaded.optimizer.variables, strict=True):
             np.testing.assert_array_equal(one, other)
-        # Adam's means, and not only the count.
+        # Adam's moments, and not only the step.
         assert all(np.any(np.array(moment)) for moment in made.optimizer.variables[2:])
 
 
@@ -183,7 +183,7 @@ def size(path):
     return os.path.getsize(path)
 
 
-def test_a_trial_holds_no_teacher_and_leaves_it_as_it_is(tmp_path):
+def test_a_trial_neither_saves_nor_changes_the_teacher(tmp_path):
     teacher = mlp(4000, name="teacher")
     before = weights_of(teacher)
     model = hypermodel(teacher=teacher)
@@ -191,16 +191,16 @@ def test_a_trial_holds_no_teacher_and_leaves_it_as_it_is(tmp_path):
     assert tuner.hypermodel is model and model.teacher is teacher
     assert tuner.get_best_models()[0].teacher.model is teacher
     assert_same_weights(weights_of(teacher), before, rtol=0, atol=0)
-    # The same student, alone, with its optimizer.
-    alone = mlp()
-    alone.compile(keras.optimizers.Adam(0.05), crossentropy(), metrics=["accuracy"])
-    alone.fit(*parts()[0], verbose=0)
-    alone.save_weights(tmp_path / "alone.weights.h5")
+    # The same student without a teacher, with its optimizer.
+    baseline = mlp()
+    baseline.compile(keras.optimizers.Adam(0.05), crossentropy(), metrics=["accuracy"])
+    baseline.fit(*parts()[0], verbose=0)
+    baseline.save_weights(tmp_path / "baseline.weights.h5")
     checkpoints = list(tmp_path.rglob("checkpoint.weights.h5"))
     assert len(checkpoints) == 2
-    own = {weight.shape for weight in alone.weights}
+    own = {weight.shape for weight in baseline.weights}
     for path in checkpoints:
-        assert size(path) < size(tmp_path / "alone.weights.h5") + 8_000
+        assert size(path) < size(tmp_path / "baseline.weights.h5") + 8_000
         shapes = []
         with h5py.File(path) as file:
             file.visititems(lambda _, found, to=shapes: to.append(getattr(found, "shape", ())))
@@ -231,7 +231,7 @@ def test_the_best_models_have_their_own_taps_of_one_teacher(tmp_path):
         "cached": (stored.teacher, parts(stored)),
         "ensemble": (Ensemble({"one": mlp(16, name="one"), "two": mlp(16, name="two")}), parts()),
     }
-    for name, (teacher, lessons) in cases.items():
+    for name, (teacher, splits) in cases.items():
         tap = "features" if name == "cached" else "one/features"
 
         def terms(hp, tap=tap):
@@ -239,11 +239,11 @@ def test_the_best_models_have_their_own_taps_of_one_teacher(tmp_path):
             return [Term(KLDivergence()), *(hint if hp.Boolean("hint") else [])]
 
         model = hypermodel(teacher=teacher, terms=terms, supervised_weight=1.0)
-        tuner = search(GridSearch(model, "val_accuracy", directory=tmp_path, project_name=name), lessons)
+        tuner = search(GridSearch(model, "val_accuracy", directory=tmp_path, project_name=name), splits)
         models = tuner.get_best_models(2)
         assert [len(each.terms) for each in models] in ([1, 2], [2, 1])
         for each, trial in zip(models, tuner.oracle.get_best_trials(2)):
-            found = each.evaluate(*lessons[1], verbose=0, return_dict=True)
+            found = each.evaluate(*splits[1], verbose=0, return_dict=True)
             np.testing.assert_allclose(found["accuracy"], trial.score, rtol=1e-5)
 
 
@@ -251,16 +251,16 @@ def test_several_executions_are_averaged(tmp_path):
     log = tmp_path / "log"
     scores = []
 
-    class Kept(keras_tuner.RandomSearch):
+    class Recording(keras_tuner.RandomSearch):
         def run_trial(self, trial, *args, **kwargs):
             histories = super().run_trial(trial, *args, **kwargs)
             scores.append([min(history.history["val_loss"]) for history in histories])
             return histories
 
     model = hypermodel(terms=grid, supervised_weight=1.0)
-    tuner = Kept(model, "val_loss", max_trials=1, executions_per_trial=2, seed=0, directory=tmp_path)
+    tuner = Recording(model, "val_loss", max_trials=1, executions_per_trial=2, seed=0, directory=tmp_path)
     search(tuner, callbacks=[Trainings(log)])
-    first, again = noted(log)
+    first, again = recorded(log)
     assert first == again
     (trial,), (both,) = trials(tuner), scores
     assert both[0] != both[1]
@@ -269,7 +269,7 @@ def test_several_executions_are_averaged(tmp_path):
 
 @pytest.mark.parametrize(("direction", "best"), [("min", min), ("max", max)])
 def test_any_objective_in_either_direction(direction, best, tmp_path):
-    objective = Objective("val_kullback_leibler_loss", direction)
+    objective = Objective("val_kl_divergence_loss", direction)
     tuner = search(random_search(hypermodel(), tmp_path, objective=objective))
     scores = [trial.score for trial in trials(tuner)]
     assert len(set(scores)) == 2
@@ -277,7 +277,7 @@ def test_any_objective_in_either_direction(direction, best, tmp_path):
 
 
 def test_several_objectives(tmp_path):
-    objectives = [Objective("val_accuracy", "max"), Objective("val_kullback_leibler_loss", "min")]
+    objectives = [Objective("val_accuracy", "max"), Objective("val_kl_divergence_loss", "min")]
     tuner = search(random_search(hypermodel(), tmp_path, objective=objectives))
     for trial in trials(tuner):
         accuracy, loss = (trial.metrics.get_best_value(objective.name) for objective in objectives)
@@ -296,7 +296,7 @@ class Steps(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([Steps()], STEPS)])
-def test_an_objective_that_nothing_yields_ends_the_search_at_once(callbacks, steps, tmp_path):
+def test_an_objective_that_is_not_logged_ends_the_search_early(callbacks, steps, tmp_path):
     made = []
 
     def student(hp):
@@ -304,67 +304,74 @@ def test_an_objective_that_nothing_yields_ends_the_search_at_once(callbacks, ste
         return made[-1]
 
     tuner = random_search(hypermodel(student=student), tmp_path, objective=Objective("val_acuracy", "max"))
-    with pytest.raises(ValueError, match=r"Nothing yields .*val_acuracy.* A trial logs .*\'val_accuracy\'"):
+    with pytest.raises(
+        ValueError, match=r"val_acuracy.* is not logged by any metric or callback. Available: .*\'val_accuracy\'"
+    ):
         search(tuner, callbacks=callbacks)
     assert made[-1].get_layer("counter").counted()[0] == steps
 
 
-def test_an_objective_without_validation_data_is_told(tmp_path):
+def test_an_objective_without_validation_data_raises(tmp_path):
     tuner = random_search(hypermodel(), tmp_path)
     with pytest.raises(ValueError, match="val_accuracy.*There are no validation data"):
         tuner.search(*parts()[0], epochs=1, verbose=0)
 
 
-class Yielding(keras.callbacks.Callback):
+class LogsObjective(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["own"] = 1.0 - epoch
 
 
-def test_a_callback_may_yield_the_objective(tmp_path):
+def test_a_callback_may_log_the_objective(tmp_path):
     tuner = random_search(hypermodel(), tmp_path, objective=Objective("own", "max"))
-    search(tuner, callbacks=[Yielding()])
+    search(tuner, callbacks=[LogsObjective()])
     assert [trial.score for trial in trials(tuner)] == [1.0] * 2
 
 
-def test_why_a_trial_fails_is_told(tmp_path):
+def test_a_failed_trial_warns(tmp_path):
     def student(hp):
         return mlp(classes=3 if hp.Choice("classes", [3, 5]) == 3 else 5)
 
     model = hypermodel(student=student, terms=[Term(KLDivergence())], supervised_weight=1.0)
     tuner = GridSearch(model, "val_loss", directory=tmp_path)
-    with pytest.warns(UserWarning, match=r"The trial of \{'classes': 5\} fails.*compares 5 student classes with 3"):
+    with pytest.warns(UserWarning, match=r"Trial \{'classes': 5\} failed.*compares 5 student classes with 3"):
         search(tuner)
     assert sorted(states(tuner)) == ["COMPLETED", "FAILED"]
 
 
-def test_a_trial_that_diverges_is_told(tmp_path):
+def test_a_diverged_trial_warns(tmp_path):
     def optimizer(hp):
         return keras.optimizers.SGD(hp.Choice("rate", [0.1, 1e30]))
 
     model = hypermodel(terms=[Term(KLDivergence())], supervised_weight=1.0, optimizer=optimizer)
-    with pytest.warns(UserWarning, match=r"'rate': 1e\+30.*val_loss.* is NaN after its first epoch, number 1"):
+    with pytest.warns(
+        UserWarning, match=r"'rate': 1e\+30.*val_loss.* is NaN after the first epoch of the trial .epoch 1."
+    ):
         tuner = search(GridSearch(model, "val_loss", directory=tmp_path))
     assert sorted(states(tuner)) == ["COMPLETED", "FAILED"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"student": lambda hp: None}, "must be a function of hp that makes a keras.Model. It gave None"),
-        ({"student": "mlp"}, "must be a function of hp that makes a keras.Model. It gave 'mlp'"),
+        (
+            {"student": lambda hp: None},
+            "must be a function of `hp` that returns a new keras.Model.*Received for {}: None",
+        ),
+        ({"student": "mlp"}, "must be a function of `hp` that returns a new keras.Model.*Received for {}: 'mlp'"),
         ({"teacher": mlp(classes=5, name="teacher")}, "compares 3 student classes with 5 teacher classes"),
         ({"terms": lambda hp: []}, "`terms` is empty"),
         ({"terms": lambda hp: [Term(Hint(), "featurs", "features")]}, "Closest: .'features'"),
         ({"supervised_weight": -1.0}, "supervised_weight"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:The trial of")
-def test_what_does_not_fit_is_told_before_the_search(options, said, tmp_path):
-    with pytest.raises((ValueError, TypeError), match=said):
+@pytest.mark.filterwarnings("ignore:Trial ")
+def test_inconsistent_arguments_raise_before_the_search(options, message, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=message):
         random_search(hypermodel(**options), tmp_path)
 
 
-def test_a_student_that_is_not_new_is_refused(tmp_path):
+def test_a_student_with_trained_weights_raises(tmp_path):
     one, backbone = mlp(), keras.layers.Dense(4, name="backbone")
     sharing = {
         "the same": lambda hp: one,
@@ -372,22 +379,22 @@ def test_a_student_that_is_not_new_is_refused(tmp_path):
     }
     for name, student in sharing.items():
         tuner = random_search(hypermodel(student=student), tmp_path / name)
-        with pytest.raises(ValueError, match="of the trial before, which are trained already"):
+        with pytest.raises(ValueError, match="weights of the previous trial, which are already trained"):
             search(tuner)
-    # What is not trained may be shared, to have it in memory once.
+    # Frozen layers may be shared between trials, to hold them in memory once.
     backbone.trainable = False
     assert states(search(random_search(hypermodel(student=sharing["the same layer"]), tmp_path))) == ["COMPLETED"] * 2
 
 
-@pytest.mark.parametrize("given", [{"optimizer": "sgd"}, {"loss": "mse"}, {"metrics": ["mse"]}])
+@pytest.mark.parametrize("options", [{"optimizer": "sgd"}, {"loss": "mse"}, {"metrics": ["mse"]}])
 @pytest.mark.filterwarnings("ignore:The loss 'mse'")
-def test_what_belongs_to_the_hypermodel_is_not_taken_from_the_tuner(given, tmp_path):
-    tuner = random_search(hypermodel(), tmp_path, **given)
-    with pytest.raises(ValueError, match=rf"Give \['{next(iter(given))}'\] to the DistillationHyperModel"):
+def test_compile_arguments_of_the_tuner_raise(options, tmp_path):
+    tuner = random_search(hypermodel(), tmp_path, **options)
+    with pytest.raises(ValueError, match=rf"Pass \['{next(iter(options))}'\] to the DistillationHyperModel"):
         search(tuner)
 
 
-def test_objects_are_patterns(tmp_path):
+def test_optimizer_and_metric_objects_are_copied(tmp_path):
     optimizer = keras.optimizers.Adam(0.05)
     metric = keras.metrics.SparseCategoricalAccuracy("accuracy")
     tuner = search(random_search(hypermodel(optimizer=optimizer, metrics=[metric]), tmp_path))
@@ -414,7 +421,7 @@ def budgeted(budget, **options):
     return hypermodel(budget=budget, **options)
 
 
-def test_students_over_the_budget_are_told_and_not_trained(tmp_path):
+def test_students_over_the_budget_warn_and_are_not_trained(tmp_path):
     log = tmp_path / "log"
     model = budgeted(Budget(parameters=100, megabytes=399e-6))
     with pytest.warns(UserWarning, match="not trained: 195 parameters of 100; 0.00078 megabytes of 0.000399"):
@@ -424,24 +431,24 @@ def test_students_over_the_budget_are_told_and_not_trained(tmp_path):
         assert trial.metrics.get_best_value("parameters") == PARAMETERS[width]
         np.testing.assert_allclose(trial.metrics.get_best_value("megabytes"), 4e-6 * PARAMETERS[width])
         assert trial.metrics.get_best_value("over_budget") == (width > 8)
-    # 8 units have 99 parameters. More than three in a row are over the budget, which is no failure of the search.
+    # 8 units have 99 parameters. More than three in a row are over the budget, which do not count as failed.
     assert states(tuner) == ["COMPLETED"] * 5
-    assert noted(log) == [(4, STEPS), (8, STEPS), (16, 0), (32, 0), (64, 0)]
+    assert recorded(log) == [(4, STEPS), (8, STEPS), (16, 0), (32, 0), (64, 0)]
     assert tuner.get_best_models()[0].student.count_params() <= 100
 
 
 class Untrained(keras.callbacks.Callback):
-    """Notes how wide a student is, and how many steps it has made."""
+    """Record width and number of training steps of a student."""
 
     def __init__(self, path):
         super().__init__()
         self.path = str(path)
 
     def on_train_end(self, logs=None):
-        note(self.path, self.model.student.get_layer("features").units, int(self.model.optimizer.iterations))
+        record(self.path, self.model.student.get_layer("features").units, int(self.model.optimizer.iterations))
 
 
-def test_hyperband_keeps_to_the_budget(tmp_path):
+def test_hyperband_promotes_students_within_the_budget(tmp_path):
     model = budgeted(Budget(parameters=100), terms=logits, supervised_weight=spaces.alpha)
     tuner = keras_tuner.Hyperband(model, "val_accuracy", max_epochs=2, factor=2, seed=1, directory=tmp_path)
     with pytest.warns(UserWarning, match="over the budget"):
@@ -451,8 +458,8 @@ def test_hyperband_keeps_to_the_budget(tmp_path):
     assert tuner.get_best_models()[0].student.count_params() <= 100
 
 
-@pytest.mark.parametrize("kind", ["arrays", "split", "data sets", "keywords", "none"])
-def test_an_untrained_student_is_judged_on_the_data_of_fit(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["arrays", "split", "datasets", "keywords", "none"])
+def test_an_untrained_student_is_evaluated_on_the_data_of_fit(kind, tmp_path):
     (x, y), (x_validation, y_validation) = parts()
 
     def dataset(*arrays):
@@ -461,7 +468,7 @@ def test_an_untrained_student_is_judged_on_the_data_of_fit(kind, tmp_path):
     arguments, options = {
         "arrays": ((x, y), {"validation_data": (x_validation, y_validation)}),
         "split": ((x, y), {"validation_split": 0.25}),
-        "data sets": (
+        "datasets": (
             (dataset(x, y).repeat(),),
             {"validation_data": dataset(x_validation, y_validation), "steps_per_epoch": STEPS},
         ),
@@ -473,20 +480,20 @@ def test_an_untrained_student_is_judged_on_the_data_of_fit(kind, tmp_path):
     with pytest.warns(UserWarning, match="over the budget"):
         tuner.search(*arguments, epochs=3, verbose=0, **options)
     (trial,), (best,) = trials(tuner), tuner.get_best_models()
-    judged_on = (x, y) if kind in ("split", "none") else (x_validation, y_validation)
-    found = best.evaluate(*judged_on, verbose=0, return_dict=True)
-    # Worse than any student that was trained.
+    evaluated_on = (x, y) if kind in ("split", "none") else (x_validation, y_validation)
+    found = best.evaluate(*evaluated_on, verbose=0, return_dict=True)
+    # Worse than any trained student.
     np.testing.assert_allclose(-1, trial.score, rtol=1e-5)
     loss = trial.metrics.get_best_value("loss" if kind == "none" else "val_loss")
     np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
 
 
-def test_what_is_over_the_budget_is_worse_in_every_objective():
+def test_over_budget_is_worse_in_every_objective():
     several = keras_tuner.oracles.RandomSearchOracle(["val_accuracy", "val_loss"]).objective
     for objective in (several, *several.objectives):
         logs = {"val_accuracy": 0.4, "val_loss": 2.0, "other": 1.0}
         named = {each.name for each in getattr(objective, "objectives", [objective])}
-        Worse(objective).on_epoch_end(0, logs)
+        WorsenObjective(objective).on_epoch_end(0, logs)
         expected = {"val_accuracy": -1.0, "val_loss": 5.0}
         for name, value in {"val_accuracy": 0.4, "val_loss": 2.0, "other": 1.0}.items():
             assert logs[name] == pytest.approx(expected[name] if name in named else value)
@@ -500,25 +507,33 @@ def test_a_cost_may_be_the_objective(tmp_path):
     assert tuner.get_best_models()[0].student.count_params() == min(counts)
 
 
-def test_time_is_measured():
+def test_latency_is_measured():
     budget = Budget(milliseconds=1e-6)
     costs = budget.costs(mlp())
     assert list(costs) == ["milliseconds"] and 0 < costs["milliseconds"] < 1000
     assert "milliseconds of 1e-06" in budget.excess(costs)[0]
     assert not Budget(milliseconds=math.inf).excess(costs)
     open_ended = keras.Sequential([keras.Input((None, 8)), keras.layers.GlobalAveragePooling1D()], name="open")
-    with pytest.raises(ValueError, match="'open' depends on its inputs"):
+    with pytest.raises(ValueError, match="latency of 'open' depends on the length of its inputs"):
         budget.costs(open_ended)
 
 
-@pytest.mark.parametrize("options", [{}, {"parameters": 0}, {"milliseconds": math.nan}, {"batch_size": 0}])
-def test_a_budget_has_limits(options):
-    with pytest.raises(ValueError):
-        Budget(**options | ({"parameters": 1} if "batch_size" in options else {}))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs at least one limit"),
+        ({"parameters": 0}, "`parameters` must be a finite number > 0. Received: 0"),
+        ({"milliseconds": math.nan}, "`milliseconds` must be a finite number > 0. Received: nan"),
+        ({"parameters": 1, "batch_size": 0}, "`batch_size` must be an integer >= 1. Received: 0"),
+    ],
+)
+def test_inconsistent_budgets_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        Budget(**options)
 
 
-def drawn(space, count=200):
-    """Values of a space, drawn by KerasTuner."""
+def sampled(space, count=200):
+    """Return values of a space, sampled by KerasTuner."""
     found = []
     for seed in range(count):
         hp = keras_tuner.HyperParameters()
@@ -532,19 +547,19 @@ def drawn(space, count=200):
 
 
 def test_spaces_of_numbers():
-    temperatures = np.array(drawn(spaces.temperature))
+    temperatures = np.array(sampled(spaces.temperature))
     assert temperatures.min() >= 1 and temperatures.max() <= 16
     # Half of them below the geometric mean.
     assert 60 < (temperatures < 4).sum() < 140
-    alphas = np.array(drawn(spaces.alpha))
+    alphas = np.array(sampled(spaces.alpha))
     assert alphas.min() >= 0 and alphas.max() <= 0.9 and 60 < (alphas < 0.45).sum() < 140
-    weights = np.array(drawn(lambda hp: spaces.weight(hp, "hint", 50.0)))
+    weights = np.array(sampled(lambda hp: spaces.weight(hp, "hint", 50.0)))
     assert weights.min() >= 5 and weights.max() <= 500 and 60 < (weights < 50).sum() < 140
-    assert set(drawn(lambda hp: spaces.width(hp, 8, 64))) == {8, 16, 32, 64}
-    assert set(drawn(lambda hp: spaces.depth(hp, 2, 4))) == {2, 3, 4}
+    assert set(sampled(lambda hp: spaces.width(hp, 8, 64))) == {8, 16, 32, 64}
+    assert set(sampled(lambda hp: spaces.depth(hp, 2, 4))) == {2, 3, 4}
 
 
-def test_the_defaults_are_those_of_the_literature():
+def test_defaults_are_those_of_the_literature():
     hp = keras_tuner.HyperParameters()
     assert (spaces.temperature(hp), spaces.alpha(hp), spaces.weight(hp, "hint", 50.0)) == (4.0, 0.1, 50.0)
     assert set(hp.values) == {"temperature", "alpha", "hint_weight"}
@@ -563,23 +578,23 @@ def test_layers_are_paired_in_four_ways():
     assert pairs("last", "ab", "1234") == [("a", "3"), ("b", "4")]
     assert pairs("first", "ab", "1234") == [("a", "1"), ("b", "2")]
     assert pairs("final", "ab", "1234") == [("b", "4")]
-    with pytest.raises(ValueError, match="3 student layers cannot all learn from 2 teacher layers"):
+    with pytest.raises(ValueError, match="Received: 3 student layers, 2 teacher layers"):
         pairs("uniform", "abc", "12")
 
 
-def test_optimizers_have_rates_of_their_own():
+def test_each_optimizer_has_its_range_of_learning_rates():
     kinds = {}
-    for optimizer in drawn_optimizers(steps=None):
+    for optimizer in sampled_optimizers(steps=None):
         kinds.setdefault(type(optimizer), []).append(float(optimizer.learning_rate))
     assert set(kinds) == {keras.optimizers.Adam, keras.optimizers.SGD}
     adam, sgd = (kinds[kind] for kind in (keras.optimizers.Adam, keras.optimizers.SGD))
     assert min(adam) >= 1e-4 and max(adam) <= 1e-2 <= min(sgd) and max(sgd) <= 1
-    for optimizer in drawn_optimizers(steps=10, count=5):
+    for optimizer in sampled_optimizers(steps=10, count=5):
         optimizer.iterations.assign(10)
         assert float(optimizer.learning_rate) == 0
 
 
-def drawn_optimizers(steps, count=40):
+def sampled_optimizers(steps, count=40):
     found = []
     for seed in range(count):
         hp = keras_tuner.HyperParameters()
@@ -614,7 +629,7 @@ def test_width_depth_layers_and_optimizer_in_one_search(tmp_path):
 
 
 @pytest.mark.replicas
-def test_a_strategy_shares_the_steps_of_every_trial(tmp_path):
+def test_trials_under_a_distribution_strategy(tmp_path):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
     def student(hp):
@@ -631,14 +646,14 @@ def test_a_strategy_shares_the_steps_of_every_trial(tmp_path):
         found = best.evaluate(*parts(stored)[1], verbose=0, return_dict=True)
         np.testing.assert_allclose(found["accuracy"], tuner.oracle.get_best_trials()[0].score, rtol=1e-5)
     np.testing.assert_allclose(scores["two"], scores["one"], rtol=1e-5)
-    # A teacher that runs is made, and the tuner with it, where the students are.
+    # An online teacher and the tuner are created in the scope of the strategy.
     with strategy.scope():
         model = hypermodel(student=student, teacher=mlp(16, name="teacher"))
         tuner = random_search(model, tmp_path / "online", distribution_strategy=strategy)
     assert states(search(tuner)) == ["COMPLETED"] * 2
 
 
-def test_keras_tuner_has_what_is_relied_upon():
+def test_private_names_of_keras_tuner_exist():
     from keras_tuner.src.engine import tuner_utils
 
     assert {"tuner", "trial"} <= set(vars(tuner_utils.TunerCallback("tuner", "trial")))

@@ -1,4 +1,4 @@
-"""What a report shows of trained models."""
+"""Evaluation of trained models for a report."""
 
 import keras
 import numpy as np
@@ -11,21 +11,21 @@ def network(seed):
     return keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)], name="student")
 
 
-def test_footprints_have_the_accuracy_of_each_seeds_file(tmp_path):
+def test_profiles_have_the_accuracy_of_each_seed(tmp_path):
     random = np.random.default_rng(0)
     x, labels = random.normal(size=(200, 8)).astype("float32"), random.integers(0, 4, 200)
     models = {"teacher": [network(0)], "small one": [network(1), network(2), network(3)]}
     files = {"small one": ["keras", "litert_float32"], "teacher": ["keras"]}
-    found = evaluation.profile_models(models, files, x[:50], x, labels, tmp_path)
-    assert [(each.model, each.format) for each in found] == [
+    profiles = evaluation.profile_models(models, files, x[:50], x, labels, tmp_path)
+    assert [(profile.model, profile.format) for profile in profiles] == [
         ("small one", "keras"),
         ("small one", "litert_float32"),
         ("teacher", "keras"),
     ]
-    for each in found:
-        expected = [np.mean(np.argmax(model(x), -1) == labels) for model in models[each.model]]
-        np.testing.assert_allclose(each.accuracies, expected, rtol=1e-9)
-    assert len(set(found[0].accuracies)) > 1
+    for profile in profiles:
+        expected = [np.mean(np.argmax(model(x), -1) == labels) for model in models[profile.model]]
+        np.testing.assert_allclose(profile.accuracies, expected, rtol=1e-9)
+    assert len(set(profiles[0].accuracies)) > 1
     assert sorted(path.name for path in tmp_path.glob("*.keras")) == [
         *(f"small_one_{seed}.keras" for seed in range(3)),
         "teacher_0.keras",
