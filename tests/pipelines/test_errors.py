@@ -25,8 +25,8 @@ SPLITS = ["train", "eval"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with complete and incomplete examples, their Schema, valid and invalid teachers, and labeled examples."""
-    folder = tmp_path_factory.mktemp("refusals")
+    """A folder with valid and invalid examples and teachers, a Schema, and examples with teacher activations."""
+    folder = tmp_path_factory.mktemp("errors")
     x, labels = data()
     write_examples(folder / "examples", dict.fromkeys(SPLITS, (x, labels)))
     write_examples(folder / "unlabelled", dict.fromkeys(SPLITS, (x, None)))
@@ -115,8 +115,8 @@ INVALID = {
     "a signature that takes tensors": (
         labelling,
         {"model": "tensors_only"},
-        "The signature 'activations' of the SavedModel '{}/tensors_only/Format-Serving' must take serialized examples, a single "
-        "string tensor. Received a signature with the inputs: {{'x': ((None, 8), 'float32')}}.",
+        "The signature 'activations' of the SavedModel '{}/tensors_only/Format-Serving' must take serialized examples, "
+        "a single string tensor. Received a signature with the inputs: {{'x': ((None, 8), 'float32')}}.",
     ),
     "a tap that the teacher does not output": (
         labelling,
@@ -200,13 +200,14 @@ INVALID = {
     "a report on a tap that is not stored": (
         reporting,
         {"tap": "features"},
-        "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no teacher activations at 'features'. Available: ['output'].",
+        "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no teacher activations at 'features'. Available: "
+        "['output'].",
     ),
     "a report on labels that are not classes of the teacher": (
         reporting,
         {"teacher": "two_classes"},
-        "The feature 'label' must hold class indices from 0 to 1, because the teacher has 2 classes, or -1 for a missing "
-        "label. Received: 2",
+        "The feature 'label' must hold class indices from 0 to 1, because the teacher has 2 classes, or -1 for a "
+        "missing label. Received: 2",
     ),
     "a report on a student with other classes": (
         reporting,
