@@ -37,8 +37,7 @@ class Signature:
         if len(arguments) != 1 or next(iter(arguments.values())).dtype != tf.string:
             raise ValueError(
                 f"The signature '{name}' of the SavedModel '{path}' must take serialized examples, a single string "
-                "tensor. Received a signature with the inputs: "
-                f"{ {key: (tuple(spec.shape), spec.dtype.name) for key, spec in arguments.items()} }."
+                f"tensor. Received: { {key: (tuple(spec.shape), spec.dtype.name) for key, spec in arguments.items()} }"
             )
         (self._argument,) = arguments
         self.outputs = self._signature.structured_outputs

@@ -116,7 +116,7 @@ INVALID = {
         labelling,
         {"model": "tensors_only"},
         "The signature 'activations' of the SavedModel '{}/tensors_only/Format-Serving' must take serialized examples, "
-        "a single string tensor. Received a signature with the inputs: {{'x': ((None, 8), 'float32')}}.",
+        "a single string tensor. Received: {{'inputs': ((None, 8), 'float32')}}",
     ),
     "a tap that the teacher does not output": (
         labelling,
