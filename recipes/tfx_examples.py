@@ -1,4 +1,6 @@
-"""The examples of recipes/tfx_pipeline.py, as files that the ExampleGens of TFX read."""
+"""Input files for recipes/tfx_pipeline.py: CSV files or TFRecords for the ExampleGens of TFX."""
+
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -8,22 +10,25 @@ from recipes import data, tfx_models
 SPLITS = ("train", "eval", "test")
 
 
-def write(name, folder, most=None):
-    """Writes the files of train, eval and test, once: TFX knows them by when they were written.
+def write(name: str, folder: pathlib.Path, limit: int | None = None) -> None:
+    """Write the files of the splits train, eval and test, unless they exist.
+
+    They are written only once, because TFX fingerprints input files by their modification time.
 
     Args:
-        name: A data set of `recipes.data`: digits become columns of a CSV file, others records of pictures.
-        folder: Where to.
-        most: How many examples of each at most. Defaults to all.
+        name: A dataset of `recipes.data`. "digits" becomes CSV files with one column per pixel, any other dataset
+            TFRecords of images.
+        folder: Output directory.
+        limit: Maximum number of examples in each split. Defaults to None: all examples.
     """
     if (folder / "finished").exists():
         return
-    everything = getattr(data, name)()
-    cut = len(everything.train[1]) * 5 // 6
-    train, held_out = (data.rows(everything.train, part) for part in (slice(cut), slice(cut, None)))
+    dataset = getattr(data, name)()
+    num_train = len(dataset.train[1]) * 5 // 6
+    train, validation = (data.rows(dataset.train, part) for part in (slice(num_train), slice(num_train, None)))
     folder.mkdir(parents=True, exist_ok=True)
-    for split, (images, labels) in zip(SPLITS, (train, held_out, everything.test)):
-        images, labels = images[:most], labels[:most]
+    for split, (images, labels) in zip(SPLITS, (train, validation, dataset.test)):
+        images, labels = images[:limit], labels[:limit]
         (_write_csv if name == "digits" else _write_records)(folder, split, images, labels)
     (folder / "finished").touch()
 

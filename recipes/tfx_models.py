@@ -1,52 +1,53 @@
-"""The functions that recipes/tfx_pipeline.py names: models, terms and preprocessing for its nodes.
+"""Models, terms and preprocessing of recipes/tfx_pipeline.py.
 
-A file of their own, since TFX imports them by name, and does the work again when this file changes.
+They are in a separate file because TFX imports them by name. A change of this file reruns the nodes that use it.
 """
 
 import keras
+import keras_tuner
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from keras_distill import Term
+from keras_distill import Distiller, Term
 from keras_distill.losses import KLDivergence
 
 PIXELS = [f"pixel_{number:02}" for number in range(64)]
 
 
-def preprocessing_fn(inputs):
-    """What Transform makes of the digits' 64 columns: one feature, from 0 to 1."""
+def preprocessing_fn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Combine the 64 pixel columns of the digits into one feature, scaled to [0, 1]. For the Transform node."""
     pixels = tf.concat([tf.cast(inputs[name], "float32") for name in PIXELS], axis=-1)
     return {"pixels": tft.scale_to_0_1(pixels), "label": inputs["label"]}
 
 
-def digits_teacher(hp):
+def digits_teacher(hp: keras_tuner.HyperParameters) -> keras.Model:
     return _dense([256, 256], "teacher")
 
 
-def digits_student(hp):
+def digits_student(hp: keras_tuner.HyperParameters) -> keras.Model:
     return _dense([16], "student")
 
 
-def pictures(features):
-    """The pictures of Fashion-MNIST, of their bytes."""
+def decode_images(features: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Decode the images of Fashion-MNIST from their bytes, and scale them to [0, 1]."""
     images = tf.io.decode_raw(features["image"], tf.uint8)
     return tf.reshape(tf.cast(images, "float32") / 255, (-1, 28, 28, 1))
 
 
-def fashion_mnist_teacher(hp):
+def fashion_mnist_teacher(hp: keras_tuner.HyperParameters) -> keras.Model:
     return _convolutional(32, "teacher")
 
 
-def fashion_mnist_student(hp):
+def fashion_mnist_student(hp: keras_tuner.HyperParameters) -> keras.Model:
     return _convolutional(6, "student")
 
 
-def compiled(model, hp):
+def compile_model(model: Distiller, hp: keras_tuner.HyperParameters) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
 
 
-def terms(hp):
+def terms(hp: keras_tuner.HyperParameters) -> list[Term]:
     temperature = hp.Float("temperature", 1.0, 8.0, sampling="log", default=2.0)
     return [Term(KLDivergence(temperature), weight=hp.Float("weight", 0.5, 2.0, default=1.0))]
 

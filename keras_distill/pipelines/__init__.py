@@ -1,4 +1,5 @@
-"""Distillation in TFX pipelines.
+"""Distillation in TFX and Beam pipelines.
 
-Nothing is imported here: TFX takes ten seconds, and Beam's workers need little of it.
+Import the submodules directly. None is imported here, because importing TFX takes ten seconds and Beam workers need
+little of it.
 """

@@ -1,4 +1,4 @@
-"""How a teacher's activations lie in examples, and how the Schema of these tells."""
+"""Encoding of teacher activations in `tf.train.Example` records, and their description in a TFX Schema."""
 
 import json
 
@@ -12,15 +12,18 @@ _TYPES = {tf.float32: schema_pb2.FLOAT, tf.int64: schema_pb2.INT, tf.string: sch
 
 
 def extended(schema, stored_taps):
-    """A Schema with the features of a teacher's activations.
+    """Return a Schema extended by the features of a teacher's activations.
 
     Args:
-        schema: The `Schema` of the examples without them.
-        stored_taps: `{tap: StoredTap}`. Each feature has the JSON of its `StoredTap` as a comment, since a Schema cannot
-            represent half precision or top-k classes.
+        schema: `Schema` of the examples without activations. It is not modified.
+        stored_taps: `{tap: StoredTap}`. Each feature carries its stored tap as a comment, because a Schema cannot
+            express half precision or top-k activations.
+
+    Returns:
+        A new `Schema`.
 
     Raises:
-        ValueError: If the examples have such features already.
+        ValueError: If the Schema already has features of these names.
     """
     result = schema_pb2.Schema()
     result.CopyFrom(schema)
@@ -29,7 +32,7 @@ def extended(schema, stored_taps):
         for key, parsed in parsing({tap: stored}).items():
             if key in there:
                 raise ValueError(
-                    f"The Schema has a feature '{key}' already. Give each teacher a name of its own, such as "
+                    f"The Schema already has the feature '{key}'. Give each teacher a different name, such as "
                     "TeacherLabeller(teacher='wide')."
                 )
             feature = result.feature.add(name=key, type=_TYPES[parsed.dtype])
@@ -41,7 +44,7 @@ def extended(schema, stored_taps):
 
 
 def stored_taps_from_schema(schema):
-    """Return the `{tap: StoredTap}` that `extended` added to a Schema."""
+    """Return the stored taps that `extended` wrote to a Schema."""
     stored_taps = {}
     for feature in schema.feature:
         if feature.name.startswith(PREFIX) and feature.annotation.comment:
@@ -51,38 +54,49 @@ def stored_taps_from_schema(schema):
 
 
 def teacher(stored_taps):
-    """Return the `CachedTeacher` of the activations that `decode` returns."""
+    """Return a `CachedTeacher` for activations that `decode` returns."""
     return packing.cached_teacher(stored_taps)
 
 
 def encode(activations, stored_taps):
-    """What a batch of `{tap: tensor}` adds to its examples: for each one a dictionary `{key: tf.train.Feature}`.
+    """Encode a batch of activations as features of its examples.
+
+    Args:
+        activations: `{tap: tensor}`, of a batch.
+        stored_taps: Stored taps.
+
+    Returns:
+        List of `{key: tf.train.Feature}`, one dictionary per example.
 
     Raises:
-        ValueError: For numbers that are not finite, or not in the precision in which they are kept.
+        ValueError: If a value is NaN or infinite, or becomes infinite in the dtype in which it is stored.
     """
     columns = {}
     for tap, stored in stored_taps.items():
         tensors = stored.encode(tap, activations[tap])
         for field, spec in stored.fields(tap).items():
             if not spec.dtype.is_integer and not tf.reduce_all(tf.math.is_finite(tensors[field])):
-                raise ValueError(f"What the teacher says at '{tap}' is not finite in {stored.dtype}.")
+                raise ValueError(
+                    f"The teacher output '{tap}' has values that are not finite in {spec.dtype.name}. Store it as "
+                    "float32, such as by TeacherLabeller(dtype='float32'), or correct the teacher if it outputs NaN or "
+                    "infinity."
+                )
             columns[PREFIX + field] = [_feature(row, spec.dtype) for row in packing.to_numpy(tensors[field])]
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def parsing(stored_taps):
-    """What `tf.io.parse_example` needs to know of them, `{key: tf.io.FixedLenFeature}`."""
+    """Return the parsing specification for `tf.io.parse_example`, `{key: tf.io.FixedLenFeature}`."""
     return {PREFIX + field: _parsed(spec) for field, spec in packing.all_fields(stored_taps).items()}
 
 
 def decode(parsed, stored_taps):
-    """Of a batch of parsed examples, what the `teacher` takes."""
+    """Return the activations in a batch of parsed examples, as the `CachedTeacher` takes them."""
     tensors = {}
     for field, spec in packing.all_fields(stored_taps).items():
         tensor = parsed[PREFIX + field]
         if tensor.dtype == tf.string:
-            # TensorFlow decodes no bfloat16, but the integers that have its bits.
+            # `decode_raw` does not support bfloat16. Decode its bits as integers and reinterpret them.
             raw = tf.io.decode_raw(tensor, tf.uint16 if spec.dtype == tf.bfloat16 else spec.dtype)
             tensor = tf.bitcast(tf.reshape(raw, (-1, *spec.shape)), spec.dtype)
         tensors[field] = tensor
@@ -92,7 +106,7 @@ def decode(parsed, stored_taps):
 def _parsed(spec):
     if spec.dtype.is_integer:
         return tf.io.FixedLenFeature(list(spec.shape), tf.int64)
-    # Floats of an example have four bytes: shorter ones are kept as their bytes.
+    # The floats of a tf.train.Example have four bytes. Shorter ones are stored as raw bytes.
     if spec.dtype == tf.float32:
         return tf.io.FixedLenFeature(list(spec.shape), tf.float32)
     return tf.io.FixedLenFeature([], tf.string)

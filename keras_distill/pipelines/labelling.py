@@ -1,7 +1,9 @@
-"""TeacherLabeller: writes what a teacher says of examples beside them."""
+"""TFX component TeacherLabeller: add the outputs of a teacher to the examples."""
 
 import json
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
@@ -17,13 +19,13 @@ from tfx.utils import io_utils
 from keras_distill.cache import packing
 from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import ACTIVATIONS
-from keras_distill.pipelines.reading import first_of, read_schema
+from keras_distill.pipelines.reading import first_example, read_schema
 from keras_distill.pipelines.saved import Signature
 from keras_distill.saving import runs
 
 
 class TeacherLabellerSpec(ComponentSpec):
-    """What goes into a TeacherLabeller and comes out of it."""
+    """Inputs, outputs and parameters of a TeacherLabeller."""
 
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -47,81 +49,97 @@ class TeacherLabellerSpec(ComponentSpec):
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Runs the teacher over each split, on any runner of Beam."""
+    """Run the teacher over each split, on any Beam runner."""
 
-    def Do(self, input_dict, output_dict, exec_properties):
-        """See `TeacherLabeller`.
+    def Do(  # noqa: N802 (TFX calls this method)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Write the examples with teacher activations, and their Schema. See `TeacherLabeller`.
+
+        Args:
+            input_dict: `{input: [artifact]}`.
+            output_dict: `{output: [artifact]}`.
+            exec_properties: `{parameter: value}`.
 
         Raises:
-            ValueError: If examples, model and parameters do not fit together; nothing was written then.
+            ValueError: If the examples, the model and the parameters do not match. Nothing is written then.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         single = artifact_utils.get_single_instance
         examples, model, schema = (single(input_dict[key]) for key in TeacherLabellerSpec.INPUTS)
         labelled, labelled_schema = (single(output_dict[key]) for key in TeacherLabellerSpec.OUTPUTS)
         splits, taps, dtype, top_k = (json.loads(exec_properties[key]) for key in ("splits", "taps", "dtype", "top_k"))
-        patterns = artifacts.patterns(examples, splits)
-        signature = artifacts.signature(model, exec_properties["signature"])
+        patterns = artifacts.split_patterns(examples, splits)
+        signature = artifacts.load_signature(model, exec_properties["signature"])
         for pattern in patterns.values():
-            _try_out(signature, pattern)
+            _check_readable(signature, pattern)
         stored_taps = packing.stored_taps(_chosen(signature, taps), dtype, top_k)
-        ask = _Ask(
+        add_outputs = _AddTeacherOutputs(
             signature.path, exec_properties["signature"], stored_taps, exec_properties["teacher"], shared.Shared()
         )
-        extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), ask.stored_taps)
+        extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), add_outputs.stored_taps)
 
         labelled.split_names = artifact_utils.encode_split_names(list(patterns))
         examples_utils.set_payload_format(labelled, example_gen_pb2.FORMAT_TF_EXAMPLE)
         size = exec_properties["batch_size"]
         with self._make_beam_pipeline() as pipeline:
             for split, pattern in patterns.items():
-                to = os.path.join(artifact_utils.get_split_uri([labelled], split), "data_tfrecord")
+                prefix = os.path.join(artifact_utils.get_split_uri([labelled], split), "data_tfrecord")
                 _ = (
                     pipeline
                     | f"Read[{split}]" >> beam.io.ReadFromTFRecord(pattern)
                     | f"Batch[{split}]" >> beam.BatchElements(min_batch_size=size, max_batch_size=size)
-                    | f"Ask[{split}]" >> beam.ParDo(ask)
-                    | f"Write[{split}]" >> beam.io.WriteToTFRecord(to, file_name_suffix=".gz")
+                    | f"RunTeacher[{split}]" >> beam.ParDo(add_outputs)
+                    | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix, file_name_suffix=".gz")
                 )
         io_utils.write_pbtxt_file(os.path.join(labelled_schema.uri, "schema.pbtxt"), extended)
 
 
 class TeacherLabeller(base_beam_component.BaseBeamComponent):
-    """Writes what a teacher says of examples beside them, once, for students that are trained without it.
+    """Component that runs a teacher once over the examples and adds its outputs to them as features.
 
-    ```python
-    labeller = TeacherLabeller(
-        examples=example_gen.outputs["examples"],
-        model=teacher.outputs["model"],
-        schema=schema_gen.outputs["schema"],
-    )
-    student = Trainer(
-        run_fn="keras_distill.pipelines.training.run_fn",
-        examples=labeller.outputs["labelled_examples"],
-        schema=labeller.outputs["labelled_schema"],
-        custom_config=Settings("my_project.models:student", terms="my_project.models:terms", label="label").as_config(),
-    )
-    ```
+    Students train on the new examples without the teacher. Pass the outputs to a Trainer with
+    `run_fn="keras_distill.pipelines.training.run_fn"`, as its `examples` and `schema`.
 
-    Several teachers are as many labellers in a row, each with a name of its own; a term then taps "wide/output".
+    For several teachers, chain several labellers, each with its own `teacher` name. A term then taps "wide/output" for
+    the teacher "wide".
 
     Component `outputs` contains:
 
-    - `labelled_examples`: `Examples`, each one with the features "teacher/output" and the like.
-    - `labelled_schema`: the `Schema` of these.
+    - `labelled_examples`: `Examples` with the additional features "teacher/<tap>", such as "teacher/output".
+    - `labelled_schema`: the `Schema` of these examples.
+
+    Example:
+
+    >>> from tfx.v1.dsl import Channel
+    >>> from tfx.v1.types.standard_artifacts import Examples, Model, Schema
+    >>> from keras_distill.pipelines.labelling import TeacherLabeller
+    >>> labeller = TeacherLabeller(
+    ...     examples=Channel(type=Examples),  # example_gen.outputs["examples"]
+    ...     model=Channel(type=Model),  # teacher.outputs["model"]
+    ...     schema=Channel(type=Schema),  # schema_gen.outputs["schema"]
+    ...     dtype="float16",
+    ... )
+    >>> sorted(labeller.outputs)
+    ['labelled_examples', 'labelled_schema']
 
     Args:
-        examples: Channel of `Examples`, raw as the model is served with; one artifact of tf.Example records.
+        examples: Channel of `Examples`: one artifact of tf.Example records, raw as the model takes them in serving.
         model: Channel of the teacher's `Model`.
         schema: Channel of the `Schema` of the examples.
-        splits: Names of the splits that are labelled; others are left out. Defaults to all.
-        taps: Which of the signature's outputs are kept. Defaults to all.
-        dtype: "float32", "float16" or "bfloat16", or one for each tap in a dictionary.
-        top_k: How many classes of the "output" are kept, with their sum for the others, or one number for each tap in a
-            dictionary. Defaults to None, all.
-        teacher: The teacher's name, where there are several.
-        signature: The SavedModel's signature that takes serialized examples. Defaults to what `run_fn` exports.
-        batch_size: Examples that the teacher sees at once.
+        splits: Names of the splits to process; other splits are left out. Defaults to None: all splits.
+        taps: Outputs of the signature to store. Defaults to None: all outputs.
+        dtype: "float32", "float16" or "bfloat16", or a dictionary `{tap: dtype}`. Defaults to "float32".
+        top_k: Number of most probable classes to store at the tap "output", or a dictionary `{tap: number}`. The
+            probabilities of the other classes are stored as their sum. 10 to 100 is typical for thousands of classes.
+            Defaults to None: all classes.
+        teacher: Name of the teacher, needed for several teachers. Defaults to "": no name.
+        signature: Name of the SavedModel's signature; it must take serialized examples. Defaults to "activations",
+            which `run_fn` exports.
+        batch_size: Number of examples in a batch of the teacher. Defaults to 128.
     """
 
     SPEC_CLASS = TeacherLabellerSpec
@@ -129,16 +147,16 @@ class TeacherLabeller(base_beam_component.BaseBeamComponent):
 
     def __init__(
         self,
-        examples,
-        model,
-        schema,
-        splits=None,
-        taps=None,
-        dtype="float32",
-        top_k=None,
-        teacher="",
-        signature=ACTIVATIONS,
-        batch_size=128,
+        examples: types.BaseChannel,
+        model: types.BaseChannel,
+        schema: types.BaseChannel,
+        splits: Sequence[str] | artifacts.RuntimeValue | None = None,
+        taps: Sequence[str] | artifacts.RuntimeValue | None = None,
+        dtype: str | dict[str, str] | artifacts.RuntimeValue = "float32",
+        top_k: int | dict[str, int | None] | artifacts.RuntimeValue | None = None,
+        teacher: str | artifacts.RuntimeValue = "",
+        signature: str | artifacts.RuntimeValue = ACTIVATIONS,
+        batch_size: int | artifacts.RuntimeValue = 128,
     ):
         spec = TeacherLabellerSpec(
             examples=examples,
@@ -146,21 +164,21 @@ class TeacherLabeller(base_beam_component.BaseBeamComponent):
             schema=schema,
             labelled_examples=types.Channel(type=standard_artifacts.Examples),
             labelled_schema=types.Channel(type=standard_artifacts.Schema),
-            splits=artifacts.text(splits),
-            taps=artifacts.text(taps),
-            dtype=artifacts.text(dtype),
-            top_k=artifacts.text(top_k),
+            splits=artifacts.to_json(splits),
+            taps=artifacts.to_json(taps),
+            dtype=artifacts.to_json(dtype),
+            top_k=artifacts.to_json(top_k),
             teacher=teacher,
             signature=signature,
             batch_size=batch_size,
-            # TFX takes a node for done whatever the code behind it.
-            versions=artifacts.text(runs.versions()),
+            # TFX reuses cached outputs while the parameters are unchanged. Versions make an upgrade rerun the node.
+            versions=artifacts.to_json(runs.versions()),
         )
         super().__init__(spec=spec)
 
 
-class _Ask(beam.DoFn):
-    """Batches of serialized examples in, single ones with the teacher's activations out."""
+class _AddTeacherOutputs(beam.DoFn):
+    """Add the teacher outputs to batches of serialized examples. Returns single examples."""
 
     def __init__(self, path, signature, stored_taps, teacher, handle):
         self._path, self._name, self._handle = path, signature, handle
@@ -173,8 +191,8 @@ class _Ask(beam.DoFn):
         self._signature = self._handle.acquire(lambda: Signature(self._path, self._name))
 
     def process(self, batch):
-        said = self._signature(tf.constant(batch))
-        rows = activations.encode({name: said[tap] for tap, name in self._names.items()}, self.stored_taps)
+        outputs = self._signature(tf.constant(batch))
+        rows = activations.encode({name: outputs[tap] for tap, name in self._names.items()}, self.stored_taps)
         for serialized, features in zip(batch, rows):
             example = tf.train.Example.FromString(serialized)
             for key, feature in features.items():
@@ -182,23 +200,23 @@ class _Ask(beam.DoFn):
             yield example.SerializeToString(deterministic=True)
 
 
-def _try_out(signature, pattern):
-    """Asks about one example here, before a thousand workers find out."""
+def _check_readable(signature, pattern):
+    """Run the teacher on one example, so that a mismatch fails before the workers start."""
     try:
-        signature(tf.constant([first_of([pattern])]))
+        signature(tf.constant([first_example([pattern])]))
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
-            f"The SavedModel '{signature.path}' cannot read the examples at '{pattern}': {error.message}"
+            f"The SavedModel '{signature.path}' cannot parse the examples at '{pattern}': {error.message}"
         ) from error
 
 
 def _chosen(signature, taps):
-    """`{tap: spec}` of what is kept."""
-    there = signature.outputs
-    missing = [tap for tap in taps or [] if tap not in there]
+    """Return `{tap: spec}` of the taps to store."""
+    available = signature.outputs
+    missing = [tap for tap in taps or [] if tap not in available]
     if missing:
         raise ValueError(
-            f"The SavedModel '{signature.path}' does not show the taps {missing}. There: {sorted(there)}. A Trainer "
-            "exports those that its Settings(taps=...) name."
+            f"The SavedModel '{signature.path}' does not output the taps {missing}. Available: {sorted(available)}. "
+            "Export the teacher with these taps: Settings(taps=...) of its Trainer."
         )
-    return {tap: there[tap] for tap in taps or there}
+    return {tap: available[tap] for tap in taps or available}

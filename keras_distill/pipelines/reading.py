@@ -1,4 +1,6 @@
-"""Examples of a pipeline as `fit` and a served model take them."""
+"""Reading of a pipeline's examples, for training and for serving."""
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -9,82 +11,108 @@ from tfx.utils import io_utils
 from keras_distill.cache import packing
 from keras_distill.data.batch import with_activations
 from keras_distill.pipelines import activations
+from keras_distill.pipelines.saved import Signature
+from keras_distill.pipelines.settings import Settings
+from keras_distill.types import Structure, Tensor
 
 
 class Reader:
-    """Makes inputs, labels and a teacher's activations of serialized examples.
+    """Parser of serialized examples that returns model inputs, labels and teacher activations.
 
     Attributes:
-        stored_taps: `{tap: StoredTap}` of the activations that the examples contain.
-        transform: The Keras layer of the transform graph, or None. A model that is exported with it must track it.
+        stored_taps: `{tap: StoredTap}` of the teacher activations; empty without a teacher.
+        settings: The `Settings`.
+        transform: The Keras layer of the transform graph, or None. An exported model must track it.
 
     Args:
-        schema: File of the examples' `Schema`, as a TeacherLabeller extends it where they are labelled.
+        schema: Path of the `Schema` of the examples. For examples with teacher activations, the `labelled_schema` of a
+            TeacherLabeller.
         settings: A `Settings`.
-        transform_graph: Folder of a `TransformGraph`, through which the examples go first; None if through none.
-        teacher: A `Signature` that gives the activations, in place of those that lie in the examples.
+        transform_graph: Directory of a `TransformGraph` to apply to the examples. Defaults to None: no Transform.
+        teacher: A `Signature` that computes the teacher activations, instead of stored ones. Defaults to None.
 
     Raises:
-        ValueError: If the Schema lacks a feature that is needed.
+        ValueError: If the Schema or the transform graph has no feature of a name that the settings use.
     """
 
-    def __init__(self, schema, settings, transform_graph=None, teacher=None):
+    def __init__(
+        self,
+        schema: str,
+        settings: Settings,
+        transform_graph: str | None = None,
+        teacher: Signature | None = None,
+    ):
         self.settings = settings
         self.transform = None
         read = read_schema(schema)
-        given = schema_utils.schema_as_feature_spec(read).feature_spec
-        made = given
+        raw_specs = schema_utils.schema_as_feature_spec(read).feature_spec
+        transformed_specs = raw_specs
         if transform_graph is not None:
             output = tft.TFTransformOutput(transform_graph)
             self.transform = output.transform_features_layer()
-            given, made = output.raw_feature_spec(), output.transformed_feature_spec()
-        given = {name: spec for name, spec in given.items() if not name.startswith(activations.PREFIX)}
+            raw_specs, transformed_specs = output.raw_feature_spec(), output.transformed_feature_spec()
+        raw_specs = {name: spec for name, spec in raw_specs.items() if not name.startswith(activations.PREFIX)}
         label = [] if settings.label is None else [settings.label]
-        used = [name for name in given if name not in label] if settings.features is None else list(settings.features)
-        for names, there, origin in ((used, given, schema), (label, made, transform_graph or schema)):
-            missing = [name for name in names if name not in there]
-            if missing:
-                raise ValueError(f"'{origin}' has no features {missing}. There: {sorted(there)}.")
-        self._features = {name: given[name] for name in used}
-        self._label = {name: given[name] for name in label if name in given}
+        features = [name for name in raw_specs if name not in label]
+        if settings.features is not None:
+            features = list(settings.features)
+        _check_available(features, raw_specs, schema)
+        _check_available(label, transformed_specs, transform_graph or schema)
+        self._features = {name: raw_specs[name] for name in features}
+        # A Transform may make the label, so it need not be a raw feature.
+        self._label = {name: raw_specs[name] for name in label if name in raw_specs}
         self._teacher = teacher
         self.stored_taps = activations.stored_taps_from_schema(read)
         if teacher is not None:
             self.stored_taps = packing.stored_taps(teacher.outputs, "float32", None)
-        # A student that learns from labels alone has no use for them.
+        # Without terms, the stored activations are not parsed.
         self._stored = self.stored_taps if teacher is None and settings.terms is not None else {}
 
-    def inputs(self, serialized):
-        """The model's inputs for a batch of serialized examples, which need no label."""
+    def inputs(self, serialized: Tensor) -> Structure:
+        """Return the model's inputs for a batch of serialized examples. The examples need no label.
+
+        Args:
+            serialized: Serialized examples, strings of shape `[batch]`.
+        """
         return self._preprocessed(self._transformed(tf.io.parse_example(serialized, self._features)))
 
-    def element(self, serialized):
-        """What `fit` takes of a batch of serialized examples; activations come along where there are terms."""
+    def element(self, serialized: Tensor) -> Structure:
+        """Return one element of a dataset for `fit`.
+
+        Args:
+            serialized: Serialized examples, strings of shape `[batch]`.
+
+        Returns:
+            `(inputs, labels)`, or `inputs` if the settings have no label. If the settings have terms, `inputs` include
+            the teacher activations.
+        """
         settings = self.settings
         parsed = tf.io.parse_example(serialized, self._needed())
         features = self._transformed({name: parsed[name] for name in {**self._features, **self._label}})
-        labels = None if settings.label is None else _flat(features.pop(settings.label))
+        labels = None if settings.label is None else _squeeze_labels(features.pop(settings.label))
         inputs = self._preprocessed(features)
         if settings.terms is not None:
-            said = activations.decode(parsed, self._stored) if self._teacher is None else self._teacher(serialized)
-            inputs = with_activations(inputs, said)
+            stored = self._teacher is None
+            outputs = activations.decode(parsed, self._stored) if stored else self._teacher(serialized)
+            inputs = with_activations(inputs, outputs)
         return inputs if labels is None else (inputs, labels)
 
-    def check(self, patterns):
-        """Refuses files without examples, or whose first one lacks what is needed.
+    def check(self, patterns: Sequence[str]) -> None:
+        """Check that files have examples, and that the first example has all features.
+
+        Args:
+            patterns: File patterns.
 
         Raises:
-            ValueError: Naming the files and the feature.
+            ValueError: If no file matches, the files are empty, or the first example lacks a feature.
         """
-        first = tf.train.Example.FromString(first_of(patterns))
-        there = first.features.feature
+        features = tf.train.Example.FromString(first_example(patterns)).features.feature
         needed = [name for name, spec in self._needed().items() if isinstance(spec, tf.io.FixedLenFeature)]
-        missing = [name for name in needed if not there[name].WhichOneof("kind")]
+        missing = [name for name in needed if not features[name].WhichOneof("kind")]
         if missing:
-            raise ValueError(
-                f"The examples at {patterns} have no features {missing}. There: "
-                f"{sorted(name for name in there if name not in missing)}."
-            )
+            # Without the missing ones: reading an absent key above has added it to the protobuf map.
+            available = sorted(name for name in features if name not in missing)
+            raise ValueError(f"The examples at {patterns} have no features {missing}. Available: {available}.")
 
     def _needed(self):
         return {**self._features, **self._label, **activations.parsing(self._stored)}
@@ -93,49 +121,67 @@ class Reader:
         return features if self.transform is None else dict(self.transform(features))
 
     def _preprocessed(self, features):
-        preprocessing = self.settings.function("preprocessing")
+        preprocessing = self.settings.resolve("preprocessing")
         if preprocessing is not None:
             return preprocessing(features)
         return next(iter(features.values())) if len(features) == 1 else features
 
 
-def read_schema(path):
-    """The `Schema` in a file."""
+def read_schema(path: str) -> schema_pb2.Schema:
+    """Return the `Schema` in a file."""
     return io_utils.parse_pbtxt_file(path, schema_pb2.Schema())
 
 
-def serialized(patterns):
-    """The serialized examples of files, one by one and always in the same order: a `tf.data.Dataset`.
+def read_examples(patterns: Sequence[str]) -> tf.data.Dataset:
+    """Return a dataset of the serialized examples in files, in a fixed order.
 
     Args:
-        patterns: What the files' paths match.
+        patterns: File patterns.
+
+    Returns:
+        A `tf.data.Dataset` of scalar strings.
 
     Raises:
-        ValueError: If there is no such file.
+        ValueError: If no file matches.
     """
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
     if not files:
-        raise ValueError(f"There are no examples at {patterns}: no files.")
+        raise ValueError(f"There are no examples at {patterns}: no file matches.")
     return tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
 
 
-def counted(dataset):
-    """A `tf.data.Dataset` that knows its length, so that `fit` need not find out by running out of data."""
+def with_cardinality(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return the dataset with its cardinality set.
+
+    Otherwise `fit` would learn the number of steps only when the data run out, with a warning.
+
+    Args:
+        dataset: A finite `tf.data.Dataset`. It is read once.
+    """
     count = dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
     return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def first_of(patterns):
-    """The first of the serialized examples.
+def first_example(patterns: Sequence[str]) -> bytes:
+    """Return the first serialized example in files, as bytes.
+
+    Args:
+        patterns: File patterns.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no file matches, or the files are empty.
     """
-    for example in serialized(patterns).take(1):
+    for example in read_examples(patterns).take(1):
         return example.numpy()
     raise ValueError(f"There are no examples at {patterns}: the files are empty.")
 
 
-def _flat(labels):
-    """Class numbers that a Schema has as lists of one."""
+def _check_available(names, specs, origin):
+    missing = [name for name in names if name not in specs]
+    if missing:
+        raise ValueError(f"'{origin}' has no features {missing}. Available: {sorted(specs)}.")
+
+
+def _squeeze_labels(labels):
+    """Remove the axis of length one that a Schema gives to scalar labels."""
     return tf.squeeze(labels, -1) if labels.shape.rank == 2 and labels.shape[-1] == 1 else labels

@@ -1,8 +1,10 @@
-"""DistillationReport: what a student of a pipeline has learnt of its teacher."""
+"""TFX component DistillationReport: compare a student with its teacher and with a baseline."""
 
 import json
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,19 +21,19 @@ from keras_distill.metrics import Agreement, TeacherDivergence
 from keras_distill.models.taps import OUTPUT
 from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
-from keras_distill.pipelines.reading import read_schema, serialized
+from keras_distill.pipelines.reading import read_examples, read_schema
 from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.saving import runs
+from keras_distill.types import Tensor
 
 TEACHER = "teacher"
-# Names in the report: the component's inputs, and the roles of `ModelResult`.
-_INPUTS = {TEACHER: "base_model", "student alone": "baseline_model", "student distilled": "model"}
-_ROLES = {TEACHER: "teacher", "student alone": "alone", "student distilled": "distilled"}
-_BATCH = 256
+# The component's input for each role of `ModelResult`. The role is also the model's name in the report.
+_INPUTS = {TEACHER: "base_model", "baseline": "baseline_model", "distilled": "model"}
+_BATCH_SIZE = 256
 
 
 class DistillationReportSpec(ComponentSpec):
-    """What goes into a DistillationReport and comes out of it."""
+    """Inputs, outputs and parameters of a DistillationReport."""
 
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -40,7 +42,7 @@ class DistillationReportSpec(ComponentSpec):
         "base_model": ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
     }
-    # A type of our own could not be named in Kubeflow's specification: that wants a class at the top of a package.
+    # No custom artifact type: Kubeflow's specification can only name classes at the top level of a package.
     OUTPUTS = {"report": ChannelParameter(type=standard_artifacts.ModelEvaluation)}
     PARAMETERS = {
         "label": ExecutionParameter(type=str),
@@ -53,48 +55,60 @@ class DistillationReportSpec(ComponentSpec):
 
 
 class Executor(base_executor.BaseExecutor):
-    """Asks the models about each example and counts."""
+    """Evaluate the models and write the report."""
 
-    def Do(self, input_dict, output_dict, exec_properties):
-        """See `DistillationReport`.
+    def Do(  # noqa: N802 (TFX calls this method)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Evaluate the models and write the report. See `DistillationReport`.
+
+        Args:
+            input_dict: `{input: [artifact]}`.
+            output_dict: `{output: [artifact]}`.
+            exec_properties: `{parameter: value}`.
 
         Raises:
-            ValueError: If examples and models do not fit together.
+            ValueError: If the examples, models and parameters do not match.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
-        started = time.time()
+        start_time = time.time()
         label, split, temperature = (exec_properties[key] for key in ("label", "split", "temperature"))
         examples, schema = (artifact_utils.get_single_instance(input_dict[key]) for key in ("examples", "schema"))
         models = {
-            name: artifacts.signature(artifact_utils.get_single_instance(input_dict[key]), SERVING)
+            name: artifacts.load_signature(artifact_utils.get_single_instance(input_dict[key]), SERVING)
             for name, key in _INPUTS.items()
             if input_dict.get(key)
         }
-        pattern = artifacts.patterns(examples, [split])[split]
-        lesson = LabelledLogits(schema, label, exec_properties["tap"])
-        tallies = {name: _Tally(lesson.classes, temperature) for name in models}
-        for batch in serialized([pattern]).batch(_BATCH):
-            labels, taught = lesson(batch)
+        pattern = artifacts.split_patterns(examples, [split])[split]
+        labels_and_logits = LabelledLogits(schema, label, exec_properties["tap"])
+        num_classes = labels_and_logits.num_classes
+        model_metrics = {name: _ModelMetrics(num_classes, temperature) for name in models}
+        for batch in read_examples([pattern]).batch(_BATCH_SIZE):
+            labels, teacher_logits = labels_and_logits(batch)
             for name, model in models.items():
-                logits = taught if name == TEACHER else _logits(name, model, batch, lesson.classes)
-                tallies[name].add(labels, taught, logits)
+                logits = teacher_logits if name == TEACHER else _logits(name, model, batch, num_classes)
+                model_metrics[name].update(labels, teacher_logits, logits)
 
         metrics = {
-            f"{name}, {metric}": value for name, tally in tallies.items() for metric, value in tally.metrics().items()
+            f"{name}, {metric}": value
+            for name, single in model_metrics.items()
+            for metric, value in single.metrics().items()
         }
         report = artifact_utils.get_single_instance(output_dict["report"])
         results = Results(
             title="Distillation",
-            description=_sentence(tallies, temperature),
+            description=_description(model_metrics, temperature),
             settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
-            classes=json.loads(exec_properties["classes"]) or [str(number) for number in range(lesson.classes)],
+            classes=json.loads(exec_properties["classes"]) or [str(number) for number in range(num_classes)],
             models=[
-                ModelResult(name, _ROLES[name], model.parameters, [tallies[name].run()])
-                for name, model in models.items()
+                ModelResult(name, name, model.parameters, [model_metrics[name].run()]) for name, model in models.items()
             ],
             temperature=temperature,
             command=f"DistillationReport of the split '{split}' of {examples.uri}",
-            seconds=time.time() - started,
+            seconds=time.time() - start_time,
             seeds=[],
         )
         results.save(os.path.join(report.uri, "results.json"))
@@ -105,21 +119,10 @@ class Executor(base_executor.BaseExecutor):
 
 
 class DistillationReport(base_component.BaseComponent):
-    """Compares a student with its teacher, and with the same student that learnt from labels alone.
+    """Component that compares a student with its teacher, and with a baseline trained on labels alone.
 
-    ```python
-    DistillationReport(
-        examples=labeller.outputs["labelled_examples"],
-        schema=labeller.outputs["labelled_schema"],
-        model=student.outputs["model"],
-        base_model=teacher.outputs["model"],
-        baseline_model=alone.outputs["model"],
-        label="label",
-    )
-    ```
-
-    For each model its accuracy; for the students also their agreement with the teacher (the share of examples that
-    both give the same class) and the divergence from it:
+    Reports the accuracy of each model. For the students it also reports the agreement with the teacher (fraction of
+    examples for which both predict the same class) and the divergence from the teacher:
 
     ```
     divergence = mean of KL(softmax(z_t / T) || softmax(z_s / T)), in nats
@@ -127,20 +130,33 @@ class DistillationReport(base_component.BaseComponent):
 
     Component `outputs` contains:
 
-    - `report`: a `ModelEvaluation` with `report.html`, `results.json`, of which it was made, and `metrics.json`; these
-      numbers are custom properties of the artifact, too.
+    - `report`: a `ModelEvaluation` artifact with the page `report.html`, its data `results.json`, and `metrics.json`.
+      The metrics are also custom properties of the artifact, such as "distilled, accuracy".
+
+    Example:
+
+    >>> from tfx.v1.dsl import Channel
+    >>> from tfx.v1.types.standard_artifacts import Examples, Model, Schema
+    >>> from keras_distill.pipelines.reporting import DistillationReport
+    >>> report = DistillationReport(
+    ...     examples=Channel(type=Examples),  # labeller.outputs["labelled_examples"]
+    ...     schema=Channel(type=Schema),  # labeller.outputs["labelled_schema"]
+    ...     model=Channel(type=Model),  # student.outputs["model"]
+    ...     base_model=Channel(type=Model),  # teacher.outputs["model"]
+    ...     label="label",
+    ... )
 
     Args:
-        examples: Channel of labelled `Examples`; the teacher does not run again.
-        schema: Channel of their `Schema`.
+        examples: Channel of `Examples` with teacher activations; the teacher does not run again.
+        schema: Channel of the `Schema` of these examples.
         model: Channel of the student's `Model`, as `run_fn` exports it.
-        base_model: Channel of the teacher's.
-        label: The feature that holds the class numbers.
-        baseline_model: Channel of the `Model` of a student that had no teacher.
-        split: Of the examples. Defaults to "eval".
-        temperature: `T`. Defaults to 4.
-        classes: Their names. Defaults to their numbers.
-        tap: Which of the teacher's activations are its logits. Defaults to "output".
+        base_model: Channel of the teacher's `Model`.
+        label: Name of the feature with the integer class labels.
+        baseline_model: Channel of the `Model` of a student trained without a teacher. Defaults to None: no baseline.
+        split: Name of the split to evaluate. Defaults to "eval".
+        temperature: Softmax temperature `T` of the divergence, > 0. 1 to 4 is typical. Defaults to 4.0.
+        classes: Names of the classes. Defaults to None: the class indices.
+        tap: Tap of the teacher's logits. Defaults to "output".
     """
 
     SPEC_CLASS = DistillationReportSpec
@@ -148,16 +164,16 @@ class DistillationReport(base_component.BaseComponent):
 
     def __init__(
         self,
-        examples,
-        schema,
-        model,
-        base_model,
-        label,
-        baseline_model=None,
-        split="eval",
-        temperature=4.0,
-        classes=None,
-        tap=OUTPUT,
+        examples: types.BaseChannel,
+        schema: types.BaseChannel,
+        model: types.BaseChannel,
+        base_model: types.BaseChannel,
+        label: str | artifacts.RuntimeValue,
+        baseline_model: types.BaseChannel | None = None,
+        split: str | artifacts.RuntimeValue = "eval",
+        temperature: float | artifacts.RuntimeValue = 4.0,
+        classes: Sequence[str] | artifacts.RuntimeValue | None = None,
+        tap: str | artifacts.RuntimeValue = OUTPUT,
     ):
         spec = DistillationReportSpec(
             examples=examples,
@@ -169,64 +185,72 @@ class DistillationReport(base_component.BaseComponent):
             label=label,
             split=split,
             temperature=temperature,
-            classes=artifacts.text(classes),
+            classes=artifacts.to_json(classes),
             tap=tap,
-            versions=artifacts.text(runs.versions()),
+            versions=artifacts.to_json(runs.versions()),
         )
         super().__init__(spec=spec)
 
 
 class LabelledLogits:
-    """Labels and the teacher's logits, `(labels, logits)`, of serialized examples.
+    """Parser of serialized examples that returns labels and teacher logits, `(labels, logits)`.
 
     Attributes:
-        classes: How many there are.
+        num_classes: Number of classes.
+
+    Args:
+        schema: `Schema` artifact of examples with teacher activations.
+        label: Name of the feature with the integer class labels.
+        tap: Tap of the teacher's logits.
+
+    Raises:
+        ValueError: If the Schema has no such label or no activations at this tap.
     """
 
-    def __init__(self, schema, label, tap):
+    def __init__(self, schema: types.Artifact, label: str, tap: str):
         path = io_utils.get_only_uri_in_dir(schema.uri)
         schema = read_schema(path)
         features = schema_utils.schema_as_feature_spec(schema).feature_spec
         stored_taps = activations.stored_taps_from_schema(schema)
         if label not in features:
-            raise ValueError(f"The Schema '{path}' has no feature '{label}'. There: {sorted(features)}.")
+            raise ValueError(f"The Schema '{path}' has no feature '{label}'. Available: {sorted(features)}.")
         if tap not in stored_taps:
             raise ValueError(
-                f"The Schema '{path}' knows of no activations at '{tap}', but at {sorted(stored_taps)}. Pass "
-                "labelled_schema and labelled_examples of a TeacherLabeller."
+                f"The Schema '{path}' has no teacher activations at '{tap}'. Available: {sorted(stored_taps)}. Pass "
+                "`labelled_schema` and `labelled_examples` of a TeacherLabeller."
             )
         self._label, self._tap, self._stored_taps = label, tap, {tap: stored_taps[tap]}
         self._parsing = {label: features[label], **activations.parsing(self._stored_taps)}
         self._teacher = activations.teacher(self._stored_taps)
         self._teacher.connect([tap])
-        self.classes = stored_taps[tap].shape[-1]
+        self.num_classes = stored_taps[tap].shape[-1]
 
-    def __call__(self, examples):
-        parsed = tf.io.parse_example(examples, self._parsing)
+    def __call__(self, serialized: Tensor) -> tuple[np.ndarray, tf.Tensor]:
+        parsed = tf.io.parse_example(serialized, self._parsing)
         labels = tf.reshape(parsed[self._label], [-1]).numpy()
-        strange = labels[(labels < UNLABELLED) | (labels >= self.classes)]
-        if len(strange):
+        invalid = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
+        if len(invalid):
             raise ValueError(
-                f"The feature '{self._label}' has the label {strange[0]}, but the teacher has {self.classes} classes, "
-                "the first being 0."
+                f"The feature '{self._label}' must hold class indices from 0 to {self.num_classes - 1}, because the "
+                f"teacher has {self.num_classes} classes, or {UNLABELLED} for a missing label. Received: {invalid[0]}"
             )
-        said = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored_taps)))
-        return labels, tf.cast(said[self._tap], "float32")
+        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._abouts)))
+        return labels, tf.cast(outputs[self._tap], "float32")
 
 
-class _Tally:
-    """What one model said, summed up over batches. Examples without a label count for all but the accuracy."""
+class _ModelMetrics:
+    """Metrics of one model, accumulated over batches. Unlabeled examples count for all metrics but the accuracy."""
 
-    def __init__(self, classes, temperature):
-        self._confusion = np.zeros((classes, classes), int)
+    def __init__(self, num_classes, temperature):
+        self._confusion = np.zeros((num_classes, num_classes), int)
         self._agreement, self._divergence = Agreement(), TeacherDivergence(temperature)
 
-    def add(self, labels, taught, logits):
-        guesses = np.argmax(logits, -1)
-        known = labels != UNLABELLED
-        np.add.at(self._confusion, (labels[known], guesses[known]), 1)
+    def update(self, labels, teacher_logits, logits):
+        predictions = np.argmax(logits, -1)
+        labeled = labels != UNLABELLED
+        np.add.at(self._confusion, (labels[labeled], predictions[labeled]), 1)
         for metric in (self._agreement, self._divergence):
-            metric.update_state(logits, taught)
+            metric.update_state(logits, teacher_logits)
 
     def metrics(self):
         return {
@@ -236,24 +260,24 @@ class _Tally:
         }
 
     def run(self):
-        examples, right = int(self._confusion.sum()), int(np.trace(self._confusion))
-        return Run(0, right / max(examples, 1), examples - right, confusion=self._confusion.tolist())
+        examples, correct = int(self._confusion.sum()), int(np.trace(self._confusion))
+        return Run(0, correct / max(examples, 1), examples - correct, confusion=self._confusion.tolist())
 
 
-def _logits(name, model, examples, classes):
-    outputs = model(examples)
-    if OUTPUT not in outputs or outputs[OUTPUT].shape[1:] != (classes,):
+def _logits(name, model, serialized, num_classes):
+    outputs = model(serialized)
+    if OUTPUT not in outputs or outputs[OUTPUT].shape[1:] != (num_classes,):
         shapes = {key: tuple(spec.shape) for key, spec in model.outputs.items()}
         raise ValueError(
-            f"The model of '{name}' gives {shapes}, but the teacher's logits are of {classes} classes: '{OUTPUT}' of "
-            f"shape {(None, classes)} is compared with them."
+            f"The model '{name}' must output logits of the teacher's {num_classes} classes, '{OUTPUT}' of shape "
+            f"{(None, num_classes)}. Received: {shapes}"
         )
     return tf.cast(outputs[OUTPUT], "float32")
 
 
-def _sentence(tallies, temperature):
-    """Agreement and divergence of the students, in words."""
-    found = {name: tally.metrics() for name, tally in tallies.items() if name != TEACHER}
-    agreement = ", ".join(f"{name} {100 * metrics['agreement']:.1f} %" for name, metrics in found.items())
-    divergence = ", ".join(f"{name} {metrics['divergence']:.3f} nats" for name, metrics in found.items())
-    return f"Same class as the teacher: {agreement}. Divergence at T = {temperature:g}: {divergence}."
+def _description(model_metrics, temperature):
+    """Return one sentence for the agreement and one for the divergence of the students."""
+    students = {name: single.metrics() for name, single in model_metrics.items() if name != TEACHER}
+    agreement = ", ".join(f"{name} {100 * metrics['agreement']:.1f} %" for name, metrics in students.items())
+    divergence = ", ".join(f"{name} {metrics['divergence']:.3f} nats" for name, metrics in students.items())
+    return f"Agreement with the teacher: {agreement}. Divergence from the teacher at T = {temperature:g}: {divergence}."

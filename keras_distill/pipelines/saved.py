@@ -1,49 +1,51 @@
-"""SavedModels that are asked about examples."""
+"""Signatures of SavedModels that take serialized examples."""
 
 import tensorflow as tf
 
+from keras_distill.types import Tensor
+
 
 class Signature:
-    """What a signature of a SavedModel says of serialized examples.
+    """Signature of a SavedModel, called with serialized examples.
 
-    Called with a batch of them, strings of shape `[batch]`, it returns `{name: tensor}`.
+    Call it with a batch of serialized examples, strings of shape `[batch]`; it returns `{name: tensor}`.
 
     Attributes:
-        path: The SavedModel's folder.
+        path: Directory of the SavedModel.
         outputs: `{name: tf.TensorSpec}`.
 
     Args:
-        path: The SavedModel's folder.
-        name: The signature's name.
+        path: Directory of the SavedModel.
+        name: Name of the signature, such as "serving_default".
 
     Raises:
-        ValueError: If there is no such signature, or it takes something else.
+        ValueError: If the SavedModel has no such signature, or the signature does not take serialized examples.
     """
 
-    def __init__(self, path, name):
+    def __init__(self, path: str, name: str):
         self.path = path
-        # Held, since signatures do not hold the model that they belong to.
+        # Keep a reference: a signature does not keep its model, and with it the variables, alive.
         self._model = tf.saved_model.load(path)
-        there = self._model.signatures
-        if name not in there:
+        signatures = self._model.signatures
+        if name not in signatures:
             raise ValueError(
-                f"The SavedModel '{path}' has no signature '{name}'. There: {sorted(there)}. Export one that takes "
-                "serialized examples, as keras_distill.pipelines.training.run_fn does, or name another."
+                f"The SavedModel '{path}' has no signature '{name}'. Available: {sorted(signatures)}. Pass one of "
+                "them, or export the model with keras_distill.pipelines.training.run_fn."
             )
-        self._signature = there[name]
-        takes = self._signature.structured_input_signature[1]
-        if len(takes) != 1 or next(iter(takes.values())).dtype != tf.string:
+        self._signature = signatures[name]
+        arguments = self._signature.structured_input_signature[1]
+        if len(arguments) != 1 or next(iter(arguments.values())).dtype != tf.string:
             raise ValueError(
-                f"The signature '{name}' of the SavedModel '{path}' must take serialized examples. It takes: "
-                f"{ {key: (tuple(spec.shape), spec.dtype.name) for key, spec in takes.items()} }."
+                f"The signature '{name}' of the SavedModel '{path}' must take serialized examples, a single string "
+                f"tensor. Received: { {key: (tuple(spec.shape), spec.dtype.name) for key, spec in arguments.items()} }"
             )
-        (self._argument,) = takes
+        (self._argument,) = arguments
         self.outputs = self._signature.structured_outputs
 
-    def __call__(self, serialized):
+    def __call__(self, serialized: Tensor) -> dict[str, tf.Tensor]:
         return self._signature(**{self._argument: serialized})
 
     @property
-    def parameters(self):
-        """How many weights the model has."""
+    def parameters(self) -> int:
+        """Number of parameters of the model."""
         return sum(int(tf.size(variable)) for variable in self._model.variables)

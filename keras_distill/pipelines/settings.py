@@ -1,4 +1,6 @@
-"""What a Trainer or Tuner is told by its `custom_config`."""
+"""Settings of a TFX Trainer or Tuner node, passed through its `custom_config`."""
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -6,121 +8,154 @@ import importlib
 import inspect
 import json
 import pathlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from keras_distill.saving import runs
+from keras_distill.utils.arguments import check_integer, check_number
+
+if TYPE_CHECKING:
+    from tfx.components.trainer.fn_args_utils import FnArgs
 
 _KEY = "keras_distill"
-_PLACES = ("student", "preprocessing", "terms", "compile", "strategy")
+_FUNCTIONS = ("model", "preprocessing", "terms", "compile", "strategy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How `run_fn` trains and `tuner_fn` tunes, as plain values that a pipeline can carry.
+    """Training settings for `run_fn` and tuning settings for `tuner_fn`, as plain values that a pipeline can store.
 
-    ```python
-    Trainer(
-        run_fn="keras_distill.pipelines.training.run_fn",
-        custom_config=Settings("my_project.models:student", terms="my_project.models:terms", label="label").as_config(),
-        ...
-    )
-    ```
+    Functions are given as strings, "package.module:function". Functions with an `hp` argument receive a
+    `keras_tuner.HyperParameters`: the best values found by a Tuner, or else the defaults defined in the function.
 
-    Functions are named by where they are, "package.module:function". Those that are given `hp` are given a
-    `keras_tuner.HyperParameters`: what a Tuner found, or else the defaults that they name themselves.
+    Example:
+
+    >>> from keras_distill.pipelines.settings import Settings
+    >>> settings = Settings("my_project.models:student", terms="my_project.models:terms", label="label", epochs=10)
+
+    Pass `custom_config=settings.as_config()` to a Trainer with `run_fn="keras_distill.pipelines.training.run_fn"`.
 
     Args:
-        student: `student(hp)` makes the model that is trained: a student, or a teacher that has none.
-        label: The feature that holds the labels. None trains by the terms alone.
-        preprocessing: `preprocessing(features)` makes the model's inputs of a batch of `{name: tensor}`, in training
-            and in serving. By default the one feature there is, or the dictionary of all.
-        terms: `terms(hp)` makes the list of `Term`. None trains by the labels alone.
-        compile: `compile(model, hp)` compiles it. By default Adam, cross-entropy of logits, and accuracy.
-        features: Names of the features that are used. Defaults to all but the label.
-        supervised_weight: As for `Distiller`.
-        epochs: How often the training examples are gone through; with `train_args.num_steps`, into how many equal parts
-            those steps are divided.
-        batch_size: Examples of a step.
-        shuffle: Examples that are held in memory to be shuffled.
-        seed: Of the first weights and of the order of the examples.
-        taps: What the exported model shows of itself to a `TeacherLabeller`.
-        strategy: `strategy()` makes a `tf.distribute.Strategy`. None trains on one device.
-        backup: A folder that outlives the node, so that a training that was killed goes on there. By default in the
-            artifact `model_run`, which only outlives a restart of the same execution.
-        backup_every: How many steps of an epoch the backup is written after. Defaults to None, after epochs only.
-        objective: What a Tuner compares trials by.
-        trials: How many it makes.
+        model: Function `model(hp)` that builds the Keras model to train: a student, or a teacher to train on labels.
+        label: Name of the label feature. Defaults to None: train with the terms only.
+        preprocessing: Function `preprocessing(features)` that maps a batch `{name: tensor}` to the model's inputs, in
+            training and in serving. Defaults to None: pass a single feature as it is, several as a dictionary.
+        terms: Function `terms(hp)` that returns a list of `Term`. Defaults to None: train with the labels only.
+        compile: Function `compile(model, hp)` that compiles the model. Defaults to None: Adam, sparse categorical
+            cross-entropy from logits, and accuracy.
+        features: Names of the input features. Defaults to None: all features except the label.
+        supervised_weight: Weight of the supervised loss, >= 0, as in `Distiller`. Defaults to 1.0.
+        epochs: Number of epochs, >= 1. With `train_args.num_steps`, the number of equal parts that these steps are
+            divided into. Defaults to 1.
+        batch_size: Global batch size, >= 1. 32 to 512 is typical. Defaults to 128.
+        shuffle_buffer: Size of the shuffle buffer in examples, >= 1. Defaults to 10,000.
+        seed: Seed of the initial weights and of the order of the examples, >= 0. Defaults to 0.
+        taps: Taps that the exported model outputs in its "activations" signature, for a `TeacherLabeller`. Defaults to
+            `("output",)`.
+        strategy: Function `strategy()` that returns a `tf.distribute.Strategy`. Defaults to None: one device.
+        backup_dir: Directory of the training checkpoints. Choose one that outlives the node, to resume after a
+            preemption. Defaults to None: a folder in the `model_run` artifact, which only outlives a restart of the
+            same execution.
+        backup_every: Number of steps between checkpoints, >= 1. Defaults to None: one checkpoint per epoch.
+        objective: Metric by which a Tuner ranks trials. Defaults to "val_accuracy".
+        max_trials: Number of trials of a Tuner, >= 1. Defaults to 10.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
-    student: str
+    model: str
     label: str | None = None
     preprocessing: str | None = None
     terms: str | None = None
     compile: str | None = None
-    features: tuple | None = None
+    features: tuple[str, ...] | None = None
     supervised_weight: float = 1.0
     epochs: int = 1
     batch_size: int = 128
-    shuffle: int = 10_000
+    shuffle_buffer: int = 10_000
     seed: int = 0
-    taps: tuple = ("output",)
+    taps: tuple[str, ...] = ("output",)
     strategy: str | None = None
-    backup: str | None = None
+    backup_dir: str | None = None
     backup_every: int | None = None
     objective: str = "val_accuracy"
-    trials: int = 10
+    max_trials: int = 10
 
-    def as_config(self):
-        """The `custom_config` of a node. It names versions and what the functions' modules hold, too: TFX takes a node
-        for done when its configuration is the same, whatever the code behind it.
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "shuffle_buffer", "max_trials"):
+            check_integer(getattr(self, name), name)
+        check_integer(self.seed, "seed", at_least=0)
+        check_integer(self.backup_every, "backup_every", optional=True)
+        check_number(self.supervised_weight, "supervised_weight", at_least=0)
+
+    def as_config(self) -> dict[str, Any]:
+        """Return the settings as the `custom_config` of a node.
+
+        The configuration includes library versions and digests of the functions' source files. TFX reuses the cached
+        outputs of a node while its configuration is unchanged, even if the code behind it has changed.
+
+        Returns:
+            A dictionary that JSON can represent.
 
         Raises:
-            ValueError: If a function is not where it is said to be.
+            ValueError: If a function cannot be found.
         """
         fields = dataclasses.asdict(self)
-        modules = sorted({_split(fields[name])[0] for name in _PLACES if self.function(name)})
-        sources = {module: _print_of(importlib.import_module(module)) for module in modules}
+        modules = sorted({_split(fields[name])[0] for name in _FUNCTIONS if self.resolve(name)})
+        sources = {module: _source_digest(importlib.import_module(module)) for module in modules}
         return {_KEY: json.loads(json.dumps({**fields, "versions": runs.versions(), "sources": sources}))}
 
     @classmethod
-    def of(cls, fn_args):
-        """The settings that a node was given.
+    def from_fn_args(cls, fn_args: FnArgs) -> Settings:
+        """Return the settings in the `custom_config` of a node.
+
+        Args:
+            fn_args: Arguments that TFX passes to `run_fn` or `tuner_fn`.
 
         Raises:
-            ValueError: If it was given none.
+            ValueError: If the `custom_config` has no settings of keras_distill.
         """
         config = (fn_args.custom_config or {}).get(_KEY)
         if config is None:
             raise ValueError(
-                "The node has no settings of keras_distill. Give it custom_config=Settings(...).as_config(). "
-                f"Received: {fn_args.custom_config!r}"
+                "The node has no keras_distill settings. Pass custom_config=Settings(...).as_config(). "
+                f"Received: custom_config={fn_args.custom_config!r}"
             )
         return cls(**{name: value for name, value in config.items() if name not in ("versions", "sources")})
 
-    def function(self, name):
-        """The function that is meant, or None.
+    def resolve(self, name: str) -> Callable | None:
+        """Return the function that a setting refers to.
+
+        Args:
+            name: Name of the setting, such as "terms".
+
+        Returns:
+            The function, or None if the setting is None.
 
         Raises:
-            ValueError: If it is not where it is said to be.
+            ValueError: If the function cannot be imported or is not callable.
         """
-        place = getattr(self, name)
-        if place is None:
+        reference = getattr(self, name)
+        if reference is None:
             return None
-        module, attribute = _split(place)
+        module, attribute = _split(reference)
         try:
-            found = getattr(importlib.import_module(module), attribute)
+            function = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"`{name}` is not at '{place}': {error}.") from error
-        if not callable(found):
-            raise ValueError(f"`{name}` must be a function. At '{place}' is: {found!r}")
-        return found
+            raise ValueError(f"`{name}` could not be imported from '{reference}': {error}.") from error
+        if not callable(function):
+            raise ValueError(f"`{name}` must be a function, but '{reference}' is not callable. Received: {function!r}")
+        return function
 
 
-def _split(place):
-    module, colon, attribute = place.partition(":")
+def _split(reference: str) -> tuple[str, str]:
+    module, colon, attribute = reference.partition(":")
     if not (module and colon and attribute):
-        raise ValueError(f"A function is named 'package.module:function'. Received: {place!r}")
+        raise ValueError(f"A function must be given as 'package.module:function'. Received: {reference!r}")
     return module, attribute
 
 
-def _print_of(module):
+def _source_digest(module: ModuleType) -> str:
     return hashlib.sha256(pathlib.Path(inspect.getsourcefile(module)).read_bytes()).hexdigest()[:16]

@@ -1,10 +1,11 @@
-"""The functions that a Trainer and a Tuner call, and what a module file of one's own may make them of."""
+"""Functions for TFX's Trainer and Tuner, and the parts that a custom `run_fn` can reuse."""
 
 import os
 
 import keras
 import keras_tuner
 import tensorflow as tf
+from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.components.tuner.component import TunerFnResult
 
 from keras_distill.callbacks.backup import Backup
@@ -12,131 +13,162 @@ from keras_distill.callbacks.tensorboard import TensorBoard
 from keras_distill.distribution import workers
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
-from keras_distill.pipelines.reading import Reader, counted, serialized
+from keras_distill.pipelines.reading import Reader, read_examples, with_cardinality
 from keras_distill.pipelines.saved import Signature
 from keras_distill.pipelines.settings import Settings
 from keras_distill.training.distiller import Distiller
 
 
-def run_fn(fn_args):
-    """Trains what the `Settings` in a Trainer's `custom_config` say, and exports it.
+def run_fn(fn_args: FnArgs) -> None:
+    """Train and export the model described by the `Settings` in a Trainer's `custom_config`.
 
-    Of the Trainer's inputs it heeds `examples`, labelled or not; `schema`, which a TeacherLabeller extends;
-    `transform_graph`; `hyperparameters`; and `base_model`: a teacher for examples that are not labelled, which runs
-    on the processor as they are read. It writes `model`, and into `model_run` the Keras model `student.keras`, what
-    TensorBoard shows, and a `Backup` while it trains.
+    Uses these inputs of the Trainer:
+
+    - `examples`: with or without stored teacher activations.
+    - `schema`: for examples with activations, the `labelled_schema` of a TeacherLabeller.
+    - `transform_graph`: optional.
+    - `hyperparameters`: optional, the best values found by a Tuner.
+    - `base_model`: optional, a teacher for examples without activations. It runs on the CPU, in the input pipeline.
+
+    Writes the SavedModel to `model`. Writes the Keras model `student.keras` and TensorBoard logs to `model_run`, and
+    training checkpoints while it trains.
+
+    Args:
+        fn_args: Arguments that TFX passes.
 
     Raises:
-        ValueError: If the examples, the Schema or the teacher do not fit the settings.
+        ValueError: If the examples, the Schema or the teacher do not match the settings.
     """
-    lesson = TrainerInputs(fn_args)
-    settings = lesson.settings
+    inputs = TrainerInputs(fn_args)
+    settings = inputs.settings
     keras.utils.set_random_seed(settings.seed)
-    with lesson.strategy.scope():
-        distiller = lesson.distiller(lesson.hyperparameters)
-    run = fn_args.model_run_dir
+    with inputs.strategy.scope():
+        distiller = inputs.build_distiller(inputs.hyperparameters)
+    run_dir = fn_args.model_run_dir
     backup = Backup(
-        settings.backup or os.path.join(run, "backup"),
+        settings.backup_dir or os.path.join(run_dir, "backup"),
         every=settings.backup_every,
         seed=settings.seed,
         settings={**fn_args.custom_config, "hp": fn_args.hyperparameters, "examples": fn_args.train_files},
         keep=True,
     )
-    board = TensorBoard(run)
+    tensorboard = TensorBoard(run_dir)
     distiller.fit(
-        backup.epochs(lesson.train),
-        validation_data=lesson.eval(),
+        backup.epochs(inputs.train_dataset),
+        validation_data=inputs.eval_dataset(),
         epochs=settings.epochs,
-        callbacks=[board, backup],
+        callbacks=[tensorboard, backup],
         verbose=2,
     )
-    if workers.is_chief(lesson.strategy):
-        distiller.student.save(os.path.join(run, "student.keras"))
-        export(distiller.student, lesson.reader, fn_args.serving_model_dir)
+    if workers.is_chief(inputs.strategy):
+        distiller.student.save(os.path.join(run_dir, "student.keras"))
+        export(distiller.student, inputs.reader, fn_args.serving_model_dir)
     backup.delete()
 
 
-def tuner_fn(fn_args):
-    """Looks for the best `hp` of the functions that the `Settings` in a Tuner's `custom_config` name.
+def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
+    """Search the hyperparameters of the functions that the `Settings` in a Tuner's `custom_config` name.
 
-    Inputs are heeded as by `run_fn`. Trials are drawn at random; for another search, a module file's own `tuner_fn` can
-    give `Lesson(fn_args).distiller` to any other tuner.
+    Uses the same inputs as `run_fn`, and KerasTuner's `RandomSearch`. To use another tuner, write a `tuner_fn` in a
+    module file and pass `TrainerInputs(fn_args).build_distiller` to the tuner as the hypermodel.
+
+    Args:
+        fn_args: Arguments that TFX passes.
 
     Returns:
         A `TunerFnResult`.
+
+    Raises:
+        ValueError: If the examples, the Schema or the teacher do not match the settings.
     """
-    lesson = TrainerInputs(fn_args)
-    settings = lesson.settings
+    inputs = TrainerInputs(fn_args)
+    settings = inputs.settings
     tuner = keras_tuner.RandomSearch(
-        lesson.distiller,
+        inputs.build_distiller,
         objective=settings.objective,
-        max_trials=settings.trials,
+        max_trials=settings.max_trials,
         seed=settings.seed,
         directory=fn_args.working_dir,
         project_name="trials",
-        distribution_strategy=None if settings.strategy is None else lesson.strategy,
+        distribution_strategy=None if settings.strategy is None else inputs.strategy,
     )
-    fit = {"x": lesson.train(settings.seed), "validation_data": lesson.eval(), "epochs": settings.epochs, "verbose": 2}
-    return TunerFnResult(tuner=tuner, fit_kwargs=fit)
+    fit_kwargs = {
+        "x": inputs.train_dataset(settings.seed),
+        "validation_data": inputs.eval_dataset(),
+        "epochs": settings.epochs,
+        "verbose": 2,
+    }
+    return TunerFnResult(tuner=tuner, fit_kwargs=fit_kwargs)
 
 
 class TrainerInputs:
-    """What a node's `FnArgs` give to train with.
+    """Inputs of a Trainer or Tuner node: settings, datasets, hyperparameters and teacher.
 
     Attributes:
         settings: The `Settings`.
         reader: The `Reader` of the examples.
         strategy: The `tf.distribute.Strategy`.
-        hyperparameters: The `keras_tuner.HyperParameters` that were found, or empty ones.
+        hyperparameters: The best `keras_tuner.HyperParameters` found by a Tuner, or empty ones.
+
+    Args:
+        fn_args: Arguments that TFX passes to `run_fn` or `tuner_fn`.
 
     Raises:
-        ValueError: If the examples or the Schema do not fit the settings, or hold nothing.
+        ValueError: If the node has no settings or no schema, the number of steps is not a multiple of the number of
+            epochs, the examples or the Schema do not match the settings, or a split is empty.
     """
 
-    def __init__(self, fn_args):
-        self.settings = settings = Settings.of(fn_args)
+    def __init__(self, fn_args: FnArgs):
+        self.settings = settings = Settings.from_fn_args(fn_args)
         self._args = fn_args
         if fn_args.train_steps is not None and fn_args.train_steps % settings.epochs:
             raise ValueError(
-                f"train_args.num_steps must be a multiple of the {settings.epochs} epochs. Received: "
+                f"`train_args.num_steps` must be a multiple of the number of epochs, {settings.epochs}. Received: "
                 f"{fn_args.train_steps}"
             )
         if fn_args.schema_path is None:
             raise ValueError(
-                "The node was given no schema. Pass that of a TeacherLabeller, or of a SchemaGen for examples that "
-                "are not labelled."
+                "The node has no schema. Pass schema=labeller.outputs['labelled_schema'] for the examples of a "
+                "TeacherLabeller, or schema=schema_gen.outputs['schema'] for examples without teacher activations."
             )
-        strategy = settings.function("strategy")
+        strategy = settings.resolve("strategy")
         self.strategy = tf.distribute.get_strategy() if strategy is None else strategy()
-        # Here, where the examples are read: no device need wait for strings.
+        # Place the teacher on the CPU, where the input pipeline runs: it takes strings, which no accelerator supports.
         with tf.device("CPU:0"):
             online = fn_args.base_model is not None and settings.terms is not None
             teacher = Signature(fn_args.base_model, ACTIVATIONS) if online else None
         self.reader = Reader(fn_args.schema_path, settings, fn_args.transform_graph_path, teacher)
         if settings.terms is not None and not self.reader.stored_taps:
             raise ValueError(
-                f"There are terms, but no teacher: the Schema '{fn_args.schema_path}' knows of no activations. Give "
-                "the node labelled_examples and labelled_schema of a TeacherLabeller, or a base_model."
+                f"The settings have terms, but the Schema '{fn_args.schema_path}' has no teacher activations. Pass "
+                "examples=labeller.outputs['labelled_examples'] and schema=labeller.outputs['labelled_schema'] of a "
+                "TeacherLabeller, or pass base_model=teacher.outputs['model'] to run the teacher during training."
             )
         self.reader.check(fn_args.train_files)
         self.reader.check(fn_args.eval_files)
-        self._train, self._eval = (counted(serialized(files)) for files in (fn_args.train_files, fn_args.eval_files))
+        self._train_examples = with_cardinality(read_examples(fn_args.train_files))
+        self._eval_examples = with_cardinality(read_examples(fn_args.eval_files))
         self.hyperparameters = keras_tuner.HyperParameters()
         if fn_args.hyperparameters is not None:
             self.hyperparameters = keras_tuner.HyperParameters.from_config(fn_args.hyperparameters)
 
-    def distiller(self, hp):
-        """A compiled `Distiller` of the settings' student and terms; without terms, of the student alone.
+    def build_distiller(self, hp: keras_tuner.HyperParameters) -> Distiller:
+        """Build and compile a `Distiller` from the settings.
+
+        Without terms, the `Distiller` trains its model on the labels alone.
 
         Args:
-            hp: The `keras_tuner.HyperParameters` to make it of.
+            hp: The `keras_tuner.HyperParameters` that the settings' functions receive.
+
+        Returns:
+            The compiled `Distiller`.
 
         Raises:
-            ValueError: As `Distiller`, naming where the teacher's activations are from.
+            ValueError: If `Distiller` raises it. The message names the source of the teacher's activations.
         """
         settings = self.settings
-        student = settings.function("student")(hp)
-        terms = settings.function("terms")
+        student = settings.resolve("model")(hp)
+        terms = settings.resolve("terms")
         try:
             taught = activations.teacher(self.reader.stored_taps) if terms else None
             distiller = Distiller(
@@ -150,25 +182,29 @@ class TrainerInputs:
             origin = (
                 f"the base_model '{self._args.base_model}'" if self._args.base_model else f"{self._args.train_files}"
             )
-            raise ValueError(f"{error} The teacher's activations are {kept}, from {origin}.") from error
-        (settings.function("compile") or _compile)(distiller, hp)
+            raise ValueError(f"{error} Teacher activations: {kept}, from {origin}.") from error
+        (settings.resolve("compile") or _compile)(distiller, hp)
         return distiller
 
-    def train(self, seed):
-        """One epoch of training batches in an order that depends on the seed, a `tf.data.Dataset`."""
+    def train_dataset(self, seed: int | tf.Tensor) -> tf.data.Dataset:
+        """Return the training batches of one epoch.
+
+        Args:
+            seed: Seed of the order of the examples.
+        """
         settings, steps = self.settings, self._args.train_steps
-        examples = self._train.shuffle(settings.shuffle, seed=seed)
+        examples = self._train_examples.shuffle(settings.shuffle_buffer, seed=seed)
         if steps is not None:
             examples = examples.repeat()
-        batches = self._read(examples)
+        batches = self._batches(examples)
         return batches if steps is None else batches.take(steps // settings.epochs)
 
-    def eval(self):
-        """The validation batches."""
-        batches = self._read(self._eval)
+    def eval_dataset(self) -> tf.data.Dataset:
+        """Return the batches of the evaluation split, in a fixed order."""
+        batches = self._batches(self._eval_examples)
         return batches if self._args.eval_steps is None else batches.take(self._args.eval_steps)
 
-    def _read(self, examples):
+    def _batches(self, examples):
         batches = examples.batch(self.settings.batch_size)
         return batches.map(self.reader.element, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 

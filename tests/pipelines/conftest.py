@@ -1,4 +1,4 @@
-"""Leaves this folder alone unless its tests are asked for: TFX takes ten seconds to import, in every process."""
+"""Skip this folder unless the marker `tfx` is selected: importing TFX takes ten seconds in every process."""
 
 import re
 

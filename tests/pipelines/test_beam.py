@@ -1,4 +1,4 @@
-"""Labelling by many workers, on Beam's own runner and on a cluster of Dask; some of them die."""
+"""LabelWithTeacher with several workers, some of which die, on Beam's FnApiRunner and on a Dask cluster."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from keras_distill.cache import indexed, label, open_cache, shards
 from keras_distill.data.batch import split_inputs
-from keras_distill.pipelines.beam import LabelWithTeacher, _Speaking
+from keras_distill.pipelines.beam import LabelWithTeacher, _TeacherRunner
 from tests.support.cluster import finish, start
 from tests.support.helpers import data, mlp
 from tests.support.labelling_run import SETTINGS, examples
@@ -19,13 +19,13 @@ from tests.support.labelling_run import SETTINGS, examples
 pytestmark = pytest.mark.tfx
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-# In this process.
+# Run in this process.
 OPTIONS = PipelineOptions(["--runner=FnApiRunner", "--sdk_container_image=unused"])
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A folder with a teacher, and what `label` wrote of it into "cache"."""
+    """A folder with a teacher, and the cache that `label` wrote."""
     folder = tmp_path_factory.mktemp("whole")
     teacher = mlp(16, name="teacher")
     teacher.save(folder / "teacher.keras")
@@ -44,10 +44,10 @@ def content(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".npy", ".json")}
 
 
-def labelled(folder, numbers, x=None, **options):
-    """Labels examples in this process."""
+def label_examples(folder, indices, x=None, **options):
+    """Label examples in this process."""
     x = examples() if x is None else x
-    label_pairs(folder, [(number, x[number]) for number in numbers], **options)
+    label_pairs(folder, [(index, x[index]) for index in indices], **options)
 
 
 def label_pairs(folder, pairs, **options):
@@ -57,8 +57,8 @@ def label_pairs(folder, pairs, **options):
         _ = pipeline | beam.Create(pairs) | transform
 
 
-def run(runner, folder, *doom):
-    [(code, printed)] = finish(start(["-m", "tests.support.labelling_run", runner, folder, *doom]), deadline=200)
+def run(runner, folder, *failure):
+    [(code, printed)] = finish(start(["-m", "tests.support.labelling_run", runner, folder, *failure]), deadline=200)
     return code, printed
 
 
@@ -69,104 +69,104 @@ def test_several_workers_write_what_label_writes(runner, whole, folder):
     assert content(folder / "cache") == content(whole / "cache")
 
 
-@pytest.mark.parametrize("doom", ["speak", "write"])
-def test_dask_makes_up_for_a_worker_that_dies(doom, whole, folder):
-    code, printed = run("dask", folder, doom)
+@pytest.mark.parametrize("failure", ["run", "write"])
+def test_dask_recovers_from_the_death_of_a_worker(failure, whole, folder):
+    code, printed = run("dask", folder, failure)
     assert (folder / "died").exists()
     assert code == 0, printed[-3000:]
     assert content(folder / "cache") == content(whole / "cache")
 
 
-@pytest.mark.parametrize("doom", ["speak", "write"])
-def test_a_run_whose_worker_died_is_started_again(doom, whole, folder):
-    (process,) = start(["-m", "tests.support.labelling_run", "processes", folder, doom])
+@pytest.mark.parametrize("failure", ["run", "write"])
+def test_a_rerun_resumes_after_the_death_of_a_worker(failure, whole, folder):
+    (process,) = start(["-m", "tests.support.labelling_run", "processes", folder, failure])
     while not (folder / "died").exists():
         assert process.poll() is None, process.communicate()[0]
-    # Beam's own runner waits for the dead one.
+    # FnApiRunner waits for the dead worker forever.
     process.kill()
     process.communicate()
-    assert not shards.read_manifest(folder / "cache").complete
-    code, printed = run("processes", folder, doom)
+    assert not shards.read_manifest(folder / "cache")["complete"]
+    code, printed = run("processes", folder, failure)
     assert code == 0, printed[-3000:]
     assert content(folder / "cache") == content(whole / "cache")
 
 
 def test_the_cache_joins(whole, folder):
     x, y = data(200)
-    labelled(folder, range(200))
-    found = {}
-    for where in (whole, folder):
-        stored = open_cache(where / "cache")
-        stored.verify()
-        dataset = stored.join(indexed((x, y)).shuffle(50, seed=0).batch(20))
-        found[where] = [np.array(leaf) for element in dataset for leaf in keras.tree.flatten(element)]
-    for one, other in zip(found[whole], found[folder], strict=True):
-        np.testing.assert_array_equal(other, one)
+    label_examples(folder, range(200))
+    joined = {}
+    for parent in (whole, folder):
+        cache = open_cache(parent / "cache")
+        cache.verify()
+        dataset = cache.join(indexed((x, y)).shuffle(50, seed=0).batch(20))
+        joined[parent] = [np.array(leaf) for element in dataset for leaf in keras.tree.flatten(element)]
+    for expected, actual in zip(joined[whole], joined[folder], strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
-def test_examples_that_come_twice_are_kept_once(whole, folder):
-    labelled(folder, [*range(200), *range(0, 200, 7)])
+def test_duplicate_examples_are_stored_once(whole, folder):
+    label_examples(folder, [*range(200), *range(0, 200, 7)])
     assert content(folder / "cache") == content(whole / "cache")
 
 
-def test_only_unfinished_shards_are_asked_about(whole, folder, monkeypatch):
-    length = shards.read_manifest(whole / "cache").shard_examples
-    write, asked, speak = shards.write_shard, [], _Speaking.__call__
+def test_the_teacher_runs_on_unfinished_shards_only(whole, folder, monkeypatch):
+    length = shards.read_manifest(whole / "cache")["shard_examples"]
+    write, batch_sizes, outputs = shards.write_shard, [], _TeacherRunner.outputs
 
-    def full(directory, number, *arguments, **options):
+    def disk_full(directory, number, *arguments, **options):
         if number == 3:
             raise OSError(28, "No space left on device")
         return write(directory, number, *arguments, **options)
 
-    monkeypatch.setattr(shards, "write_shard", full)
+    monkeypatch.setattr(shards, "write_shard", disk_full)
     with pytest.raises(Exception, match="No space left"):
-        labelled(folder, range(200))
-    written = len(list((folder / "cache").glob("[0-9]*.json")))
-    assert written
+        label_examples(folder, range(200))
+    num_written = len(list((folder / "cache").glob("[0-9]*.json")))
+    assert num_written
     monkeypatch.setattr(shards, "write_shard", write)
-    monkeypatch.setattr(_Speaking, "__call__", lambda self, x: (asked.append(len(x)), speak(self, x))[1])
-    labelled(folder, range(200))
-    assert sum(asked) == 200 - written * length
+    monkeypatch.setattr(_TeacherRunner, "outputs", lambda self, x: (batch_sizes.append(len(x)), outputs(self, x))[1])
+    label_examples(folder, range(200))
+    assert sum(batch_sizes) == 200 - num_written * length
     assert content(folder / "cache") == content(whole / "cache")
 
 
 @pytest.mark.parametrize("missing", [0, 13, 150, 198])
-def test_a_missing_example_is_told(missing, folder):
-    with pytest.raises(Exception, match=f"Example {missing} is missing, but later ones came"):
-        labelled(folder, [number for number in range(200) if number != missing])
-    assert not shards.read_manifest(folder / "cache").complete
+def test_a_missing_example_raises(missing, folder):
+    with pytest.raises(Exception, match=f"Example {missing} is missing, but later ones exist"):
+        label_examples(folder, [index for index in range(200) if index != missing])
+    assert not shards.read_manifest(folder / "cache")["complete"]
 
 
-def test_bad_examples_are_told(folder):
+def test_invalid_examples_raise(folder):
     x = examples()
-    with pytest.raises(Exception, match="There were no examples to label"):
-        labelled(folder, [])
-    with pytest.raises(Exception, match="numbered from 0 on.*Received: -1"):
-        labelled(folder, [-1, 0, 1])
-    with pytest.raises(Exception, match="Two different examples.*number 3"):
+    with pytest.raises(Exception, match="The dataset has no examples"):
+        label_examples(folder, [])
+    with pytest.raises(Exception, match="must be >= 0.*Received: -1"):
+        label_examples(folder, [-1, 0, 1])
+    with pytest.raises(Exception, match="Two different examples have the index 3"):
         label_pairs(folder, [*enumerate(x[:5]), (3, x[7])])
 
 
-def test_a_finished_cache_is_left_alone_and_of_others_refused(whole, folder):
-    labelled(folder, range(200))
+def test_a_complete_cache_stays_unchanged(whole, folder):
+    label_examples(folder, range(200))
     before = content(folder / "cache")
-    labelled(folder, range(200))
-    # Batches that divide no shard, and larger ones than a shard.
-    labelled(folder, range(200), batch_size=7)
-    labelled(folder, range(200), batch_size=150)
+    label_examples(folder, range(200))
+    # Batch sizes that do not divide a shard, and that exceed one.
+    label_examples(folder, range(200), batch_size=7)
+    label_examples(folder, range(200), batch_size=150)
     assert content(folder / "cache") == before
     x = examples()
     x[42] += 1
-    with pytest.raises(Exception, match="Example 42 is not one that was labelled"):
-        labelled(folder, range(200), x)
-    with pytest.raises(Exception, match="Example 200 is not one that was labelled"):
-        labelled(folder, range(205), data(205)[0])
-    with pytest.raises(ValueError, match="holds a cache with other settings: version None instead of 'other'"):
-        labelled(folder, range(200), version="other")
+    with pytest.raises(Exception, match="Example 42 does not match its fingerprint"):
+        label_examples(folder, range(200), x)
+    with pytest.raises(Exception, match="Example 200 does not match its fingerprint"):
+        label_examples(folder, range(205), data(205)[0])
+    with pytest.raises(ValueError, match="holds activations of something else: version None instead of 'other'"):
+        label_examples(folder, range(200), version="other")
     assert content(folder / "cache") == before
 
 
-def test_the_example_of_readme_runs_as_printed(whole, folder):
+def test_the_example_in_readme_runs_as_printed(whole, folder):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (example,) = (block for block in blocks if "LabelWithTeacher" in block)
     assert len(example.splitlines()) <= 20
@@ -174,7 +174,7 @@ def test_the_example_of_readme_runs_as_printed(whole, folder):
     np.save(folder / "x_train.npy", examples())
     [(code, printed)] = finish(start(["example.py"], folder=folder), deadline=200)
     assert code == 0, printed[-3000:]
-    (_, logits), (_, others) = (
-        split_inputs(open_cache(where / "cache").load(examples()))[:2] for where in (whole, folder)
+    (_, expected), (_, actual) = (
+        split_inputs(open_cache(parent / "cache").load(examples()))[:2] for parent in (whole, folder)
     )
-    np.testing.assert_allclose(others["output"], logits["output"], rtol=1e-6)
+    np.testing.assert_allclose(actual["output"], expected["output"], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What a TeacherLabeller does on Beam's workers, and how activations lie in examples."""
+"""TeacherLabeller on Beam workers, and the encoding of activations in examples."""
 
 import apache_beam as beam
 import numpy as np
@@ -27,40 +27,40 @@ STORED_TAPS = {
 }
 
 
-def said():
+def teacher_outputs():
     shapes = {tap: stored.shape for tap, stored in STORED_TAPS.items()}
     return {tap: tf.constant(features(5, *shape, seed=number)) for number, (tap, shape) in enumerate(shapes.items())}
 
 
-def test_what_is_encoded_is_decoded():
-    given = said()
+def test_decode_inverts_encode():
+    outputs = teacher_outputs()
     serialized = [
         tf.train.Example(features=tf.train.Features(feature=row)).SerializeToString()
-        for row in activations.encode(given, STORED_TAPS)
+        for row in activations.encode(outputs, STORED_TAPS)
     ]
-    found = activations.decode(tf.io.parse_example(serialized, activations.parsing(STORED_TAPS)), STORED_TAPS)
-    np.testing.assert_array_equal(found["output"], given["output"])
-    np.testing.assert_array_equal(found["map"], tf.cast(given["map"], "float16"))
+    decoded = activations.decode(tf.io.parse_example(serialized, activations.parsing(STORED_TAPS)), STORED_TAPS)
+    np.testing.assert_array_equal(decoded["output"], outputs["output"])
+    np.testing.assert_array_equal(decoded["map"], tf.cast(outputs["map"], "float16"))
     np.testing.assert_array_equal(
-        tf.cast(found["wide/map"], "float32"), tf.cast(tf.cast(given["wide/map"], "bfloat16"), "float32")
+        tf.cast(decoded["wide/map"], "float32"), tf.cast(tf.cast(outputs["wide/map"], "bfloat16"), "float32")
     )
-    log_probabilities = np.float64(tf.nn.log_softmax(given["wide/output"]))
+    log_probabilities = np.float64(tf.nn.log_softmax(outputs["wide/output"]))
     order = np.argsort(-log_probabilities)
-    np.testing.assert_array_equal(found["wide/output"]["classes"], order[:, :2])
-    kept = np.take_along_axis(log_probabilities, order, -1)
-    expected = np.concatenate([kept[:, :2], np.log(np.exp(kept[:, 2:]).sum(-1, keepdims=True))], -1)
-    np.testing.assert_allclose(found["wide/output"]["top"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(decoded["wide/output"]["classes"], order[:, :2])
+    ordered = np.take_along_axis(log_probabilities, order, -1)
+    expected = np.concatenate([ordered[:, :2], np.log(np.exp(ordered[:, 2:]).sum(-1, keepdims=True))], -1)
+    np.testing.assert_allclose(decoded["wide/output"]["top"], expected, rtol=1e-5)
 
 
-def test_a_schema_carries_all_that_decoding_needs():
+def test_the_schema_stores_what_decoding_needs():
     schema = activations.extended(schema_pb2.Schema(), STORED_TAPS)
     assert activations.stored_taps_from_schema(schema_pb2.Schema.FromString(schema.SerializeToString())) == STORED_TAPS
 
 
-def test_numbers_too_large_for_half_precision_are_refused():
-    given = said() | {"map": tf.fill((5, 2, 3), 1e6)}
-    with pytest.raises(ValueError, match="What the teacher says at 'map' is not finite in float16."):
-        activations.encode(given, STORED_TAPS)
+def test_values_too_large_for_half_precision_raise():
+    outputs = teacher_outputs() | {"map": tf.fill((5, 2, 3), 1e6)}
+    with pytest.raises(ValueError, match="teacher output 'map' has values that are not finite in float16."):
+        activations.encode(outputs, STORED_TAPS)
 
 
 def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
@@ -68,11 +68,11 @@ def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
     (tmp_path / "schema.pbtxt").write_text(SCHEMA)
     reader = Reader(str(tmp_path / "schema.pbtxt"), Settings("tests.support.tfx_project:teacher", label="label"))
     export(mlp(), reader, str(tmp_path / "teacher"))
-    loaded, set_up = [], []
-    load, setup = labelling.Signature, labelling._Ask.setup
-    monkeypatch.setattr(labelling, "Signature", lambda *arguments: loaded.append(1) or load(*arguments))
-    monkeypatch.setattr(labelling._Ask, "setup", lambda self: set_up.append(1) or setup(self))
-    ask = labelling._Ask(
+    loads, setups = [], []
+    load, setup = labelling.Signature, labelling._AddTeacherOutputs.setup
+    monkeypatch.setattr(labelling, "Signature", lambda *arguments: loads.append(1) or load(*arguments))
+    monkeypatch.setattr(labelling._AddTeacherOutputs, "setup", lambda self: setups.append(1) or setup(self))
+    add_outputs = labelling._AddTeacherOutputs(
         str(tmp_path / "teacher"),
         "activations",
         {"output": StoredTap((3,), "float32")},
@@ -82,24 +82,24 @@ def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
     options = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=3"]
     batches = [[e.SerializeToString() for e in examples_of(tmp_path, "train")[first::20]] for first in range(20)]
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
-        labelled = pipeline | beam.Create(batches) | beam.Reshuffle() | beam.ParDo(ask)
-        labelled | beam.combiners.Count.Globally() | beam.Map(lambda count: _equal(count, 200))
-    assert len(set_up) > 1 and len(loaded) == 1
+        labelled = pipeline | beam.Create(batches) | beam.Reshuffle() | beam.ParDo(add_outputs)
+        labelled | beam.combiners.Count.Globally() | beam.Map(lambda count: _assert_equal(count, 200))
+    assert len(setups) > 1 and len(loads) == 1
 
 
-def test_parameters_of_a_run_pass_through():
-    later = {"splits": str, "top_k": str, "batch_size": int, "teacher": str}
-    later = {name: tfx.dsl.experimental.RuntimeParameter(name=name, ptype=kind) for name, kind in later.items()}
+def test_runtime_parameters_pass_through():
+    types = {"splits": str, "top_k": str, "batch_size": int, "teacher": str}
+    parameters = {name: tfx.dsl.experimental.RuntimeParameter(name=name, ptype=ptype) for name, ptype in types.items()}
     artifacts = tfx.types.standard_artifacts
     channels = {
         "examples": tfx.dsl.Channel(type=artifacts.Examples),
         "model": tfx.dsl.Channel(type=artifacts.Model),
         "schema": tfx.dsl.Channel(type=artifacts.Schema),
     }
-    properties = labelling.TeacherLabeller(**channels, **later, dtype={"output": "float16"}).exec_properties
-    assert {name: properties[name] for name in later} == later
+    properties = labelling.TeacherLabeller(**channels, **parameters, dtype={"output": "float16"}).exec_properties
+    assert {name: properties[name] for name in parameters} == parameters
     assert properties["dtype"] == '{"output": "float16"}'
 
 
-def _equal(one, other):
-    assert one == other
+def _assert_equal(actual, expected):
+    assert actual == expected

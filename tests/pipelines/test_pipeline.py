@@ -1,4 +1,4 @@
-"""One pipeline of real nodes, run once and looked at from all sides."""
+"""One pipeline of real TFX nodes that runs once, and checks of all its outputs."""
 
 import glob
 import json
@@ -27,7 +27,7 @@ TUNER_FN = "keras_distill.pipelines.training.tuner_fn"
 
 
 def separable(examples, seed):
-    """Inputs whose class is the largest of their first three numbers."""
+    """Return inputs, and as their labels the index of the largest of their first three features."""
     x = features(examples, 8, seed=seed)
     return x, x[:, :3].argmax(-1)
 
@@ -35,12 +35,12 @@ def separable(examples, seed):
 DATA = {"train": separable(400, 1), "eval": separable(100, 2)}
 
 
-def settings(student, **values):
-    values = {"label": "label", "preprocessing": "tests.support.tfx_project:halved", "batch_size": 50} | values
-    return Settings(f"tests.support.tfx_project:{student}", **values).as_config()
+def settings(model, **values):
+    values = {"label": "label", "preprocessing": "tests.support.tfx_project:halve", "batch_size": 50} | values
+    return Settings(f"tests.support.tfx_project:{model}", **values).as_config()
 
 
-def make(folder, student_epochs=3):
+def make_nodes(folder, student_epochs=3):
     source = folder / "examples"
     example_gen = components.ImportExampleGen(
         input_base=str(source),
@@ -58,11 +58,11 @@ def make(folder, student_epochs=3):
             run_fn=RUN_FN, examples=examples, schema=schema, custom_config=config, **inputs
         ).with_id(f"Trainer.{role}")
 
-    def labeller(role, before=None, **options):
-        before = before or {"labelled_examples": examples, "labelled_schema": schema}
+    def labeller(role, previous=None, **options):
+        previous = previous or {"labelled_examples": examples, "labelled_schema": schema}
         return TeacherLabeller(
-            examples=before["labelled_examples"],
-            schema=before["labelled_schema"],
+            examples=previous["labelled_examples"],
+            schema=previous["labelled_schema"],
             model=teacher.outputs["model"],
             **options,
         ).with_id(f"TeacherLabeller.{role}")
@@ -75,7 +75,7 @@ def make(folder, student_epochs=3):
     all_labelled = {"examples": top.outputs["labelled_examples"], "schema": top.outputs["labelled_schema"]}
     tuner = components.Tuner(
         tuner_fn=TUNER_FN,
-        custom_config=settings("student", terms="tests.support.tfx_project:terms", trials=2),
+        custom_config=settings("student", terms="tests.support.tfx_project:terms", max_trials=2),
         **labelled,
     )
     student = trainer(
@@ -84,18 +84,18 @@ def make(folder, student_epochs=3):
         hyperparameters=tuner.outputs["best_hyperparameters"],
         config=settings("student", terms="tests.support.tfx_project:terms", epochs=student_epochs),
     )
-    once = {"terms": "tests.support.tfx_project:output_term", "compile": "tests.support.tfx_project:slow_descent"}
-    offline = trainer("offline", **labelled, config=settings("student", **once))
-    online = trainer("online", base_model=teacher.outputs["model"], config=settings("student", **once))
+    sgd = {"terms": "tests.support.tfx_project:output_term", "compile": "tests.support.tfx_project:compile_with_sgd"}
+    offline = trainer("offline", **labelled, config=settings("student", **sgd))
+    online = trainer("online", base_model=teacher.outputs["model"], config=settings("student", **sgd))
     several = trainer(
         "several", **all_labelled, config=settings("student", terms="tests.support.tfx_project:several_teachers")
     )
-    alone = trainer("alone", config=settings("student", epochs=student_epochs))
+    baseline = trainer("baseline", config=settings("student", epochs=student_epochs))
     report = DistillationReport(
         **labelled,
         model=student.outputs["model"],
         base_model=teacher.outputs["model"],
-        baseline_model=alone.outputs["model"],
+        baseline_model=baseline.outputs["model"],
         label="label",
         temperature=2.0,
         classes=["a", "b", "c"],
@@ -130,7 +130,7 @@ def make(folder, student_epochs=3):
         ),
     )
     first = [example_gen, statistics, schema_gen, teacher, plain, half, top]
-    return [*first, tuner, student, offline, online, several, alone, report, evaluator, inferrer, pusher]
+    return [*first, tuner, student, offline, online, several, baseline, report, evaluator, inferrer, pusher]
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +138,13 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     write_examples(folder / "examples", DATA)
     pipeline = Pipeline(folder)
-    states = pipeline.run(make(folder))
+    states = pipeline.run(make_nodes(folder))
     assert set(states.values()) == {"complete"}
     return pipeline
 
 
 def model_of(ran, role):
-    """The Keras model that a Trainer left beside what is served."""
+    """Return the Keras model that a Trainer wrote."""
     return keras.saving.load_model(pathlib.Path(ran.uri(f"Trainer.{role}", "model_run"), "student.keras"))
 
 
@@ -157,7 +157,7 @@ def predicted(ran, role, x):
 
 
 @pytest.mark.parametrize("split", list(DATA))
-def test_examples_are_labelled_with_what_the_keras_teacher_says_of_them(ran, split):
+def test_examples_have_the_outputs_of_the_keras_teacher(ran, split):
     labelled = examples_of(ran.uri("TeacherLabeller.plain", "labelled_examples"), split)
     x = column(labelled, "x")
     assert sorted(map(tuple, x)) == sorted(map(tuple, np.float64(DATA[split][0])))
@@ -170,7 +170,7 @@ def test_examples_are_labelled_with_what_the_keras_teacher_says_of_them(ran, spl
     np.testing.assert_allclose(column(labelled, "teacher/features"), hidden, rtol=1e-5, atol=1e-6)
 
 
-def test_several_teachers_in_half_precision_and_by_their_top(ran):
+def test_several_teachers_in_half_precision_and_with_top_k(ran):
     labelled = examples_of(ran.uri("TeacherLabeller.top", "labelled_examples"), "eval")
     logits = predicted(ran, "teacher", column(labelled, "x"))
     np.testing.assert_allclose(column(labelled, "teacher/output"), logits, rtol=1e-5, atol=1e-6)
@@ -179,10 +179,10 @@ def test_several_teachers_in_half_precision_and_by_their_top(ran):
     classes = column(labelled, "teacher/top/output.classes", "int64_list")
     np.testing.assert_array_equal(classes[:, 0], logits.argmax(-1))
     bits = [np.frombuffer(value[0], "<u2") for value in column(labelled, "teacher/top/output.top", "bytes_list")]
-    kept = (np.uint32(bits) << 16).view("float32")
+    stored = (np.uint32(bits) << 16).view("float32")
     probabilities = np.sort(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
     expected = np.log(np.stack([probabilities[:, -1], probabilities[:, :-1].sum(-1)], -1))
-    np.testing.assert_allclose(kept, expected, rtol=2e-2, atol=2e-2)
+    np.testing.assert_allclose(stored, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_labelled_examples_are_serialized_in_a_fixed_order(ran):
@@ -193,7 +193,7 @@ def test_labelled_examples_are_serialized_in_a_fixed_order(ran):
         assert sorted(places, key=places.get) == sorted(keys)
 
 
-def test_the_schema_tells_of_the_new_features(ran):
+def test_the_schema_describes_the_new_features(ran):
     schema = read_schema(ran.uri("TeacherLabeller.top", "labelled_schema") + "/schema.pbtxt")
     kinds = {feature.name: schema_pb2.FeatureType.Name(feature.type) for feature in schema.feature}
     assert kinds == {
@@ -209,7 +209,7 @@ def test_the_schema_tells_of_the_new_features(ran):
     assert sizes["teacher/output"] == [3] and sizes["teacher/features"] == [16]
 
 
-def test_the_student_is_made_of_the_best_hyperparameters(ran):
+def test_the_student_has_the_best_hyperparameters(ran):
     (file,) = pathlib.Path(ran.uri("Tuner", "best_hyperparameters")).iterdir()
     best = json.loads(file.read_text())["values"]
     assert set(best) == {"width", "temperature"}
@@ -219,46 +219,46 @@ def test_the_student_is_made_of_the_best_hyperparameters(ran):
     assert max(trials, key=lambda trial: trial["score"])["width"] == best["width"]
 
 
-def test_a_teacher_that_runs_online_teaches_the_same(ran):
-    offline, online, alone = (model_of(ran, role).get_weights() for role in ("offline", "online", "alone"))
+def test_online_and_offline_teachers_train_the_same_student(ran):
+    offline, online, baseline = (model_of(ran, role).get_weights() for role in ("offline", "online", "baseline"))
     for one, other in zip(offline, online, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    # Not because nothing was learnt.
-    assert any(np.abs(one - other).max() > 1e-3 for one, other in zip(offline, alone))
+    # The terms had an effect.
+    assert any(np.abs(one - other).max() > 1e-3 for one, other in zip(offline, baseline))
 
 
-def test_what_is_served_is_the_student(ran):
+def test_the_served_model_is_the_student(ran):
     x = DATA["eval"][0][:5]
     served = tf.saved_model.load(serving(ran.uri("Trainer.student", "model")))
     examples = []
     for row in x:
-        # Without label and activations.
+        # Without the label and the teacher activations.
         example = tf.train.Example()
         example.features.feature["x"].float_list.value.extend(row)
         examples.append(example.SerializeToString())
     expected = predicted(ran, "student", x)
-    of_examples = served.signatures["serving_default"](examples=tf.constant(examples))
-    assert list(of_examples) == ["output"]
-    np.testing.assert_allclose(of_examples["output"], expected, rtol=1e-5, atol=1e-6)
+    from_examples = served.signatures["serving_default"](examples=tf.constant(examples))
+    assert list(from_examples) == ["output"]
+    np.testing.assert_allclose(from_examples["output"], expected, rtol=1e-5, atol=1e-6)
     (name,) = served.signatures["tensors"].structured_input_signature[1]
-    of_tensors = served.signatures["tensors"](**{name: tf.constant(x / 2)})
-    np.testing.assert_allclose(of_tensors["output"], expected, rtol=1e-5, atol=1e-6)
+    from_tensors = served.signatures["tensors"](**{name: tf.constant(x / 2)})
+    np.testing.assert_allclose(from_tensors["output"], expected, rtol=1e-5, atol=1e-6)
     student = model_of(ran, "student")
     assert len(served.variables) == len(student.variables)
 
 
-def test_a_run_is_shown_by_tensorboard_and_leaves_no_backup(ran):
+def test_training_writes_tensorboard_logs_and_deletes_its_checkpoints(ran):
     run = pathlib.Path(ran.uri("Trainer.student", "model_run"))
     for part in ("train", "validation", "distillation"):
         assert list(run.glob(f"{part}/events*")), part
     assert not list(run.rglob("*backup*"))
 
 
-def test_the_report_counts_right(ran):
+def test_the_report_has_the_right_metrics(ran):
     x, labels = DATA["eval"]
-    teacher, student, alone = (predicted(ran, role, x) for role in ("teacher", "student", "alone"))
+    teacher, student, baseline = (predicted(ran, role, x) for role in ("teacher", "student", "baseline"))
     expected = {}
-    for name, logits in {"teacher": teacher, "student distilled": student, "student alone": alone}.items():
+    for name, logits in {"teacher": teacher, "distilled": student, "baseline": baseline}.items():
         expected[f"{name}, accuracy"] = np.mean(logits.argmax(-1) == labels)
         expected[f"{name}, agreement"] = np.mean(logits.argmax(-1) == teacher.argmax(-1))
         # `softened_kl` has a factor of T^2.
@@ -269,14 +269,14 @@ def test_the_report_counts_right(ran):
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, abs=1e-5), name
     properties = ran.artifact("DistillationReport", "report").custom_properties
-    found = properties["student distilled, agreement"].double_value
-    # As float32 has it.
-    assert found == pytest.approx(metrics["student distilled, agreement"], rel=1e-6)
+    agreement = properties["distilled, agreement"].double_value
+    # ML Metadata has it in float32.
+    assert agreement == pytest.approx(metrics["distilled, agreement"], rel=1e-6)
     page = (folder / "report.html").read_text()
-    assert f"{100 * metrics['student distilled, agreement']:.1f} %" in page and "<img" in page
+    assert f"{100 * metrics['distilled, agreement']:.1f} %" in page and "<img" in page
 
 
-def test_evaluator_bulk_inferrer_and_pusher_take_the_student(ran):
+def test_evaluator_bulk_inferrer_and_pusher_accept_the_student(ran):
     assert ran.artifact("Evaluator", "blessing").custom_properties["blessed"].int_value == 1
     (file,) = glob.glob(ran.uri("BulkInferrer", "inference_result") + "/*.gz")
     logs = [
@@ -292,8 +292,8 @@ def test_evaluator_bulk_inferrer_and_pusher_take_the_student(ran):
     assert "serving_default" in tf.saved_model.load(str(pushed)).signatures
 
 
-def test_a_second_run_does_again_only_what_has_changed(ran):
-    states = ran.run(make(ran.folder, student_epochs=4))
-    again = {node for node, state in states.items() if state == "complete"}
-    assert again == {"Trainer.student", "Trainer.alone", "DistillationReport", "Evaluator", "BulkInferrer", "Pusher"}
-    assert {state for node, state in states.items() if node not in again} == {"cached"}
+def test_a_second_run_reruns_only_changed_nodes(ran):
+    states = ran.run(make_nodes(ran.folder, student_epochs=4))
+    rerun = {node for node, state in states.items() if state == "complete"}
+    assert rerun == {"Trainer.student", "Trainer.baseline", "DistillationReport", "Evaluator", "BulkInferrer", "Pusher"}
+    assert {state for node, state in states.items() if node not in rerun} == {"cached"}

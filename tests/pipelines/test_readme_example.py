@@ -1,4 +1,4 @@
-"""README's pipeline, run as printed."""
+"""Run the pipeline in README.md as printed."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ def test_the_pipeline_runs_as_printed(tmp_path):
     names = {"example_gen": example_gen, "schema_gen": schema_gen}
     exec(
         example.replace("my_project.models:", "tests.support.tfx_project:").replace(
-            "tests.support.tfx_project:terms", "tests.support.tfx_project:softened"
+            "tests.support.tfx_project:terms", "tests.support.tfx_project:kl_term"
         ),
         names,
     )  # noqa: S102
@@ -34,7 +34,5 @@ def test_the_pipeline_runs_as_printed(tmp_path):
     assert set(pipeline.run([example_gen, statistics_gen, schema_gen, *names["nodes"]]).values()) == {"complete"}
     metrics = json.loads(pathlib.Path(pipeline.uri("DistillationReport", "report"), "metrics.json").read_text())
     assert set(metrics) == {
-        f"{model}, {metric}"
-        for model in ("teacher", "student distilled")
-        for metric in ("accuracy", "agreement", "divergence")
+        f"{model}, {metric}" for model in ("teacher", "distilled") for metric in ("accuracy", "agreement", "divergence")
     }

@@ -1,4 +1,4 @@
-"""recipes/tfx_pipeline.py as a user starts it."""
+"""recipes/tfx_pipeline.py, run from the command line."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ NODES = {
     "TeacherLabeller",
     "Tuner",
     "Trainer.student",
-    "Trainer.alone",
+    "Trainer.baseline",
     "DistillationReport",
     "Resolver.previous",
     "Evaluator.previous",
@@ -40,9 +40,9 @@ NODES = {
 def run(*flags, check=True):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "recipes.tfx_pipeline", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert not check or process.returncode == 0, process.stderr[-3000:]
+    return process
 
 
 def states(printed):
@@ -51,7 +51,7 @@ def states(printed):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """The folder of a run, and what it printed."""
+    """The folder of a run, and its output."""
     folder = tmp_path_factory.mktemp("digits")
     return folder, run("--smoke", f"--workdir={folder}").stdout
 
@@ -62,7 +62,7 @@ def test_every_node_runs(digits):
     assert pathlib.Path(re.search(r"Report: (\S+report\.html)", printed)[1]).exists()
 
 
-def test_the_pushed_model_takes_the_columns_of_the_file(digits):
+def test_the_pushed_model_takes_the_columns_of_the_csv_file(digits):
     folder, _ = digits
     (pushed,) = (folder / "pushed").iterdir()
     (student,) = (folder / "artifacts" / "Trainer.student" / "model_run").glob("*/student.keras")
@@ -75,19 +75,19 @@ def test_the_pushed_model_takes_the_columns_of_the_file(digits):
             example.features.feature[name].int64_list.value.append(number)
         examples.append(example.SerializeToString())
     served = tf.saved_model.load(str(pushed)).signatures["serving_default"](examples=tf.constant(examples))["output"]
-    # The pixels are numbers from 0 to 16.
+    # The pixel values are in [0, 16].
     expected = keras.saving.load_model(student).predict(numbers[:, :-1] / 16, verbose=0)
     np.testing.assert_allclose(served, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_run_only_judges_the_student_beside_the_one_before(digits):
+def test_a_second_run_only_compares_the_student_with_the_previous_one(digits):
     folder, _ = digits
-    found = states(run("--smoke", f"--workdir={folder}").stdout)
-    judged = {"Resolver.previous", "Evaluator.previous", "BulkInferrer", "Pusher"}
-    assert found == {node: "complete" if node in judged else "cached" for node in NODES}
+    second = states(run("--smoke", f"--workdir={folder}").stdout)
+    rerun = {"Resolver.previous", "Evaluator.previous", "BulkInferrer", "Pusher"}
+    assert second == {node: "complete" if node in rerun else "cached" for node in NODES}
 
 
-def test_pictures_go_the_same_way(tmp_path):
+def test_every_node_runs_on_images(tmp_path):
     prepare(tmp_path / "tfds", "fashion_mnist", {"train": 240, "test": 40})
     printed = run(
         "--dataset=fashion_mnist", "--smoke", f"--data_dir={tmp_path / 'tfds'}", f"--workdir={tmp_path}"
@@ -97,7 +97,7 @@ def test_pictures_go_the_same_way(tmp_path):
 
 @pytest.mark.parametrize("runner", ["kubeflow", "vertex"])
 def test_a_specification_has_every_node(runner, tmp_path):
-    run(f"--runner={runner}", f"--workdir={tmp_path}", "--image=example/image:1", "--root=gs://bucket/distil")
+    run(f"--runner={runner}", f"--workdir={tmp_path}", "--image=example/image:1", "--root=gs://bucket/distill")
     (path,) = tmp_path.iterdir()
     specification = yaml.safe_load(path.read_text())
     specification = specification.get("pipelineSpec", specification)
@@ -108,6 +108,6 @@ def test_a_specification_has_every_node(runner, tmp_path):
     assert "keras_distill.pipelines.labelling.Executor" in " ".join(labeller["args"])
 
 
-def test_a_specification_needs_an_image_and_a_place(tmp_path):
-    done = run("--runner=vertex", f"--workdir={tmp_path}", check=False)
-    assert done.returncode != 0 and "--runner=vertex needs --image and --root" in done.stderr
+def test_a_specification_requires_an_image_and_a_root(tmp_path):
+    process = run("--runner=vertex", f"--workdir={tmp_path}", check=False)
+    assert process.returncode != 0 and "--runner=vertex requires --image and --root" in process.stderr

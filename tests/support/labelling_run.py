@@ -1,7 +1,7 @@
-"""A labelling by Beam whose workers may die: `python -m tests.support.labelling_run RUNNER FOLDER [DOOM]`.
+"""A run of LabelWithTeacher in which a worker may die: `python -m tests.support.labelling_run RUNNER FOLDER [FAILURE]`.
 
-RUNNER is "processes", Beam's own runner with two worker processes, or "dask", a cluster of two. With DOOM, "speak" or
-"write", the first worker that comes to its fourth batch, or to its sixth file, kills itself with SIGKILL.
+RUNNER is "processes", Beam's FnApiRunner with two worker processes, or "dask", a cluster with two workers. With the
+FAILURE "run" or "write", the first worker that reaches its fourth batch, or its sixth file, kills itself with SIGKILL.
 """
 
 import functools
@@ -16,27 +16,28 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from keras_distill.cache import shards
-from keras_distill.pipelines.beam import LabelWithTeacher, _Speaking
+from keras_distill.pipelines.beam import LabelWithTeacher, _TeacherRunner
 from tests.support.helpers import data
 
 SETTINGS = {"taps": ("output", "features"), "batch_size": 10, "shard_bytes": 2000}
-DOOMS = {"none": None, "speak": (_Speaking, "__call__", 4), "write": (shards, "_replace", 6)}
+# The function in which the worker dies, and at which of its calls.
+FAILURES = {"none": None, "run": (_TeacherRunner, "outputs", 4), "write": (shards, "_replace", 6)}
 
 
 def examples():
     return data(200)[0]
 
 
-def teacher(folder, doom):
-    """Loads it, in a worker that may have to die."""
-    if DOOMS[doom] is not None:
-        owner, name, last = DOOMS[doom]
+def teacher(folder, failure):
+    """Load the teacher in a worker, and make the worker die if a failure is given."""
+    if FAILURES[failure] is not None:
+        owner, name, last = FAILURES[failure]
         function, calls = getattr(owner, name), 0
 
         def call(*arguments, **options):
             nonlocal calls
             calls += 1
-            # Of several workers one dies, and only once.
+            # Only one worker dies, and only once.
             if calls == last and not (folder / "died").exists():
                 (folder / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -46,11 +47,11 @@ def teacher(folder, doom):
     return keras.saving.load_model(folder / "teacher.keras")
 
 
-def numbered(number):
-    return number, examples()[number]
+def with_index(index):
+    return index, examples()[index]
 
 
-def main(runner, folder, doom="none"):
+def main(runner, folder, failure="none"):
     if runner == "dask":
         from distributed import LocalCluster
 
@@ -59,17 +60,17 @@ def main(runner, folder, doom="none"):
         options += [f"--dask_client_address={cluster.scheduler_address}", "--dask_partition_size=20"]
     else:
         options = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-        # Spares a look for a container.
+        # Without it, Beam looks for a container image.
         options += ["--sdk_container_image=unused"]
     x = examples()
-    load = functools.partial(teacher, folder, doom)
-    # In another order in every run.
+    load = functools.partial(teacher, folder, failure)
+    # A different order in every run.
     order = np.random.default_rng().permutation(len(x)).tolist()
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         _ = (
             pipeline
             | beam.Create(order)
-            | beam.Map(numbered)
+            | beam.Map(with_index)
             | LabelWithTeacher(load, folder / "cache", x[0], **SETTINGS)
         )
 

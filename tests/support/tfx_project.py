@@ -1,4 +1,4 @@
-"""A user's project, as the pipelines of the tests name it: eight numbers, three classes."""
+"""A user's project that the tests' pipelines refer to: eight numeric features, three classes."""
 
 import keras
 import tensorflow as tf
@@ -17,14 +17,14 @@ def student(hp):
 
 
 def terms(hp):
-    return [*softened(hp), Term(Hint(), "features", "features", head="auto", weight=0.1)]
+    return [*kl_term(hp), Term(Hint(), "features", "features", head="auto", weight=0.1)]
 
 
 def output_term(hp):
     return [Term(KLDivergence(2.0))]
 
 
-def softened(hp):
+def kl_term(hp):
     return [Term(KLDivergence(hp.Float("temperature", 1.0, 4.0, default=2.0)))]
 
 
@@ -36,43 +36,43 @@ def several_teachers(hp):
     ]
 
 
-def of_two_inputs(hp):
+def two_inputs(hp):
     inputs = {name: keras.Input((4,), name=name) for name in ("low", "high")}
     joined = keras.layers.Concatenate()([inputs["low"], inputs["high"]])
     return keras.Model(inputs, keras.layers.Dense(3)(joined))
 
 
-def in_two(features):
+def split_features(features):
     return {"low": features["x"][:, :4], "high": features["x"][:, 4:]}
 
 
-def halved(features):
-    """What the model sees of the examples."""
+def halve(features):
+    """Preprocess the features."""
     return features["x"] / 2
 
 
-def slow_descent(model, hp):
+def compile_with_sgd(model, hp):
     model.compile(keras.optimizers.SGD(0.01), crossentropy(), metrics=["accuracy"])
 
 
-def stumbling(model, hp):
-    """Compiles a model that, once in this process, stops in the middle of training."""
+def compile_with_failure(model, hp):
+    """Compile a model whose training fails after `steps_before_failure[0]` steps, once in this process."""
 
-    def stumble(labels, outputs):
-        return tf.ensure_shape(tf.numpy_function(_stumble, [outputs], tf.float32), [None])
+    def failing_metric(labels, outputs):
+        return tf.ensure_shape(tf.numpy_function(_fail, [outputs], tf.float32), [None])
 
-    model.compile("adam", crossentropy(), metrics=[stumble])
+    model.compile("adam", crossentropy(), metrics=[failing_metric])
 
 
 def two_devices():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
-steps_before_the_stumble = [-1]
+steps_before_failure = [-1]
 
 
-def _stumble(outputs):
-    steps_before_the_stumble[0] -= 1
-    if steps_before_the_stumble[0] == 0:
-        raise RuntimeError("stumbled")
+def _fail(outputs):
+    steps_before_failure[0] -= 1
+    if steps_before_failure[0] == 0:
+        raise RuntimeError("training failed")
     return outputs.sum(-1)

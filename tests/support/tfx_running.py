@@ -1,4 +1,4 @@
-"""Running nodes of TFX, and reading what they wrote."""
+"""Run TFX nodes and read their outputs."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 
-# Of what `write_examples` writes.
+# The Schema of the examples that `write_examples` writes.
 SCHEMA = """
     feature { name: "x" type: FLOAT presence { min_fraction: 1.0 } shape { dim { size: 8 } } }
     feature { name: "label" type: INT presence { min_fraction: 1.0 } shape { dim { size: 1 } } }
@@ -17,11 +17,11 @@ BEAM = ["--runner=FnApiRunner", "--sdk_container_image=unused"]
 
 
 def write_examples(folder, splits):
-    """Files of examples with the features "x" and "label", in a folder for each split.
+    """Write examples with the features "x" and "label", in a folder for each split.
 
     Args:
-        folder: Where to.
-        splits: `{name: (x, labels)}`; None for the labels leaves them out.
+        folder: Output directory.
+        splits: `{name: (x, labels)}`. With labels of None, the examples have no label.
     """
     for name, (x, labels) in splits.items():
         path = pathlib.Path(folder, f"Split-{name}", "data.gz")
@@ -36,16 +36,16 @@ def write_examples(folder, splits):
 
 
 def examples_of(uri, split):
-    """The examples of a split, as `tf.train.Example`s."""
+    """Return the examples of a split, as `tf.train.Example`s."""
     files = sorted(str(path) for path in pathlib.Path(uri, f"Split-{split}").iterdir())
-    return [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files, "GZIP")]
+    return [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(files, "GZIP")]
 
 
 class Pipeline:
-    """Nodes that were run, perhaps several times, and what they left.
+    """A pipeline in a folder, which may run several times, and its outputs.
 
     Args:
-        folder: Of the pipeline.
+        folder: Directory of the pipeline.
     """
 
     def __init__(self, folder):
@@ -53,10 +53,10 @@ class Pipeline:
         self.connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(str(self.folder / "mlmd.sqlite"))
 
     def run(self, nodes):
-        """Runs the nodes by the local runner.
+        """Run the nodes on the local runner.
 
         Returns:
-            `{id of a node: "complete", "cached" ...}`
+            `{node id: state}`, such as "complete" or "cached".
         """
         tfx.orchestration.LocalDagRunner().run(
             tfx.dsl.Pipeline(
@@ -71,35 +71,35 @@ class Pipeline:
         return {node: state for node, (_, state) in self._executions().items()}
 
     def uri(self, node, key):
-        """Where the artifact is that a node put out in the latest run."""
+        """Return the URI of a node's output artifact in the latest run."""
         return self.artifact(node, key).uri
 
     def artifact(self, node, key):
-        """That artifact, as ML Metadata has it."""
+        """Return a node's output artifact in the latest run, from ML Metadata."""
         execution, _ = self._executions()[node]
         events = [
             event
             for event in self._store().get_events_by_execution_ids([execution])
             if event.type == metadata_store_pb2.Event.OUTPUT and event.path.steps[0].key == key
         ]
-        # A cached node has the artifacts of the run before.
+        # A cached node refers to the artifacts of an earlier run.
         (artifact,) = self._store().get_artifacts_by_id([event.artifact_id for event in events])
         return artifact
 
     def _executions(self):
         store = self._store()
         run = max(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id)
-        found = {}
+        executions = {}
         for execution in store.get_executions_by_context(run.id):
             (node,) = (c.name for c in store.get_contexts_by_execution(execution.id) if c.type == "node")
             state = metadata_store_pb2.Execution.State.Name(execution.last_known_state).lower()
-            found[node.removeprefix("test.")] = (execution.id, state)
-        return found
+            executions[node.removeprefix("test.")] = (execution.id, state)
+        return executions
 
     def _store(self):
         return metadata_store.MetadataStore(self.connection)
 
 
 def serving(model_uri):
-    """Where the SavedModel of a `Model` artifact is."""
+    """Return the path of the SavedModel in a `Model` artifact."""
     return os.path.join(model_uri, "Format-Serving")

@@ -1,4 +1,4 @@
-"""What cannot work fails in its node, with a sentence that names the artifact and the key."""
+"""Errors of nodes with invalid inputs: they name the artifact and the key."""
 
 import json
 import pathlib
@@ -25,8 +25,8 @@ SPLITS = ["train", "eval"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Examples, some of them lacking something; their Schema; teachers, some of them no use; labelled examples."""
-    folder = tmp_path_factory.mktemp("refusals")
+    """A folder with valid and invalid examples and teachers, a Schema, and examples with teacher activations."""
+    folder = tmp_path_factory.mktemp("errors")
     x, labels = data()
     write_examples(folder / "examples", dict.fromkeys(SPLITS, (x, labels)))
     write_examples(folder / "unlabelled", dict.fromkeys(SPLITS, (x, None)))
@@ -38,16 +38,16 @@ def folder(tmp_path_factory):
     reader = Reader(str(schema), Settings("tests.support.tfx_project:student", label="label"))
     student = mlp()
     export(student, reader, serving(folder / "student"))
-    for classes, name in ((3, "teacher"), (5, "of_five"), (2, "of_two")):
+    for classes, name in ((3, "teacher"), (5, "five_classes"), (2, "two_classes")):
         export(mlp(classes=classes, name="teacher"), reader, serving(folder / name))
-    of_tensors = keras.export.ExportArchive()
-    of_tensors.track(student)
-    of_tensors.add_endpoint("activations", student.call, [tf.TensorSpec((None, 8))])
-    of_tensors.write_out(serving(folder / "of_tensors"), verbose=False)
-    burst = mlp(name="teacher")
-    burst.get_layer("logits").bias.assign([1.0, float("inf"), 0.0])
-    export(burst, reader, serving(folder / "burst"))
-    for name in ("teacher", "of_five", "of_two"):
+    tensors_only = keras.export.ExportArchive()
+    tensors_only.track(student)
+    tensors_only.add_endpoint("activations", student.call, [tf.TensorSpec((None, 8))])
+    tensors_only.write_out(serving(folder / "tensors_only"), verbose=False)
+    infinite = mlp(name="teacher")
+    infinite.get_layer("logits").bias.assign([1.0, float("inf"), 0.0])
+    export(infinite, reader, serving(folder / "infinite"))
+    for name in ("teacher", "five_classes", "two_classes"):
         pipeline = Pipeline(folder / f"labelling_{name}")
         pipeline.run(labelling(folder, model=name))
         for key in ("labelled_examples", "labelled_schema"):
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 
 def imported(folder, examples="examples", schema="schema", **models):
-    """Nodes that give artifacts in the folder, and their channels."""
+    """Return Importers of artifacts in the folder, and their channels."""
     kinds = {"examples": (standard_artifacts.Examples, examples), "schema": (standard_artifacts.Schema, schema)}
     kinds |= {key: (standard_artifacts.Model, name) for key, name in models.items()}
     nodes = {
@@ -89,129 +89,137 @@ def training(
     return [*nodes, trainer]
 
 
-def reporting(folder, label="label", split="eval", tap="output", kept="teacher", **models):
+def reporting(folder, label="label", split="eval", tap="output", teacher="teacher", **models):
     models = {"model": "student", "base_model": "teacher"} | models
-    nodes, channels = imported(folder, f"labelled_examples_{kept}", f"labelled_schema_{kept}", **models)
+    nodes, channels = imported(folder, f"labelled_examples_{teacher}", f"labelled_schema_{teacher}", **models)
     return [*nodes, DistillationReport(**channels, label=label, split=split, tap=tap)]
 
 
-REFUSED = {
-    "a split that is not there": (
+INVALID = {
+    "a missing split": (
         labelling,
         {"splits": ["train", "test"]},
-        "The examples at '{}/examples' have no splits ['test']. There: ['train', 'eval'].",
+        "The examples at '{}/examples' have no splits ['test']. Available: ['train', 'eval'].",
     ),
     "a split without examples": (
         labelling,
         {"examples": "empty"},
         "There are no examples at ['{}/empty/Split-eval/*']: the files are empty.",
     ),
-    "a signature that is not there": (
+    "a missing signature": (
         labelling,
         {"signature": "serving"},
-        "The SavedModel '{}/teacher/Format-Serving' has no signature 'serving'. There: ['activations', "
+        "The SavedModel '{}/teacher/Format-Serving' has no signature 'serving'. Available: ['activations', "
         "'serving_default', 'tensors'].",
     ),
-    "a signature of tensors": (
+    "a signature that takes tensors": (
         labelling,
-        {"model": "of_tensors"},
-        "The signature 'activations' of the SavedModel '{}/of_tensors/Format-Serving' must take serialized examples.",
+        {"model": "tensors_only"},
+        "The signature 'activations' of the SavedModel '{}/tensors_only/Format-Serving' must take serialized examples, "
+        "a single string tensor. Received: {{'inputs': ((None, 8), 'float32')}}",
     ),
-    "a tap that is not shown": (
+    "a tap that the teacher does not output": (
         labelling,
         {"taps": ["output", "features"]},
-        "The SavedModel '{}/teacher/Format-Serving' does not show the taps ['features']. There: ['output'].",
+        "The SavedModel '{}/teacher/Format-Serving' does not output the taps ['features']. Available: ['output'].",
     ),
     "the same teacher twice": (
         labelling,
         {"examples": "labelled_examples_teacher", "schema": "labelled_schema_teacher"},
-        "The Schema has a feature 'teacher/output' already.",
+        "The Schema already has the feature 'teacher/output'.",
     ),
-    "a teacher that says infinity": (labelling, {"model": "burst"}, "What the teacher says at 'output' is not finite"),
-    "more classes than there are": (labelling, {"top_k": 3}, "`top_k` must be less than the number of classes"),
-    "examples that the teacher cannot read": (
+    "a teacher that outputs infinity": (
+        labelling,
+        {"model": "infinite"},
+        "The teacher output 'output' has values that are not finite in float32.",
+    ),
+    "more classes than there are": (labelling, {"top_k": 3}, "`top_k` keeps 1 class or more, and less than there are"),
+    "examples that the teacher cannot parse": (
         labelling,
         {"examples": "other"},
-        "The SavedModel '{}/teacher/Format-Serving' cannot read the examples at '{}/other/Split-train/*': ",
+        "The SavedModel '{}/teacher/Format-Serving' cannot parse the examples at '{}/other/Split-train/*': ",
     ),
-    "a label that the Schema lacks": (
+    "a label that is not in the Schema": (
         training,
         {"label": "klass"},
-        "'{}/labelled_schema_teacher/schema.pbtxt' has no features ['klass']. There: ",
+        "'{}/labelled_schema_teacher/schema.pbtxt' has no features ['klass']. Available: ",
     ),
     "examples without the label": (
         training,
         {"examples": "unlabelled", "schema": "schema", "terms": None},
-        "The examples at ['{}/unlabelled/Split-train/*'] have no features ['label']. There: ['x'].",
+        "The examples at ['{}/unlabelled/Split-train/*'] have no features ['label']. Available: ['x'].",
     ),
     "examples without the activations": (
         training,
         {"examples": "examples"},
-        "The examples at ['{}/examples/Split-train/*'] have no features ['teacher/output']. There: ['label', 'x'].",
+        "The examples at ['{}/examples/Split-train/*'] have no features ['teacher/output']. Available: ['label', 'x'].",
     ),
     "terms without a teacher": (
         training,
         {"examples": "examples", "schema": "schema"},
-        "There are terms, but no teacher: the Schema '{}/schema/schema.pbtxt' knows of no activations.",
+        "The settings have terms, but the Schema '{}/schema/schema.pbtxt' has no teacher activations.",
     ),
     "a training split without examples": (
         training,
         {"examples": "empty", "schema": "schema", "terms": None},
         "There are no examples at ['{}/empty/Split-eval/*']: the files are empty.",
     ),
-    "a teacher of other classes": (
+    "a teacher with other classes": (
         training,
-        {"examples": "labelled_examples_of_five", "schema": "labelled_schema_of_five"},
+        {"examples": "labelled_examples_five_classes", "schema": "labelled_schema_five_classes"},
         "Term 'kl_divergence' compares 3 student classes with 5 teacher classes: student 'output' has shape "
         "(None, 3), teacher 'output' has (None, 5). Give both the same classes in the same order, such as by "
-        "ModelTeacher(teacher, classes=...). The teacher's activations are {{'teacher/output': [5]}}, from "
-        "['{}/labelled_examples_of_five/Split-train/*'].",
+        "ModelTeacher(teacher, classes=...). Teacher activations: {{'teacher/output': [5]}}, from "
+        "['{}/labelled_examples_five_classes/Split-train/*'].",
     ),
     "a tap that was not stored": (
         training,
         {"terms": "tests.support.tfx_project:terms"},
         "The activations ['features'] were not stored. There: ['output'].",
     ),
-    "steps that epochs do not divide": (
+    "steps that are not a multiple of the epochs": (
         training,
         {"steps": 5, "epochs": 2},
-        "train_args.num_steps must be a multiple of the 2 epochs. Received: 5",
+        "`train_args.num_steps` must be a multiple of the number of epochs, 2. Received: 5",
     ),
     "a report without the label": (
         reporting,
         {"label": "klass"},
-        "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no feature 'klass'. There: ['label', ",
+        "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no feature 'klass'. Available: ['label', ",
     ),
-    "a report on a split that is not there": (
+    "a report on a missing split": (
         reporting,
         {"split": "test"},
-        "The examples at '{}/labelled_examples_teacher' have no splits ['test']. There: ['train', 'eval'].",
+        "The examples at '{}/labelled_examples_teacher' have no splits ['test']. Available: ['train', 'eval'].",
     ),
-    "a training on a split that is not there": (
+    "training on a missing split": (
         training,
         {"split": "test"},
         "Split does not exist over all example artifacts: test",
     ),
-    "a report on another tap": (
+    "a report on a tap that is not stored": (
         reporting,
         {"tap": "features"},
-        "The Schema '{}/labelled_schema_teacher/schema.pbtxt' knows of no activations at 'features', but at",
+        "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no teacher activations at 'features'. Available: "
+        "['output'].",
     ),
-    "a report on labels that the teacher does not know": (
+    "a report on labels that are not classes of the teacher": (
         reporting,
-        {"kept": "of_two"},
-        "The feature 'label' has the label 2, but the teacher has 2 classes, the first being 0.",
+        {"teacher": "two_classes"},
+        "The feature 'label' must hold class indices from 0 to 1, because the teacher has 2 classes, or -1 for a "
+        "missing label. Received: 2",
     ),
-    "a report on a student of other classes": (
+    "a report on a student with other classes": (
         reporting,
-        {"kept": "of_five"},
-        "The model of 'student distilled' gives {{'output': (None, 3)}}, but the teacher's logits are of 5 classes",
+        {"teacher": "five_classes"},
+        "The model 'distilled' must output logits of the teacher's 5 classes, 'output' of shape (None, 5). Received: "
+        "{{'output': (None, 3)}}",
     ),
 }
 
 
-@pytest.mark.parametrize("case", list(REFUSED))
-def test_what_cannot_work_is_refused(case, folder, tmp_path):
-    nodes, options, sentence = REFUSED[case]
-    with pytest.raises(ValueError, match=re.escape(sentence.format(*[folder] * 2))):
+@pytest.mark.parametrize("case", list(INVALID))
+def test_invalid_inputs_raise(case, folder, tmp_path):
+    nodes, options, message = INVALID[case]
+    with pytest.raises(ValueError, match=re.escape(message.format(*[folder] * 2))):
         Pipeline(tmp_path).run(nodes(folder, **options))
