@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
         usage="CACHE [--teacher=MODEL]\n       keras-distill check TEACHER STUDENT --dataset=SOURCE [options]",
         summary="verify a teacher cache, or diagnose a distillation before training",
         description="With one path, list the contents of a cache and verify the checksums of all its files. With two, "
-        "run pre-flight diagnostics of data, teacher predictions, gradients and learning rate on a few batches, with the "
-        "same options as `distill`. The exit status is 1 if there are problems.",
+        "run pre-flight diagnostics of data, teacher predictions, gradients and learning rate on a few batches, with "
+        "the same options as `distill`. The exit status is 1 if there are problems.",
         examples=(
             "keras-distill check cache",
             "keras-distill check cache --teacher teacher.keras",

@@ -203,7 +203,7 @@ def _label_kind(source: str, spec: Any, classes: int) -> str | None:
 
 def _check_not_empty(dataset: tf.data.Dataset, source: str) -> tf.data.Dataset:
     if not _length(dataset):
-        raise CommandError(f"{source} contains no examples.")
+        raise CommandError(f"{source} holds no examples.")
     return dataset
 
 

@@ -104,7 +104,7 @@ def _sample(dataset: "tf.data.Dataset") -> "np.ndarray":
     elements = dataset.shard(max(count // EXAMPLES, 1), 0).take(EXAMPLES).as_numpy_iterator()
     inputs = [element[0] if isinstance(element, tuple) else element for element in elements]
     if not inputs:
-        raise CommandError("the dataset contains no examples.")
+        raise CommandError("the dataset holds no examples.")
     return np.stack(inputs)
 
 

@@ -16,8 +16,8 @@ def add(commands: Commands) -> None:
         usage="MODEL [options]",
         summary="list the activations of a model that a Term can tap",
         description="List every activation of a saved model that a Term can tap, with its shape, layer class and "
-        "number of parameters. The names are those that `label --tap` and `distill --hint` take. Layers that cannot be tapped "
-        "are listed with the reason.",
+        "number of parameters. The names are those that `label --tap` and `distill --hint` take. Layers that cannot be "
+        "tapped are listed with the reason.",
         examples=(
             "keras-distill inspect teacher.keras",
             "keras-distill inspect teacher.keras --match 'block_*'",
