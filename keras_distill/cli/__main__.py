@@ -1,4 +1,4 @@
-"""`python -m keras_distill.cli`."""
+"""Entry point of `python -m keras_distill.cli`."""
 
 import sys
 

@@ -1,136 +1,260 @@
-"""What the commands share: how options are declared, and how tables look."""
+"""Shared parts of the commands: parsers, argument types, errors and tables."""
 
 import argparse
 import contextlib
+import difflib
 import importlib
+import itertools
+import math
 import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+# The object that `add_subparsers` returns; argparse has no public name for its class.
+Commands: TypeAlias = Any
 
 
 class CommandError(Exception):
-    """What the user asked for cannot be done; the text says why, and what to do."""
+    """Error that a command reports to the user: the reason, then the remedy."""
 
 
-def start():
-    """Imports the package, which takes seconds, without what TensorFlow says of itself meanwhile."""
+class Parser(argparse.ArgumentParser):
+    """Argument parser that prints errors before the usage and suggests close option names."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print an error, the usage and a hint at `--help`, and exit with status 2.
+
+        Args:
+            message: The reason, as argparse or a type of this module gives it.
+        """
+        # "argument --alpha: must be ..." reads better as "--alpha must be ...".
+        message = re.sub(
+            r"^argument (.*?): (must )?", lambda match: match[1] + (" must " if match[2] else ": "), message
+        )
+        hint = f"Run `{self.prog} --help` for all options and examples."
+        self.exit(2, f"{self.prog}: error: {message}\n\n{self.format_usage()}{hint}\n")
+
+    def check_options(self, arguments: Iterable[str]) -> None:
+        """Exit with a usage error for the first option that does not exist.
+
+        argparse reports missing arguments first, which a misspelt option of the same name may be the cause of.
+
+        Args:
+            arguments: Command-line arguments of this parser.
+        """
+        known = self._option_string_actions
+        for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+            name = argument.partition("=")[0]
+            # Negative numbers are values. Abbreviations of options are allowed.
+            if re.match("--?[A-Za-z]", name) and not any(option.startswith(name) for option in known):
+                self.error(f"unknown option '{name}'.{did_you_mean(name, known)}")
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return " Did you mean 'NAME'?" for the name closest to a misspelt word, or "" if none is close."""
+    closest = difflib.get_close_matches(word, list(names), n=1)
+    return f" Did you mean '{closest[0]}'?" if closest else ""
+
+
+def load_package() -> None:
+    """Import keras_distill, which takes seconds, without TensorFlow's messages at import.
+
+    Raises:
+        CommandError: If the package cannot be imported, e.g. with another backend of Keras.
+    """
     if "keras_distill" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        # From C++, where nothing else reaches it.
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        # C++ code writes these messages to the file descriptor, past `sys.stderr`.
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), 2)
         importlib.import_module("keras_distill")
     except ImportError as error:
         raise CommandError(str(error)) from error
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 @contextlib.contextmanager
-def as_command_error(what):
-    """Puts `what` before the error of a job that fails, such as "cannot label mnist"."""
+def as_command_error(prefix: str) -> Iterator[None]:
+    """Turn any exception of the block into a `CommandError`.
+
+    Args:
+        prefix: Start of the message, such as "cannot label mnist".
+    """
     try:
         yield
     except (CommandError, BrokenPipeError):
         raise
     except Exception as error:
-        # Keras, NumPy and TensorFlow raise errors of all kinds for a file that they cannot read.
-        raise CommandError(f"{what}: {_reason(error)}") from error
+        # Keras, NumPy and TensorFlow raise exceptions of many classes for files that they cannot read.
+        raise CommandError(f"{prefix}: {_reason(error)}") from error
 
 
-def command(commands, name, summary, description, *examples, after=""):
-    """The parser of a command; its help ends with examples."""
-    epilog = "\n".join(["examples:", *(f"  {example}" for example in examples), *([after] if after else [])])
-    texts = {"help": summary, "description": wrap_text(description), "epilog": epilog}
-    parser = commands.add_parser(name, **texts, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(error=parser.error, goes_on=False)
+def add_command(
+    commands: Commands, name: str, usage: str, summary: str, description: str, examples: Sequence[str], notes: str = ""
+) -> Parser:
+    """Return a new parser for one command, whose help ends with examples.
+
+    Args:
+        commands: Returned by `add_subparsers`.
+        name: Name of the command.
+        usage: Its required arguments, e.g. "MODEL [options]".
+        summary: One line for the list of commands.
+        description: Two or three sentences for the help of the command.
+        examples: Complete command lines.
+        notes: Text after the examples, printed as it is.
+    """
+    parser = commands.add_parser(
+        name,
+        usage=f"keras-distill {name} {usage}",
+        help=summary,
+        description=wrap_text(description),
+        epilog="\n".join(["examples:", *(f"  {example}" for example in examples), *([notes] if notes else [])]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(error=parser.error, resumable=False)
     return parser
 
 
-def wrap_text(text):
-    """A text in lines, which argparse does not make where it leaves examples as they are."""
+def wrap_text(text: str) -> str:
+    """Return a text in lines; argparse does not wrap it where it leaves examples as they are."""
     return textwrap.fill(text, 100)
 
 
-def add_import(parser):
+def add_import(parser: Parser) -> None:
+    """Add `--import`."""
     parser.add_argument(
         "--import",
         metavar="MODULE",
         dest="modules",
         action="append",
         default=[],
-        help="import a module first, one that registers the model's own layers; may be repeated",
+        help="import this module first, to register custom layers of the model; may be repeated",
     )
 
 
-def add_dataset(parser, required=True):
-    parser.add_argument(
+def add_dataset(parser: Parser, required: bool = True) -> Any:
+    """Add the options that choose the dataset, and return their group."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
         "--dataset",
         required=required,
         metavar="SOURCE",
-        help="a name of TensorFlow Datasets, a .npy or .npz file (x, y), or a folder: one that TensorFlow Datasets "
-        "prepared, or one with a folder of pictures for each class",
+        help="TensorFlow Datasets name, .npy file (inputs), .npz file (arrays x and, optionally, y), or directory: "
+        "either prepared by TensorFlow Datasets, or with one subdirectory of images per class",
     )
-    parser.add_argument("--split", default="train", help="of a data set of TensorFlow Datasets; default train")
-    parser.add_argument("--feature", help="which of its features are the inputs")
-    parser.add_argument("--data-dir", metavar="DIR", help="where TensorFlow Datasets keeps its data sets")
-    parser.add_argument(
+    group.add_argument(
+        "--split", default="train", help="split of a TensorFlow Datasets dataset, e.g. train or test (default: train)"
+    )
+    group.add_argument(
+        "--feature",
+        metavar="NAME",
+        help="feature of a TensorFlow Datasets dataset that is the model's input (default: its supervised input)",
+    )
+    group.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="directory of TensorFlow Datasets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+    )
+    group.add_argument(
         "--scale",
-        type=fraction,
+        type=finite_number,
         default=1.0,
-        metavar="NUMBER",
-        help="what inputs are multiplied with, such as 1/255; default 1",
+        metavar="FACTOR",
+        help="multiply inputs by this factor, e.g. 1/255 for uint8 images (default: 1)",
     )
+    return group
 
 
-def add_force(parser, what):
-    parser.add_argument("--force", action="store_true", help=f"replace {what}, if it is there already")
+def add_output(parser: Parser, required: bool = True, **options: Any) -> Any:
+    """Add `--out` to a new group of options, and return the group.
+
+    Args:
+        parser: Parser of the command.
+        required: Whether `--out` must be given.
+        **options: Metavar and help of `--out`, as for `add_argument`.
+    """
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", required=required, **options)
+    return group
 
 
-def fraction(text):
-    """A number, as an option has it."""
+def add_force(group: Any, files: str) -> None:
+    """Add `--force`, with the files it replaces in its help."""
+    group.add_argument("--force", action="store_true", help=f"replace {files} if they exist")
+
+
+# The checks of `keras_distill.utils.arguments` are not used here: importing them imports TensorFlow.
+
+
+def finite_number(text: str) -> float:
+    """Return the number that a decimal or a fraction such as "1/255" stands for."""
+    numerator, _, denominator = text.partition("/")
     try:
-        over, _, under = text.partition("/")
-        return float(over) / float(under or 1)
+        number = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.5 or 1/255") from None
-
-
-def positive_number(text):
-    number = fraction(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a finite number such as 0.5 or 1/255, got {text}")
     return number
 
 
-def fraction_below_one(text):
-    number = fraction(text)
+def positive_number(text: str) -> float:
+    """Return a number above 0."""
+    number = finite_number(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"must be > 0, got {text}")
+    return number
+
+
+def fraction_below_one(text: str) -> float:
+    """Return a number in [0, 1)."""
+    number = finite_number(text)
     if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1, less than 1")
+        raise argparse.ArgumentTypeError(f"must be in [0, 1), got {text}")
     return number
 
 
-def positive_integer(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
+def positive_integer(text: str) -> int:
+    """Return an integer >= 1."""
+    return _integer(text, 1)
 
 
-def print_table(rows):
-    """Rows of texts in columns, the last one to the right."""
+def non_negative_integer(text: str) -> int:
+    """Return an integer >= 0."""
+    return _integer(text, 0)
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return "1 batch", "8 batches" or "2 problems"."""
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of strings in columns, the last one aligned to the right."""
     from keras_distill.utils.formatting import align_columns
 
     print(align_columns(rows, left=len(rows[0]) - 1))
 
 
-def _reason(error):
+def _integer(text: str, at_least: int) -> int:
+    # `int` also accepts "1_000" and " 1 ".
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"must be an integer >= {at_least}, got {text}")
+    return int(text)
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"it has no {error}"
-    # TensorFlow puts where in its graph something happened around what happened.
+        return f"missing entry {error}"
+    # TensorFlow surrounds the reason with locations in its graph.
     text = re.split(r"\n\s*\[\[|\nTraceback|Detected at node", str(error))[0]
     return re.sub(r"\{\{.*?\}\}", "", text).strip() or type(error).__name__

@@ -1,12 +1,14 @@
-"""What a student learns from, and what is held out to judge it: the data of `check` and `distill`."""
+"""Training and validation examples of `check` and `distill`."""
 
+import argparse
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill.cache import indexed, label, open_cache
+from keras_distill.cache import TeacherCache, indexed, label, open_cache
 from keras_distill.cache.indexing import split_element
 from keras_distill.cache.shards import read_manifest
 from keras_distill.data.labels import UNLABELLED
@@ -14,85 +16,97 @@ from keras_distill.data.labels import UNLABELLED
 from .common import CommandError
 from .reading import examples
 
-# What shuffling may hold in memory; smaller data sets are shuffled as a whole.
-_SHUFFLED_BYTES = 2**30
+if TYPE_CHECKING:
+    from .job import DistillationJob
+
+# Memory of the shuffle buffer; datasets that fit into it are shuffled uniformly.
+_SHUFFLE_BYTES = 2**30
 
 
 class Data:
-    """The examples that the options name, and what the teacher said of them.
+    """Training and validation examples, and the teacher or a cache of its outputs.
 
     Attributes:
-        taught_by: What a `Distiller` takes as teacher: the model, or its cache.
-        labels: "numbers", "one-hot", or None if there are none.
-        count: How many examples there are to learn from.
-        held_out: How many are held out.
+        teacher: Teacher of a `Distiller`: the model, or its cache.
+        labels: "integer", "one-hot", or None if the dataset has no labels.
+        num_training: Number of training examples.
+        num_validation: Number of validation examples.
 
     Args:
-        options: Of the command.
-        lesson: The `Lesson`.
-        validation: The share that is held out; or the name of a split, or of another data set, as a text.
+        options: Options of the command.
+        job: Models and terms.
+        validation: Fraction of the dataset to split off, or the name of a split or of another dataset. Defaults to 0.0,
+            no validation.
+
+    Raises:
+        CommandError: If a dataset is empty or too small, or labels or the validation dataset do not fit.
+        ValueError: If a dataset cannot be opened, or does not fit the models.
     """
 
-    def __init__(self, options, lesson, validation=0.0):
+    def __init__(self, options: argparse.Namespace, job: "DistillationJob", validation: float | str = 0.0):
         self._batch_size = options.batch_size
-        self._lesson = lesson
-        self.taught_by = lesson.teacher
-        models = lesson.student, lesson.teacher
-        whole = examples(options, *models)
-        self.labels = _kind_of_labels(options.dataset, whole.element_spec, lesson.classes)
-        self._training = self._whole = _some(indexed(whole), options.dataset)
+        self._lesson = job
+        self.teacher = job.teacher
+        models = job.student, job.teacher
+        dataset = examples(options, *models)
+        self.labels = _label_kind(options.dataset, dataset.element_spec, job.classes)
+        self._training = self._whole = _check_not_empty(indexed(dataset), options.dataset)
+        # `_other` is the validation dataset if it is not a part of `_whole`.
         self._validation, self._other = self._training.take(0), None
         if isinstance(validation, str):
-            other = _named(options, validation, *models)
-            if other.element_spec != whole.element_spec:
+            other = _validation_examples(options, validation, *models)
+            if other.element_spec != dataset.element_spec:
                 raise CommandError(
-                    f"the examples of --validation={validation} are {other.element_spec}, but those of "
-                    f"{options.dataset} {whole.element_spec}. Both must be alike."
+                    f"examples of --validation={validation} are {other.element_spec}, but those of {options.dataset} "
+                    f"are {dataset.element_spec}. Shapes and dtypes must be equal."
                 )
-            self._validation = self._other = _some(indexed(other), validation)
+            self._validation = self._other = _check_not_empty(indexed(other), validation)
         elif validation:
-            self._training, self._validation = _divided(self._whole, validation, options.dataset)
-        self.count, self.held_out = _length(self._training), _length(self._validation)
-        self._shuffled = min(self.count, max(_SHUFFLED_BYTES // _bytes(whole.element_spec), 1))
+            self._training, self._validation = _split(self._whole, validation, options.dataset)
+        self.num_training, self.num_validation = _length(self._training), _length(self._validation)
+        self._shuffle_buffer = min(self.num_training, max(_SHUFFLE_BYTES // _num_bytes(dataset.element_spec), 1))
         self._stored = self._stored_validation = None
 
-    def check_cache(self, directory):
-        """Refuses what is no cache of this teacher; one that is not there, or not finished, passes.
+    def check_cache(self, directory: str) -> None:
+        """Raise an error for a finished cache that cannot be used. A new or unfinished one passes.
 
         Args:
-            directory: Of the cache.
+            directory: Directory of the cache.
 
         Raises:
-            ValueError: If it is broken, or of another teacher.
+            CommandError: If it is a file.
+            ValueError: If the cache is corrupted, or of another teacher.
         """
         if pathlib.Path(directory).is_file():
-            raise CommandError(f"{directory} is a file, and a cache is a folder. Choose another --cache.")
+            raise CommandError(f"--cache={directory} is a file, not a directory. Choose another --cache.")
         manifest = read_manifest(directory)
         if manifest is not None and manifest.complete:
             open_cache(directory, self._lesson.teacher)
 
-    def use_cache(self, directory, validation_directory):
-        """Takes what the teacher says from a cache; what is not there yet is written.
+    def use_cache(self, directory: str, validation_directory: pathlib.Path) -> None:
+        """Read the teacher's outputs from a cache. It is written first if it does not exist.
 
         Args:
-            directory: Of the cache.
-            validation_directory: Where to keep what it says of held-out examples that are a data set of their own.
+            directory: Directory of the cache.
+            validation_directory: Directory of the cache for a validation dataset that is not a part of `--dataset`.
 
         Raises:
-            ValueError: If it is the cache of another teacher or of other examples.
+            CommandError: If the cache has other taps, or probabilities instead of logits.
+            ValueError: If the cache is of another teacher or dataset.
         """
         manifest = read_manifest(directory)
         stored_taps = {} if manifest is None else manifest.taps
         missing = [tap for tap in self._lesson.taps if stored_taps and tap not in stored_taps]
         if missing:
+            taps = " ".join(f"--tap='{tap}'" for tap in self._lesson.taps)
             raise CommandError(
-                f"the cache {directory} holds {list(stored_taps)}, but not {missing}. Label into another directory, with "
-                "--tap for each of them."
+                f"the cache {directory} contains {list(stored_taps)}, but not {missing}. Run `keras-distill label` with "
+                f"{taps} and another --out, or choose another --cache."
             )
         if manifest is not None and manifest.version is None and self._lesson.version is not None:
             raise CommandError(
-                f"the cache {directory} holds probabilities, since the teacher ends in a softmax, and what is compared "
-                "are logits. Name another --cache, which is then written with these."
+                f"the cache {directory} contains probabilities, since the teacher ends in a softmax, but losses "
+                "compare logits. Choose another --cache; the logits are written there."
             )
         kept = {
             "version": self._lesson.version,
@@ -100,129 +114,154 @@ class Data:
             "dtype": {tap: stored.dtype for tap, stored in stored_taps.items()} or "float32",
             "top_k": {tap: stored.top_k for tap, stored in stored_taps.items() if stored.top_k is not None} or None,
         }
-        # What is finished is only compared with the teacher and the examples.
+        # `label` only compares a finished cache with the teacher and the examples.
         finished = manifest is not None and manifest.complete
         label(self._lesson.teacher, self._whole, directory, **kept, verbose=int(not finished))
         self._stored = self._stored_validation = open_cache(directory, self._lesson.teacher)
         if self._other is not None:
             label(self._lesson.teacher, self._other, validation_directory, **kept, verbose=0)
             self._stored_validation = open_cache(validation_directory, self._lesson.teacher)
-        self.taught_by = self._stored.teacher
+        self.teacher = self._stored.teacher
 
-    def batches(self, seed=None, taught=True):
-        """The examples to learn from in batches, in an order of the seed, or in their own.
+    def batches(self, seed: Any = None, with_teacher: bool = True) -> tf.data.Dataset:
+        """Return the training examples in batches.
 
         Args:
-            seed: A scalar int64 tensor, or None.
-            taught: Whether what a cache holds comes with them.
+            seed: Seed of the order, a scalar int64 tensor or an integer. None for the order of the dataset. Defaults to
+                None.
+            with_teacher: Whether the batches contain the teacher's outputs from the cache, if there is one. Defaults to
+                True.
         """
-        dataset = self._training if seed is None else self._training.shuffle(self._shuffled, seed=seed)
-        return self._batched(dataset, self._stored if taught else None)
+        dataset = self._training if seed is None else self._training.shuffle(self._shuffle_buffer, seed=seed)
+        return self._batched(dataset, self._stored if with_teacher else None)
 
-    def validation_batches(self, taught=True):
-        """The held-out examples in batches, likewise; None if there are none."""
-        return self._batched(self._validation, self._stored_validation if taught else None) if self.held_out else None
+    def validation_batches(self, with_teacher: bool = True) -> tf.data.Dataset | None:
+        """Return the validation examples in batches, or None if there are none.
 
-    def judging(self):
-        """The held-out examples in memory, less those without a label: `(inputs, class numbers, or None)`."""
+        Args:
+            with_teacher: As for `batches`. Defaults to True.
+        """
+        if not self.num_validation:
+            return None
+        return self._batched(self._validation, self._stored_validation if with_teacher else None)
+
+    def validation_arrays(self) -> tuple[Any, np.ndarray | None]:
+        """Return the validation examples in memory, without those that have no label.
+
+        Returns:
+            Structure of inputs, and class indices of shape `[examples]`, or None if the dataset has no labels.
+
+        Raises:
+            CommandError: If no example has a label, or a label is out of range.
+        """
         elements = [
             element if isinstance(element, tuple) else (element, None)
             for element in self._batched(self._validation, None).as_numpy_iterator()
         ]
-        inputs = keras.tree.map_structure(lambda *each: np.concatenate(each), *(inputs for inputs, _ in elements))
+        inputs = keras.tree.map_structure(
+            lambda *arrays: np.concatenate(arrays), *(batch_inputs for batch_inputs, _ in elements)
+        )
         if self.labels is None:
             return inputs, None
-        labels = np.concatenate([labels for _, labels in elements])
-        numbers = labels.argmax(-1) if self.labels == "one-hot" else labels.reshape(len(labels))
-        there = ~np.isnan(labels).reshape(len(labels), -1).any(-1) & (numbers != UNLABELLED)
-        numbers = numbers[there].astype("int64")
-        if not len(numbers):
-            raise CommandError("none of the held-out examples has a label to judge by.")
+        labels = np.concatenate([batch_labels for _, batch_labels in elements])
+        indices = labels.argmax(-1) if self.labels == "one-hot" else labels.reshape(len(labels))
+        is_labeled = ~np.isnan(labels).reshape(len(labels), -1).any(-1) & (indices != UNLABELLED)
+        indices = indices[is_labeled].astype("int64")
+        if not len(indices):
+            raise CommandError("no validation example has a label. Choose another --validation.")
         classes = self._lesson.classes
-        if numbers.min() < 0 or numbers.max() >= classes:
+        if indices.min() < 0 or indices.max() >= classes:
             raise CommandError(
-                f"the held-out examples are of the classes {numbers.min()} to {numbers.max()}, but the student tells "
-                f"apart 0 to {classes - 1}. Number them from 0 without gaps."
+                f"the labels of the validation examples range from {indices.min()} to {indices.max()}, but the student "
+                f"has the classes 0 to {classes - 1}. Number the classes from 0 without gaps."
             )
-        return keras.tree.map_structure(lambda array: array[there], inputs), numbers
+        return keras.tree.map_structure(lambda array: array[is_labeled], inputs), indices
 
-    def _batched(self, dataset, stored):
+    def _batched(self, dataset: tf.data.Dataset, stored: TeacherCache | None) -> tf.data.Dataset:
         dataset = dataset.batch(self._batch_size)
-        dataset = dataset.map(_plain, num_parallel_calls=tf.data.AUTOTUNE) if stored is None else stored.join(dataset)
+        if stored is None:
+            dataset = dataset.map(_without_index, num_parallel_calls=tf.data.AUTOTUNE)
+        else:
+            dataset = stored.join(dataset)
         return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _kind_of_labels(source, spec, classes):
+def _label_kind(source: str, spec: Any, classes: int) -> str | None:
     if not isinstance(spec, tuple):
         return None
     labels = spec[1]
     if labels.dtype.is_floating or labels.dtype.is_integer:
         if labels.shape in ((), (1,)):
-            return "numbers"
+            return "integer"
         if labels.shape == (classes,):
             return "one-hot"
     raise CommandError(
-        f"the labels of {source} are {labels.dtype.name} of shape {labels.shape}. They must be class numbers, or "
-        f"one-hot for the student's {classes} classes."
+        f"labels of {source} have dtype {labels.dtype.name} and shape {labels.shape}. They must be class indices, "
+        f"shape () or (1,), or one-hot for the student's {classes} classes, shape ({classes},)."
     )
 
 
-def _some(dataset, source):
-    """The data set, if it is not empty."""
+def _check_not_empty(dataset: tf.data.Dataset, source: str) -> tf.data.Dataset:
     if not _length(dataset):
-        raise CommandError(f"{source} holds no example.")
+        raise CommandError(f"{source} holds no examples.")
     return dataset
 
 
-def _named(options, name, *models):
-    """The data set that `--validation` names: a source of its own, or another split."""
+def _validation_examples(options: argparse.Namespace, name: str, *models: keras.Model) -> tf.data.Dataset:
+    """Open the dataset that `--validation` names: another source, or another split."""
     path = pathlib.Path(name).expanduser()
     if path.exists() or path.suffix in (".npy", ".npz"):
         return examples(options, *models, source=name)
     if pathlib.Path(options.dataset).suffix in (".npy", ".npz"):
-        raise CommandError(f"--validation={name} is neither a share, such as 0.1, nor a data set that is there.")
+        raise CommandError(
+            f"--validation={name} is neither a fraction such as 0.1 nor an existing dataset, and {options.dataset} has "
+            "no splits. Pass a fraction, or the path of a .npy/.npz file or directory."
+        )
     return examples(options, *models, split=name)
 
 
-def _divided(dataset, share, source):
-    """The examples to learn from, and a share that is held out: always the same ones, from everywhere in the data set,
-    since folders come class by class.
+def _split(dataset: tf.data.Dataset, fraction: float, source: str) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Split off a random fraction for validation.
+
+    The split does not depend on `--seed`, so that runs with different seeds are evaluated on the same examples. It is
+    random, since image directories are read class by class.
     """
     count = _length(dataset)
-    held = round(share * count)
-    if not 0 < held < count:
+    num_validation = round(fraction * count)
+    if not 0 < num_validation < count:
         raise CommandError(
-            f"{source} has {count} examples: too few to hold {share:g} of them out. Choose --validation."
+            f"{source} has {count} examples: a validation split of {fraction:g} leaves none for validation or for "
+            "training. Choose another --validation."
         )
-    chosen = np.zeros(count, bool)
-    chosen[np.random.default_rng(0).permutation(count)[:held]] = True
-    return _where(~chosen, dataset), _where(chosen, dataset)
+    in_validation = np.zeros(count, bool)
+    in_validation[np.random.default_rng(0).permutation(count)[:num_validation]] = True
+    return _select(dataset, ~in_validation), _select(dataset, in_validation)
 
 
-def _where(chosen, dataset):
-    mask = tf.constant(chosen)
-    found = dataset.filter(lambda *element: mask[split_element(_one(element))[1]])
-    return found.apply(tf.data.experimental.assert_cardinality(int(chosen.sum())))
+def _select(dataset: tf.data.Dataset, is_selected: np.ndarray) -> tf.data.Dataset:
+    mask = tf.constant(is_selected)
+    selected = dataset.filter(lambda *element: mask[split_element(_as_element(element))[1]])
+    return selected.apply(tf.data.experimental.assert_cardinality(int(is_selected.sum())))
 
 
-def _plain(*element):
-    """Inputs and labels of what is indexed."""
-    inputs, _, _, rest = split_element(_one(element))
+def _without_index(*element: Any) -> Any:
+    """Return inputs and labels of an element of an indexed dataset."""
+    inputs, _, _, rest = split_element(_as_element(element))
     return (inputs, *rest) if rest else inputs
 
 
-def _one(element):
-    """An element as it was, from what `tf.data` hands to functions."""
-    return element if len(element) > 1 else element[0]
+def _as_element(arguments: tuple) -> Any:
+    """Return a dataset's element from the arguments that tf.data passes to functions: it unpacks tuples."""
+    return arguments if len(arguments) > 1 else arguments[0]
 
 
-def _length(dataset):
+def _length(dataset: tf.data.Dataset) -> int:
     length = int(dataset.cardinality())
     return length if length >= 0 else int(dataset.reduce(np.int64(0), lambda count, *element: count + 1))
 
 
-def _bytes(spec):
-    """About how large an example is; what has no fixed size is taken for a picture."""
+def _num_bytes(spec: Any) -> int:
+    """Return the approximate size of an example; 1 MiB is assumed for tensors of unknown shape, such as images."""
     return sum(
         leaf.shape.num_elements() * leaf.dtype.size if leaf.shape.is_fully_defined() and leaf.dtype.size else 2**20
         for leaf in keras.tree.flatten(spec)

@@ -1,150 +1,174 @@
-"""keras-distill distill"""
+"""Command `keras-distill distill`."""
 
 import argparse
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from .common import (
     CommandError,
+    Commands,
+    add_command,
     add_dataset,
     add_force,
     add_import,
+    add_output,
     as_command_error,
-    command,
+    count_noun,
     fraction_below_one,
     positive_integer,
 )
-from .objective import add_objective
+from .objective import add_objective, add_training
+
+if TYPE_CHECKING:
+    from keras_distill.preflight import Finding
+
+    from .data import Data
+    from .job import DistillationJob
 
 
-def add(commands):
-    parser = command(
+def add(commands: Commands) -> None:
+    """Add the parser of the command."""
+    parser = add_command(
         commands,
         "distill",
-        "train a student by a teacher",
-        "Trains a saved student on what a saved teacher says and on labels, and judges both on examples that are held "
-        "out. Both are classifiers, which end in logits or in a softmax. A run that was killed goes on when the same "
-        "command is started again.",
-        "keras-distill distill teacher.keras student.keras --dataset=train.npz --out=run",
-        "keras-distill distill teacher.keras student.keras --dataset=mnist --scale=1/255 --out=run \\\n"
-        "      --validation=test --temperature=2 --alpha=0.5 --epochs=30 --baseline",
-        "keras-distill distill teacher.keras student.keras --dataset=pictures/ --scale=1/255 --out=run \\\n"
-        "      --cache=cache --hint 'block_*:block_*:0.1'",
-        after="\nIt writes into --out:\n"
-        "  student.keras  the trained student, without a trace of its teacher\n"
+        usage="TEACHER STUDENT --dataset=SOURCE --out=DIR [options]",
+        summary="train a student with a teacher, and evaluate both",
+        description="Train a saved student on the labels and a saved teacher's outputs, and evaluate both on a "
+        "validation split. Both models must be classifiers with logits or a softmax as output. Training is "
+        "fault-tolerant: rerun the same command to resume after a crash or preemption.",
+        examples=(
+            "keras-distill distill teacher.keras student.keras --dataset=train.npz --out=run",
+            "keras-distill distill teacher.keras student.keras --dataset=mnist --scale=1/255 --out=run \\\n"
+            "      --validation=test --temperature=2 --alpha=0.5 --epochs=30 --baseline",
+            "keras-distill distill teacher.keras student.keras --dataset=images/ --scale=1/255 --out=run \\\n"
+            "      --cache=cache --hint 'block_*:block_*:0.1'",
+        ),
+        notes="\nfiles in --out:\n"
+        "  student.keras  trained student, which does not need the teacher\n"
         "  history.csv    losses and metrics of each epoch\n"
-        "  results.json   all numbers, for `keras-distill report`\n"
-        "  report.html    the page, if jinja2 and matplotlib are installed\n"
-        "With --baseline also student_alone.keras and history_alone.csv.",
+        "  results.json   all results, for `keras-distill report`\n"
+        "  report.html    report, if jinja2 and matplotlib are installed\n"
+        "  baseline.keras, history_baseline.csv  student trained without a teacher (with --baseline)",
     )
-    parser.add_argument("teacher", metavar="TEACHER", help="a .keras file, read in Keras' safe mode; it stays as it is")
-    parser.add_argument("student", metavar="STUDENT", help="likewise; training begins with the weights that it has")
-    add_dataset(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write what comes out")
-    add_objective(parser)
-    group = parser.add_argument_group("how it is learnt")
-    group.add_argument("--epochs", type=positive_integer, default=10, metavar="N", help="default 10")
-    group.add_argument(
+    parser.add_argument("teacher", metavar="TEACHER", help=".keras file, loaded in Keras' safe mode; never modified")
+    parser.add_argument(
+        "student", metavar="STUDENT", help=".keras file, loaded in Keras' safe mode; its weights are the initial ones"
+    )
+    data = add_dataset(parser)
+    data.add_argument(
         "--validation",
         type=_validation,
         default=0.1,
-        metavar="SHARE|SPLIT|SOURCE",
-        help="what the models are judged on: a share of the examples, which is held out, default 0.1; another split of "
-        "the data set, such as test; or another data set",
+        metavar="FRACTION|SPLIT|SOURCE",
+        help="data to evaluate on: a fraction of the dataset in (0, 1), which is not trained on; another split of it, "
+        "e.g. test; or another dataset (default: 0.1)",
     )
-    group.add_argument(
-        "--baseline",
-        action="store_true",
-        help="also train the student by the labels alone, for comparison",
-    )
-    group.add_argument(
+    data.add_argument(
         "--cache",
         metavar="DIR",
-        help="what `label` wrote of this data set, so that the teacher need not run in each step; it is written if it "
-        "is not there",
+        help="cache of the teacher's outputs for this dataset, as written by `label`; written first if it does not "
+        "exist (default: run the teacher in every step)",
     )
-    group.add_argument(
+    add_objective(parser)
+    training = add_training(parser)
+    training.add_argument(
+        "--epochs", type=positive_integer, default=10, metavar="N", help="number of epochs, >= 1 (default: 10)"
+    )
+    training.add_argument(
+        "--baseline", action="store_true", help="also train the student without a teacher, for comparison"
+    )
+    training.add_argument(
         "--backup-every",
         type=positive_integer,
         default=500,
         metavar="STEPS",
-        help="how many steps a killed run loses at most; default 500, and each epoch",
+        help="steps between two checkpoints within an epoch, >= 1; one is also written after every epoch "
+        "(default: 500)",
     )
-    parser.add_argument(
-        "--strict", action="store_true", help="do not begin if `check` finds something; by default it is only said"
+    training.add_argument(
+        "--strict",
+        action="store_true",
+        help="do not train if `check` finds problems (default: print them as warnings and train)",
     )
-    add_force(parser, "what an earlier run has written, or begun, in --out")
+    output = add_output(parser, metavar="DIR", help="directory of the trained student and the results")
+    add_force(output, "the files and checkpoints of an earlier run in --out")
     add_import(parser)
-    parser.set_defaults(run=run, goes_on=True)
+    parser.set_defaults(run=run, resumable=True)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
+    """Train, evaluate and write the results."""
     out = pathlib.Path(options.out)
     if out.exists() and not out.is_dir():
-        raise CommandError(f"{out} is no folder. Choose another --out.")
+        raise CommandError(f"{out} is not a directory. Choose another --out.")
     with as_command_error(f"cannot distill {options.student}"):
-        return _run(options, out)
+        _run(options, out)
 
 
-def _run(options, out):
-    from . import results
+def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
     from .data import Data
     from .job import DistillationJob
+    from .results import FILES, Evaluator, previous_results, print_results, run_settings
     from .training import VALIDATION, Training
 
-    lesson = DistillationJob(options)
-    material = Data(options, lesson, options.validation)
-    if options.baseline and material.labels is None:
-        raise CommandError(f"{options.dataset} has no labels, from which a --baseline could learn.")
-    settings = results.settings(options, lesson)
-    training = Training(options, lesson, material, settings)
-    written = [out / name for name in results.FILES]
-    if not (options.force or training.begun()) and any(path.exists() for path in written):
-        results = results.earlier(out, settings)
+    job = DistillationJob(options)
+    data = Data(options, job, options.validation)
+    if options.baseline and data.labels is None:
+        raise CommandError(
+            f"{options.dataset} has no labels, which --baseline trains on. Add labels or drop --baseline."
+        )
+    settings = run_settings(options, job)
+    training = Training(options, job, data, settings)
+    files = [out / name for name in FILES]
+    if not (options.force or training.has_checkpoints()) and any(path.exists() for path in files):
+        results = previous_results(out, settings)
         if results is None:
-            raise CommandError(f"{out} holds another run. Choose another --out, or replace it with --force.")
-        print(f"{out}: trained earlier")
-        results.tell(results)
+            raise CommandError(f"{out} contains another run. Choose another --out, or replace it with --force.")
+        print(f"{out} already contains the results of this run:")
+        print_results(results)
         return
     if options.cache is not None:
-        material.check_cache(options.cache)
-    new = not out.exists()
-    # Whether it can be written to is told before the seconds that the check takes.
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        found = _look_ahead(options, lesson, material)
-    except CommandError:
-        if new:
-            out.rmdir()
-        raise
+        data.check_cache(options.cache)
+    findings = _check_before_training(options, out, job, data)
     if options.force:
-        training.forget()
-        for path in written:
+        training.delete_checkpoints()
+        for path in files:
             path.unlink(missing_ok=True)
     if options.cache is not None:
-        material.use_cache(options.cache, training.folder / VALIDATION)
-    judge = results.Judge(options, lesson, material, settings)
-    results = judge.results(training.run(), found)
-    results.tell(results)
-    training.forget()
-    print(f"Written to {out}: {', '.join(path.name for path in written if path.exists())}")
+        data.use_cache(options.cache, training.directory / VALIDATION)
+    # Made before training, since it also evaluates the initial student.
+    evaluator = Evaluator(options, job, data, settings)
+    results = evaluator.results(training.run(), findings)
+    print_results(results)
+    training.delete_checkpoints()
+    print(f"Wrote {', '.join(path.name for path in files if path.exists())} to {out}")
 
 
-def _look_ahead(options, lesson, material):
-    found = lesson.findings(material)
-    for finding in found:
+def _check_before_training(
+    options: argparse.Namespace, out: pathlib.Path, job: "DistillationJob", data: "Data"
+) -> "list[Finding]":
+    """Run the pre-flight diagnostics, print their findings as warnings and return them."""
+    is_new = not out.exists()
+    # Made first, so that a directory that cannot be written to fails before the diagnostics, which take seconds.
+    out.mkdir(parents=True, exist_ok=True)
+    findings = job.findings(data)
+    for finding in findings:
         print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
-    if found and options.strict:
-        raise CommandError("not begun, since --strict was given.")
-    return found
+    if findings and options.strict:
+        if is_new:
+            out.rmdir()
+        raise CommandError(f"training did not start: {count_noun(len(findings), 'problem')} found with --strict set.")
+    return findings
 
 
-def _validation(text):
-    """A share as a number, all else as it is."""
+def _validation(text: str) -> float | str:
+    """Return a fraction as a number, and any other text as it is."""
     try:
         float(text.partition("/")[0])
     except ValueError:
         return text
-    if not fraction_below_one(text):
-        raise argparse.ArgumentTypeError("nothing would be held out to judge the models by")
-    return fraction_below_one(text)
+    fraction = fraction_below_one(text)
+    if not fraction:
+        raise argparse.ArgumentTypeError(f"must be a fraction in (0, 1), a split or a dataset, got {text}")
+    return fraction

@@ -1,49 +1,75 @@
-"""keras-distill export"""
+"""Command `keras-distill export`."""
 
 import argparse
 import pathlib
 import sys
+from typing import TYPE_CHECKING, Any
 
-from .common import CommandError, add_dataset, add_force, add_import, as_command_error, command, print_table, start
+from .common import (
+    CommandError,
+    Commands,
+    add_command,
+    add_dataset,
+    add_force,
+    add_import,
+    add_output,
+    as_command_error,
+    did_you_mean,
+    load_package,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_distill.compression import Profile
+    from keras_distill.compression.exporting import Exported
 
 HEADINGS = ("format", "file", "difference", "agreement")
 EXAMPLES = 256
 
 
-def add(commands):
-    parser = command(
+def add(commands: Commands) -> None:
+    """Add the parser of the command."""
+    parser = add_command(
         commands,
         "export",
-        "write a student as files for devices, and compare them with it",
-        "Writes a model in other formats, runs each file by its own runtime, and compares what it says with the model "
-        f"on {EXAMPLES} examples from all over the data set. One table shows the mean difference of the outputs, in "
-        "units of their standard deviation, and the share of examples that get the same class; the other one what "
-        "each file costs: bytes, parameters (shared ones once), multiply-adds of one example, milliseconds of one "
-        "prediction (the median, and what 95 of 100 take at most) and the memory that it adds to its runtime.",
-        "keras-distill export student.keras --out=files --dataset=train.npz",
-        "keras-distill export student.keras --out=files --dataset=mnist --scale=1/255 --format=litert_int8",
-        "keras-distill export student.keras --out=files --dataset=test.npz --name=digits --force",
-        after="\nThe files of litert_int8 are made for the ranges that these examples come to: take them from the "
-        "training data.",
+        usage="MODEL --dataset=SOURCE --out=DIR [options]",
+        summary="export a model for deployment, and compare each file with the model",
+        description="Export a model to several formats, run each file with its own runtime, and compare its outputs "
+        f"with the model's on {EXAMPLES} examples from the whole dataset. The first table has the mean absolute "
+        "difference of the outputs, in units of their standard deviation, and the fraction of examples with the same "
+        "predicted class. The second table is a profile of each file: size, parameters (tied weights counted once), "
+        "multiply-adds per example, latency of one prediction in milliseconds (median and 95th percentile) and peak "
+        "memory.",
+        examples=(
+            "keras-distill export student.keras --out=files --dataset=train.npz",
+            "keras-distill export student.keras --out=files --dataset=mnist --scale=1/255 --format=litert_int8",
+            "keras-distill export student.keras --out=files --dataset=test.npz --name=digits --force",
+        ),
+        notes="\nlitert_int8 is calibrated on the same examples: pass training data.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a .keras file; it is read in Keras' safe mode")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write them")
-    parser.add_argument(
+    parser.add_argument("model", metavar="MODEL", help=".keras file, loaded in Keras' safe mode")
+    add_dataset(parser)
+    output = add_output(parser, metavar="DIR", help="directory of the exported files")
+    output.add_argument(
         "--format",
         action="append",
         dest="formats",
         metavar="FORMAT",
-        help="which one; may be repeated; default the usual ones",
+        help="format to export to; may be repeated (default: keras, saved_model, litert_float32 and litert_int8)",
     )
-    parser.add_argument("--list-formats", action=_List, nargs=0, help="name the formats, and exit")
-    parser.add_argument("--name", help="of the files; default MODEL's")
-    add_dataset(parser)
-    add_force(parser, "files")
+    output.add_argument("--list-formats", action=_ListFormats, nargs=0, help="list all formats and exit")
+    output.add_argument("--name", help="base name of the files (default: that of MODEL)")
+    add_force(output, "the exported files")
     add_import(parser)
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
+    """Export a model and print how its files compare."""
     from .reading import examples, load
 
     model = load(options.model, options.modules)
@@ -54,54 +80,57 @@ def run(options):
     formats = list(dict.fromkeys(options.formats or USUAL))
     unknown = [each for each in formats if each not in FORMATS]
     if unknown:
-        options.error(f"there are the formats {', '.join(FORMATS)}, not {', '.join(unknown)}")
+        suggestion = did_you_mean(unknown[0], FORMATS)
+        options.error(f"--format must be one of {', '.join(FORMATS)}, got {unknown[0]}.{suggestion}")
     name = options.name or pathlib.Path(options.model).stem
-    there = [path for path in (path_of(options.out, name, each) for each in formats) if path.exists()]
-    if there and not options.force:
-        raise CommandError(f"{there[0]} is there already. Choose another --out or --name, or replace it with --force.")
+    existing = [path for path in (path_of(options.out, name, each) for each in formats) if path.exists()]
+    if existing and not options.force:
+        raise CommandError(f"{existing[0]} already exists. Choose another --out or --name, or replace it with --force.")
     with as_command_error(f"cannot export {options.model}"):
-        found, faults = _exported(model, options.out, name, formats, _some(examples(options, model)))
-    if found:
-        print_table([HEADINGS, *((one.format, str(one.path), *_likeness(one)) for one, _ in found)])
-        print(f"\n{profiling.format_profiles([costs for _, costs in found])}")
-    if faults:
-        print(*faults, sep="\n", file=sys.stderr)
-        raise CommandError(f"{len(faults)} of {len(formats)} formats failed.")
+        exported, errors = _export(model, options.out, name, formats, _sample(examples(options, model)))
+    if exported:
+        print_table([HEADINGS, *((file.format, str(file.path), *_agreement(file)) for file, _ in exported)])
+        print(f"\n{profiling.format_profiles([profile for _, profile in exported])}")
+    if errors:
+        print(*errors, sep="\n", file=sys.stderr)
+        raise CommandError(f"{len(errors)} of {len(formats)} formats failed.")
 
 
-def _some(dataset):
-    """Inputs from all over a data set, an array: the first ones might all be of one class."""
+def _sample(dataset: "tf.data.Dataset") -> "np.ndarray":
+    """Return inputs from the whole dataset, since the first ones may all be of one class."""
     import numpy as np
 
     count = int(dataset.cardinality())
-    some = dataset.shard(max(count // EXAMPLES, 1), 0).take(EXAMPLES).as_numpy_iterator()
-    inputs = [element[0] if isinstance(element, tuple) else element for element in some]
+    elements = dataset.shard(max(count // EXAMPLES, 1), 0).take(EXAMPLES).as_numpy_iterator()
+    inputs = [element[0] if isinstance(element, tuple) else element for element in elements]
     if not inputs:
-        raise CommandError("the data set holds no example.")
+        raise CommandError("the dataset holds no examples.")
     return np.stack(inputs)
 
 
-def _exported(model, folder, name, formats, inputs):
-    """`[(Exported, Footprint)]`, and why other formats failed."""
+def _export(
+    model: "keras.Model", directory: str, name: str, formats: list[str], inputs: "np.ndarray"
+) -> "tuple[list[tuple[Exported, Profile]], list[str]]":
+    """Export and profile each format; return the files, and an error line for each format that failed."""
     from keras_distill.compression import export, profile
 
-    found, faults = [], []
+    exported, errors = [], []
     for each in formats:
         try:
-            (one,) = export(model, folder, inputs, [each], name)
-            found.append((one, profile(model, one, inputs)))
+            (file,) = export(model, directory, inputs, [each], name)
+            exported.append((file, profile(model, file, inputs)))
         except (ValueError, RuntimeError, ImportError) as error:
-            faults.append(f"keras-distill: {each}: {' '.join(str(error).split())}")
-    return found, faults
+            errors.append(f"keras-distill: error: {each}: {' '.join(str(error).split())}")
+    return exported, errors
 
 
-def _likeness(one):
-    return f"{one.difference:.2g}", f"{one.agreement:.1%}"
+def _agreement(file: "Exported") -> tuple[str, str]:
+    return f"{file.difference:.2g}", f"{file.agreement:.1%}"
 
 
-class _List(argparse.Action):
-    def __call__(self, parser, *arguments):
-        start()
+class _ListFormats(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        load_package()
         from keras_distill.compression.exporting import FORMATS
 
         print("\n".join(FORMATS))

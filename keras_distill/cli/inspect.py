@@ -1,29 +1,41 @@
-"""keras-distill inspect"""
+"""Command `keras-distill inspect`."""
 
+import argparse
 import re
 
-from .common import CommandError, add_import, as_command_error, command, print_table
+from .common import CommandError, Commands, add_command, add_import, as_command_error, print_table
 
 HEADINGS = ("tap", "shape", "layer", "parameters")
 
 
-def add(commands):
-    parser = command(
+def add(commands: Commands) -> None:
+    """Add the parser of the command."""
+    parser = add_command(
         commands,
         "inspect",
-        "list what of a model a Term can tap, with shapes",
-        "Lists every activation of a saved model that a Term can tap, with its shape.",
-        "keras-distill inspect teacher.keras",
-        "keras-distill inspect teacher.keras --match 'block_*'",
-        "keras-distill inspect bert.keras --import keras_hub",
+        usage="MODEL [options]",
+        summary="list the activations of a model that a Term can tap",
+        description="List every activation of a saved model that a Term can tap, with its shape, layer class and "
+        "number of parameters. The names are those that `label --tap` and `distill --hint` take. Layers that cannot be "
+        "tapped are listed with the reason.",
+        examples=(
+            "keras-distill inspect teacher.keras",
+            "keras-distill inspect teacher.keras --match 'block_*'",
+            "keras-distill inspect bert.keras --import keras_hub",
+        ),
     )
-    parser.add_argument("model", metavar="MODEL", help="a .keras file; it is read in Keras' safe mode")
-    parser.add_argument("--match", metavar="PATTERN", help="only taps that hold this; * stands for any letters")
+    parser.add_argument("model", metavar="MODEL", help=".keras file, loaded in Keras' safe mode")
+    parser.add_argument(
+        "--match",
+        metavar="PATTERN",
+        help="only list taps that contain this text; * matches any characters (default: list all)",
+    )
     add_import(parser)
     parser.set_defaults(run=run)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
+    """Print the taps of a model."""
     from .reading import load
 
     model = load(options.model, options.modules)
@@ -31,15 +43,18 @@ def run(options):
     from keras_distill.models.inspection import tappable
 
     with as_command_error(f"cannot inspect {options.model}"):
-        found = tappable(model)
+        entries = tappable(model)
     if options.match:
         pattern = ".*".join(map(re.escape, options.match.split("*")))
-        found = [entry for entry in found if re.search(pattern, entry.tap)]
-        if not found:
-            raise CommandError(f"no tap of {options.model} holds '{options.match}'.")
-    seen = [entry for entry in found if not entry.note]
-    print_table([HEADINGS, *((e.tap, str(e.shape), e.layer, f"{e.parameters:,}") for e in seen)])
-    hidden = [entry for entry in found if entry.note]
+        entries = [entry for entry in entries if re.search(pattern, entry.tap)]
+        if not entries:
+            raise CommandError(
+                f"no tap of {options.model} matches '{options.match}'. Run `keras-distill inspect {options.model}` to "
+                "list all."
+            )
+    visible = [entry for entry in entries if not entry.note]
+    print_table([HEADINGS, *((e.tap, str(e.shape), e.layer, f"{e.parameters:,}") for e in visible)])
+    hidden = [entry for entry in entries if entry.note]
     if hidden:
         print("\nCannot be tapped:")
         for entry in hidden:

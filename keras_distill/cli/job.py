@@ -1,10 +1,14 @@
-"""What a student is to learn: models and terms, as the options of `check` and `distill` name them."""
+"""Models and loss terms of a distillation, as the options of `check` and `distill` name them."""
+
+import argparse
+import pathlib
+from typing import TYPE_CHECKING
 
 import keras
 
 from keras_distill import losses, mapping
 from keras_distill.models.taps import tap_names
-from keras_distill.preflight import check
+from keras_distill.preflight import Finding, check
 from keras_distill.saving.load import save_model
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.term import Term
@@ -13,104 +17,125 @@ from .common import CommandError
 from .reading import load
 from .softmax import LOGITS, without_softmax
 
+if TYPE_CHECKING:
+    from .data import Data
+
 
 class DistillationJob:
-    """The models that a command was given, and the terms between them.
+    """Models of a command and the terms between them.
 
     Attributes:
-        teacher: The teacher's `keras.Model`, less the softmax at its end.
-        student: The student's likewise, with the weights of its file.
-        classes: How many the student tells apart.
+        teacher: The teacher, without a softmax at its end.
+        student: The student with the weights of its file, without a softmax at its end.
+        classes: Number of classes of the student.
         terms: List of `Term`.
-        taps: What of the teacher they need.
+        taps: List of the teacher's taps that the terms need.
+
+    Args:
+        options: Options of the command.
 
     Raises:
-        Refused: If a model cannot be read, or is no classifier.
-        ValueError: If models and terms do not fit together, as `Distiller`.
+        CommandError: If a model cannot be loaded, or the student is not a classifier.
+        ValueError: If models and terms do not fit together, as in `Distiller`.
     """
 
-    def __init__(self, options):
+    def __init__(self, options: argparse.Namespace):
         self._options = options
-        self._put_back = {}
+        # {model: function that restores its softmax, or None}
+        self._restore_softmax = {}
         self.teacher = self._load(options.teacher)
         self.student = self._load(options.student)
-        self.classes = _classes(self.student)
+        self.classes = _num_classes(self.student)
         self.terms = _terms(options, self.student, self.teacher)
         self.taps = list(dict.fromkeys(tap for term in self.terms for tap in tap_names(term.teacher)))
-        # Before any data are read.
+        # Validates models and terms before any data are read.
         Distiller(student=self.student, teacher=self.teacher, terms=self.terms, supervised_weight=self._options.alpha)
 
     @property
-    def version(self):
-        """What tells the teacher's activations from those of its file, for a cache; None if nothing does."""
-        return LOGITS if self._put_back[self.teacher] else None
+    def version(self) -> str | None:
+        """Version of the teacher in a cache: "logits" if its softmax was removed, otherwise None."""
+        return LOGITS if self._restore_softmax[self.teacher] else None
 
-    def distiller(self, material, steps):
-        """A `Distiller` of the student, compiled.
+    def distiller(self, data: "Data", steps: int) -> Distiller:
+        """Return a compiled distiller of the student.
 
         Args:
-            material: The `Material`.
-            steps: How many the training has.
+            data: The examples, and the teacher or its cache.
+            steps: Number of training steps, over which the learning rate decays.
         """
-        # For the heads.
+        # For the initial weights of heads.
         keras.utils.set_random_seed(self._options.seed)
         distiller = Distiller(
-            student=self.student, teacher=material.taught_by, terms=self.terms, supervised_weight=self._options.alpha
+            student=self.student, teacher=data.teacher, terms=self.terms, supervised_weight=self._options.alpha
         )
-        return self._compiled(distiller, material, steps)
+        return self._compile(distiller, data, steps)
 
-    def baseline(self, material, steps):
-        """The same of the student as it is in its file, learning from the labels alone."""
-        return self._compiled(
-            Distiller(student=self._load(self._options.student), teacher=None, terms=[]), material, steps
-        )
+    def baseline(self, data: "Data", steps: int) -> Distiller:
+        """Return a compiled distiller without teacher, of the student with the weights of its file.
 
-    def findings(self, material, batches=8):
-        """What is likely to spoil the training, a list of `Finding`."""
-        # In an order of their own the first ones might all be of one class.
-        return check(self.distiller(material, steps=material.count), material.batches(seed=0), batches=batches)
+        Args:
+            data: The examples, which must have labels.
+            steps: Number of training steps, over which the learning rate decays.
+        """
+        student = self._load(self._options.student)
+        return self._compile(Distiller(student=student, teacher=None, terms=[]), data, steps)
 
-    def save(self, student, path):
-        """Writes a trained student, with the softmax that its file had. It is not to be trained any further."""
-        if self._put_back[student]:
-            self._put_back[student]()
+    def findings(self, data: "Data", batches: int = 8) -> list[Finding]:
+        """Return the findings of the pre-flight diagnostics.
+
+        Args:
+            data: The examples, and the teacher or its cache.
+            batches: Largest number of batches to check. Defaults to 8.
+        """
+        # Shuffled, since the first batches of an ordered dataset may all be of one class.
+        return check(self.distiller(data, steps=data.num_training), data.batches(seed=0), batches=batches)
+
+    def save(self, student: keras.Model, path: pathlib.Path) -> None:
+        """Save a trained student with the softmax of its file. The model must not be trained afterwards.
+
+        Args:
+            student: The student of a distiller that this object returned.
+            path: `.keras` file to write.
+        """
+        if self._restore_softmax[student]:
+            self._restore_softmax[student]()
         save_model(student, path)
 
-    def _load(self, path):
-        # Dropout has seeds of its own, which are in no file.
+    def _load(self, path: str) -> keras.Model:
+        # The seeds of dropout layers are not saved; without this they would differ in each process.
         keras.utils.set_random_seed(self._options.seed)
         model = load(path, self._options.modules)
-        self._put_back[model] = without_softmax(model)
+        self._restore_softmax[model] = without_softmax(model)
         return model
 
-    def _compiled(self, distiller, material, steps):
+    def _compile(self, distiller: Distiller, data: "Data", steps: int) -> Distiller:
         rate = keras.optimizers.schedules.CosineDecay(self._options.learning_rate, steps)
         optimizer = {"class_name": self._options.optimizer, "config": {"learning_rate": rate}}
         loss = {
             None: None,
-            "numbers": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "integer": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
-        }[material.labels]
+        }[data.labels]
         distiller.compile(keras.optimizers.get(optimizer), loss, metrics=None if loss is None else ["accuracy"])
         return distiller
 
 
-def _classes(model):
+def _num_classes(model: keras.Model) -> int:
     shape = getattr(model, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2 or not shape[-1] or shape[-1] < 2:
         raise CommandError(
-            f"'{model.name}' puts out {shape}. The command takes classifiers: one output, (None, classes), of 2 "
-            "classes or more. For others there is keras_distill.Distiller in Python."
+            f"'{model.name}' must be a classifier with one output of shape (None, classes), classes >= 2, but its "
+            f"output shape is {shape}. For other models use keras_distill.Distiller in Python."
         )
     return shape[-1]
 
 
-def _terms(options, student, teacher):
-    found = [Term(losses.KLDivergence(options.temperature), weight=1 - options.alpha)]
+def _terms(options: argparse.Namespace, student: keras.Model, teacher: keras.Model) -> list[Term]:
+    terms = [Term(losses.KLDivergence(options.temperature), weight=1 - options.alpha)]
     for feature in options.features:
         pairs = [(feature.student, feature.teacher)]
         if "*" in feature.student or "*" in feature.teacher:
             pairs = mapping.uniform(mapping.layers(student, feature.student), mapping.layers(teacher, feature.teacher))
         loss = getattr(losses, feature.loss)
-        found += [Term(loss(), *pair, head="auto", weight=feature.weight) for pair in pairs]
-    return found
+        terms += [Term(loss(), *pair, head="auto", weight=feature.weight) for pair in pairs]
+    return terms

@@ -1,10 +1,10 @@
-"""Start the command `keras-distill` without importing `keras_distill`, and so TensorFlow, before a job begins."""
+"""Console script `keras-distill`: start the command line without importing TensorFlow first."""
 
 import importlib.util
 import pathlib
 import sys
 
-# This module is the package `keras_distill/cli` under a name that does not bring `keras_distill` with it.
+# This module is the package `keras_distill/cli` under a name that does not import `keras_distill`, and so TensorFlow.
 __path__ = [str(pathlib.Path(importlib.util.find_spec("keras_distill").origin).parent / "cli")]
 
 

@@ -1,47 +1,65 @@
-"""keras-distill label"""
+"""Command `keras-distill label`."""
 
-from .common import add_dataset, add_import, as_command_error, command, positive_integer
+import argparse
+
+from .common import Commands, add_command, add_dataset, add_import, add_output, as_command_error, positive_integer
 
 
-def add(commands):
-    parser = command(
+def add(commands: Commands) -> None:
+    """Add the parser of the command."""
+    parser = add_command(
         commands,
         "label",
-        "run a teacher once over a data set and keep what it says",
-        "Runs a teacher once over a data set and keeps its activations, for students that are trained without it. "
-        "The size is shown before it starts. A run that was interrupted goes on when it is started again.",
-        "keras-distill label teacher.keras --dataset=mnist --scale=1/255 --out=cache",
-        "keras-distill label teacher.keras --dataset=train.npz --out=cache --tap=output --tap=block_3 --dtype=float16",
-        "keras-distill label teacher.keras --dataset=pictures/ --out=cache --top-k=32",
-        after="\nThen: keras-distill distill teacher.keras student.keras --dataset=... --cache=cache --out=run\n"
-        "In Python: stored = keras_distill.cache.open_cache('cache'), and\n"
-        "stored.join(keras_distill.data.datasets.open_dataset('mnist', scale=1 / 255)).",
+        usage="TEACHER --dataset=SOURCE --out=DIR [options]",
+        summary="cache a teacher's outputs for a dataset",
+        description="Run a teacher once over a dataset and store its activations on disk, so that students are trained "
+        "without running the teacher again. The size of the cache is printed before the first batch. Rerun the same "
+        "command to resume after an interruption.",
+        examples=(
+            "keras-distill label teacher.keras --dataset=mnist --scale=1/255 --out=cache",
+            "keras-distill label teacher.keras --dataset=train.npz --out=cache --tap=output --tap=block_3 "
+            "--dtype=float16",
+            "keras-distill label teacher.keras --dataset=images/ --out=cache --top-k=32",
+        ),
+        notes="\nTrain from the cache:\n"
+        "    keras-distill distill teacher.keras student.keras --dataset=SOURCE --cache=cache --out=run\n"
+        "or in Python:\n"
+        "    stored = keras_distill.cache.open_cache('cache')\n"
+        "    dataset = stored.join(keras_distill.data.datasets.open_dataset('mnist', scale=1 / 255))",
     )
-    parser.add_argument("teacher", metavar="TEACHER", help="a .keras file; it is read in Keras' safe mode")
-    add_dataset(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to keep it")
-    parser.add_argument(
+    parser.add_argument("teacher", metavar="TEACHER", help=".keras file, loaded in Keras' safe mode")
+    data = add_dataset(parser)
+    data.add_argument(
+        "--batch-size",
+        type=positive_integer,
+        default=128,
+        metavar="N",
+        help="examples per forward pass of the teacher, >= 1 (default: 128)",
+    )
+    output = add_output(parser, metavar="DIR", help="directory of the cache; resumed if it is incomplete")
+    output.add_argument(
         "--tap",
         action="append",
         dest="taps",
         metavar="TAP",
-        help="what to keep, as `inspect` lists it; may be repeated; default output",
+        help="activation to store, as listed by `inspect`; may be repeated (default: output)",
     )
-    parser.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16; default float32")
-    parser.add_argument(
+    output.add_argument(
+        "--dtype", default="float32", help="dtype on disk: float32, float16 or bfloat16 (default: float32)"
+    )
+    output.add_argument(
         "--top-k",
         type=positive_integer,
         metavar="K",
-        help="keep only so many classes of the output, and the others' sum",
-    )
-    parser.add_argument(
-        "--batch-size", type=positive_integer, default=128, help="examples that the teacher sees at once"
+        help="store only the K most probable classes of the output and the sum of the others; "
+        "1 <= K < number of classes (default: store all classes)",
     )
     add_import(parser)
-    parser.set_defaults(run=run, goes_on=True)
+    parser.set_defaults(run=run, resumable=True)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
+    """Write the cache."""
     from .reading import examples, load
 
     teacher = load(options.teacher, options.modules)
@@ -56,7 +74,7 @@ def run(options):
         dataset = examples(options, teacher)
         version = LOGITS if without_softmax(teacher) else None
         if version and OUTPUT in taps:
-            print("The teacher ends in a softmax. Its logits are kept, which losses compare.")
-        kept = {"dtype": options.dtype, "top_k": options.top_k, "version": version}
-        label(teacher, dataset, options.out, taps, **kept, batch_size=options.batch_size)
-    print(f"Written to {options.out}: keras_distill.cache.open_cache({options.out!r})")
+            print("The teacher ends in a softmax. The cache stores its logits, which losses compare.")
+        storage = {"dtype": options.dtype, "top_k": options.top_k, "version": version}
+        label(teacher, dataset, options.out, taps, **storage, batch_size=options.batch_size)
+    print(f"Wrote the cache to {options.out}. Open it in Python: keras_distill.cache.open_cache({options.out!r})")

@@ -1,80 +1,125 @@
-"""What the command does before and after a job: its arguments, its exit status, and what it says if a job fails."""
+"""Entry point of the command line: parsing, exit status, signals and error output."""
 
 import argparse
 import contextlib
+import pathlib
+import re
 import signal
 import sys
-import textwrap
 import threading
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from . import check, distill, export, inspect, label, report
-from .common import CommandError, start
+from .common import CommandError, Commands, Parser, did_you_mean, load_package
 
 # EX_TEMPFAIL of sysexits.h, as `keras_distill.callbacks.backup.EXIT_PREEMPTED`.
 EXIT_PREEMPTED = 75
 STATUS = """exit status:
-  0    done
-  1    the job failed, as stderr says; or `check` has found something
-  2    it was asked for wrongly
-  75   label and distill were stopped by SIGTERM; the same command goes on
-  130  interrupted from the keyboard; the same command goes on"""
+  0    success
+  1    the command failed (see the error on stderr), or `check` found problems
+  2    invalid command line
+  75   `label` or `distill` was stopped by SIGTERM; rerun the same command to resume
+  130  interrupted from the keyboard (Ctrl-C); `label` and `distill` resume when rerun"""
 
 
-def main(arguments=None):
-    """Runs the command and returns its exit status: 0, 1 if the job failed, 2 if it was asked for wrongly."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="keras-distill",
-        description="Knowledge distillation for Keras 3: a small student learns from a large teacher.",
-        epilog=f"`keras-distill COMMAND --help` shows how, with examples.\n\n{STATUS}",
-        formatter_class=raw,
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (inspect, check, label, distill, export, report):
-        command.add(commands)
-    options = parser.parse_args(arguments)
-    options.command = ["keras-distill", *(sys.argv[1:] if arguments is None else arguments)]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        arguments: Command-line arguments without the program's name. Defaults to `sys.argv[1:]`.
+
+    Returns:
+        0 after success, 1 if the command failed or `check` found problems, 130 after an interrupt from the keyboard.
+
+    Raises:
+        SystemExit: With status 2 for an invalid command line, 0 after `--help` and `--version`, and 75 after SIGTERM.
+    """
+    options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        with _quiet(), _stopping() if options.goes_on else contextlib.nullcontext():
-            start()
+        with _quiet(), _exit_on_sigterm() if options.resumable else contextlib.nullcontext():
+            load_package()
             return options.run(options) or 0
     except CommandError as error:
-        # Some of Keras' errors have several lines, and more of them than anybody reads.
-        print(f"keras-distill: {textwrap.shorten(str(error), 600, placeholder=' ...')}", file=sys.stderr)
+        # Some errors of Keras and TensorFlow have several lines. The remedy may be in the last one.
+        lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+        print("\n  ".join([f"keras-distill: error: {lines[0]}", *lines[1:]]), file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader has seen enough, as `head` does.
+        # The reader of the pipe has closed it, as `head` does. Python would fail again when it flushes stdout at exit.
         sys.stdout = None
     except KeyboardInterrupt:
-        goes_on = " The same command goes on." if options.goes_on else ""
-        print(f"\nkeras-distill: interrupted.{goes_on}", file=sys.stderr)
+        remedy = " Rerun the same command to resume." if options.resumable else ""
+        print(f"\nkeras-distill: interrupted.{remedy}", file=sys.stderr)
         return 130
     return 0
 
 
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser, commands = _parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    name, *rest = arguments
+    if name.startswith("-"):
+        parser.check_options([name])
+    elif name in commands.choices:
+        commands.choices[name].check_options(rest)
+    else:
+        suggestion = did_you_mean(name, commands.choices) or f" Choose one of {', '.join(commands.choices)}."
+        parser.error(f"unknown command '{name}'.{suggestion}")
+    options, unexpected = parser.parse_known_args(arguments)
+    if unexpected:
+        options.error(f"unexpected argument '{unexpected[0]}'")
+    options.command = ["keras-distill", *arguments]
+    return options
+
+
+def _parser() -> tuple[Parser, Commands]:
+    parser = Parser(
+        prog="keras-distill",
+        usage="keras-distill COMMAND [options]",
+        description="Knowledge distillation for Keras 3: train a small student model to match a large teacher model.",
+        epilog=f"`keras-distill COMMAND --help` describes a command, with examples.\n\n{STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"keras-distill {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog="keras-distill")
+    for command in (inspect, check, label, distill, export, report):
+        command.add(commands)
+    return parser, commands
+
+
+def _version() -> str:
+    # Read as text, since importing the package imports TensorFlow. The metadata of an installed distribution may be
+    # those of another version than a source tree that is run in its place.
+    text = (pathlib.Path(__file__).parent.parent / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)[1]
+
+
 @contextlib.contextmanager
-def _quiet():
-    """Warnings are a line each, and TensorFlow says nothing of its own business."""
+def _quiet() -> Iterator[None]:
+    """Print each warning on one line, and ignore warnings of deprecated APIs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.showwarning = _warn
+        warnings.showwarning = _print_warning
         yield
 
 
-def _warn(message, category, filename, line, file=None, text=None):
+def _print_warning(message: Warning | str, *location: Any) -> None:
     print(f"keras-distill: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _stopping():
-    """On SIGTERM the process exits with `STOPPED`, and what is being written is written or not there."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Exit with `EXIT_PREEMPTED` on SIGTERM. Files are written atomically, so none is left incomplete."""
 
     def stop(number, frame):
         raise SystemExit(EXIT_PREEMPTED)
 
-    # Python lets no other thread.
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,10 +1,13 @@
-"""What the arguments of a command stand for: models and data sets."""
+"""Loading of the models and datasets that a command line names."""
 
+import argparse
 import importlib
 import pathlib
 import re
 import sys
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import absl.logging
 import keras
@@ -15,15 +18,26 @@ from keras_distill.models.specs import input_specs
 
 from .common import CommandError, as_command_error
 
-# TensorFlow warns of the functions that each new model needs, Keras by absl of what it saves.
+# TensorFlow warns about the number of functions that are traced for each new model, Keras (by absl) about saving.
 tf.get_logger().setLevel("ERROR")
 absl.logging.set_verbosity(absl.logging.ERROR)
 
 
-def load(path, modules=()):
-    """A `keras.Model` from a `.keras` file, in safe mode, after the modules that its layers need."""
+def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
+    """Load a `.keras` file in safe mode.
+
+    Args:
+        path: The file.
+        modules: Modules to import first, which register custom layers. Defaults to none.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        CommandError: If a module cannot be imported, or the file cannot be loaded.
+    """
     with as_command_error(f"cannot read {path}"):
-        # A command, unlike `python -m`, does not find the modules of the folder it is started in.
+        # A console script, unlike `python -m`, does not find the modules of the current directory.
         if "" not in sys.path:
             sys.path.insert(0, "")
         for module in modules:
@@ -32,17 +46,32 @@ def load(path, modules=()):
         try:
             model = keras.saving.load_model(path, compile=False)
         except Exception as error:
-            raise CommandError(f"cannot read {path}: {_why(str(error))}") from error
+            raise CommandError(f"cannot read {path}: {_load_error(str(error))}") from error
         if not isinstance(model, keras.Model):
-            raise CommandError(f"cannot read {path}: it holds a {type(model).__name__}, not a model.")
+            raise CommandError(f"cannot read {path}: it contains a {type(model).__name__}, not a model.")
         return model
 
 
-def examples(options, *models, source=None, split=None):
-    """The data set that the options name, whose examples fit the models: a `tf.data.Dataset`, one by one."""
+def examples(
+    options: argparse.Namespace, *models: keras.Model, source: str | None = None, split: str | None = None
+) -> tf.data.Dataset:
+    """Open the dataset that the options name, and check that its examples fit the models.
+
+    Args:
+        options: Options of the command.
+        *models: At least one model.
+        source: Dataset to open instead of `--dataset`. Defaults to None.
+        split: Split to open instead of `--split`. Defaults to None.
+
+    Returns:
+        Single examples, `x` or `(x, y)`.
+
+    Raises:
+        ValueError: If the dataset cannot be opened, or does not fit a model.
+    """
     source = options.dataset if source is None else source
-    named = {"feature": options.feature, "scale": options.scale, "data_dir": options.data_dir}
-    dataset = open_dataset(source, split or options.split, **named, like=models[0])
+    choices = {"feature": options.feature, "scale": options.scale, "data_dir": options.data_dir}
+    dataset = open_dataset(source, split or options.split, **choices, like=models[0])
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple) else spec
     for model in models:
@@ -50,55 +79,61 @@ def examples(options, *models, source=None, split=None):
     return dataset
 
 
-def _why(said):
-    """What Keras says of a file that it cannot read, without the configuration of all layers around the one."""
-    if "safe_mode" in said:
+def _load_error(message: str) -> str:
+    """Return the reason in an error of Keras, without the configuration of all layers that Keras puts around it."""
+    if "safe_mode" in message:
         return (
-            "it holds code of its own, such as a Lambda layer's, which is not run. Save the model with a layer class "
-            "in its place, and name its module with --import."
+            "it contains code, e.g. of a Lambda layer, which is not run. Replace it with a layer class, save the model "
+            "again, and pass the module of the class: --import MODULE."
         )
-    strange = re.search(r"Could not locate (?:class|function) '(.*?)'", said)
-    if strange:
-        return f"'{strange[1]}' in it is unknown. Name the module that registers it with --import."
-    return said.rpartition("Exception encountered:")[2]
+    unknown = re.search(r"Could not locate (?:class|function) '(.*?)'", message)
+    if unknown:
+        return f"its class or function '{unknown[1]}' is unknown. Pass the module that registers it: --import MODULE."
+    return message.rpartition("Exception encountered:")[2]
 
 
-def _check_file(path):
+def _check_file(path: pathlib.Path) -> None:
     if path.is_dir():
-        raise CommandError(f"cannot read {path}: it is a folder. Give a .keras file, as `model.save` writes it.")
+        raise CommandError(f"cannot read {path}: it is a directory. Pass a .keras file, as written by `model.save`.")
     if not path.exists():
-        raise CommandError(f"cannot read {path}: it is not there.")
+        raise CommandError(f"cannot read {path}: file not found.")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        # Raises OSError if the file cannot be read at all.
         with path.open("rb"):
             pass
-        raise CommandError(f"cannot read {path}: it is no .keras file, or not a whole one. Save the model anew.")
+        raise CommandError(
+            f"cannot read {path}: not a .keras file, or an incomplete one. Save the model again with "
+            "`model.save('NAME.keras')`."
+        )
     with zipfile.ZipFile(path) as file:
         missing = {"config.json", "model.weights.h5"} - set(file.namelist())
         if missing:
-            raise CommandError(f"cannot read {path}: it is no Keras model, since it holds no {sorted(missing)[0]}.")
-        # Keras does not notice.
+            raise CommandError(
+                f"cannot read {path}: not a Keras model, since {min(missing)} is missing in the archive."
+            )
+        # Keras does not verify checksums.
         if file.testzip() is not None:
-            raise CommandError(f"cannot read {path}: it is damaged. Save the model anew, or copy the file once more.")
+            raise CommandError(f"cannot read {path}: the file is corrupted. Copy it again, or save the model again.")
 
 
-def _check_inputs(source, given, model):
-    """Refuses examples of another shape than the model takes, where both have one input."""
+def _check_inputs(source: str, inputs: Any, model: keras.Model) -> None:
+    """Raise an error for examples that do not fit the model, where both have a single input."""
     try:
-        takes = input_specs(None, model)
+        expected = input_specs(None, model)
     except ValueError:
         return
-    if not isinstance(given, tf.TensorSpec) or not isinstance(takes, tf.TensorSpec):
+    if not isinstance(inputs, tf.TensorSpec) or not isinstance(expected, tf.TensorSpec):
         return
-    shape = takes.shape[1:]
-    # Keras adds or removes a last axis of 1.
+    shape = expected.shape[1:]
+    # Keras adds or removes a last axis of length 1.
     shapes = [shape, shape[:-1] if shape.rank and shape[-1] == 1 else shape, shape.concatenate([1])]
-    if not any(each.is_compatible_with(given.shape) for each in shapes):
+    if not any(each.is_compatible_with(inputs.shape) for each in shapes):
         raise ValueError(
-            f"the examples of '{source}' have the shape {tuple(given.shape)}, but '{model.name}' takes "
-            f"{tuple(shape)}. Choose other data, or a model that takes them."
+            f"examples of '{source}' have shape {tuple(inputs.shape)}, but '{model.name}' takes {tuple(shape)}. Choose "
+            "another dataset or model."
         )
-    if (given.dtype == tf.string) != (takes.dtype == tf.string):
+    if (inputs.dtype == tf.string) != (expected.dtype == tf.string):
         raise ValueError(
-            f"the examples of '{source}' are {given.dtype.name}, but '{model.name}' takes {takes.dtype.name}. Choose "
-            "other data, or a model that takes them."
+            f"examples of '{source}' have dtype {inputs.dtype.name}, but '{model.name}' takes {expected.dtype.name}. "
+            "Choose another dataset or model."
         )

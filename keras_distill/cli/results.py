@@ -1,5 +1,6 @@
-"""What comes out of `distill`: its files, and what is said of it."""
+"""Evaluation of the models of `distill`, and the files of its results."""
 
+import argparse
 import csv
 import io
 import json
@@ -7,134 +8,157 @@ import pathlib
 import shlex
 import sys
 import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from keras_distill.cache import fingerprint
-from keras_distill.report import ModelResult, Results, evaluation
+from keras_distill.preflight import Finding
+from keras_distill.report import ModelResult, Results, Run, evaluation
 from keras_distill.utils.files import atomic_write
 
-from .training import BASELINE, DISTILLED
+from .training import BASELINE, DISTILLED, Trained
 
-_STUDENTS = {DISTILLED: "", BASELINE: "_alone"}
+if TYPE_CHECKING:
+    import keras
+
+    from .data import Data
+    from .job import DistillationJob
+
+TEACHER = "teacher"
+_MODEL_FILES = {DISTILLED: "student.keras", BASELINE: "baseline.keras"}
+_HISTORY_FILES = {DISTILLED: "history.csv", BASELINE: "history_baseline.csv"}
 _PAGE, _NUMBERS = "report.html", "results.json"
-FILES = (
-    *(f"student{suffix}.keras" for suffix in _STUDENTS.values()),
-    *(f"history{suffix}.csv" for suffix in _STUDENTS.values()),
-    _PAGE,
-    _NUMBERS,
-)
-_CHOSEN = ("dataset", "split", "feature", "scale", "validation", "temperature", "alpha", "batch_size", "epochs")
-_CHOSEN += ("optimizer", "learning_rate", "seed", "baseline")
+FILES = (*_MODEL_FILES.values(), *_HISTORY_FILES.values(), _PAGE, _NUMBERS)
+_RECORDED = ("dataset", "split", "feature", "scale", "validation", "temperature", "alpha", "batch_size", "epochs")
+_RECORDED += ("optimizer", "learning_rate", "seed", "baseline")
 
 
-def settings(options, lesson):
-    """What the trained weights depend on, `{name: value}`."""
+def run_settings(options: argparse.Namespace, job: "DistillationJob") -> dict[str, Any]:
+    """Return `{name: value}` of all that the trained weights depend on."""
     return {
-        "teacher": fingerprint.of_weights(lesson.teacher.weights),
-        "student": fingerprint.of_weights(lesson.student.weights),
-        **{name: getattr(options, name) for name in _CHOSEN},
+        "teacher": fingerprint.of_weights(job.teacher.weights),
+        "student": fingerprint.of_weights(job.student.weights),
+        **{name: getattr(options, name) for name in _RECORDED},
         "features": [f"{each.loss} {each.student}:{each.teacher}:{each.weight:g}" for each in options.features],
         "cached": options.cache is not None,
     }
 
 
-def earlier(folder, settings):
-    """The `Results` of a run that ended here with the same settings, or None."""
+def previous_results(directory: pathlib.Path, settings: dict[str, Any]) -> Results | None:
+    """Return the results of a finished run with the same settings, or None.
+
+    Args:
+        directory: Value of `--out`.
+        settings: Returned by `run_settings`.
+    """
     try:
-        results = Results.load(folder / _NUMBERS)
+        results = Results.load(directory / _NUMBERS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return results if results.settings == json.loads(json.dumps(settings)) else None
 
 
-def tell(results):
-    """Says in words what came out."""
+def print_results(results: Results) -> None:
+    """Print a table of the results and sentences that interpret it."""
     print("\n".join(["", results.text(), "", results.description, *results.verdict(), ""]))
 
 
-class Judge:
-    """Judges a student before and after, and its teacher, by what is held out. Made before training begins.
+class Evaluator:
+    """Evaluation of the teacher and the student, before and after training, on the validation examples.
+
+    Make it before training begins: it evaluates the initial student.
 
     Args:
-        options: Of the command.
-        lesson: The `Lesson`.
-        material: The `Material`.
-        settings: What `settings` gives.
+        options: Options of the command.
+        job: Models and terms.
+        data: The examples.
+        settings: Returned by `run_settings`.
+
+    Raises:
+        CommandError: If no validation example has a label, or labels are out of range.
     """
 
-    def __init__(self, options, lesson, material, settings):
+    def __init__(self, options: argparse.Namespace, job: "DistillationJob", data: "Data", settings: dict[str, Any]):
         self._options = options
-        self._lesson = lesson
+        self._job = job
         self._settings = settings
-        self._folder = pathlib.Path(options.out)
+        self._directory = pathlib.Path(options.out)
         self._started = time.time()
-        self._inputs, labels = material.judging()
-        self._teacher = self._said(lesson.teacher)
-        self._by_teacher = labels is None
-        self._labels = self._teacher.argmax(-1) if self._by_teacher else labels
-        self._before = self._run(self._said(lesson.student)).accuracy
+        self._inputs, labels = data.validation_arrays()
+        self._teacher_logits = self._predict(job.teacher)
+        self._has_labels = labels is not None
+        # Without labels the teacher's predictions are the reference.
+        self._labels = labels if self._has_labels else self._teacher_logits.argmax(-1)
+        self._initial_accuracy = self._evaluate(self._predict(job.student)).accuracy
 
-    def results(self, trained, findings):
-        """The `Results` of `{name: Trained}`, with the `Finding`s from before; they are also written."""
-        models = {"teacher": self._lesson.teacher}
-        models |= {f"student {name}": each.model for name, each in trained.items()}
+    def results(self, trained: dict[str, Trained], findings: list[Finding]) -> Results:
+        """Evaluate trained models, write all files of the results and return the results.
+
+        Args:
+            trained: Returned by `Training.run`.
+            findings: Findings of the pre-flight diagnostics.
+        """
+        models = {TEACHER: self._job.teacher} | {name: each.model for name, each in trained.items()}
         times = evaluation.prediction_milliseconds(models, self._inputs)
-        teacher = self._run(self._teacher)
-        judged = [ModelResult("teacher", "teacher", self._lesson.teacher.count_params(), [teacher], times["teacher"])]
-        # As everywhere, the student alone comes first.
+        runs = {TEACHER: self._evaluate(self._teacher_logits)}
+        # The baseline comes before the distilled student, as in all reports.
         for name in reversed(list(trained)):
-            student, history, _ = trained[name]
-            run, title = self._run(self._said(student), history), f"student {name}"
-            judged.append(ModelResult(title, name, student.count_params(), [run], times[title]))
+            runs[name] = self._evaluate(self._predict(trained[name].model), trained[name].history)
         results = Results(
-            title=f"'{self._lesson.student.name}' learns from '{self._lesson.teacher.name}'",
-            description=self._in_words(teacher.accuracy, judged[-1].mean("accuracy")),
+            title=f"Distillation of '{self._job.teacher.name}' into '{self._job.student.name}'",
+            description=self._describe(runs[TEACHER].accuracy, runs[DISTILLED].accuracy),
             settings=self._settings,
-            classes=[str(number) for number in range(self._lesson.classes)],
-            models=judged,
+            classes=[str(number) for number in range(self._job.classes)],
+            # Each name is also the role.
+            models=[
+                ModelResult(name, name, models[name].count_params(), [run], times[name]) for name, run in runs.items()
+            ],
             temperature=self._options.temperature,
             command=shlex.join(self._options.command),
             seconds=time.time() - self._started,
             seeds=[self._options.seed],
             examples=evaluation.least_confident_examples(models, self._inputs, self._labels),
-            findings={f"student {DISTILLED}": findings},
+            findings={DISTILLED: findings},
         )
         self._write(results, trained)
         return results
 
-    def _said(self, model):
+    def _predict(self, model: "keras.Model") -> np.ndarray:
         return model.predict(self._inputs, batch_size=self._options.batch_size, verbose=0)
 
-    def _run(self, logits, history=None):
+    def _evaluate(self, logits: np.ndarray, history: dict[str, list[float]] | None = None) -> Run:
         return evaluation.evaluate_predictions(logits, self._labels, self._options.seed, history or {})
 
-    def _in_words(self, teacher, student):
-        before, teacher, student = (f"{100 * each:.2f} %" for each in (self._before, teacher, student))
-        if self._by_teacher:
+    def _describe(self, teacher: float, student: float) -> str:
+        initial, count = f"{100 * self._initial_accuracy:.2f} % before training", len(self._labels)
+        if self._has_labels:
             return (
-                f"There are no labels. Of {len(self._labels):,} held-out examples the student gives {student} the "
-                f"class that its teacher gives them; before it was trained, {before}."
+                f"Accuracy on {count:,} validation examples: teacher {100 * teacher:.2f} %, student "
+                f"{100 * student:.2f} % ({initial})."
             )
         return (
-            f"Of {len(self._labels):,} held-out examples the teacher gets {teacher} right, the student {student}; "
-            f"before it was trained, {before}."
+            f"The dataset has no labels. The student predicts the teacher's class for {100 * student:.2f} % of "
+            f"{count:,} validation examples ({initial})."
         )
 
-    def _write(self, results, trained):
+    def _write(self, results: Results, trained: dict[str, Trained]) -> None:
         for name, each in trained.items():
-            self._lesson.save(each.model, self._folder / f"student{_STUDENTS[name]}.keras")
-            with atomic_write(self._folder / f"history{_STUDENTS[name]}.csv") as file:
+            self._job.save(each.model, self._directory / _MODEL_FILES[name])
+            with atomic_write(self._directory / _HISTORY_FILES[name]) as file:
                 file.write(_csv(each.history).encode())
         try:
             from keras_distill.report import write_page
 
-            write_page(results, self._folder / _PAGE)
+            write_page(results, self._directory / _PAGE)
         except ImportError as error:
-            print(f"There is no {_PAGE}: {error} Then: keras-distill report {self._folder}", file=sys.stderr)
-        # Last: it says that all is there.
-        results.save(self._folder / _NUMBERS)
+            remedy = f"Then run: keras-distill report {shlex.quote(str(self._directory))}"
+            print(f"keras-distill: warning: {_PAGE} was not written: {error} {remedy}", file=sys.stderr)
+        # Written last: its presence marks the run as finished.
+        results.save(self._directory / _NUMBERS)
 
 
-def _csv(history):
+def _csv(history: dict[str, list[float]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["epoch", *history])

@@ -1,86 +1,98 @@
-"""The trainings of `distill`: the student by its teacher, and perhaps once more alone. Each may be killed."""
+"""Fault-tolerant training of the distilled student and the baseline."""
 
+import argparse
 import contextlib
 import pathlib
 import shutil
 import sys
-import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 
 from keras_distill.callbacks.backup import Backup
 from keras_distill.saving import checkpoints
 
-DISTILLED, ALONE = NAMES = ("distilled", "alone")
+from .common import count_noun
+
+if TYPE_CHECKING:
+    from .data import Data
+    from .job import DistillationJob
+
+# Roles and names of the trained models in results, and directories of their checkpoints.
+DISTILLED, BASELINE = NAMES = ("distilled", "baseline")
+# Directory of the cache for the examples of a validation dataset.
 VALIDATION = "teacher_validation"
 
 
 class Trained(NamedTuple):
-    """A training that has come to its end.
+    """Result of one training.
 
     Attributes:
-        model: The student.
+        model: The trained student.
         history: `{name: [value per epoch]}`.
-        seconds: How long it took; if it was killed, since it was started again.
     """
 
     model: keras.Model
-    history: dict
-    seconds: float
+    history: dict[str, list[float]]
 
 
 class Training:
-    """The trainings that the options ask for.
+    """Training of the distilled student and, with `--baseline`, of the baseline.
+
+    Attributes:
+        directory: Where checkpoints are, until the results are written.
 
     Args:
-        options: Of the command.
-        lesson: The `Lesson`.
-        material: The `Material`.
-        settings: What the trained weights depend on, `{name: value}`.
+        options: Options of the command.
+        job: Models and terms.
+        data: The examples, and the teacher or its cache.
+        settings: `{name: value}` of all that the trained weights depend on. Checkpoints of other settings raise an
+            error.
     """
 
-    def __init__(self, options, lesson, material, settings):
-        self.folder = pathlib.Path(options.out) / "unfinished"
+    def __init__(self, options: argparse.Namespace, job: "DistillationJob", data: "Data", settings: dict[str, Any]):
+        self.directory = pathlib.Path(options.out) / "unfinished"
         self._options = options
-        self._lesson = lesson
-        self._material = material
+        self._job = job
+        self._data = data
         self._settings = settings
 
-    def begun(self):
-        """Whether an earlier process has begun them, and not finished."""
-        return any((self.folder / name).exists() for name in NAMES)
+    def has_checkpoints(self) -> bool:
+        """Return whether an earlier process has started the training and not finished it."""
+        return any((self.directory / name).exists() for name in NAMES)
 
-    def forget(self):
-        """Deletes what was begun."""
+    def delete_checkpoints(self) -> None:
+        """Delete all checkpoints and the cache of the validation dataset."""
         for name in NAMES:
-            checkpoints.remove(self.folder / name)
-        shutil.rmtree(self.folder / VALIDATION, ignore_errors=True)
+            checkpoints.remove(self.directory / name)
+        shutil.rmtree(self.directory / VALIDATION, ignore_errors=True)
+        # The directory may not exist, or contain files of others.
         with contextlib.suppress(OSError):
-            self.folder.rmdir()
+            self.directory.rmdir()
 
-    def run(self):
-        """`{"distilled": Trained}`, and "alone" if a baseline is asked for."""
-        return {name: self._train(name) for name in (NAMES if self._options.baseline else NAMES[:1])}
+    def run(self) -> dict[str, Trained]:
+        """Train, or resume from checkpoints, and return "distilled" and, with `--baseline`, "baseline"."""
+        return {name: self._train(name) for name in (NAMES if self._options.baseline else (DISTILLED,))}
 
-    def _train(self, name):
-        options, material = self._options, self._material
-        steps = options.epochs * -(-material.count // options.batch_size)
-        taught = name == DISTILLED
-        distiller = (self._lesson.distiller if taught else self._lesson.baseline)(material, steps)
+    def _train(self, name: str) -> Trained:
+        options, data = self._options, self._data
+        with_teacher = name == DISTILLED
+        steps = -(-data.num_training // options.batch_size)
+        make_distiller = self._job.distiller if with_teacher else self._job.baseline
+        distiller = make_distiller(data, options.epochs * steps)
         backup = Backup(
-            self.folder / name, every=options.backup_every, seed=options.seed, settings=self._settings, keep=True
+            self.directory / name, every=options.backup_every, seed=options.seed, settings=self._settings, keep=True
         )
-        print(f"student {name}", flush=True)
-        started = time.time()
+        size = f"{count_noun(options.epochs, 'epoch')} of {count_noun(steps, 'step')}"
+        print(f"Training '{name}': {size}, {data.num_training:,} examples", flush=True)
         history = distiller.fit(
-            backup.epochs(lambda seed: material.batches(seed, taught)),
+            backup.epochs(lambda seed: data.batches(seed, with_teacher)),
             epochs=options.epochs,
-            validation_data=material.validation_batches(taught),
+            validation_data=data.validation_batches(with_teacher),
             callbacks=[backup],
-            # The data are shuffled.
+            # `Backup.epochs` shuffles.
             shuffle=False,
-            # A bar in a file would fill it.
+            # A progress bar would fill a log file with control characters.
             verbose=1 if sys.stdout.isatty() else 2,
         ).history
-        return Trained(distiller.student, history, time.time() - started)
+        return Trained(distiller.student, history)

@@ -1,4 +1,4 @@
-"""`keras-distill export`: files for devices, compared on real data."""
+"""Command `keras-distill export`."""
 
 import pathlib
 
@@ -32,32 +32,32 @@ def export(folder, tmp_path, capsys):
     return run
 
 
-def test_files_and_what_they_cost(tmp_path, export):
+def test_tables_of_agreement_and_profiles(tmp_path, export):
     printed = export("--format=keras", "--format=litert_float32")
-    likeness, costs = ([line.split() for line in table.splitlines()] for table in printed.out.split("\n\n"))
-    assert likeness[0] == ["format", "file", "difference", "agreement"]
+    agreement, profiles = ([line.split() for line in table.splitlines()] for table in printed.out.split("\n\n"))
+    assert agreement[0] == ["format", "file", "difference", "agreement"]
     files = tmp_path / "files"
-    for row, name in zip(likeness[1:], ("student.keras", "student_float32.tflite"), strict=True):
+    for row, name in zip(agreement[1:], ("student.keras", "student_float32.tflite"), strict=True):
         assert row[1] == str(files / name) and row[3] == "100.0%" and float(row[2]) < 1e-4
-    assert costs[0] == " ".join(profiling.HEADINGS).split()
-    for row, name in zip(costs[1:], ("student.keras", "student_float32.tflite"), strict=True):
+    assert profiles[0] == " ".join(profiling.HEADINGS).split()
+    for row, name in zip(profiles[1:], ("student.keras", "student_float32.tflite"), strict=True):
         assert " ".join(row[3:5]) == format_size((files / name).stat().st_size) and row[6] == "99"
-    assert float(costs[2][9]) > 0
+    assert float(profiles[2][9]) > 0
     assert keras.saving.load_model(files / "student.keras").count_params() == 99
 
 
-def test_examples_are_from_all_over_the_data_set(folder, tmp_path, export, monkeypatch):
-    seen = []
-    monkeypatch.setattr("keras_distill.compression.export", lambda *given: seen.append(given) or [exported(given)])
+def test_examples_are_from_the_whole_dataset(folder, tmp_path, export, monkeypatch):
+    calls = []
+    monkeypatch.setattr("keras_distill.compression.export", lambda *call: calls.append(call) or [exported(call)])
 
-    def exported(given):
-        return exporting.Exported("keras", pathlib.Path(given[1]), 1, 0.0, 1.0)
+    def exported(call):
+        return exporting.Exported("keras", pathlib.Path(call[1]), 1, 0.0, 1.0)
 
     export("--format=keras")
-    held = np.load(folder / "by_class.npz")
-    # The first 256 of 600, which come class by class, would be of two classes.
-    assert len(set(held["y"][:256])) == 2
-    labels = [held["y"][np.all(held["x"] == x, axis=1)][0] for x in seen[0][2]]
+    arrays = np.load(folder / "by_class.npz")
+    # The dataset is sorted by class: its first 256 examples are of two classes.
+    assert len(set(arrays["y"][:256])) == 2
+    labels = [arrays["y"][np.all(arrays["x"] == x, axis=1)][0] for x in calls[0][2]]
     assert len(labels) == 256 and set(labels) == {0, 1, 2}
 
 
@@ -65,28 +65,29 @@ def test_nothing_is_overwritten(tmp_path, export):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "student_float32.tflite").write_text("mine")
     printed = export("--format=keras", "--format=litert_float32", status=1)
-    assert "student_float32.tflite is there already. Choose another --out or --name" in printed.err
+    assert "student_float32.tflite already exists. Choose another --out or --name" in printed.err
     assert [path.name for path in (tmp_path / "files").iterdir()] == ["student_float32.tflite"]
     export("--format=keras", "--format=litert_float32", "--name=other")
     export("--format=litert_float32", "--force")
     assert (tmp_path / "files" / "student_float32.tflite").stat().st_size > 1000
 
 
-def test_a_format_that_fails_does_not_hold_up_the_others(export, monkeypatch):
+def test_other_formats_are_written_when_one_fails(export, monkeypatch):
     monkeypatch.setitem(exporting.FORMATS, "litert_float16", -1.0)
     printed = export("--format=litert_float16", "--format=keras", status=1)
-    likeness, costs = (table.splitlines() for table in printed.out.split("\n\n"))
-    assert [line.split()[0] for line in likeness] == ["format", "keras"]
-    assert [line.split()[1] for line in costs] == ["format", "keras"]
+    agreement, profiles = (table.splitlines() for table in printed.out.split("\n\n"))
+    assert [line.split()[0] for line in agreement] == ["format", "keras"]
+    assert [line.split()[1] for line in profiles] == ["format", "keras"]
     first, last = printed.err.splitlines()
     assert "litert_float16" in first and "says something else than 'net'" in first
-    assert last == "keras-distill: 1 of 2 formats failed."
+    assert last == "keras-distill: error: 1 of 2 formats failed."
 
 
-def test_formats_are_those_of_the_package(export, capsys):
+def test_unknown_and_listed_formats(export, capsys):
     with pytest.raises(SystemExit) as exit:
         export("--format=onyx")
-    assert exit.value.code == 2 and f"there are the formats {', '.join(exporting.FORMATS)}" in capsys.readouterr().err
+    expected = f"--format must be one of {', '.join(exporting.FORMATS)}, got onyx. Did you mean 'onnx'?"
+    assert exit.value.code == 2 and expected in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit:
         main(["export", "--list-formats"])
     assert exit.value.code == 0 and capsys.readouterr().out.split() == list(exporting.FORMATS)

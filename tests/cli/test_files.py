@@ -1,4 +1,4 @@
-"""Whatever a command is given in the place of a file, it says in one line what is wrong, and touches nothing."""
+"""Invalid files: every command fails with one line that names the problem, and writes nothing."""
 
 import pickle
 import re
@@ -40,7 +40,7 @@ def archive(path, **entries):
 
 
 def with_code(path):
-    """A model with a Lambda layer, whose code would leave a file behind."""
+    """Save a model with a Lambda layer whose code creates a file."""
     mark = str(path.with_suffix(".ran"))
     layer = keras.layers.Lambda(lambda x: (open(mark, "w").close(), x)[1], output_shape=(8,))
     keras.Sequential([keras.Input((8,)), layer, keras.layers.Dense(3)]).save(path)
@@ -59,7 +59,7 @@ def truncated(path, whole):
 
 
 def damaged(path):
-    """A model of which bytes in the middle, those of its weights, have changed."""
+    """Save a model and change bytes in the middle of its file, those of its weights."""
     mlp().save(path)
     content = bytearray(path.read_bytes())
     middle = slice(len(content) // 2, len(content) // 2 + 2000)
@@ -69,7 +69,7 @@ def damaged(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Files that are well: two models, data, a cache, a run."""
+    """Valid files: two models, data and a cache."""
     folder = tmp_path_factory.mktemp("files")
     x, y = data(48)
     teacher = mlp(16, name="teacher")
@@ -81,17 +81,20 @@ def folder(tmp_path_factory):
 
 
 MODELS = {
-    "missing": (lambda path, folder: path, "is not there"),
-    "empty": (lambda path, folder: written(path, b""), "no .keras file"),
-    "a PNG": (lambda path, folder: written(path, PNG), "no .keras file"),
-    "a folder": (lambda path, folder: path.mkdir() or path, "is a folder"),
-    "an HDF5": (lambda path, folder: hdf5(path), "no .keras file"),
-    "another zip": (lambda path, folder: archive(path, letter="Dear"), "is no Keras model"),
-    "no weights": (lambda path, folder: archive(path, config_json="{}"), "is no Keras model"),
-    "truncated": (lambda path, folder: truncated(path, folder / "teacher.keras"), "no .keras file"),
-    "damaged": (lambda path, folder: damaged(path), "is damaged"),
-    "another name": (lambda path, folder: shutil.copy(folder / "teacher.keras", path.with_suffix(".zip")), "no .keras"),
-    "code": (lambda path, folder: with_code(path), "holds code of its own.*not run"),
+    "missing": (lambda path, folder: path, "file not found"),
+    "empty": (lambda path, folder: written(path, b""), "not a .keras file"),
+    "a PNG": (lambda path, folder: written(path, PNG), "not a .keras file"),
+    "a folder": (lambda path, folder: path.mkdir() or path, "is a directory"),
+    "an HDF5": (lambda path, folder: hdf5(path), "not a .keras file"),
+    "another zip": (lambda path, folder: archive(path, letter="Dear"), "not a Keras model"),
+    "no weights": (lambda path, folder: archive(path, config_json="{}"), "not a Keras model"),
+    "truncated": (lambda path, folder: truncated(path, folder / "teacher.keras"), "not a .keras file"),
+    "damaged": (lambda path, folder: damaged(path), "is corrupted"),
+    "another name": (
+        lambda path, folder: shutil.copy(folder / "teacher.keras", path.with_suffix(".zip")),
+        "not a .keras",
+    ),
+    "code": (lambda path, folder: with_code(path), "contains code.*not run"),
 }
 ON_MODELS = {
     "inspect": ["inspect", "{bad}"],
@@ -121,7 +124,7 @@ DATA = {
     "no example": (lambda path: arrays(path, x=X[:0], y=Y[:0]), "holds no example"),
     "uneven": (lambda path: arrays(path, x=X, y=Y[1:]), "48 inputs, but 47 labels"),
     "another shape": (lambda path: arrays(path, x=features(48, 5), y=Y), r"shape \(5,\), but '\w+' takes \(8,\)"),
-    "texts": (lambda path: arrays(path, x=np.array(["a", "b"] * 24), y=Y), r"shape \(\)|are string"),
+    "texts": (lambda path: arrays(path, x=np.array(["a", "b"] * 24), y=Y), r"shape \(\)|dtype string"),
     "truncated": (lambda path: truncated(path, arrays(path.with_stem("whole"), x=X, y=Y)), "cannot be read"),
 }
 ON_DATA = {
@@ -136,68 +139,71 @@ ON_DATA = {
 }
 
 
-def refused(capsys, arguments, said, **paths):
-    """Runs a command that is to fail in one line, and leave nothing."""
+def assert_fails(capsys, arguments, expected, **paths):
+    """Run a command and assert that it fails with one line of output."""
     assert main([argument.format(**paths) for argument in arguments]) == 1
     printed = capsys.readouterr().err
-    assert printed.startswith("keras-distill: ") and len(printed.splitlines()) == 1, printed
-    assert re.search(said, printed) and "Traceback" not in printed, printed
+    assert printed.startswith("keras-distill: error: ") and len(printed.splitlines()) == 1, printed
+    assert re.search(expected, printed) and "Traceback" not in printed, printed
     assert len(printed) < 700, printed
 
 
 @pytest.mark.parametrize("command", ON_MODELS)
 @pytest.mark.parametrize("bad", MODELS)
-def test_what_is_no_model(command, bad, folder, tmp_path, capsys):
-    make, said = MODELS[bad]
+def test_invalid_model(command, bad, folder, tmp_path, capsys):
+    make, expected = MODELS[bad]
     path = make(tmp_path / "bad.keras", folder)
-    refused(capsys, ON_MODELS[command], said, bad=path, folder=folder, out=tmp_path / "out")
+    assert_fails(capsys, ON_MODELS[command], expected, bad=path, folder=folder, out=tmp_path / "out")
     assert not (tmp_path / "out").exists() and not path.with_suffix(".ran").exists()
 
 
 @pytest.mark.parametrize("command", ON_DATA)
 @pytest.mark.parametrize("bad", DATA)
-def test_what_is_no_data(command, bad, folder, tmp_path, capsys):
-    make, said = DATA[bad]
+def test_invalid_dataset(command, bad, folder, tmp_path, capsys):
+    make, expected = DATA[bad]
     path = make(tmp_path / "bad.npz")
-    refused(capsys, ON_DATA[command], said, bad=path, folder=folder, out=tmp_path / "out")
+    assert_fails(capsys, ON_DATA[command], expected, bad=path, folder=folder, out=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.keras"))
 
 
 @pytest.mark.parametrize("option", ["label", "distill", "export"])
 @pytest.mark.parametrize(
-    ("out", "said"),
-    [("{folder}/train.npz", "File exists|Not a directory|is no folder"), ("/proc/no/such", "No such file|/proc/no")],
+    ("out", "expected"),
+    [
+        ("{folder}/train.npz", "File exists|Not a directory|is not a directory"),
+        ("/proc/no/such", "No such file|/proc/no"),
+    ],
 )
-def test_a_folder_that_cannot_be_written_to(option, out, said, folder, capsys):
-    # To root, all other folders can.
+def test_output_directory_that_cannot_be_written_to(option, out, expected, folder, capsys):
+    # Root can write to all other directories.
     arguments = [argument.replace("{out}", out) for argument in ON_DATA[option]]
-    refused(capsys, arguments, said, bad=folder / "train.npz", folder=folder)
+    assert_fails(capsys, arguments, expected, bad=folder / "train.npz", folder=folder)
     assert np.load(folder / "train.npz")["x"].shape == (48, 8)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (None, "neither a results.json"),
-        ({"results.json": b""}, "no results.json of keras_distill"),
-        ({"results.json": PNG}, "no results.json of keras_distill"),
-        ({"results.json": b"[1, 2]"}, "no results.json of keras_distill"),
-        ({"results.json": b'{"title": "x"}'}, "no results.json of keras_distill"),
-        ({"oracle.json": b"{}"}, "cannot draw"),
-        ({"oracle.json": PNG}, "cannot draw"),
+        ({"results.json": b""}, "not a results.json of keras_distill"),
+        ({"results.json": PNG}, "not a results.json of keras_distill"),
+        ({"results.json": b"[1, 2]"}, "not a results.json of keras_distill"),
+        ({"results.json": b'{"title": "x"}'}, "not a results.json of keras_distill"),
+        ({"oracle.json": b"{}"}, "cannot write a report"),
+        ({"oracle.json": PNG}, "cannot write a report"),
     ],
 )
-def test_what_is_no_run(content, said, tmp_path, capsys):
+def test_invalid_run(content, expected, tmp_path, capsys):
     run = tmp_path / "run"
     if content is not None:
         run.mkdir()
-        for name, held in content.items():
-            (run / name).write_bytes(held)
-    refused(capsys, ["report", "{run}"], said, run=run)
+        for name, value in content.items():
+            (run / name).write_bytes(value)
+    assert_fails(capsys, ["report", "{run}"], expected, run=run)
 
 
 @pytest.mark.parametrize("damage", ["missing", "no manifest", "a PNG for a manifest", "a shard is missing", "a file"])
-def test_what_is_no_cache(damage, folder, tmp_path, capsys):
+def test_invalid_cache(damage, folder, tmp_path, capsys):
     cache = tmp_path / "cache"
     if damage != "missing":
         shutil.copytree(folder / "cache", cache)
@@ -210,8 +216,10 @@ def test_what_is_no_cache(damage, folder, tmp_path, capsys):
     if damage == "a file":
         shutil.rmtree(cache)
         cache.write_bytes(PNG)
-    refused(capsys, ["check", "{cache}"], "cannot use", cache=cache)
+    assert_fails(capsys, ["check", "{cache}"], "cannot use", cache=cache)
     if damage in ("missing", "no manifest"):
         return
     learn = ["distill", "{folder}/teacher.keras", "{folder}/student.keras", "--dataset={folder}/train.npz"]
-    refused(capsys, [*learn, "--cache={cache}", "--out={out}"], ".", folder=folder, cache=cache, out=tmp_path / "out")
+    assert_fails(
+        capsys, [*learn, "--cache={cache}", "--out={out}"], ".", folder=folder, cache=cache, out=tmp_path / "out"
+    )

@@ -1,9 +1,10 @@
-"""The command as a user calls it."""
+"""Command line: `inspect`, `label`, `check` of a cache, usage errors, exit status and signals."""
 
 import importlib
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_distill
 from keras_distill.cache import open_cache
 from keras_distill.callbacks.backup import EXIT_PREEMPTED
 from keras_distill.cli import main
@@ -24,10 +26,16 @@ from tests.support.helpers import data, mlp
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS = ["inspect", "check", "label", "distill", "export", "report"]
+# As installed: the console script's module does not import the package.
 AS_INSTALLED = f"""
-import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "keras_distill" / "cli")!r}]
-from keras_distill_cli.main import main
+import importlib.util, sys
+sys.path.insert(0, {str(ROOT)!r})
+spec = importlib.util.spec_from_file_location(
+    "keras_distill_cli", {str(ROOT / "keras_distill" / "cli" / "keras_distill_cli.py")!r}
+)
+sys.modules["keras_distill_cli"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["keras_distill_cli"])
+from keras_distill_cli import main
 """
 
 
@@ -56,19 +64,19 @@ def test_inspect_lists_taps_with_shapes(path, capsys):
     ]
 
 
-def test_inspect_lists_what_matches(path, capsys):
+def test_inspect_lists_matching_taps(path, capsys):
     assert main(["inspect", str(path), "--match", "f*s"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tap", "features"]
 
 
-def test_inspect_says_what_cannot_be_tapped(tmp_path, capsys):
+def test_inspect_lists_layers_that_cannot_be_tapped(tmp_path, capsys):
     model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(3, name="lstm")])
     model.save(tmp_path / "model.keras")
     assert main(["inspect", str(tmp_path / "model.keras")]) == 0
     assert "Cannot be tapped:\n  'lstm/lstm_cell' runs inside a loop" in capsys.readouterr().out
 
 
-def test_inspect_imports_what_registers_a_models_layers(tmp_path, monkeypatch, capsys):
+def test_inspect_imports_modules_of_custom_layers(tmp_path, monkeypatch, capsys):
     code = """
 import keras
 @keras.saving.register_keras_serializable("cli")
@@ -82,17 +90,17 @@ class Twice(keras.layers.Layer):
     )
     subprocess.run([sys.executable, "-c", model], cwd=tmp_path, check=True)
     assert main(["inspect", f"{tmp_path}/m.keras"]) == 1
-    assert "'Twice' in it is unknown. Name the module" in capsys.readouterr().err
+    assert "'Twice' is unknown. Pass the module that registers it: --import" in capsys.readouterr().err
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["inspect", f"{tmp_path}/m.keras", "--import", "twice"]) == 0
     assert "Twice" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["inspect", "nowhere.keras"], "cannot read nowhere.keras: "),
-        (["inspect", "{path}", "--match", "stage"], "no tap of .* holds 'stage'"),
+        (["inspect", "{path}", "--match", "stage"], "no tap of .* matches 'stage'"),
         (["inspect", "{path}", "--import", "no_such_module"], "cannot read .*no_such_module"),
         (["label", "nowhere.keras", "--dataset=x.npy", "--out={out}"], "cannot read nowhere.keras: "),
         (["label", "{path}", "--dataset=x.npy", "--out={out}"], "cannot label x.npy: .*No such file"),
@@ -102,13 +110,14 @@ class Twice(keras.layers.Layer):
         (["check", "{out}"], "cannot use .*: .* holds no cache"),
     ],
 )
-def test_a_job_that_fails_says_why_and_exits_with_1(arguments, said, path, npz, tmp_path, capsys):
+def test_a_failed_command_prints_one_line_and_exits_with_1(arguments, expected, path, npz, tmp_path, capsys):
     assert main([argument.format(path=path, npz=npz, out=tmp_path / "out") for argument in arguments]) == 1
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("keras-distill: ") and len(printed.err.splitlines()) == 1
-    assert re.search(said, printed.err)
+    assert printed.out == "" and printed.err.startswith("keras-distill: error: ") and len(printed.err.splitlines()) == 1
+    assert re.search(expected, printed.err)
 
 
+DISTILL = ["distill", "x", "y", "--dataset=y", "--out=z"]
 WRONG = [
     [],
     ["inspekt", "x"],
@@ -127,12 +136,12 @@ WRONG = [
     ["distill", "x", "--dataset=y", "--out=z"],
     ["distill", "x", "y", "--dataset=y"],
     *(
-        ["distill", "x", "y", "--dataset=y", "--out=z", option]
+        [*DISTILL, option]
         for option in (
             *("--temperature=0", "--temperature=hot", "--alpha=1", "--alpha=-0.1", "--epochs=0", "--epochs=1.5"),
             *("--learning-rate=0", "--learning-rate=inf", "--optimizer=adamm", "--seed=-1", "--validation=0"),
             *("--validation=1", "--validation=1.5", "--batch-size=0", "--backup-every=0", "--hint=:a", "--hint=a:"),
-            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2"),
+            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2", "--hint=a:b:", "--scale=nan"),
         )
     ),
     ["export", "x", "--dataset=y"],
@@ -145,48 +154,111 @@ WRONG = [
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
-    assert exit.value.code == 2 and "usage: keras-distill" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert exit.value.code == 2 and "usage: keras-distill" in printed
+    # The error comes first, where a long usage does not hide it. Without arguments there is only the help.
+    assert not arguments or re.match("keras-distill[a-z ]*: error: ", printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["inspekt", "x"], "keras-distill: error: unknown command 'inspekt'. Did you mean 'inspect'?"),
+        (["train"], "keras-distill: error: unknown command 'train'. Choose one of inspect, check, label, distill, "),
+        (["--verson"], "keras-distill: error: unknown option '--verson'. Did you mean '--version'?"),
+        # Not that --dataset is missing.
+        (["label", "x", "--datset=y", "--out=z"], "label: error: unknown option '--datset'. Did you mean '--dataset'?"),
+        (["report", "x", "-out=y"], "keras-distill report: error: unknown option '-out'. Did you mean '--out'?"),
+        (["report", "x", "--zzz"], "keras-distill report: error: unknown option '--zzz'.\n"),
+        (["inspect", "x", "y"], "keras-distill inspect: error: unexpected argument 'y'\n"),
+        (["export", "x", "--dataset=y"], "export: error: the following arguments are required: --out\n"),
+        ([*DISTILL, "--alpha=1"], "keras-distill distill: error: --alpha must be in [0, 1), got 1\n"),
+        ([*DISTILL, "--alpha", "-0.1"], "error: --alpha must be in [0, 1), got -0.1\n"),
+        ([*DISTILL, "--epochs=1.5"], "error: --epochs must be an integer >= 1, got 1.5\n"),
+        ([*DISTILL, "--seed=-1"], "error: --seed must be an integer >= 0, got -1\n"),
+        ([*DISTILL, "--scale=big"], "error: --scale must be a finite number such as 0.5 or 1/255, got big\n"),
+        ([*DISTILL, "--temperature=0"], "error: --temperature must be > 0, got 0\n"),
+        ([*DISTILL, "--hint=a:b:0"], "error: --hint must be STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT with WEIGHT > 0"),
+        ([*DISTILL, "--validation=0"], "error: --validation must be a fraction in (0, 1), a split or a dataset, got 0"),
+        ([*DISTILL, "--optimizer=adamm"], "error: --optimizer: invalid choice: 'adamm' (choose from "),
+    ],
+)
+def test_usage_errors(arguments, expected, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert expected in capsys.readouterr().err
+
+
+def test_without_arguments_the_help_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([])
+    printed = capsys.readouterr()
+    assert exit.value.code == 2 and printed.out == ""
+    assert all(f"\n    {command} " in printed.err for command in COMMANDS) and "exit status:" in printed.err
+
+
+def test_version(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0 and capsys.readouterr().out == f"keras-distill {keras_distill.__version__}\n"
+    monkeypatch.setattr(sys, "argv", ["python", "--version"])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_module("keras_distill.cli", run_name="__main__")
+    assert exit.value.code == 0 and capsys.readouterr().out == f"keras-distill {keras_distill.__version__}\n"
+
+
+def test_errors_are_not_shortened(path, npz, tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise ValueError(f"First line.\n\n  Indented {'long ' * 300}line.\nDo this.\n")
+
+    monkeypatch.setattr("keras_distill.cache.label", fail)
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err == (
+        f"keras-distill: error: cannot label {npz}: First line.\n    Indented {'long ' * 300}line.\n  Do this.\n"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches(command, capsys):
+def test_help_ends_with_examples(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0 and f"examples:\n  keras-distill {command} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_examples_of_the_help_are_asked_for_rightly(command, capsys, monkeypatch):
+def test_the_examples_of_the_help_are_valid(command, capsys, monkeypatch):
     module = importlib.import_module(f"keras_distill.cli.{command}")
-    asked = []
-    monkeypatch.setattr(module, "run", asked.append)
+    runs = []
+    monkeypatch.setattr(module, "run", runs.append)
     with pytest.raises(SystemExit):
         main([command, "--help"])
     printed = capsys.readouterr().out.replace("\\\n", " ")
     examples = re.findall(r"^  keras-distill (.*)$", printed, re.MULTILINE)
     for example in examples:
         assert main(shlex.split(example)) == 0, example
-    assert len(asked) == len(examples) >= 3
+    assert len(runs) == len(examples) >= 3
 
 
-def test_help_does_not_wait_for_tensorflow():
-    # As it is installed: by a name that does not bring the package with it.
+def test_help_is_fast_and_imports_no_dependency():
     code = (
         AS_INSTALLED
         + f"""
-for arguments in [[], *([command] for command in {COMMANDS})]:
+import time
+for arguments in ["--help"], ["--version"], *([command, "--help"] for command in {COMMANDS}):
     try:
-        main([*arguments, "--help"])
+        sys.argv[1:] = arguments
+        main()
     except SystemExit as exit:
         assert exit.code == 0
 assert not {{"keras", "tensorflow", "numpy", "keras_distill"}} & set(sys.modules), sys.modules
+assert time.process_time() < 0.5
 """
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_tensorflow_says_nothing(path):
-    code = AS_INSTALLED + "sys.exit(main(sys.argv[1:]))"
+def test_messages_of_tensorflow_are_hidden(path):
+    code = AS_INSTALLED + "sys.exit(main())"
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": "/nonexistent"}
     command = [sys.executable, "-c", code, "inspect", path]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
@@ -194,7 +266,7 @@ def test_tensorflow_says_nothing(path):
     done = subprocess.run(
         command, capture_output=True, text=True, env={**environment, "KERAS_BACKEND": "jax"}, check=False
     )
-    assert done.returncode == 1 and re.fullmatch("keras-distill: .*jax.*\n", done.stderr)
+    assert done.returncode == 1 and re.fullmatch("keras-distill: error: .*jax.*\n", done.stderr)
 
 
 def test_the_console_script_runs_the_same_modules():
@@ -203,7 +275,7 @@ def test_the_console_script_runs_the_same_modules():
     assert importlib.import_module("keras_distill.cli.main").EXIT_PREEMPTED == EXIT_PREEMPTED
 
 
-def test_label_keeps_what_check_finds_whole(path, npz, tmp_path, capsys):
+def test_check_verifies_what_label_wrote(path, npz, tmp_path, capsys):
     out = tmp_path / "cache"
     arguments = ["label", str(path), f"--dataset={npz}", f"--out={out}", "--tap=output", "--tap=features", "--top-k=2"]
     for _ in range(2):
@@ -212,7 +284,7 @@ def test_label_keeps_what_check_finds_whole(path, npz, tmp_path, capsys):
     assert main(["check", str(out), "--teacher", str(path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["output", "(3,)", "float16", "top", "2"] and lines[2] == ["features", "(8,)", "float16", "all"]
-    assert lines[3] == ["24", "examples"] and lines[-1] == ["All", "is", "as", "it", "was", "written."]
+    assert lines[3] == ["24", "examples"] and lines[-1][:4] == ["The", "cache", "is", "intact:"]
     stored = open_cache(out)
     assert len(list(stored.join(open_dataset(npz)).batch(24))) == 1
     file = next(out.glob("*features.npy"))
@@ -221,26 +293,26 @@ def test_label_keeps_what_check_finds_whole(path, npz, tmp_path, capsys):
     assert f"{file}' is not what was written" in capsys.readouterr().err
 
 
-def test_a_cache_of_another_teacher_is_found(path, npz, tmp_path, capsys):
+def test_check_detects_a_cache_of_another_teacher(path, npz, tmp_path, capsys):
     main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"])
     mlp(name="other", bias_initializer="ones").save(tmp_path / "other.keras")
     assert main(["check", str(tmp_path / "cache"), "--teacher", str(tmp_path / "other.keras")]) == 1
     assert "a cache of another teacher" in capsys.readouterr().err
 
 
-def test_an_interrupted_label_says_so(path, npz, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_label_can_be_resumed(path, npz, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("keras_distill.cache.label", interrupted)
     assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]) == 130
-    assert "keras-distill: interrupted. The same command goes on." in capsys.readouterr().err
+    assert "keras-distill: interrupted. Rerun the same command to resume." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["stopped", "warned"])
-def test_signals_and_warnings_in_the_midst_of_a_job(kind, path, npz, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("event", ["signal", "warning"])
+def test_signals_and_warnings_during_a_command(event, path, npz, tmp_path, monkeypatch, capsys):
     def job(*arguments, **options):
-        if kind == "stopped":
+        if event == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
         warnings.warn("One line\nand another.", stacklevel=1)
@@ -248,7 +320,7 @@ def test_signals_and_warnings_in_the_midst_of_a_job(kind, path, npz, tmp_path, m
     monkeypatch.setattr("keras_distill.cache.label", job)
     before = signal.getsignal(signal.SIGTERM)
     arguments = ["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]
-    if kind == "stopped":
+    if event == "signal":
         with pytest.raises(SystemExit) as exit:
             main(arguments)
         assert exit.value.code == EXIT_PREEMPTED
@@ -258,15 +330,15 @@ def test_signals_and_warnings_in_the_midst_of_a_job(kind, path, npz, tmp_path, m
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_label_keeps_logits_where_the_teacher_ends_in_a_softmax(path, npz, tmp_path, capsys):
+def test_label_stores_logits_of_a_teacher_with_a_softmax(path, npz, tmp_path, capsys):
     teacher = keras.saving.load_model(path)
     teacher.add(keras.layers.Softmax())
     teacher.save(tmp_path / "softmax.keras")
     assert main(["label", str(tmp_path / "softmax.keras"), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"]) == 0
-    assert "ends in a softmax. Its logits are kept" in capsys.readouterr().out
+    assert "ends in a softmax. The cache stores its logits" in capsys.readouterr().out
     (joined,) = open_cache(tmp_path / "cache").join(open_dataset(npz)).batch(24)
-    kept = split_inputs(joined[0])[1]["output"]
-    np.testing.assert_allclose(kept, keras.saving.load_model(path)(data()[0]), rtol=1e-5, atol=1e-6)
+    stored = split_inputs(joined[0])[1]["output"]
+    np.testing.assert_allclose(stored, keras.saving.load_model(path)(data()[0]), rtol=1e-5, atol=1e-6)
 
 
 def test_the_command_is_installed(path):

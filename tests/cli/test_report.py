@@ -1,4 +1,4 @@
-"""`keras-distill report`: pages and pictures of what is there already."""
+"""Command `keras-distill report`."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from tests.support.helpers import missing_package
 
 
 class Tuner(keras_tuner.RandomSearch):
-    """A search without models, whose trials are ever better."""
+    """Search without models; each trial scores higher than the one before."""
 
     def run_trial(self, trial, **options):
         return {"val_accuracy": int(trial.trial_id) / 10}
@@ -28,11 +28,11 @@ def searched(folder):
     return pathlib.Path(tuner.project_dir)
 
 
-def test_the_page_of_a_run_is_drawn_anew(tmp_path, capsys):
+def test_the_report_of_a_run_is_regenerated(tmp_path, capsys):
     results = samples.results()
     results.save(tmp_path / "results.json")
     assert main(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"Written: {tmp_path / 'report.html'}\n"
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'report.html'}\n"
     write_page(results, tmp_path / "expected.html")
     assert (tmp_path / "report.html").read_text() == (tmp_path / "expected.html").read_text()
     (tmp_path / "report.html").write_text("old")
@@ -40,21 +40,21 @@ def test_the_page_of_a_run_is_drawn_anew(tmp_path, capsys):
     assert (tmp_path / "report.html").read_text() != "old"
 
 
-def test_another_file_is_only_replaced_by_force(tmp_path, capsys):
+def test_an_existing_file_is_replaced_with_force_only(tmp_path, capsys):
     samples.results().save(tmp_path / "results.json")
     (tmp_path / "mine.html").write_text("mine")
     arguments = ["report", str(tmp_path), f"--out={tmp_path / 'mine.html'}"]
     assert main(arguments) == 1
-    assert "mine.html is there already" in capsys.readouterr().err
+    assert "mine.html already exists" in capsys.readouterr().err
     assert (tmp_path / "mine.html").read_text() == "mine"
     assert main([*arguments, "--force"]) == 0
     assert "<img" in (tmp_path / "mine.html").read_text()
 
 
-def test_the_pictures_of_a_search(tmp_path, capsys):
+def test_the_plots_of_a_search(tmp_path, capsys):
     folder = searched(tmp_path)
     assert main(["report", str(folder)]) == 0
-    assert sorted(path.name for path in (folder / "pictures").iterdir()) == [
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == [
         "best_so_far.png",
         "parallel_coordinates.png",
     ]
@@ -62,17 +62,17 @@ def test_the_pictures_of_a_search(tmp_path, capsys):
     assert "has the metric 'val_acc'. There: ['val_accuracy']" in capsys.readouterr().err
 
 
-def test_a_search_without_a_finished_trial_has_no_pictures(tmp_path, capsys):
+def test_a_search_without_a_completed_trial_has_no_plots(tmp_path, capsys):
     folder = searched(tmp_path)
     for path in folder.glob("trial_*/trial.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "status": "RUNNING"}))
     assert main(["report", str(folder)]) == 1
-    assert "no trial has been completed" in capsys.readouterr().err
+    assert "no trial has completed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
-def test_what_is_missing_is_named(missing, tmp_path, capsys, monkeypatch):
+def test_the_error_names_a_missing_package(missing, tmp_path, capsys, monkeypatch):
     samples.results().save(tmp_path / "results.json")
     missing_package(monkeypatch, missing)
     assert main(["report", str(tmp_path)]) == 1
-    assert f'needs {missing}, which is not installed. Install it with: pip install "keras-' in capsys.readouterr().err
+    assert f"needs {missing}, which is not installed. Install it with: pip install " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The way that README shows, from end to end and by real processes, of which some are killed."""
+"""The commands in README, end to end, in processes that are killed and resumed."""
 
 import os
 import pathlib
@@ -37,7 +37,7 @@ def network(width, name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Handwritten digits, a teacher that knows them, and a student that does not."""
+    """Handwritten digits, a trained teacher and an untrained student."""
     folder = tmp_path_factory.mktemp("walk")
     keras.utils.set_random_seed(0)
     images, labels = load_digits(return_X_y=True)
@@ -58,7 +58,7 @@ def start(folder, *arguments):
     )
 
 
-def done(folder, *arguments, status=0):
+def output_of(folder, *arguments, status=0):
     process = start(folder, *arguments)
     out, err = process.communicate()
     assert process.returncode == status, err
@@ -67,7 +67,7 @@ def done(folder, *arguments, status=0):
 
 
 def stopped(folder, number, marker, *arguments):
-    """The exit status of a process that is sent a signal when a file is there."""
+    """Send a signal to a process as soon as a file exists, and return its exit status."""
     process = start(folder, *arguments)
     while process.poll() is None and not marker.exists():
         time.sleep(0.01)
@@ -76,37 +76,37 @@ def stopped(folder, number, marker, *arguments):
     return process.returncode
 
 
-def test_the_way_as_printed(folder):
+def test_the_commands_as_printed(folder):
     assert list(COMMANDS) == ["inspect", "check", "label", "distill", "export", "report"]
-    assert "hidden" in done(folder, *COMMANDS["inspect"])
-    assert "Nothing was found" in done(folder, *COMMANDS["check"])
-    assert "1,297 examples" in done(folder, *COMMANDS["label"])
-    printed = done(folder, *COMMANDS["distill"], "--learning-rate=0.01")
+    assert "hidden" in output_of(folder, *COMMANDS["inspect"])
+    assert "No problems found" in output_of(folder, *COMMANDS["check"])
+    assert "1,297 examples" in output_of(folder, *COMMANDS["label"])
+    printed = output_of(folder, *COMMANDS["distill"], "--learning-rate=0.01")
     student = keras.saving.load_model(folder / "run" / "student.keras")
-    held = np.load(folder / "test.npz")
-    accuracy = np.mean(np.argmax(student(held["x"]), -1) == held["y"])
-    assert accuracy > 0.7 and f"the student {100 * accuracy:.2f} %" in printed
+    arrays = np.load(folder / "test.npz")
+    accuracy = np.mean(np.argmax(student(arrays["x"]), -1) == arrays["y"])
+    assert accuracy > 0.7 and f", student {100 * accuracy:.2f} % (" in printed
     assert Results.load(folder / "run" / "results.json").models[-1].runs[0].accuracy == pytest.approx(accuracy)
-    assert "litert_int8" in done(folder, *COMMANDS["export"])
+    assert "litert_int8" in output_of(folder, *COMMANDS["export"])
     assert (folder / "files" / "student_int8.tflite").exists()
     page = folder / "run" / "report.html"
-    drawn = page.read_text()
+    written = page.read_text()
     page.unlink()
-    assert "Written" in done(folder, *COMMANDS["report"])
-    assert page.read_text() == drawn
+    assert "Wrote" in output_of(folder, *COMMANDS["report"])
+    assert page.read_text() == written
 
 
-def test_a_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(folder):
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(folder):
     names = ["teacher.keras", "student.keras", "--dataset=train.npz"]
-    learn = ["distill", *names, "--epochs=12", "--backup-every=4", "--similarity=hidden:hidden"]
-    done(folder, *learn, "--out=unbroken")
-    first = folder / "broken" / "unfinished" / "distilled"
-    assert stopped(folder, signal.SIGKILL, first / "00000003.json", *learn, "--out=broken") == -signal.SIGKILL
-    assert stopped(folder, signal.SIGTERM, first / "00000016.json", *learn, "--out=broken") == 75
-    assert not (folder / "broken" / "student.keras").exists()
-    done(folder, *learn, "--out=broken")
-    assert not (folder / "broken" / "unfinished").exists()
-    one, other = (keras.saving.load_model(folder / name / "student.keras") for name in ("unbroken", "broken"))
+    command = ["distill", *names, "--epochs=12", "--backup-every=4", "--similarity=hidden:hidden"]
+    output_of(folder, *command, "--out=uninterrupted")
+    first = folder / "killed" / "unfinished" / "distilled"
+    assert stopped(folder, signal.SIGKILL, first / "00000003.json", *command, "--out=killed") == -signal.SIGKILL
+    assert stopped(folder, signal.SIGTERM, first / "00000016.json", *command, "--out=killed") == 75
+    assert not (folder / "killed" / "student.keras").exists()
+    output_of(folder, *command, "--out=killed")
+    assert not (folder / "killed" / "unfinished").exists()
+    one, other = (keras.saving.load_model(folder / name / "student.keras") for name in ("uninterrupted", "killed"))
     for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
-    assert (folder / "broken" / "history.csv").read_text() == (folder / "unbroken" / "history.csv").read_text()
+    assert (folder / "killed" / "history.csv").read_text() == (folder / "uninterrupted" / "history.csv").read_text()
