@@ -8,13 +8,13 @@ from keras_distill.preflight import numeric_checks, optimization_checks, predict
 from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import Probe
 from keras_distill.preflight.state_restoration import first_batches, state_restored
-from keras_distill.training.distiller import Distiller
+from keras_distill.training.base import BaseDistiller
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
 
 
 def check(
-    distiller: Distiller, data: Structure, y: Structure | None = None, batches: int = 8, batch_size: int = 32
+    distiller: BaseDistiller, data: Structure, y: Structure | None = None, batches: int = 8, batch_size: int = 32
 ) -> list[Finding]:
     """Diagnose a distillation setup with a few batches and a few trial training steps.
 
@@ -35,7 +35,7 @@ def check(
     more than 512 MB in memory: its shuffle advances by one epoch.
 
     Args:
-        distiller: A compiled `Distiller` on one device.
+        distiller: A compiled `Distiller` or `MutualDistiller` on one device.
         data: Training data as for `fit`: a `tf.data.Dataset` or `keras.utils.PyDataset` with batches `(x,)`, `(x, y)`
             or `(x, y, sample_weight)`, or arrays of inputs. Of arrays, examples at equal distances are used.
         y: Labels, if `data` are arrays. Defaults to None.
@@ -47,7 +47,7 @@ def check(
         inputs, ends the list.
 
     Raises:
-        ValueError: If `distiller` is not a `Distiller`, is not compiled or runs on several devices; if `batches` or
+        ValueError: If `distiller` is not a distiller, is not compiled or runs on several devices; if `batches` or
             `batch_size` is not an integer >= 1; if `data` can be read only once, are empty, or do not match the inputs
             of the models.
 
@@ -85,11 +85,8 @@ def check(
 
 
 def _check_distiller(distiller):
-    if not isinstance(distiller, Distiller):
-        raise ValueError(
-            f"`distiller` must be a Distiller. Received: {type(distiller).__name__}. To check two peers of a "
-            "MutualDistiller, make a Distiller with copies of them as student and teacher."
-        )
+    if not isinstance(distiller, BaseDistiller):
+        raise ValueError(f"`distiller` must be a Distiller or a MutualDistiller. Received: {type(distiller).__name__}")
     if not distiller.compiled:
         raise ValueError("`distiller` is not compiled. Call `distiller.compile(optimizer, loss)` before `check`.")
     strategy = _compat.distribute_strategy(distiller)
@@ -104,7 +101,7 @@ def _check_distiller(distiller):
 def _check_inputs_match(batch, distiller):
     """Raise an error if the data are not batched or belong to other models."""
     inputs = keras.tree.flatten(unpack(batch, 0).inputs)
-    expected = keras.tree.flatten(distiller._traced.inputs)
+    expected = keras.tree.flatten(distiller.specs.inputs)
     if [len(x.shape) for x in inputs] != [len(x.shape) for x in expected]:
         raise ValueError(
             f"The batches of `data` have inputs of shapes {[tuple(x.shape) for x in inputs]}, but the models expect "

@@ -9,7 +9,7 @@ import numpy as np
 from keras_distill.data.batch import unpack
 from keras_distill.preflight.finding import Finding, capitalize, format_percent
 from keras_distill.preflight.probe import ForwardStats
-from keras_distill.training.distiller import Distiller
+from keras_distill.training.base import BaseDistiller
 
 if TYPE_CHECKING:
     from keras_distill.preflight.optimization_checks import TrialSteps
@@ -22,7 +22,7 @@ DEAD_FRACTION = 0.9
 EXPLODING_RATIO = 100.0
 
 
-def check_weight_precision(distiller: Distiller) -> list[Finding]:
+def check_weight_precision(distiller: BaseDistiller) -> list[Finding]:
     """Report trainable weights of several dtypes, or of a dtype too coarse for small updates."""
     paths_by_dtype = collections.defaultdict(list)
     for weight in distiller.trainable_variables:

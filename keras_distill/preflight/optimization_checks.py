@@ -55,7 +55,7 @@ class TrialSteps:
         self._accumulation_steps = replicas.innermost_optimizer(self._optimizer).gradient_accumulation_steps or 1
         self._weights = probe.loss_weights(stats.losses)
         self._batches = probe.batches[:NUM_BATCHES]
-        self._student_ids = {id(variable) for variable in self._distiller.student.trainable_variables}
+        self._student_ids = {id(variable) for variable in _trained(self._distiller)}
         first_steps = [probe.gradient(data, self._weights) for data in self._batches]
         self.loss_before = float(np.mean([total for _, total, _ in first_steps]))
         self.nonfinite_gradients = sorted(
@@ -70,14 +70,14 @@ class TrialSteps:
         self.stats_after = probe.forward_stats(len(self._batches))
 
     def _train(self):
-        student_weights = self._distiller.student.trainable_variables
+        student_weights = _trained(self._distiller)
         before = [np.array(variable, "float32") for variable in student_weights]
         for data in self._batches * NUM_EPOCHS * self._accumulation_steps:
             _, total, gradients = self.probe.gradient(data, self._weights, float(self._optimizer.scale_loss(1.0)))
             if not np.isfinite(total) or all(gradient is None for gradient in gradients):
                 break
             self.learning_rates.append(float(self._optimizer.learning_rate))
-            self._distiller._update(gradients)
+            replicas.apply_gradients(self._optimizer, gradients, self._distiller.trainable_variables)
             self.num_steps += 1
         after = [np.array(variable, "float32") for variable in student_weights]
         self.relative_change = _norm([new - old for new, old in zip(after, before)]) / max(_norm(before), 1e-12)
@@ -140,10 +140,16 @@ def check_gradients(trial: TrialSteps) -> list[Finding]:
     return frozen or _missing_gradients(trial, weighted) + _dominant_loss(trial, weighted)
 
 
+def _trained(distiller):
+    """Return the trainable variables of the student, or of all peers."""
+    return [variable for model in distiller.outputs.values() for variable in model.trainable_variables]
+
+
 def _frozen_student(trial, weighted):
-    student = trial.probe.distiller.student
-    if student.trainable_variables and (not weighted or any(trial.gradient_norms.values())):
+    frozen = [model for model in trial.probe.distiller.outputs.values() if not model.trainable_variables]
+    if not frozen and (not weighted or any(trial.gradient_norms.values())):
         return []
+    student = (frozen or list(trial.probe.distiller.outputs.values()))[0]
     counts = f"{len(student.trainable_variables)} of {len(student.weights)} weights of '{student.name}' are trainable"
     return [
         Finding(

@@ -10,11 +10,10 @@ from keras_distill.data.batch import unpack
 from keras_distill.data.labels import label_mask
 from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.models.specs import Spec
-from keras_distill.models.taps import OUTPUT
 from keras_distill.preflight.finding import Finding, format_percent
-from keras_distill.preflight.probe import SUPERVISED, ForwardStats, Probe
+from keras_distill.preflight.probe import ForwardStats, Probe
 from keras_distill.preflight.statistics import SUM_TOLERANCE, Predictions
-from keras_distill.training.distiller import Distiller
+from keras_distill.training.base import BaseDistiller
 
 # Number of standard deviations: a teacher within CHANCE of random guessing is at chance level, and a difference of
 # SIGNIFICANT is not a coincidence.
@@ -34,7 +33,7 @@ HARD = 1e-4
 _MAX_LISTED = 12
 
 
-def check_labels(distiller: Distiller, batches: list[tuple]) -> list[Finding]:
+def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding]:
     """Report labels that do not fit the classes of the student's output."""
     findings = []
     for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
@@ -58,15 +57,19 @@ def check_labels(distiller: Distiller, batches: list[tuple]) -> list[Finding]:
     return findings
 
 
-def check_logits(distiller: Distiller, stats: ForwardStats) -> list[Finding]:
+def check_logits(distiller: BaseDistiller, stats: ForwardStats) -> list[Finding]:
     """Report activations that hold probabilities where logits are required.
 
-    Models whose graph ends in a softmax raise an error earlier. This check measures the values, so it also covers
-    functions and cached activations.
+    Terms compare the input of a softmax where the graph of a model ends in one. This check measures the values, so it
+    covers functions, cached activations and the supervised loss.
     """
     taps = {("student", student) for student, _ in stats.logits} | {("teacher", teacher) for _, teacher in stats.logits}
-    if SUPERVISED in stats.losses and getattr(distiller.loss, "from_logits", False):
-        taps.add(("student", OUTPUT))
+    # Where a graph ends in a softmax, terms compare its input.
+    specs = {"student": distiller.specs.student, "teacher": distiller.specs.teacher}
+    taps = {(side, tap) for side, tap in taps if not specs[side][tap].probabilities}
+    supervised = {part.title for name, part in distiller.parts.items() if name == part.supervised}
+    if supervised & set(stats.losses) and getattr(distiller.loss, "from_logits", False):
+        taps |= {("student", tap) for tap in distiller.outputs}
     findings = []
     for side, tap in sorted(taps):
         activation = getattr(stats, side).get(tap)
@@ -145,15 +148,18 @@ def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.nda
     return invalid, "values from 0 to 1"
 
 
-def _supervised_outputs(distiller: Distiller) -> list[tuple[Any, Any, Any]]:
+def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
     """Return `(entry of the labels or None, Spec, loss)` of each output of the student."""
-    spec, loss = distiller._traced.student[OUTPUT], distiller.loss
+    loss = distiller.loss
     if loss is None:
         return []
+    # Peers have the same labels; those of the first one stand for all.
+    tap, student = next(iter(distiller.outputs.items()))
+    spec = distiller.specs.student[tap]
     if isinstance(spec, Spec):
         return [(None, spec, loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss)]
     keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
-    output_names = getattr(distiller.student, "output_names", None) or keys
+    output_names = getattr(student, "output_names", None) or keys
     specs = list(spec.values()) if isinstance(spec, dict) else list(spec)
     outputs = []
     for position, (key, output_name, output_spec) in enumerate(zip(keys, output_names, specs)):

@@ -14,12 +14,10 @@ from keras_distill.data.sample_weights import entry_of_tap
 from keras_distill.losses import BinaryKD
 from keras_distill.losses.maths import one_hot_labels
 from keras_distill.models.masking import joint_masks, mask_fits
-from keras_distill.models.taps import OUTPUT, select_activations
+from keras_distill.models.taps import select_activations
 from keras_distill.preflight.statistics import ActivationStats, LogitStats
-from keras_distill.schedules import value_at
-from keras_distill.training.balance import Balance
-from keras_distill.training.base import local_mean, mean_over_examples, regularization_losses
-from keras_distill.training.distiller import Distiller
+from keras_distill.training.base import BaseDistiller
+from keras_distill.training.means import regularization_losses
 from keras_distill.types import Structure, Tensor
 
 SUPERVISED = "the supervised loss"
@@ -46,21 +44,20 @@ class ForwardStats(NamedTuple):
 
 
 class Probe:
-    """Runs the models, terms and gradients of a `Distiller` without updating its metrics.
+    """Runs the models, terms and gradients of a distiller without updating its metrics.
 
     Args:
-        distiller: A compiled `Distiller`.
+        distiller: A compiled distiller.
         batches: List of `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
 
     Attributes:
         terms: `{name in findings, such as "term 'hint'": Term}`.
     """
 
-    def __init__(self, distiller: Distiller, batches: list[tuple]):
+    def __init__(self, distiller: BaseDistiller, batches: list[tuple]):
         self.distiller = distiller
         self.batches = batches
         self.terms = {f"term '{term.name}'": term for term in distiller.terms}
-        self._compiled_losses = distiller._supervision.alone()
         self._forward = tf.function(self._forward_batch, reduce_retracing=True, autograph=False)
         self._backward = tf.function(self._backward_batch, reduce_retracing=True, autograph=False)
 
@@ -90,16 +87,14 @@ class Probe:
         Args:
             losses: `{loss: value}`, on which the weight of a `Balance` depends.
         """
-        weights = {}
-        if SUPERVISED in losses:
-            weights[SUPERVISED] = self._largest_value(self.distiller.supervised_weight)
-        for name, term in self.terms.items():
-            if isinstance(term.weight, Balance):
-                ratio, supervised = self._largest_value(term.weight.ratio), abs(losses.get(SUPERVISED, 0.0))
-                weights[name] = ratio * supervised / losses[name] if losses[name] else 0.0
-            else:
-                weights[name] = self._largest_value(term.weight)
-        return weights
+        step = int(self.distiller.optimizer.iterations)
+        steps = [tf.constant(step + ahead) for ahead in STEPS_AHEAD]
+        parts = self.distiller.parts
+        return {
+            part.title: part.weight.peak(steps, losses[part.title], losses.get(parts[part.supervised].title, 0.0))
+            for part in parts.values()
+            if part.title in losses
+        }
 
     def gradient(
         self, data: Structure, weights: Mapping[str, float], scale: float = 1.0
@@ -127,10 +122,8 @@ class Probe:
             if term.head is not None
         }
         logits = {
-            (student_tap, teacher_tap): _valid_logits(
-                batch, student[student_tap], teacher[teacher_tap], student_tap, mask
-            )
-            for (student_tap, teacher_tap), mask in self._logit_pairs().items()
+            pair: _valid_logits(batch, *self.distiller.compared_activations(term, student, teacher), term)
+            for pair, term in self._logit_pairs().items()
         }
         return {
             "student": _single_tensors(student),
@@ -143,30 +136,30 @@ class Probe:
     def _backward_batch(self, data, weights, scale):
         with tf.GradientTape() as tape:
             batch, student, teacher = self._run_models(data, training=True)
-            regularization = regularization_losses([self.distiller.student])
+            regularization = regularization_losses(self.distiller.outputs.values())
             losses = self._losses(batch, student, teacher, training=True)
             total = regularization + sum(weights[name] * value for name, value in losses.items())
             scaled = scale * total
         return losses, total, tape.gradient(scaled, self.distiller.trainable_variables)
 
     def _run_models(self, data, training):
-        batch = unpack(data, self.distiller.optimizer.iterations)
-        return batch, self.distiller._taps(batch.inputs, training=training), self.distiller.teacher.activations(batch)
+        batch = self.distiller.prepare_batch(unpack(data, self.distiller.optimizer.iterations))
+        teacher = self.distiller.teacher_activations(batch)
+        return batch, self.distiller.student_activations(batch, training), teacher
 
     def _losses(self, batch, student, teacher, training):
-        loss = self._compiled_losses.loss(batch.labels, student[OUTPUT], batch.sample_weight)
-        losses = {} if loss is None else {SUPERVISED: local_mean(loss, batch)}
-        for name, term in self.terms.items():
-            values = term.compare(
-                select_activations(student, term.student), select_activations(teacher, term.teacher), batch, training
-            )
-            losses[name] = mean_over_examples(values)
-        return losses
+        """Return `{title: loss}`, without supervised losses where there are no labels or no loss."""
+        with self.distiller.untracked():
+            losses = self.distiller.losses_of(batch, student, teacher, training)
+        parts = self.distiller.parts
+        supervised = {part.supervised for part in parts.values()}
+        absent = supervised if batch.labels is None or self.distiller.loss is None else ()
+        return {parts[name].title: loss for name, loss in losses.items() if name not in absent}
 
     def _logit_pairs(self):
-        """Return `{(student tap, teacher tap): mask}` of the terms that compare class logits."""
+        """Return `{(student tap, teacher tap): term}` of the terms that compare class logits."""
         return {
-            (term.student, term.teacher): term.mask
+            (term.student, term.teacher): term
             for term in self.terms.values()
             if term.loss.logits and not isinstance(term.loss, BinaryKD) and isinstance(term.student, str)
         }
@@ -179,10 +172,6 @@ class Probe:
             if (term.student, term.teacher) == pair
         }
         return {name: float(temperature) for name, temperature in temperatures.items() if temperature is not None}
-
-    def _largest_value(self, schedule):
-        step = int(self.distiller.optimizer.iterations)
-        return max(float(value_at(schedule, tf.constant(step + ahead))) for ahead in STEPS_AHEAD)
 
 
 def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:
@@ -206,10 +195,10 @@ def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:
     return ops.where(label_mask(labels, outputs), ops.cast(indices, "int32"), -1)
 
 
-def _valid_logits(batch, student, teacher, tap, mask):
+def _valid_logits(batch, student, teacher, term):
     """Return student and teacher logits at unpadded positions, shape `[positions, classes]`, and class indices."""
-    student_mask, _ = joint_masks(student, teacher, None if mask is None else batch.inputs[mask])
-    labels = class_indices(entry_of_tap(batch.labels, tap), student)
+    student_mask, _ = joint_masks(student, teacher, None if term.mask is None else batch.inputs[term.mask])
+    labels = class_indices(entry_of_tap(batch.labels, term.student), student)
     valid = ops.ones(ops.shape(student)[:-1], "bool")
     if student_mask is not None:
         valid = ops.logical_and(valid, student_mask)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill import _compat
-from keras_distill.training.distiller import Distiller
+from keras_distill.training.base import BaseDistiller
 from keras_distill.types import Structure
 
 # The order of these shuffles depends on how many iterators they had before. The older operations on the right depend on
@@ -20,7 +20,7 @@ _MAX_DATASET_BYTES = 1 << 29
 
 
 @contextlib.contextmanager
-def state_restored(distiller: Distiller) -> Iterator[None]:
+def state_restored(distiller: BaseDistiller) -> Iterator[None]:
     """Restore the state of a `Distiller` and all random states on exit.
 
     Restored are the values of all variables (weights, statistics, optimizer, metrics, seed generators, the teacher's
@@ -30,13 +30,12 @@ def state_restored(distiller: Distiller) -> Iterator[None]:
         distiller: A compiled `Distiller`.
     """
     teacher = distiller.teacher
-    models = [model for model in teacher.models if isinstance(model, keras.layers.Layer)]
+    models = [] if teacher is None else [model for model in teacher.models if isinstance(model, keras.layers.Layer)]
     variables = [
         *distiller.variables,
         *distiller.metrics_variables,
         *distiller.optimizer.variables,
-        *teacher.weights,
-        *teacher.state,
+        *(() if teacher is None else (*teacher.weights, *teacher.state)),
         *(variable for model in models for variable in model.variables),
     ]
     values = [(variable, np.array(variable)) for variable in {id(v): v for v in variables}.values()]

@@ -1,5 +1,7 @@
 """Term weight that follows the supervised loss."""
 
+from collections.abc import Iterable
+
 import keras
 from keras import ops
 
@@ -73,6 +75,10 @@ class Balance(keras.layers.Layer, LossWeight):
         # Converted here, so that a step reads the means that its own `update` has moved.
         supervised, term = (ops.convert_to_tensor(mean) for mean in self.state)
         return ops.minimum(ops.divide_no_nan(value_at(self.ratio, step) * supervised, term), _LARGEST)
+
+    def peak(self, steps: Iterable[Tensor], loss: float, supervised: float) -> float:
+        ratio = max(float(value_at(self.ratio, step)) for step in steps)
+        return min(ratio * abs(supervised) / loss, _LARGEST) if loss else 0.0
 
     def update(self, loss: Tensor, supervised: Tensor, batch: Batch) -> None:
         # Means over the examples of all replicas.

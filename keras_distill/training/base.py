@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -11,6 +12,7 @@ from keras import ops
 from keras_distill import _compat
 from keras_distill.data.batch import Batch, batch_size, unpack
 from keras_distill.distribution import replicas, workers
+from keras_distill.models.specs import Traced
 from keras_distill.training.loss_weight import LossWeight
 from keras_distill.training.means import regularization_losses, replica_fraction
 from keras_distill.training.strategy_checks import check_batch_size, check_step
@@ -21,12 +23,14 @@ class WeightedLoss(NamedTuple):
     """Part of the total loss.
 
     Attributes:
+        title: Name in messages, such as "term 'hint'".
         weight: A `LossWeight`.
         total: Log name of the sum that the weighted loss is added to.
         supervised: Log name of the supervised loss that a weight may depend on.
         weight_name: Log name of the weight.
     """
 
+    title: str
     weight: LossWeight
     total: str = "loss"
     supervised: str = "supervised_loss"
@@ -47,8 +51,18 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     ```
 
     A subclass that is not one of `Distiller` or `MutualDistiller` also calls `_declare_losses` when it is constructed
-    and implements `_compile_losses` and `_results`.
+    and implements `compared_activations`, `_compile_losses` and `_results`.
+
+    Attributes:
+        terms: Built `Term`s. Their taps are keys of the activations that the hooks return.
+        teacher: The `Teacher`, or None.
+        outputs: `{tap: model}` of the outputs that labels are compared with.
+        parts: `{log name: WeightedLoss}` of the parts of the total loss.
     """
+
+    terms = ()
+    teacher = None
+    _traced = None
 
     # True from the start of `fit` until its first batch has been checked.
     _starts_training = False
@@ -128,6 +142,40 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         """Return what labels and metrics are compared with, from the result of `student_activations`."""
         raise NotImplementedError
 
+    def compared_activations(self, term: Any, student: dict, teacher: dict) -> tuple[Structure, Structure]:
+        """Return the activations of student and teacher that a term or a metric compares.
+
+        Args:
+            term: `Term` or `DistillationMetric`.
+            student: Result of `student_activations`.
+            teacher: Result of `teacher_activations`.
+        """
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def untracked(self) -> Iterator[None]:
+        """Compute `losses_of` without updating metrics, inside the context."""
+        compiled, self._compiled_losses = self._compiled_losses, self._losses_without_metrics()
+        try:
+            yield
+        finally:
+            self._compiled_losses = compiled
+
+    @property
+    def outputs(self) -> dict[str, keras.Model]:
+        """`{tap: model}` of the outputs that labels are compared with."""
+        raise NotImplementedError
+
+    @property
+    def specs(self) -> Traced:
+        """Inputs and activations of the models, as `Traced`."""
+        return self._traced
+
+    @property
+    def parts(self) -> dict[str, WeightedLoss]:
+        """`{log name: WeightedLoss}` of the parts of the total loss."""
+        return dict(self._parts)
+
     def train_step(self, data):
         batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
         teacher = self.teacher_activations(batch)
@@ -176,6 +224,10 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
         """Check what `compile` got against the models, and keep it as `CompiledLosses`."""
+        raise NotImplementedError
+
+    def _losses_without_metrics(self):
+        """Return the compiled losses without metrics and trackers."""
         raise NotImplementedError
 
     def _results(self):

@@ -122,9 +122,12 @@ class Distiller(BaseDistiller):
         self.term_losses = [term.loss for term in self.terms]
         # Tracked by Keras, so that weights with state are saved.
         self.term_weights = [term.weight for term in self.terms if isinstance(term.weight, keras.layers.Layer)]
-        parts = {"supervised_loss": WeightedLoss(as_weight(self.supervised_weight), weight_name="supervised_weight")}
+        supervised = as_weight(self.supervised_weight)
+        parts = {"supervised_loss": WeightedLoss("the supervised loss", supervised, weight_name="supervised_weight")}
         for term in self.terms:
-            parts[f"{term.name}_loss"] = WeightedLoss(as_weight(term.weight), weight_name=f"{term.name}_weight")
+            parts[f"{term.name}_loss"] = WeightedLoss(
+                f"term '{term.name}'", as_weight(term.weight), weight_name=f"{term.name}_weight"
+            )
         self._declare_losses(parts, {"loss": student}, (*self.heads, *self.term_losses))
         self._compiled_losses, self._teacher_metrics = CompiledLosses(), TeacherMetrics()
         self.built = True
@@ -149,13 +152,7 @@ class Distiller(BaseDistiller):
         return losses
 
     def compared_activations(self, term: Any, student: dict, teacher: dict) -> tuple[Structure, Structure]:
-        """Return what a term or metric compares: its taps, and where it needs logits, the input of a softmax.
-
-        Args:
-            term: `Term` or `DistillationMetric`.
-            student: `{tap: activation}`.
-            teacher: `{tap: activation}`.
-        """
+        # Where logits are compared, those of a model that ends in a softmax are the input of the softmax.
         student, teacher = select_activations(student, term.student), select_activations(teacher, term.teacher)
         if term.logits:
             student = logits_of(student, select_activations(self._traced.student, term.student))
@@ -167,6 +164,10 @@ class Distiller(BaseDistiller):
 
     def student_outputs(self, student: dict) -> Structure:
         return student[OUTPUT]
+
+    @property
+    def outputs(self) -> dict[str, keras.Model]:
+        return {OUTPUT: self.student}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the supervised loss alone, or None; see `keras.Model.compute_loss`."""
@@ -225,6 +226,9 @@ class Distiller(BaseDistiller):
         self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._trackers))
         output_names = getattr(self.student, "output_names", None)
         self._compiled_losses = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
+
+    def _losses_without_metrics(self):
+        return self._compiled_losses.without_metrics()
 
     def _results(self):
         losses = {tracker.name: tracker.result() for tracker in self._loss_trackers()}

@@ -1,5 +1,6 @@
 """Weights of losses: the contract that numbers, schedules, `Balance` and user-defined weights implement."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -40,6 +41,16 @@ class LossWeight:
             Unitless, a float or a float32 scalar without gradient.
         """
         raise NotImplementedError
+
+    def peak(self, steps: Iterable[Tensor], loss: float, supervised: float) -> float:
+        """Return the largest weight at some steps, for the pre-flight check.
+
+        Args:
+            steps: Scalar integer tensors.
+            loss: Value of the loss that is weighted.
+            supervised: Value of the supervised loss.
+        """
+        return max(float(self.value(step)) for step in steps)
 
     def update(self, loss: Tensor, supervised: Tensor, batch: Batch) -> None:
         """Update the state; called in every training step, before `value`. Does nothing by default.

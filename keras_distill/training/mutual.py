@@ -92,23 +92,15 @@ class MutualDistiller(BaseDistiller):
         self.supervised_weight = check_positive(supervised_weight, "supervised_weight", zero=True)
         self._template = _term(loss, logits, mask)
         self._taps = {peer: Taps(model, dict.fromkeys([OUTPUT, logits])) for peer, model in peers.items()}
-        specs = input_specs(inputs, *peers.values())
-        traced = {peer: trace(lambda x, taps=taps: taps(x, training=False), specs) for peer, taps in self._taps.items()}
+        inputs = input_specs(inputs, *peers.values())
+        specs = trace(lambda x: self._activations(x, training=False), inputs)
         # Checked again: tracing may have created the weights of a model that was not built.
         check_peers(peers)
-        check_predictions({peer: found[logits] for peer, found in traced.items()}, logits)
-        self._traced = Traced(specs, student=traced, teacher=traced)
-        self._terms = {
-            peer: {
-                other: self._template.build(traced[peer][logits], traced[other][logits])
-                for other in peers
-                if other != peer
-            }
-            for peer in peers
-        }
-        for peer, terms in self._terms.items():
-            check_masks(terms.values(), specs, traced[peer])
-        self.term_losses = [term.loss for terms in self._terms.values() for term in terms.values()]
+        check_predictions({peer: specs[f"{peer}/{logits}"] for peer in peers}, logits)
+        self._traced = Traced(inputs, student=specs, teacher=specs)
+        self.terms = tuple(self._built_term(peer, other, specs) for peer in peers for other in peers if other != peer)
+        check_masks(self.terms, inputs, specs)
+        self.term_losses = [term.loss for term in self.terms]
         self._declare_losses(self._loss_parts(), {f"{peer}_loss": model for peer, model in peers.items()})
         self._compiled_losses = CompiledLosses.per_model(dict.fromkeys(peers))
         self.built = True
@@ -122,19 +114,31 @@ class MutualDistiller(BaseDistiller):
         return {}
 
     def student_activations(self, batch: Batch, training: bool) -> dict:
-        return {peer: taps(batch.inputs, training=training) for peer, taps in self._taps.items()}
+        return self._activations(batch.inputs, training)
 
     def student_outputs(self, student: dict) -> dict:
-        return {peer: activations[OUTPUT] for peer, activations in student.items()}
+        return {peer: student[f"{peer}/{OUTPUT}"] for peer in self.peers}
+
+    @property
+    def outputs(self) -> dict[str, keras.Model]:
+        return {f"{peer}/{OUTPUT}": model for peer, model in self.peers.items()}
+
+    def compared_activations(self, term: Term, student: dict, teacher: dict) -> tuple[Structure, Structure]:
+        specs = self._traced.student
+        return logits_of(student[term.student], specs[term.student]), logits_of(
+            student[term.teacher], specs[term.teacher]
+        )
 
     def losses_of(self, batch: Batch, student: dict, teacher: dict, training: bool) -> dict:
-        logits = {peer: self._logits_of(peer, activations) for peer, activations in student.items()}
+        compared = {peer: [] for peer in self.peers}
+        for term in self.terms:
+            values = term.compare(*self.compared_activations(term, student, teacher), batch, training)
+            compared[term.student.partition("/")[0]].append(mean_over_examples(values))
         losses = {}
-        for peer, terms in self._terms.items():
-            supervised = self._compiled_losses[peer].loss(batch.labels, student[peer][OUTPUT], batch.sample_weight)
-            compared = [term.compare(logits[peer], logits[other], batch, training) for other, term in terms.items()]
+        for peer, outputs in self.student_outputs(student).items():
+            supervised = self._compiled_losses[peer].loss(batch.labels, outputs, batch.sample_weight)
             losses[f"{peer}_supervised_loss"] = local_mean(supervised, batch)
-            losses[f"{peer}_mutual_loss"] = sum(mean_over_examples(values) for values in compared) / len(compared)
+            losses[f"{peer}_mutual_loss"] = sum(compared[peer]) / len(compared[peer])
         return losses
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -174,8 +178,10 @@ class MutualDistiller(BaseDistiller):
         parts = {}
         for peer in self.peers:
             total, supervised, mutual = (f"{peer}_{kind}" for kind in ("loss", "supervised_loss", "mutual_loss"))
-            parts[supervised] = WeightedLoss(as_weight(self.supervised_weight), total, supervised)
-            parts[mutual] = WeightedLoss(as_weight(self.mutual_weight), total, supervised)
+            title = f"the supervised loss of '{peer}'"
+            parts[supervised] = WeightedLoss(title, as_weight(self.supervised_weight), total, supervised)
+            title = f"the mutual loss of '{peer}'"
+            parts[mutual] = WeightedLoss(title, as_weight(self.mutual_weight), total, supervised)
         names = ["loss", *parts, *(f"{peer}_loss" for peer in self.peers)]
         if len(set(names)) < 1 + 3 * len(self.peers):
             raise ValueError(
@@ -190,8 +196,8 @@ class MutualDistiller(BaseDistiller):
                 f"The metrics {of_teacher} compare a student with its teacher, which peers do not have. Remove them, "
                 "or update them with the predictions of two peers in a callback."
             )
-        for specs in self._traced.student.values():
-            warn_if_logits_taken_for_probabilities(loss, specs[OUTPUT])
+        for tap in self.outputs:
+            warn_if_logits_taken_for_probabilities(loss, self._traced.student[tap])
         outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}
         self._compiled_losses = CompiledLosses.per_model(outputs, loss, loss_weights, metrics, weighted_metrics)
 
@@ -201,9 +207,18 @@ class MutualDistiller(BaseDistiller):
             results |= {f"{peer}_{name}": value for name, value in compiled.results().items()}
         return results
 
-    def _logits_of(self, peer, activations):
-        tap = self._template.student
-        return logits_of(activations[tap], self._traced.student[peer][tap])
+    def _losses_without_metrics(self):
+        return {peer: compiled.without_metrics() for peer, compiled in self._compiled_losses.items()}
+
+    def _activations(self, inputs, training):
+        """Return `{"peer/tap": activation}` of all peers."""
+        activations = {peer: taps(inputs, training=training) for peer, taps in self._taps.items()}
+        return {f"{peer}/{tap}": value for peer, taps in activations.items() for tap, value in taps.items()}
+
+    def _built_term(self, peer, other, specs):
+        student, teacher = f"{peer}/{self._template.student}", f"{other}/{self._template.student}"
+        term = dataclasses.replace(self._template, student=student, teacher=teacher, name=f"{peer}_from_{other}")
+        return term.build(specs[student], specs[teacher])
 
 
 def _term(loss, logits, mask):

@@ -113,7 +113,10 @@ DATA = {
     "a PNG": (lambda path: written(path, PNG), "cannot be read"),
     "a PNG by its name": (lambda path: written(path.with_suffix(".png"), PNG), "Dataset not found or unsupported"),
     "a folder": (lambda path: path.mkdir() or path, "cannot be read"),
-    "an empty folder": (lambda path: path.with_suffix("").mkdir() or path.with_suffix(""), "holds neither a directory of images"),
+    "an empty folder": (
+        lambda path: path.with_suffix("").mkdir() or path.with_suffix(""),
+        "holds neither a directory of images",
+    ),
     "another zip": (lambda path: archive(path, letter="Dear"), "no array called 'x'"),
     "one array": (lambda path: one_array(path), "not that of a .npz file"),
     "other names": (lambda path: arrays(path, images=X, labels=Y), "no array called 'x'.*Received: .*images"),

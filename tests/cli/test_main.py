@@ -106,7 +106,10 @@ class Twice(keras.layers.Layer):
         (["label", "{path}", "--dataset=x.npy", "--out={out}"], "cannot label x.npy: .*No such file"),
         (["label", "{path}", "--dataset={npz}", "--out={out}", "--tap=featurs"], "No layer called 'featurs'"),
         (["label", "{path}", "--dataset={npz}", "--out={out}", "--dtype=int8"], "`dtype` must be one of .*int8"),
-        (["label", "{path}", "--dataset={npz}", "--out={out}", "--top-k=3"], "`top_k` must be less than the number of classes"),
+        (
+            ["label", "{path}", "--dataset={npz}", "--out={out}", "--top-k=3"],
+            "`top_k` must be less than the number of classes",
+        ),
         (["check", "{out}"], "cannot use .*: .* holds no cache"),
     ],
 )
