@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.top_k import gather_top_k
+from keras_distill.models.softmax import as_logits
+from keras_distill.models.specs import PROBABILITIES
 from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import CachedTeacher
 from keras_distill.types import Structure, Tensor
@@ -26,11 +28,14 @@ class StoredTap:
         shape: Shape of the activation of one example, without the batch axis.
         dtype: Dtype of the stored floats, one of `DTYPES`.
         top_k: Number of classes that are stored, from 1 to `shape[-1] - 1`. None stores the whole activation.
+        function: "softmax" or "sigmoid" for the output of a model that ends in one: its input is stored, which keeps
+            more digits and which losses of logits compare. None stores the activation itself.
     """
 
     shape: tuple[int, ...]
     dtype: str
     top_k: int | None = None
+    function: str | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -62,6 +67,8 @@ class StoredTap:
             tap: Name of the tap.
             activation: Shape `[batch, *shape]`.
         """
+        if self.function is not None:
+            activation = as_logits(activation, self.function.capitalize())
         if self.top_k is None:
             return {tap: tf.cast(activation, self.dtype)}
         logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
@@ -97,13 +104,14 @@ class StoredTap:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the format as JSON values, `{"shape": ..., "dtype": ..., "top": ...}`."""
-        return {"shape": list(self.shape), "dtype": self.dtype, "top": self.top_k}
+        """Return the format as JSON values, `{"shape": ..., "dtype": ..., "top": ...}`, and "function" if there is one."""
+        values = {"shape": list(self.shape), "dtype": self.dtype, "top": self.top_k}
+        return values if self.function is None else {**values, "function": self.function}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StoredTap":
         """Return the `StoredTap` of the values that `to_json` returned."""
-        return cls(tuple(values["shape"]), values["dtype"], values["top"])
+        return cls(tuple(values["shape"]), values["dtype"], values["top"], values.get("function"))
 
 
 def stored_taps(
@@ -131,7 +139,8 @@ def stored_taps(
             f"A cache stores activations of fixed shape. Pad the examples to one length. Received: taps {variable}"
         )
     top_ks = _check_top_k(top_k if isinstance(top_k, Mapping) else {OUTPUT: top_k}, shapes)
-    return {tap: StoredTap(shape, dtypes[tap], top_ks.get(tap)) for tap, shape in shapes.items()}
+    functions = {tap: _function_of_output(tap, spec) for tap, spec in specs.items()}
+    return {tap: StoredTap(shape, dtypes[tap], top_ks.get(tap), functions[tap]) for tap, shape in shapes.items()}
 
 
 def all_fields(taps: Mapping[str, StoredTap]) -> dict[str, tf.TensorSpec]:
@@ -142,7 +151,8 @@ def all_fields(taps: Mapping[str, StoredTap]) -> dict[str, tf.TensorSpec]:
 def cached_teacher(taps: Mapping[str, StoredTap]) -> CachedTeacher:
     """Return the `CachedTeacher` of activations that `StoredTap.decode` returns."""
     num_classes = {tap: stored.shape[-1] for tap, stored in taps.items() if stored.top_k is not None}
-    return CachedTeacher({tap: stored.spec() for tap, stored in taps.items()}, num_classes)
+    functions = {tap: stored.function for tap, stored in taps.items() if stored.function is not None}
+    return CachedTeacher({tap: stored.spec() for tap, stored in taps.items()}, num_classes, functions)
 
 
 def to_numpy(tensor: tf.Tensor) -> np.ndarray:
@@ -163,6 +173,12 @@ def fingerprint_dtype(taps: Mapping[str, StoredTap]) -> str:
     """
     limit = row_bytes(taps) * 0.08
     return next((dtype for dtype, size in (("uint64", 8), ("uint32", 4), ("uint16", 2)) if size <= limit), "uint8")
+
+
+def _function_of_output(tap, spec):
+    """Return the function in which the graph of a model's output ends, or None."""
+    source = getattr(spec, "source", None)
+    return source.lower() if tap.partition("[")[0] == OUTPUT and source in PROBABILITIES else None
 
 
 def _check_top_k(top_ks: Mapping[str, int | None], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | None]:

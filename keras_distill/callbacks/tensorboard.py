@@ -10,10 +10,7 @@ import tensorflow as tf
 
 from keras_distill.data.batch import unpack
 from keras_distill.distribution import workers
-from keras_distill.models.taps import Taps, select_activations
-from keras_distill.schedules import value_at
-from keras_distill.training.distiller import Distiller
-from keras_distill.training.loss_weight import as_weight
+from keras_distill.training.base import BaseDistiller
 from keras_distill.types import Structure, Tensor
 
 _MAX_EXAMPLES = 6
@@ -48,7 +45,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Raises:
         ValueError: If `examples` come without `labels`. At the start of training also if the model is not a
-            `Distiller`, and if there are examples, but no term compares logits of shape `[batch, classes]`.
+            distiller, and if there are examples, but no term compares logits of shape `[batch, classes]`.
 
     Example:
     >>> board = TensorBoard("logs", x[:6], y[:6], classes=["cat", "dog", "bird"])
@@ -74,9 +71,9 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def set_model(self, model):
         super().set_model(model)
-        if not isinstance(model, Distiller):
+        if not isinstance(model, BaseDistiller):
             raise ValueError(
-                "`keras_distill.callbacks.TensorBoard` requires a Distiller. Use `keras.callbacks.TensorBoard` for "
+                "`keras_distill.callbacks.TensorBoard` requires a distiller. Use `keras.callbacks.TensorBoard` for "
                 f"other models. Received: {model!r}"
             )
         self._logit_term = next((term for term in model.terms if term.loss.logits), None)
@@ -120,20 +117,26 @@ class TensorBoard(keras.callbacks.TensorBoard):
     def _weights_and_temperatures(self, logs):
         """Return `{tag: value}` at the current step of the optimizer."""
         step = self.model.optimizer.iterations
-        weights = {"supervised_loss": value_at(self.model.supervised_weight, step)} if self.model.loss else {}
-        for term in self.model.terms:
-            weights[term.name] = as_weight(term.weight).value(step)
+        weights = {_tag(name): self._weight(part, step, logs) for name, part in self._logged_parts(logs).items()}
         temperatures = {term.name: term.loss.temperature_at(step) for term in self.model.terms}
         temperatures = {name: value for name, value in temperatures.items() if value is not None}
         return _prefixed("weight", weights) | _prefixed("temperature", temperatures)
 
+    @staticmethod
+    def _weight(part, step, logs):
+        """Return the logged mean of a weight with state, or the weight at the current step."""
+        return logs[part.weight_name] if part.weight_name in logs else part.weight.value(step)
+
     def _parts(self, scalars, logs):
         """Return `{tag: share of the total loss}` of the supervised loss and of each term."""
-        losses = {"supervised_loss": logs.get("supervised_loss", 0.0)}
-        losses |= {term.name: logs[f"{term.name}_loss"] for term in self.model.terms}
+        losses = {_tag(name): logs[name] for name in self._logged_parts(logs)}
         weighted = {name: abs(scalars.get(f"weight/{name}", 0.0) * float(loss)) for name, loss in losses.items()}
         total = sum(weighted.values())
         return _prefixed("part", {name: value / total for name, value in weighted.items()}) if total > 0 else {}
+
+    def _logged_parts(self, logs):
+        """Return the parts of the total loss that are logged: supervised losses only if `compile` got a loss."""
+        return {name: part for name, part in self.model.parts.items() if name in logs}
 
     def _write_scalars(self, scalars, step):
         with self._distillation_writer.as_default(step=step):
@@ -141,23 +144,27 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 tf.summary.scalar(tag, value)
 
     def _prepare_images(self):
-        """Compute the teacher's logits, which are the same in every epoch, and write the examples."""
-        batch = unpack((self.examples, self.labels), 0)
-        tap = self._logit_term.teacher
-        logits = select_activations(self.model.teacher.activations(batch), tap)
-        self._teacher_logits = np.asarray(logits, "float32")
-        if self._teacher_logits.ndim != 2:
+        """Check the shape of the logits, and write the examples."""
+        _, teacher_logits = self._compared_logits()
+        if teacher_logits.ndim != 2:
             raise ValueError(
                 f"`examples` require logits of shape [batch, classes]. Leave `examples` out. Received: shape "
-                f"{self._teacher_logits.shape} of the teacher's '{tap}'"
+                f"{teacher_logits.shape} of the teacher's '{self._logit_term.teacher}'"
             )
-        self._student = Taps(self.model.student, [self._logit_term.student])
-        self._inputs = images = batch.inputs
+        images = unpack((self.examples, self.labels), 0).inputs
         if not keras.tree.is_nested(images) and len(images.shape) == 4 and images.shape[-1] in (1, 3):
             with self._distillation_writer.as_default(step=0):
                 low, high = np.min(images), np.max(images)
                 scaled = (np.asarray(images) - low) / max(high - low, 1e-12)
                 tf.summary.image("examples", scaled, max_outputs=_MAX_EXAMPLES)
+
+    def _compared_logits(self):
+        """Return the logits of student and teacher that the term compares, float32, shape `[examples, classes]`."""
+        batch = unpack((self.examples, self.labels), 0)
+        teacher = self.model.teacher_activations(batch)
+        student = self.model.student_activations(batch, training=False)
+        pair = self.model.compared_activations(self._logit_term, student, teacher)
+        return tuple(np.asarray(logits, "float32") for logits in pair)
 
     def _soft_target_images(self):
         """Draw the soft targets of this epoch, uint8, shape `[examples, height, width, 4]`."""
@@ -165,18 +172,22 @@ class TensorBoard(keras.callbacks.TensorBoard):
         from keras_distill.utils.drawing import FIRST
         from keras_distill.utils.soft_targets import bars, softened
 
-        activations = self._student(self._inputs, training=False)
-        student_logits = np.asarray(select_activations(activations, self._logit_term.student), "float32")
+        student_logits, teacher_logits = self._compared_logits()
         temperature = self._logit_term.loss.temperature_at(self.model.optimizer.iterations)
         temperature = 1.0 if temperature is None else float(temperature)
         classes = self.classes or [str(number) for number in range(student_logits.shape[-1])]
         colors = {"teacher": FIRST["teacher"], "student": FIRST["distilled"]}
         images = []
-        for label, student, teacher in zip(self.labels, student_logits, self._teacher_logits):
+        for label, student, teacher in zip(self.labels, student_logits, teacher_logits):
             panels = [("teacher", value, softened(teacher, value)) for value in sorted({1.0, temperature})]
             panels.append(("student", temperature, softened(student, temperature)))
             images.append(tf.io.decode_png(bars(classes, int(label), panels, colors).png()))
         return tf.stack(images)
+
+
+def _tag(log_name):
+    """Return the name of a term, without the suffix of its loss; supervised losses keep theirs."""
+    return log_name if log_name.endswith("supervised_loss") else log_name.removesuffix("_loss")
 
 
 def _prefixed(prefix, values):

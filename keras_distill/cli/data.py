@@ -100,8 +100,8 @@ class Data:
         if missing:
             taps = " ".join(f"--tap='{tap}'" for tap in self._lesson.taps)
             raise CommandError(
-                f"the cache {directory} contains {list(stored_taps)}, but not {missing}. Run `keras-distill label` with "
-                f"{taps} and another --out, or choose another --cache."
+                f"the cache {directory} contains {list(stored_taps)}, but not {missing}. Run `keras-distill label` "
+                f"with {taps} and another --out, or choose another --cache."
             )
         if manifest is not None and manifest.version is None and self._lesson.version is not None:
             raise CommandError(

@@ -49,8 +49,8 @@ class LossAdapter(DistillationLoss):
             or the user's own), the name of one, or a function with the parameters `student` and `teacher`, or `y_true`
             and `y_pred`, that returns one value per example or position, shape `[batch, ...]`. Register a function with
             `keras.saving.register_keras_serializable` if the distiller will be saved.
-        arguments: Constructor arguments of a Keras loss that its own config leaves out, such as the `delta` of Huber; set
-            when a saved distiller is loaded. Defaults to None.
+        arguments: Constructor arguments of a Keras loss that its own config leaves out, such as the `delta` of Huber.
+            Set when a saved distiller is loaded. Defaults to None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:

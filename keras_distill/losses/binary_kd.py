@@ -41,7 +41,8 @@ def binary_kd(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.
 class BinaryKD(SoftenedLoss):
     """Binary distillation loss (BCE on softened sigmoid outputs), averaged over positions.
 
-    For multi-label classification, detection and models with a single logit. Takes logits; of a model that ends in a sigmoid, the sigmoid's input.
+    For multi-label classification, detection and models with a single logit. Takes logits; of a model that ends in a
+    sigmoid, the input of the sigmoid.
 
     Args:
         temperature: Temperature of the sigmoid, > 0, a number or a schedule. 1 to 4 is typical. Defaults to 1.0.

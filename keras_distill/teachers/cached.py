@@ -12,6 +12,8 @@ from keras_distill.data.top_k import scatter_top_k
 from keras_distill.teachers.base import Teacher
 from keras_distill.types import Structure, Tensor
 
+_FUNCTIONS = {"softmax": keras.activations.softmax, "sigmoid": keras.activations.sigmoid}
+
 
 class CachedTeacher(Teacher):
     """Teacher backed by precomputed activations, which come with each batch. No model runs.
@@ -26,9 +28,13 @@ class CachedTeacher(Teacher):
             integers of shape `[batch, ..., k]`.
         counts: `{tap: number of classes}` of the taps stored as their k most probable classes. The probability of the
             other classes is distributed evenly among them. Defaults to None: no such taps.
+        functions: `{tap: "softmax" or "sigmoid"}` of the taps whose logits come with the batches in place of
+            probabilities. Losses of logits compare what is stored; the teacher returns the probabilities. Defaults to
+            None: activations are returned as they come.
 
     Raises:
-        ValueError: If `counts` does not have exactly the taps that are stored as their most probable classes.
+        ValueError: If `counts` does not have exactly the taps that are stored as their most probable classes, and for
+            another function.
 
     Example:
     >>> logits = teacher.predict(x, verbose=0)
@@ -37,7 +43,12 @@ class CachedTeacher(Teacher):
     >>> inputs = with_activations(x, {"output": logits})  # for distiller.fit(inputs, y)
     """
 
-    def __init__(self, activations: Mapping[str, Structure], counts: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        activations: Mapping[str, Structure],
+        counts: Mapping[str, int] | None = None,
+        functions: Mapping[str, str] | None = None,
+    ):
         self.stored = keras.tree.map_structure(
             lambda value: tf.TensorSpec((None, *value.shape[1:]), value.dtype), dict(activations)
         )
@@ -48,6 +59,11 @@ class CachedTeacher(Teacher):
                 "`counts` must have the number of classes of each tap that is stored as its most probable classes, "
                 f"such as counts={{'output': 1000}}, and no other tap. Check {invalid}. Received: counts={self._counts}"
             )
+
+        self._functions = dict(functions or {})
+        unknown = set(self._functions.values()) - set(_FUNCTIONS)
+        if unknown:
+            raise ValueError(f"`functions` must be 'softmax' or 'sigmoid' for each tap. Received: {functions}")
 
     def connect(self, taps: Sequence[str]) -> None:
         missing = [tap for tap in taps if tap not in self.stored]
@@ -63,6 +79,7 @@ class CachedTeacher(Teacher):
         return {tap: self._activation(tap, batch.cached[tap]) for tap in self._taps}
 
     def _activation(self, tap: str, stored: Any) -> Tensor:
-        if tap not in self._counts:
-            return stored
-        return scatter_top_k(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])
+        if tap in self._counts:
+            stored = scatter_top_k(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])
+        function = self._functions.get(tap)
+        return stored if function is None else _FUNCTIONS[function](ops.cast(stored, "float32"))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill import _compat
+from keras_distill.models.softmax import as_logits
 from keras_distill.models.specs import spec_of
 from keras_distill.types import Tensor
 
@@ -66,7 +67,7 @@ def map_logits(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
             f"`classes` uses the teacher classes {out_of_range}, but the teacher's output of shape "
             f"{tuple(logits.shape)} has {num_classes} classes. Indices start at 0."
         )
-    check_logits(logits, "The teacher's output", "`classes` maps logits")
+    logits = logits_of_prediction(logits, "The teacher's output", "`classes` maps logits")
     width = max(len(group) for group in groups)
     # Short groups are padded with one of their classes, which is then set to -inf and adds 0 to the sum.
     padded = np.array([[*group, *[group[0]] * (width - len(group))] for group in groups])
@@ -79,21 +80,20 @@ def map_logits(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     return result
 
 
-def check_logits(tensor: Tensor, whose: str, purpose: str) -> None:
-    """Raise if a tensor of a graph is the output of a softmax or sigmoid.
-
-    Only graph tensors can be checked, which is when a distiller is made. An eager tensor passes.
+def logits_of_prediction(tensor: Tensor, whose: str, purpose: str) -> Tensor:
+    """Return the logits of a prediction: the input of a softmax, or the tensor itself.
 
     Args:
-        tensor: Tensor that must hold logits.
-        whose: Subject of the error, such as "The teacher's output".
-        purpose: Clause on the operation that needs logits, such as "`classes` maps logits".
+        tensor: Prediction of a model, shape `[batch, positions..., classes]`.
+        whose: Beginning of the error, such as "The teacher's output".
+        purpose: What needs logits, a clause for the error.
 
     Raises:
-        ValueError: If the tensor holds probabilities.
+        ValueError: For the output of a sigmoid, as far as a graph shows it.
     """
-    if tf.is_tensor(tensor) and tf.is_symbolic_tensor(tensor) and spec_of(tensor).probabilities:
+    if tf.is_tensor(tensor) and tf.is_symbolic_tensor(tensor) and spec_of(tensor).source == "Sigmoid":
         raise ValueError(
-            f"{whose} ends in a {spec_of(tensor).source.lower()}, but {purpose}. Take a model that ends in the layer "
-            "before it, or give that layer no activation."
+            f"{whose} ends in a sigmoid, but {purpose} of a softmax. Use a model without the sigmoid: "
+            "keras_distill.without_softmax(model)."
         )
+    return as_logits(tensor)

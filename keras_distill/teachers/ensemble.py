@@ -11,7 +11,7 @@ from keras_distill.data.batch import Batch
 from keras_distill.models.taps import OUTPUT
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.teachers.base import Teacher
-from keras_distill.teachers.checks import check_logits
+from keras_distill.teachers.checks import logits_of_prediction
 from keras_distill.teachers.model import as_teacher
 from keras_distill.types import ScheduleLike, Structure, Tensor
 
@@ -115,25 +115,29 @@ class Ensemble(Teacher):
         results = {name: member.activations(batch) for name, member in self.members.items()}
         activations = {}
         for tap in self._averaged:
-            predictions = {name: result[tap] for name, result in results.items()}
-            self._check_predictions(predictions, tap)
+            predictions = self._logits({name: result[tap] for name, result in results.items()}, tap)
             activations[tap] = self._average(list(predictions.values()), batch)
         for tap, (owner, member_tap) in self._member_taps.items():
             activations[tap] = results[owner][member_tap]
         return activations
 
-    def _check_predictions(self, predictions, tap):
+    def _logits(self, predictions, tap):
+        """Return the logits of the members' predictions, and check that they have the same classes."""
         nested = [name for name, logits in predictions.items() if keras.tree.is_nested(logits)]
         if nested:
             raise ValueError(f"The members {nested} have several outputs. Tap one of them, such as '{OUTPUT}[0]'.")
-        for name, logits in predictions.items():
-            check_logits(logits, f"Member '{name}' of the Ensemble", f"the mean at '{tap}' is one of logits")
+        purpose = f"the mean at '{tap}' is one of logits"
+        predictions = {
+            name: logits_of_prediction(prediction, f"Member '{name}' of the Ensemble", purpose)
+            for name, prediction in predictions.items()
+        }
         shapes = {name: tuple(logits.shape) for name, logits in predictions.items()}
         if len({shape[-1] for shape in shapes.values()} - {None}) > 1:
             raise ValueError(
                 f"The members of an Ensemble must have the same classes. Received at '{tap}': {shapes}. Map those of a "
                 "member by ModelTeacher(member, classes=...)."
             )
+        return predictions
 
     def _average(self, predictions, batch):
         logits = ops.stack([ops.cast(prediction, "float32") for prediction in predictions])
