@@ -131,7 +131,7 @@ class Chunked(LogitLossWrapper):
     >>> distiller.compile("adam", ChunkedCrossentropy("logits"))
     """
 
-    # Of the class, which taps hidden states; an instance without layers sets True.
+    # The taps are hidden states by default. An instance without layers sets True.
     logits = False
     default_temperature = 1.0
 
@@ -176,15 +176,7 @@ class Chunked(LogitLossWrapper):
         super().build(student_logits, teacher_logits)
 
     def comparable(self, student_shape: Shape, teacher_shape: Shape) -> bool:
-        """Return True if the positions match. Hidden states may differ in size.
-
-        Args:
-            student_shape: Shape of the student's activation, batch axis included.
-            teacher_shape: Shape of the teacher's activation, batch axis included.
-
-        Returns:
-            True or False.
-        """
+        """Return True if the positions match. Hidden states may differ in size."""
         stop = None if self.logits else -1
         return shapes_match(student_shape[1:stop], teacher_shape[1:stop])
 
