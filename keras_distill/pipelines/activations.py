@@ -16,8 +16,8 @@ def extended(schema, stored_taps):
 
     Args:
         schema: The `Schema` of the examples without them.
-        stored_taps: `{tap: StoredTap}`. Each feature has the JSON of its `StoredTap` as a comment, since a Schema cannot
-            represent half precision or top-k classes.
+        stored_taps: `{tap: StoredTap}`. Each feature has the JSON of its `StoredTap` as a comment, since a Schema
+            cannot represent half precision or top-k classes.
 
     Raises:
         ValueError: If the examples have such features already.
