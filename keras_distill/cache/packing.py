@@ -104,7 +104,7 @@ class StoredTap:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the format as JSON values, `{"shape": ..., "dtype": ..., "top": ...}`, and "function" if there is one."""
+        """Return the format as JSON values: "shape", "dtype", "top", and "function" if there is one."""
         values = {"shape": list(self.shape), "dtype": self.dtype, "top": self.top_k}
         return values if self.function is None else {**values, "function": self.function}
 
