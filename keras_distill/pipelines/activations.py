@@ -15,18 +15,12 @@ def extended(schema, stored_taps):
     """Return a Schema extended by the features of a teacher's activations.
 
     Args:
-<<<<<<< HEAD
         schema: `Schema` of the examples without activations. It is not modified.
         stored_taps: `{tap: StoredTap}`. Each feature carries its stored tap as a comment, because a Schema cannot
             express half precision or top-k activations.
 
     Returns:
         A new `Schema`.
-=======
-        schema: The `Schema` of the examples without them.
-        stored_taps: `{tap: StoredTap}`. Each feature has the JSON of its `StoredTap` as a comment, since a Schema
-            cannot represent half precision or top-k classes.
->>>>>>> cache
 
     Raises:
         ValueError: If the Schema already has features of these names.

@@ -1,5 +1,7 @@
 """MutualDistiller: trains peers on labels and on one another's predictions (deep mutual learning)."""
 
+import dataclasses
+
 import keras
 
 from keras_distill.data.batch import Batch, split_inputs
