@@ -17,6 +17,8 @@ import keras
 from keras_distill.models.taps import walk_layers
 from keras_distill.utils.arguments import check_integer
 
+__all__ = ["by_hand", "by_name", "every", "last", "layers", "uniform"]
+
 
 def layers(model: keras.Model, pattern: str) -> list[str]:
     """Return the paths of the layers that match a pattern.

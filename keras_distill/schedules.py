@@ -16,6 +16,8 @@ from keras import ops
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_number
 
+__all__ = ["CosineDecay", "Linear", "Piecewise", "Schedule", "StopAfter", "WarmUp"]
+
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 

@@ -484,7 +484,7 @@ def test_d21_without_a_loss_metrics_of_every_form_are_kept(metrics):
     x, y = data()
     distiller = Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())])
     if metrics == "accuracy":
-        # As for any model of Keras, which refuses it in words of its own.
+        # Keras raises the same error for any of its models.
         with pytest.raises(ValueError, match="list, tuple, or dict"):
             distiller.compile("sgd", metrics=metrics)
         return

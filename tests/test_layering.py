@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_distill"
 
-# Of two wings the one further down may import the other; those on one line do not import each other.
+# A wing may import the wings above it in this list; wings on one line do not import each other.
 LEVELS = [
     {"utils", "_compat"},
     {"types"},

@@ -11,7 +11,7 @@ from keras_distill.models.taps import find_layer, walk_layers
 
 
 def tie_weights(model: keras.Model, blocks: Sequence[str], exclude: Sequence[str] = ()) -> keras.Model:
-    """Return a copy of a model in which several blocks share one set of weights, as in ALBERT.
+    """Return a copy of a model with cross-layer parameter sharing: several blocks use the same weights, as in ALBERT.
 
     The tied weights are counted, trained, saved and exported once; the number of operations stays the same. They are
     initialized from the first block. A tied layer is called several times per forward pass, so its taps carry the

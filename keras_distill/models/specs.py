@@ -29,7 +29,7 @@ class Spec(NamedTuple):
 
     @property
     def probabilities(self) -> bool:
-        """Whether the activation holds probabilities rather than logits."""
+        """True if the activation holds probabilities rather than logits."""
         return self.source in PROBABILITIES
 
 

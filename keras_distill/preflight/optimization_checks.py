@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -71,7 +72,7 @@ class TrialSteps:
 
     def _train(self):
         student_weights = _trained(self._distiller)
-        before = [np.array(variable, "float32") for variable in student_weights]
+        before = [_copied(variable) for variable in student_weights]
         for data in self._batches * NUM_EPOCHS * self._accumulation_steps:
             _, total, gradients = self.probe.gradient(data, self._weights, float(self._optimizer.scale_loss(1.0)))
             if not np.isfinite(total) or all(gradient is None for gradient in gradients):
@@ -79,7 +80,7 @@ class TrialSteps:
             self.learning_rates.append(float(self._optimizer.learning_rate))
             replicas.apply_gradients(self._optimizer, gradients, self._distiller.trainable_variables)
             self.num_steps += 1
-        after = [np.array(variable, "float32") for variable in student_weights]
+        after = [_copied(variable) for variable in student_weights]
         self.relative_change = _norm([new - old for new, old in zip(after, before)]) / max(_norm(before), 1e-12)
         self.loss_after = float(np.mean([self.probe.gradient(data, self._weights)[1] for data in self._batches]))
 
@@ -138,6 +139,11 @@ def check_gradients(trial: TrialSteps) -> list[Finding]:
     }
     frozen = _frozen_student(trial, weighted)
     return frozen or _missing_gradients(trial, weighted) + _dominant_loss(trial, weighted)
+
+
+def _copied(variable):
+    """Return the value of a variable, float32, as an array that later updates do not change."""
+    return np.array(keras.ops.convert_to_numpy(variable), "float32")
 
 
 def _trained(distiller):

@@ -64,7 +64,7 @@ def check_logits(distiller: BaseDistiller, stats: ForwardStats) -> list[Finding]
     covers functions, cached activations and the supervised loss.
     """
     taps = {("student", student) for student, _ in stats.logits} | {("teacher", teacher) for _, teacher in stats.logits}
-    # Where a graph ends in a softmax, terms compare its input.
+    # Terms compare the input of a softmax that ends a graph.
     specs = {"student": distiller.specs.student, "teacher": distiller.specs.teacher}
     taps = {(side, tap) for side, tap in taps if not specs[side][tap].probabilities}
     supervised = {part.title for name, part in distiller.parts.items() if name == part.supervised}

@@ -38,10 +38,13 @@ def state_restored(distiller: BaseDistiller) -> Iterator[None]:
         *(() if teacher is None else (*teacher.weights, *teacher.state)),
         *(variable for model in models for variable in model.variables),
     ]
-    values = [(variable, np.array(variable)) for variable in {id(v): v for v in variables}.values()]
+    values = [
+        (variable, np.array(keras.ops.convert_to_numpy(variable)))
+        for variable in {id(v): v for v in variables}.values()
+    ]
     seed_generator = _compat.global_seed_generator()
     if seed_generator is not None:
-        values.append((seed_generator.state, np.array(seed_generator.state)))
+        values.append((seed_generator.state, np.array(keras.ops.convert_to_numpy(seed_generator.state))))
     python_state, numpy_state = random.getstate(), np.random.get_state()
     # The generator from which TensorFlow draws operation seeds; it exists after `tf.random.set_seed`.
     seed_source = _compat.eager_random_generator()

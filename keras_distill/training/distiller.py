@@ -47,7 +47,7 @@ class Distiller(BaseDistiller):
     Args:
         student: `keras.Model` to train, compiled or not.
         teacher: `keras.Model`, function of the inputs, or `Teacher`. It is neither trained, nor modified, nor saved.
-            None, without terms, trains the baseline: the student alone, in the same loop.
+            None, without terms, trains the baseline: the student without a teacher, in the same loop.
         terms: List of `Term`. Bare losses are wrapped in `Term(loss)`. Defaults to `[Term(KLDivergence())]` with a
             teacher and to `[]` without one.
         supervised_weight: Weight of the supervised loss, a number >= 0 or a schedule. 0.1 to 1 is typical beside a
@@ -152,7 +152,7 @@ class Distiller(BaseDistiller):
         return losses
 
     def compared_activations(self, term: Any, student: dict, teacher: dict) -> tuple[Structure, Structure]:
-        # Where logits are compared, those of a model that ends in a softmax are the input of the softmax.
+        # The logits of a model that ends in a softmax are the input of the softmax.
         student, teacher = select_activations(student, term.student), select_activations(teacher, term.teacher)
         if term.logits:
             student = logits_of(student, select_activations(self._traced.student, term.student))

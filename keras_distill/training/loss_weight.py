@@ -57,7 +57,7 @@ class LossWeight:
 
         Args:
             loss: The loss that is weighted, a float32 scalar: the mean over this replica's examples.
-            supervised: The supervised loss, likewise.
+            supervised: The supervised loss, a float32 scalar: the mean over this replica's examples.
             batch: The `Batch`.
         """
 

@@ -35,7 +35,7 @@ class Term:
             and `y_pred`, that returns one value per example.
         student: Tap of the student, as `models.Taps` reads it; a tuple for a loss or head of several activations.
             Defaults to the model's output.
-        teacher: Tap of the teacher, likewise. Defaults to the model's output.
+        teacher: Tap of the teacher, or a tuple of taps. Defaults to the model's output.
         head: Trained map from the student's space to the teacher's: a `heads.Head`, any Keras layer, or "auto" for a
             `Projection` of vectors and tokens and a `Convolution` of feature maps where the shapes differ. Defaults to
             None.
@@ -91,7 +91,7 @@ class Term:
 
     @property
     def logits(self) -> bool:
-        """Whether the loss compares logits."""
+        """True if the loss compares logits."""
         return self.loss.logits
 
     def build(self, student: Any, teacher: Any, models: tuple | None = None) -> "Term":

@@ -23,7 +23,7 @@ _CROSSENTROPIES = (
 
 
 def check_models(student: keras.Model, teacher: Any) -> None:
-    """Check that the student is a model of its own and that the teacher's weights are finite.
+    """Check that the student shares no weights with the teacher, and that the teacher's weights are finite.
 
     Args:
         student: The student.

@@ -61,7 +61,7 @@ def test_every_loss_is_that_of_the_paper(count):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_each_peer_follows_the_gradient_of_its_own_loss(count):
-    """Of the last layer, by hand: d KL(p_j || p_i) / d z_i = p_i - p_j, and the others are constants."""
+    """Gradient of the last layer by hand: d KL(p_j || p_i) / d z_i = p_i - p_j, and the others are constants."""
     (x, y), models = data(), peers(count)
     before = {name: weights_of(model) for name, model in models.items()}
     p = {name: softmax(logits) for name, logits in predictions(models, x).items()}
@@ -247,7 +247,7 @@ def test_evaluation_changes_nothing_and_predictions_are_each_peers():
 
 
 def with_state(name, width=8):
-    """With batch normalization and dropout, whose random state goes on as well."""
+    """With batch normalization and dropout, whose random state is restored as well."""
     layers = keras.layers
     hidden = [layers.Dense(width), layers.BatchNormalization(), layers.Dropout(0.3)]
     return keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(3)], name=name)

@@ -1,6 +1,6 @@
 """Steps that a TPU could run: whole steps compiled, of static shapes, without calls back into Python.
 
-No TPU is at hand: XLA's compiler for the CPU stands in for its own.
+No TPU is available: XLA's compiler for the CPU takes its place.
 """
 
 import keras
@@ -20,9 +20,9 @@ from tests.support.helpers import compiled, data, mlp
 pytestmark = pytest.mark.replicas
 
 BATCH = 6
-# Of these XLA has kernels, but what they return has no static shape.
+# XLA has kernels for these, but their results have no static shape.
 DYNAMIC = {"Where", "Unique", "UniqueV2"}
-# What a graph is made of besides kernels.
+# Parts of a graph that are not kernels.
 STRUCTURE = {"Const", "NoOp", "Placeholder", "PartitionedCall", "StatefulPartitionedCall"}
 
 
