@@ -50,7 +50,9 @@ def public_functions():
         for full, function in functions.items():
             if inspect.isfunction(function) and function.__module__.startswith("keras_distill"):
                 code = inspect.unwrap(function).__code__
-                found[code.co_filename, code.co_firstlineno] = full
+                # The constructor of a dataclass is generated.
+                if code.co_filename != "<string>":
+                    found[code.co_filename, code.co_firstlineno] = full
     return found
 
 
@@ -65,7 +67,7 @@ def test_every_public_function_is_found():
     functions = public_functions()
     assert len(functions) > 150
     names = set(functions.values())
-    assert "keras_distill.training.term.Term.build" in names
+    assert "keras_distill.training.term.Term.compare" in names
     assert "keras_distill.training.distiller.Distiller.__init__" in names
 
 

@@ -1,6 +1,7 @@
 """Term weight that follows the supervised loss."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
@@ -51,7 +52,7 @@ class Balance(keras.layers.Layer, LossWeight):
 
     needs_supervised_loss = True
 
-    def __init__(self, ratio: ScheduleLike = 1.0, momentum: float = 0.99, **kwargs):
+    def __init__(self, ratio: ScheduleLike = 1.0, momentum: float = 0.99, **kwargs: Any):
         # float32 whatever the global dtype policy, like the losses.
         super().__init__(dtype=kwargs.pop("dtype", "float32"), **kwargs)
         self.ratio = check_positive(ratio, "ratio")
@@ -67,7 +68,7 @@ class Balance(keras.layers.Layer, LossWeight):
         return self.add_weight(shape=(), initializer="zeros", trainable=False, aggregation="mean", name=name)
 
     @property
-    def state(self):
+    def state(self) -> tuple[keras.Variable, keras.Variable]:
         """The two running means."""
         return (self.supervised_mean, self.term_mean)
 

@@ -195,7 +195,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         losses = self._total_losses(batch, student, teacher, training=False)
         return self._logs(batch, student, teacher, losses)
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         """Return `{name: value}` of losses and metrics; Python numbers outside of a graph."""
         return {
             name: value if tf.is_symbolic_tensor(value) or len(ops.shape(value)) else float(value)
@@ -293,7 +293,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         hidden = self._supervised_names if self.loss is None else ()
         return [tracker for name, tracker in self._trackers.items() if name not in hidden]
 
-    def build_before_first_step(self, iterator=None, data_batch=None):
+    def build_before_first_step(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build everything from the first replica's part of a batch; on one device Keras builds in the first step."""
         strategy = _compat.distribute_strategy(self)
         if strategy is None:

@@ -179,7 +179,7 @@ class Distiller(BaseDistiller):
         return self.get_metrics_result()
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         return [*self._loss_trackers(), *self._compiled_losses.metrics, *self._teacher_metrics.metrics]
 
     def summary(self, *args, print_fn=None, **kwargs):
@@ -211,7 +211,7 @@ class Distiller(BaseDistiller):
     def from_config(cls, config):
         return cls(teacher=teacher_to_load(cls.__name__), **keras.saving.deserialize_keras_object(config))
 
-    def untracked_variables(self):
+    def untracked_variables(self) -> dict[str, Any]:
         """Return seed generator states and the state of a teacher that changes, by name."""
         teacher = {f"teacher_{index}": variable for index, variable in enumerate(self.teacher.state)}
         return super().untracked_variables() | teacher

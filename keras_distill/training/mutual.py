@@ -155,7 +155,7 @@ class MutualDistiller(BaseDistiller):
         return self.get_metrics_result()
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         peers = [metric for compiled in self._compiled_losses.values() for metric in compiled.metrics]
         return [*self._loss_trackers(), *peers]
 
