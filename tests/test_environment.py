@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = pathlib.Path(__file__).parent.parent / ".ci" / "environment"
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_distill"
 

@@ -30,7 +30,7 @@ def block(heading):
     return re.search(rf"^## {heading}\n.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
 
 
-EXAMPLE, SMALL, SEARCH = block("Use it"), block("Make it small"), block("Search for it")
+EXAMPLE, SMALL, SEARCH = block("Quick start"), block("Compress a student"), block("Hyperparameter search")
 
 
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ class Data:
 
     def __init__(self, options: argparse.Namespace, job: "DistillationJob", validation: float | str = 0.0):
         self._batch_size = options.batch_size
-        self._lesson = job
+        self._job = job
         self.teacher = job.teacher
         models = job.student, job.teacher
         dataset = examples(options, *models)
@@ -81,7 +81,7 @@ class Data:
             raise CommandError(f"--cache={directory} is a file, not a directory. Choose another --cache.")
         manifest = read_manifest(directory)
         if manifest is not None and manifest.complete:
-            open_cache(directory, self._lesson.teacher)
+            open_cache(directory, self._job.teacher)
 
     def use_cache(self, directory: str, validation_directory: pathlib.Path) -> None:
         """Read the teacher's outputs from a cache. It is written first if it does not exist.
@@ -91,36 +91,30 @@ class Data:
             validation_directory: Directory of the cache for a validation dataset that is not a part of `--dataset`.
 
         Raises:
-            CommandError: If the cache has other taps, or probabilities instead of logits.
+            CommandError: If the cache has other taps.
             ValueError: If the cache is of another teacher or dataset.
         """
         manifest = read_manifest(directory)
         stored_taps = {} if manifest is None else manifest.taps
-        missing = [tap for tap in self._lesson.taps if stored_taps and tap not in stored_taps]
+        missing = [tap for tap in self._job.taps if stored_taps and tap not in stored_taps]
         if missing:
-            taps = " ".join(f"--tap='{tap}'" for tap in self._lesson.taps)
+            taps = " ".join(f"--tap='{tap}'" for tap in self._job.taps)
             raise CommandError(
                 f"the cache {directory} contains {list(stored_taps)}, but not {missing}. Run `keras-distill label` "
                 f"with {taps} and another --out, or choose another --cache."
             )
-        if manifest is not None and manifest.version is None and self._lesson.version is not None:
-            raise CommandError(
-                f"the cache {directory} contains probabilities, since the teacher ends in a softmax, but losses "
-                "compare logits. Choose another --cache; the logits are written there."
-            )
         kept = {
-            "version": self._lesson.version,
-            "taps": list(stored_taps) or self._lesson.taps,
+            "taps": list(stored_taps) or self._job.taps,
             "dtype": {tap: stored.dtype for tap, stored in stored_taps.items()} or "float32",
             "top_k": {tap: stored.top_k for tap, stored in stored_taps.items() if stored.top_k is not None} or None,
         }
         # `label` only compares a finished cache with the teacher and the examples.
         finished = manifest is not None and manifest.complete
-        label(self._lesson.teacher, self._whole, directory, **kept, verbose=int(not finished))
-        self._stored = self._stored_validation = open_cache(directory, self._lesson.teacher)
+        label(self._job.teacher, self._whole, directory, **kept, verbose=int(not finished))
+        self._stored = self._stored_validation = open_cache(directory, self._job.teacher)
         if self._other is not None:
-            label(self._lesson.teacher, self._other, validation_directory, **kept, verbose=0)
-            self._stored_validation = open_cache(validation_directory, self._lesson.teacher)
+            label(self._job.teacher, self._other, validation_directory, **kept, verbose=0)
+            self._stored_validation = open_cache(validation_directory, self._job.teacher)
         self.teacher = self._stored.teacher
 
     def batches(self, seed: Any = None, with_teacher: bool = True) -> tf.data.Dataset:
@@ -169,7 +163,7 @@ class Data:
         indices = indices[is_labeled].astype("int64")
         if not len(indices):
             raise CommandError("no validation example has a label. Choose another --validation.")
-        classes = self._lesson.classes
+        classes = self._job.classes
         if indices.min() < 0 or indices.max() >= classes:
             raise CommandError(
                 f"the labels of the validation examples range from {indices.min()} to {indices.max()}, but the student "

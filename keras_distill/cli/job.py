@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_distill import losses, mapping
+from keras_distill.models.softmax import ends_in_softmax
 from keras_distill.models.taps import tap_names
 from keras_distill.preflight import Finding, check
 from keras_distill.saving.load import save_model
@@ -15,7 +16,6 @@ from keras_distill.training.term import Term
 
 from .common import CommandError
 from .reading import load
-from .softmax import LOGITS, without_softmax
 
 if TYPE_CHECKING:
     from .data import Data
@@ -25,8 +25,8 @@ class DistillationJob:
     """Models of a command and the terms between them.
 
     Attributes:
-        teacher: The teacher, without a softmax at its end.
-        student: The student with the weights of its file, without a softmax at its end.
+        teacher: The teacher.
+        student: The student with the weights of its file.
         classes: Number of classes of the student.
         terms: List of `Term`.
         taps: List of the teacher's taps that the terms need.
@@ -41,8 +41,6 @@ class DistillationJob:
 
     def __init__(self, options: argparse.Namespace):
         self._options = options
-        # {model: function that restores its softmax, or None}
-        self._restore_softmax = {}
         self.teacher = self._load(options.teacher)
         self.student = self._load(options.student)
         self.classes = _num_classes(self.student)
@@ -50,11 +48,6 @@ class DistillationJob:
         self.taps = list(dict.fromkeys(tap for term in self.terms for tap in tap_names(term.teacher)))
         # Validates models and terms before any data are read.
         Distiller(student=self.student, teacher=self.teacher, terms=self.terms, supervised_weight=self._options.alpha)
-
-    @property
-    def version(self) -> str | None:
-        """Version of the teacher in a cache: "logits" if its softmax was removed, otherwise None."""
-        return LOGITS if self._restore_softmax[self.teacher] else None
 
     def distiller(self, data: "Data", steps: int) -> Distiller:
         """Return a compiled distiller of the student.
@@ -91,30 +84,28 @@ class DistillationJob:
         return check(self.distiller(data, steps=data.num_training), data.batches(seed=0), batches=batches)
 
     def save(self, student: keras.Model, path: pathlib.Path) -> None:
-        """Save a trained student with the softmax of its file. The model must not be trained afterwards.
+        """Save a trained student atomically.
 
         Args:
             student: The student of a distiller that this object returned.
             path: `.keras` file to write.
         """
-        if self._restore_softmax[student]:
-            self._restore_softmax[student]()
         save_model(student, path)
 
     def _load(self, path: str) -> keras.Model:
         # The seeds of dropout layers are not saved; without this they would differ in each process.
         keras.utils.set_random_seed(self._options.seed)
-        model = load(path, self._options.modules)
-        self._restore_softmax[model] = without_softmax(model)
-        return model
+        return load(path, self._options.modules)
 
     def _compile(self, distiller: Distiller, data: "Data", steps: int) -> Distiller:
         rate = keras.optimizers.schedules.CosineDecay(self._options.learning_rate, steps)
         optimizer = {"class_name": self._options.optimizer, "config": {"learning_rate": rate}}
+        # In a graph, Keras reads the logits from the softmax, so that both forms compute the same loss.
+        from_logits = not ends_in_softmax(distiller.student)
         loss = {
             None: None,
-            "integer": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            "one-hot": keras.losses.CategoricalCrossentropy(from_logits=True),
+            "integer": keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+            "one-hot": keras.losses.CategoricalCrossentropy(from_logits=from_logits),
         }[data.labels]
         distiller.compile(keras.optimizers.get(optimizer), loss, metrics=None if loss is None else ["accuracy"])
         return distiller

@@ -65,16 +65,14 @@ def run(options: argparse.Namespace) -> None:
     teacher = load(options.teacher, options.modules)
 
     from keras_distill.cache import label
+    from keras_distill.models.softmax import ends_in_softmax
     from keras_distill.models.taps import OUTPUT
-
-    from .softmax import LOGITS, without_softmax
 
     taps = tuple(options.taps or [OUTPUT])
     with as_command_error(f"cannot label {options.dataset}"):
         dataset = examples(options, teacher)
-        version = LOGITS if without_softmax(teacher) else None
-        if version and OUTPUT in taps:
+        if OUTPUT in taps and ends_in_softmax(teacher):
             print("The teacher ends in a softmax. The cache stores its logits, which losses compare.")
-        storage = {"dtype": options.dtype, "top_k": options.top_k, "version": version}
+        storage = {"dtype": options.dtype, "top_k": options.top_k}
         label(teacher, dataset, options.out, taps, **storage, batch_size=options.batch_size)
     print(f"Wrote the cache to {options.out}. Open it in Python: keras_distill.cache.open_cache({options.out!r})")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_distill.cache import fingerprint
+from keras_distill.models.softmax import logits_model
 from keras_distill.preflight import Finding
 from keras_distill.report import ModelResult, Results, Run, evaluation
 from keras_distill.utils.files import atomic_write
@@ -125,7 +126,7 @@ class Evaluator:
         return results
 
     def _predict(self, model: "keras.Model") -> np.ndarray:
-        return model.predict(self._inputs, batch_size=self._options.batch_size, verbose=0)
+        return logits_model(model).predict(self._inputs, batch_size=self._options.batch_size, verbose=0)
 
     def _evaluate(self, logits: np.ndarray, history: dict[str, list[float]] | None = None) -> Run:
         return evaluation.evaluate_predictions(logits, self._labels, self._options.seed, history or {})

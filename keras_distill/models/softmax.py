@@ -55,6 +55,24 @@ def logits_of(activations: Structure, specs: Structure) -> Structure:
     return type(activations)(logits_of(*pair) for pair in zip(activations, specs))
 
 
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Return whether the output of a model, or one of several, ends in a softmax or a sigmoid.
+
+    Args:
+        model: A `keras.Model`. False if its input shapes are unknown.
+    """
+    try:
+        specs = trace(lambda x: model(x, training=False), input_specs(None, model))
+    except ValueError:
+        return False
+    return any(spec.probabilities for spec in _leaves(specs))
+
+
+def logits_model(model: keras.Model) -> keras.Model:
+    """Return a model that predicts logits: `without_softmax(model)`, or the model itself if it has no softmax."""
+    return without_softmax(model) if ends_in_softmax(model) else model
+
+
 def without_softmax(model: keras.Model) -> keras.Model:
     """Return a model that shares the weights of a classifier and ends in its logits.
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.compression import Profile, export, profiling
+from keras_distill.models.softmax import logits_model
 from keras_distill.report.results import Example, Run
 from keras_distill.types import Structure
 
@@ -121,6 +122,7 @@ def least_confident_examples(models: dict[str, keras.Model], images: Structure, 
     """
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] not in (1, 3):
         return []
+    models = {name: logits_model(model) for name, model in models.items()}
     probabilities = keras.ops.softmax(models["teacher"].predict(images, verbose=0)).numpy()
     order = np.argsort(probabilities.max(axis=-1))
     correct = [index for index in order if probabilities[index].argmax() == labels[index]]

@@ -13,6 +13,8 @@ from keras_distill.data.batch import split_inputs
 from keras_distill.losses import Hint, KLDivergence
 from tests.support.helpers import compiled, data, mlp
 
+pytestmark = pytest.mark.everyday
+
 TAPS = (OUTPUT, "features")
 
 

@@ -11,6 +11,8 @@ import pytest
 from keras_distill.cache import label, open_cache, shards
 from tests.support.helpers import data, mlp
 
+pytestmark = pytest.mark.processes
+
 # Labels into a directory; the process kills itself in the given call of a function that writes files.
 SCRIPT = """
 import os, signal, sys

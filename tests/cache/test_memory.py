@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 # Two million examples of 1 KiB, generated on the fly: 2 GiB, with a lower limit on the memory of the process.
 SCRIPT = """
 import resource, sys

@@ -22,6 +22,8 @@ from tests.support import backup_run
 from tests.support.cluster import finish, start
 from tests.support.helpers import compiled, crossentropy, data, features, mlp
 
+pytestmark = pytest.mark.processes
+
 
 class KilledError(Exception):
     """Simulates a process that is killed: nothing cleans up after it."""

@@ -151,10 +151,37 @@ def test_invalid_use_raises_before_training(tmp_path):
     terms = [Term(Hint(), "hidden", "hidden")]
     with pytest.raises(ValueError, match="`examples` require a term that compares logits"):
         fitted(tmp_path, terms, examples=x, labels=y)
-    mutual = MutualDistiller({"a": network("a"), "b": network("b")})
+    plain = network("plain")
+    plain.compile("adam", CROSSENTROPY)
+    with pytest.raises(ValueError, match="requires a distiller.*Received: <Functional"):
+        plain.fit(x, y, verbose=0, callbacks=[TensorBoard(tmp_path)])
+
+
+def test_peers(tmp_path):
+    x, y = data()
+    mutual = MutualDistiller({"a": network("a"), "b": network("b")}, KLDivergence(2.0), weight=Linear(1.0, 0.5, 8))
     mutual.compile("adam", CROSSENTROPY)
-    with pytest.raises(ValueError, match="requires a Distiller.*Received: <MutualDistiller"):
-        mutual.fit(x, y, verbose=0, callbacks=[TensorBoard(tmp_path)])
+    history = mutual.fit(x, y, 8, epochs=2, verbose=0, callbacks=[TensorBoard(tmp_path, x[:2], y[:2])]).history
+    numbers, images = read(tmp_path)
+    assert numbers["weight/a_mutual"] == [(0, 0.75), (1, 0.5)]
+    assert numbers["temperature/a_from_b"] == [(0, 2.0), (1, 2.0)]
+    weighted = [
+        history[f"{peer}_{kind}"][1] * w for peer in "ab" for kind, w in (("supervised_loss", 1), ("mutual_loss", 0.5))
+    ]
+    np.testing.assert_allclose(numbers["part/a_mutual"][1][1], weighted[1] / sum(weighted), rtol=1e-5)
+    assert [len(drawn) for _, drawn in images["dark knowledge"]] == [2, 2]
+
+
+def test_a_teacher_and_a_student_that_end_in_a_softmax(tmp_path):
+    def classifier(name):
+        model = network(name)
+        return keras.Model(model.input, keras.layers.Softmax()(model.output), name=name)
+
+    x, y = data()
+    distiller = Distiller(student=classifier("student"), teacher=classifier("teacher"), terms=[Term(KLDivergence())])
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy())
+    distiller.fit(x, y, verbose=0, callbacks=[TensorBoard(tmp_path, x, y)])
+    assert len(read(tmp_path)[1]["dark knowledge"][0][1]) == 6
 
 
 def test_it_is_imported_at_first_use():

@@ -16,6 +16,8 @@ from keras_distill.report import Results
 from tests.support.helpers import assert_same_weights, data, missing_package, mlp, softmax, weights_of
 from tests.support.prepared import prepare
 
+pytestmark = pytest.mark.everyday
+
 
 def blocks(width, depth, name):
     layers = [keras.layers.Dense(width, activation="relu", name=f"block_{number}") for number in range(depth)]

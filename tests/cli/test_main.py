@@ -24,6 +24,8 @@ from keras_distill.data.batch import split_inputs
 from keras_distill.data.datasets import open_dataset
 from tests.support.helpers import data, mlp
 
+pytestmark = pytest.mark.processes
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS = ["inspect", "check", "label", "distill", "export", "report"]
 # As installed: the console script's module does not import the package.

@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 
 from keras_distill.report import Results
 
+pytestmark = pytest.mark.processes
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
 README = (ROOT / "README.md").read_text()

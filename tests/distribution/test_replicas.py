@@ -13,7 +13,7 @@ from tests.support.alike import BATCH, EXAMPLES, assert_alike, from_logits, sgd,
 from tests.support.cluster import finish, start
 from tests.support.every_loss import CLASSES
 
-pytestmark = pytest.mark.replicas
+pytestmark = [pytest.mark.replicas, pytest.mark.processes]
 
 
 def dense(name, **options):

@@ -9,7 +9,7 @@ from keras_distill.cache import label
 from tests.support.cluster import finish, start
 from tests.support.helpers import data, mlp
 
-pytestmark = pytest.mark.replicas
+pytestmark = [pytest.mark.replicas, pytest.mark.processes]
 
 # Train on one or several workers, and write the logs and the weights.
 SCRIPT = """

@@ -6,6 +6,8 @@ from keras_distill.losses import Hint
 from keras_distill.losses.hint import hint
 from tests.support.helpers import central_differences, features, value_and_gradient
 
+pytestmark = pytest.mark.everyday
+
 
 def reference(student, teacher):
     """Equation 3 of the paper, as a mean instead of half the sum."""

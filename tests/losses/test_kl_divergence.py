@@ -6,6 +6,8 @@ from keras_distill.losses import KLDivergence
 from keras_distill.losses.kl_divergence import kl_divergence
 from tests.support.helpers import central_differences, features, value_and_gradient
 
+pytestmark = pytest.mark.everyday
+
 
 def log_softmax(logits):
     logits = logits - logits.max(axis=-1, keepdims=True)

@@ -11,6 +11,8 @@ from keras_distill.models.softmax import as_logits
 from keras_distill.teachers import CachedTeacher, with_activations
 from tests.support.helpers import compiled, data, features, fitted, mlp, softened_kl, softmax
 
+pytestmark = pytest.mark.everyday
+
 
 def classifier(ending, name="classifier", activation="softmax"):
     """A network whose last tensor holds probabilities, made in different ways."""

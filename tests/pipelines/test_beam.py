@@ -16,7 +16,7 @@ from tests.support.cluster import finish, start
 from tests.support.helpers import data, mlp
 from tests.support.labelling_run import SETTINGS, examples
 
-pytestmark = pytest.mark.tfx
+pytestmark = [pytest.mark.tfx, pytest.mark.processes]
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # Run in this process.

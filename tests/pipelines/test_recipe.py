@@ -14,7 +14,7 @@ import yaml
 
 from tests.support.prepared import prepare
 
-pytestmark = pytest.mark.tfx
+pytestmark = [pytest.mark.tfx, pytest.mark.processes]
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NODES = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import Distiller, MutualDistiller, Term
+from keras_distill import Distiller, Term
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.metrics import Agreement
 from keras_distill.preflight import check
@@ -275,8 +275,6 @@ def test_kinds_of_data(teacher):
 
 def test_rejects_other_models_and_uncompiled_distillers(teacher):
     x, y = clusters()
-    with pytest.raises(ValueError, match="Received: MutualDistiller. To check two peers"):
-        check(compiled(MutualDistiller([network(), network(16, "other")])), x, y)
     with pytest.raises(ValueError, match="Received: Sequential"):
         check(teacher, x, y)
     with pytest.raises(ValueError, match="`distiller` is not compiled. Call `distiller.compile"):

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support import bert
 
+pytestmark = pytest.mark.processes
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DISTILLED = {
     "digits": ["distilled"],

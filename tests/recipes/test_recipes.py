@@ -20,6 +20,8 @@ from tests.support import bert
 from tests.support.cluster import finish, start
 from tests.support.prepared import prepare
 
+pytestmark = pytest.mark.processes
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if "common.run(recipe)" in path.read_text())
 MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}

@@ -12,6 +12,8 @@ from keras_distill.report import Example, ModelResult, Results, Run
 from tests.report import samples
 from tests.support.helpers import missing_package
 
+pytestmark = pytest.mark.everyday
+
 
 def saved(results, folder):
     path = folder / "made" / "results.json"

@@ -15,6 +15,8 @@ from keras_distill.losses import Hint, KLDivergence
 from keras_distill.schedules import CosineDecay
 from tests.support.helpers import assert_same_weights, compiled, data, fitted, mlp, weights_of
 
+pytestmark = [pytest.mark.processes, pytest.mark.everyday]
+
 
 def student():
     return keras.Sequential(

@@ -24,6 +24,8 @@ from tests.support.helpers import (
     weights_of,
 )
 
+pytestmark = pytest.mark.everyday
+
 
 def negligible(student):
     """A distiller whose teacher has no say."""

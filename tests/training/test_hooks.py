@@ -11,6 +11,8 @@ from keras_distill.losses import KLDivergence
 from keras_distill.training import BaseDistiller, LossWeight
 from tests.support.helpers import compiled, crossentropy, data, fitted, mlp, weights_of
 
+pytestmark = pytest.mark.everyday
+
 
 @keras.saving.register_keras_serializable("tests")
 class Shifted(Distiller):

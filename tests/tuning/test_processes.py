@@ -11,7 +11,7 @@ import pytest
 from tests.support import tuning_run
 from tests.support.cluster import finish, free_ports, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 STEPS = tuning_run.EPOCHS * 8
 
 
