@@ -19,7 +19,7 @@ def test_a_frozen_student(teacher):
     )
     detached = student_ending_in(lambda x: ops.stop_gradient(x))
     findings = check(healthy_distiller(teacher, detached, [Term(KLDivergence())]), *clusters())
-    only_finding(findings, "frozen student", "gradients of all are 0")
+    only_finding(findings, "frozen student", "all gradients are 0")
     partly_frozen = network()
     partly_frozen.get_layer("features").trainable = False
     assert check(healthy_distiller(teacher, partly_frozen, [Term(KLDivergence())]), *clusters()) == []
