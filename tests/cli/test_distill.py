@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_distill import losses
 from keras_distill.cache import label
 from keras_distill.cli import main
+from keras_distill.cli.objective import FEATURES
+from keras_distill.losses.base import DistillationLoss
 from keras_distill.report import Results
 from tests.support.helpers import assert_same_weights, data, missing_package, mlp, softmax, weights_of
 from tests.support.prepared import prepare
@@ -125,6 +128,11 @@ def test_results_are_those_of_the_saved_models(folder, tmp_path, with_report, di
     )
     weights = {weight.path for weight in trained(tmp_path).weights}
     assert weights == {weight.path for weight in untrained.weights}
+
+
+def test_options_of_intermediate_activations_name_losses():
+    for loss, _ in FEATURES.values():
+        assert issubclass(getattr(losses, loss), DistillationLoss)
 
 
 def test_losses_of_intermediate_activations(tmp_path, distill):
@@ -339,7 +347,7 @@ def test_check_of_a_teacher_that_matches_the_labels_finds_nothing(folder, tmp_pa
     x = np.load(folder / "train.npz")["x"]
     np.savez(folder / "predicted.npz", x=x, y=np.argmax(teacher(x), -1))
     models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
-    assert main(["check", *models, f"--dataset={folder / 'its_own.npz'}", "--temperature=1"]) == 0
+    assert main(["check", *models, f"--dataset={folder / 'predicted.npz'}", "--temperature=1"]) == 0
     assert capsys.readouterr().out == "No problems found (1 batch checked).\n"
 
 
