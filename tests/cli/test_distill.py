@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "train.npz", x=x[:64], y=y[:64])
     np.savez(folder / "test.npz", x=x[64:], y=y[64:])
     np.savez(folder / "one_hot.npz", x=x[:64], y=np.eye(3, dtype="float32")[y[:64]])
-    np.save(folder / "unlabelled.npy", x[:64])
+    np.save(folder / "unlabeled.npy", x[:64])
     blocks(16, 4, "teacher").save(folder / "teacher.keras")
     blocks(8, 2, "student").save(folder / "student.keras")
     return folder
@@ -210,9 +210,9 @@ def test_a_cache_of_probabilities_raises_an_error(folder, tmp_path, distill):
 
 
 def test_without_labels_only_the_teacher_is_used(folder, tmp_path, distill):
-    printed = distill("--epochs=2", "--batch-size=16", dataset="unlabelled.npy")
+    printed = distill("--epochs=2", "--batch-size=16", dataset="unlabeled.npy")
     assert re.search("no labels. The student predicts the teacher's class for .* % of 6 validation", printed.out)
-    printed = distill("--baseline", dataset="unlabelled.npy", status=1, out="other")
+    printed = distill("--baseline", dataset="unlabeled.npy", status=1, out="other")
     assert "has no labels, which --baseline trains on" in printed.err
 
 
