@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_distill import losses
 from keras_distill.cache import label
 from keras_distill.cli import main
+from keras_distill.cli.objective import FEATURES
+from keras_distill.losses.base import DistillationLoss
 from keras_distill.report import Results
 from tests.support.helpers import assert_same_weights, data, missing_package, mlp, softmax, weights_of
 from tests.support.prepared import prepare
@@ -32,7 +35,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "train.npz", x=x[:64], y=y[:64])
     np.savez(folder / "test.npz", x=x[64:], y=y[64:])
     np.savez(folder / "one_hot.npz", x=x[:64], y=np.eye(3, dtype="float32")[y[:64]])
-    np.save(folder / "unlabelled.npy", x[:64])
+    np.save(folder / "unlabeled.npy", x[:64])
     blocks(16, 4, "teacher").save(folder / "teacher.keras")
     blocks(8, 2, "student").save(folder / "student.keras")
     return folder
@@ -129,6 +132,11 @@ def test_results_are_those_of_the_saved_models(folder, tmp_path, with_report, di
     assert weights == {weight.path for weight in untrained.weights}
 
 
+def test_options_of_intermediate_activations_name_losses():
+    for loss, _ in FEATURES.values():
+        assert issubclass(getattr(losses, loss), DistillationLoss)
+
+
 def test_losses_of_intermediate_activations(tmp_path, distill):
     distill("--hint=block_*:block_*:0.5", "--similarity=logits:logits", "--epochs=1")
     (row,) = csv.DictReader((tmp_path / "run" / "history.csv").open())
@@ -204,9 +212,9 @@ def test_a_cache_of_probabilities_raises_an_error(folder, tmp_path, distill):
 
 
 def test_without_labels_only_the_teacher_is_used(folder, tmp_path, distill):
-    printed = distill("--epochs=2", "--batch-size=16", dataset="unlabelled.npy")
+    printed = distill("--epochs=2", "--batch-size=16", dataset="unlabeled.npy")
     assert re.search("no labels. The student predicts the teacher's class for .* % of 6 validation", printed.out)
-    printed = distill("--baseline", dataset="unlabelled.npy", status=1, out="other")
+    printed = distill("--baseline", dataset="unlabeled.npy", status=1, out="other")
     assert "has no labels, which --baseline trains on" in printed.err
 
 
@@ -341,7 +349,7 @@ def test_check_of_a_teacher_that_matches_the_labels_finds_nothing(folder, tmp_pa
     x = np.load(folder / "train.npz")["x"]
     np.savez(folder / "predicted.npz", x=x, y=np.argmax(teacher(x), -1))
     models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
-    assert main(["check", *models, f"--dataset={folder / 'its_own.npz'}", "--temperature=1"]) == 0
+    assert main(["check", *models, f"--dataset={folder / 'predicted.npz'}", "--temperature=1"]) == 0
     assert capsys.readouterr().out == "No problems found (1 batch checked).\n"
 
 
