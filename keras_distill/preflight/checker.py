@@ -61,7 +61,7 @@ def check(
     _check_distiller(distiller)
     check_integer(batches, "batches")
     check_integer(batch_size, "batch_size")
-    with state_restored(distiller):
+    with state_restored(distiller), distiller.untracked():
         data_batches = first_batches(data, y, batches, batch_size)
         _check_inputs_match(data_batches[0], distiller)
         findings = numeric_checks.check_weight_precision(distiller)
@@ -75,7 +75,9 @@ def check(
         if invalid:
             return findings + invalid
         findings += prediction_checks.check_logits(distiller, stats)
-        findings += prediction_checks.check_teacher_accuracy(stats)
+        if distiller.teacher is not None:
+            # The targets of peers are their own predictions, which are at chance level before training.
+            findings += prediction_checks.check_teacher_accuracy(stats)
         findings += prediction_checks.check_temperatures(probe, stats)
         trial = optimization_checks.TrialSteps(probe, stats)
         findings += optimization_checks.check_gradients(trial)

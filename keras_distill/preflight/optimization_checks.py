@@ -97,7 +97,7 @@ class TrialSteps:
 
     def _student_gradients(self, gradients):
         return [
-            np.zeros(1, "float32") if gradient is None else np.array(tf.convert_to_tensor(gradient), "float32")
+            np.zeros(1, "float32") if gradient is None else _copied(gradient)
             for gradient, variable in zip(gradients, self._distiller.trainable_variables)
             if id(variable) in self._student_ids
         ]
@@ -106,7 +106,7 @@ class TrialSteps:
         for gradient, variable in zip(gradients, self._distiller.trainable_variables):
             if gradient is not None:
                 values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-                if not np.isfinite(np.array(values, "float32")).all():
+                if not np.isfinite(_copied(values)).all():
                     yield variable.path
 
     def _peak_learning_rate(self):
@@ -141,9 +141,9 @@ def check_gradients(trial: TrialSteps) -> list[Finding]:
     return frozen or _missing_gradients(trial, weighted) + _dominant_loss(trial, weighted)
 
 
-def _copied(variable):
-    """Return the value of a variable, float32, as an array that later updates do not change."""
-    return np.array(keras.ops.convert_to_numpy(variable), "float32")
+def _copied(value):
+    """Return a variable, tensor or gradient of an embedding as a float32 array that later updates do not change."""
+    return np.array(keras.ops.convert_to_numpy(tf.convert_to_tensor(value)), "float32")
 
 
 def _trained(distiller):

@@ -149,8 +149,7 @@ class Probe:
 
     def _losses(self, batch, student, teacher, training):
         """Return `{title: loss}`, without supervised losses where there are no labels or no loss."""
-        with self.distiller.untracked():
-            losses = self.distiller.losses_of(batch, student, teacher, training)
+        losses = self.distiller.losses_of(batch, student, teacher, training)
         parts = self.distiller.parts
         supervised = {part.supervised for part in parts.values()}
         absent = supervised if batch.labels is None or self.distiller.loss is None else ()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
 README = (ROOT / "README.md").read_text()
-PRINTED = re.search(r"^## Without Python\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+PRINTED = re.search(r"^## Command line\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 COMMANDS = {line.split()[1]: shlex.split(line)[1:] for line in PRINTED[1].splitlines()}
 

@@ -175,7 +175,7 @@ INVALID = {
     "a tap that was not stored": (
         training,
         {"terms": "tests.support.tfx_project:terms"},
-        "The activations ['features'] were not stored. There: ['output'].",
+        "The activations ['features'] were not stored. Stored: ['output'].",
     ),
     "steps that are not a multiple of the epochs": (
         training,

@@ -107,6 +107,9 @@ class Counter(keras.layers.Layer):
         return int(self.count[True].numpy()), int(self.count[False].numpy())
 
 
+PLOTTING = ("keras_distill.report", "keras_distill.utils.drawing", "keras_distill.utils.soft_targets")
+
+
 def missing_package(patch, name):
     """Simulate that an optional package of `keras_distill.report` is not installed.
 
@@ -118,6 +121,6 @@ def missing_package(patch, name):
 
     # Recorded, since importing the modules again replaces the attribute of the package.
     patch.setattr(keras_distill, "report", keras_distill.report)
-    for module in [module for module in sys.modules if module.startswith("keras_distill.report")]:
+    for module in [module for module in sys.modules if module.startswith(PLOTTING)]:
         patch.delitem(sys.modules, module)
     patch.setitem(sys.modules, name, None)

@@ -200,7 +200,7 @@ def test_a_teacher_of_ones_own():
 
 
 def test_stored_activations_are_checked():
-    with pytest.raises(ValueError, match=r"The activations \['features'\] were not stored. There: \['output'\]"):
+    with pytest.raises(ValueError, match=r"The activations \['features'\] were not stored. Stored: \['output'\]"):
         Distiller(
             student=mlp(), teacher=CachedTeacher({OUTPUT: features(4, 3)}), terms=[Term(Hint(), "features", "features")]
         )
