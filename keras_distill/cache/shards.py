@@ -50,7 +50,8 @@ def read_manifest(directory: str | os.PathLike) -> Manifest | None:
         manifest = Manifest.from_json(values) if version == FORMAT else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptedCacheError(
-            f"'{path}' is not the manifest of a cache: {type(error).__name__}: {error}. Delete '{directory}' and run `label(...)` again."
+            f"'{path}' is not the manifest of a cache: {type(error).__name__}: {error}. Delete '{directory}' and run "
+            "`label(...)` again."
         ) from error
     if version == 1:
         raise ValueError(
