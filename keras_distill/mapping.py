@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from keras_distill.models.taps import walk_layers
+from keras_distill.models.layers import walk_layers
 from keras_distill.utils.arguments import check_integer
 
 __all__ = ["by_hand", "by_name", "every", "last", "layers", "uniform"]

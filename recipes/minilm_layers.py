@@ -36,7 +36,7 @@ from absl import flags
 
 from keras_distill import Term, mapping
 from keras_distill.losses import AttentionRelation, HiddenState, KLDivergence
-from keras_distill.models.taps import find_layer
+from keras_distill.models.layers import find_layer
 from recipes import common, comparison, data
 
 LAYERS = flags.DEFINE_integer(

@@ -13,8 +13,8 @@ import tensorflow as tf
 from keras_distill.compression.fake_quantization import Quantized
 from keras_distill.compression.quantization import bake_quantization
 from keras_distill.compression.runtimes import runtime, silence_runtime
+from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import input_specs
-from keras_distill.models.taps import walk_layers
 from keras_distill.types import Structure
 
 # Formats with their tolerances: largest mean absolute difference of the outputs from the model's, in units of the

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.models.taps import walk_layers
+from keras_distill.models.layers import walk_layers
 from keras_distill.types import Tensor
 
 _FOLDABLE = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_distill.models.taps import find_layer, walk_layers
+from keras_distill.models.layers import find_layer, walk_layers
 
 
 class CopiedWeight(NamedTuple):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_distill.compression.fake_quantization import CHANNEL_AXES, Quantized
 from keras_distill.compression.folding import fold_batch_norm, rebuild
-from keras_distill.models.taps import walk_layers
+from keras_distill.models.layers import walk_layers
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
 

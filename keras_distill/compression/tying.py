@@ -7,7 +7,7 @@ import keras
 
 from keras_distill import mapping
 from keras_distill.compression.folding import rebuild
-from keras_distill.models.taps import find_layer, walk_layers
+from keras_distill.models.layers import find_layer, walk_layers
 
 
 def tie_weights(model: keras.Model, blocks: Sequence[str], exclude: Sequence[str] = ()) -> keras.Model:

@@ -11,9 +11,9 @@ from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
 from keras_distill.losses.checks import Shape, shapes_match
 from keras_distill.losses.maths import float32
+from keras_distill.models.layers import find_layer
 from keras_distill.models.lm_head import LMHead
 from keras_distill.models.masking import mean_over_positions
-from keras_distill.models.taps import find_layer
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
 

@@ -1,17 +1,14 @@
 """Activations of layers, read by path in one forward pass."""
 
-import contextlib
-import difflib
-import functools
 import re
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_distill import _compat
+from keras_distill.models.layers import find_layer, walk_layers
+from keras_distill.models.recording import recording
 from keras_distill.types import Structure, Tap
 
 OUTPUT = "output"
@@ -70,7 +67,7 @@ class Taps:
         """
         if self._layers is None:
             self._layers = self._find(inputs)
-        with _recording(self._layers.values(), self._attentions) as calls:
+        with recording(self._layers.values(), self._attentions) as calls:
             outputs = self.model(inputs, training=training)
         self._check_namesake(outputs, calls)
         for path, layer in self._layers.items():
@@ -150,7 +147,7 @@ def layer_calls(model: keras.Model, inputs: Structure) -> tuple[Structure, list[
     if not model.built:
         model(inputs)
     layers = [(path, layer) for path, layer in walk_layers(model) if not isinstance(layer, keras.layers.InputLayer)]
-    with _recording([layer for _, layer in layers], ()) as calls:
+    with recording([layer for _, layer in layers], ()) as calls:
         outputs = model(inputs, training=False)
     return outputs, [(path, layer, _hidden(layer, calls[id(layer)]) or calls[id(layer)]) for path, layer in layers]
 
@@ -163,43 +160,6 @@ def tap_names(tap: Tap) -> tuple[str, ...]:
 def select_activations(activations: dict, tap: Tap) -> Any:
     """Return the entry of a tap in `{tap: activation}`, or the tuple of entries of a tuple of taps."""
     return activations[tap] if isinstance(tap, str) else tuple(activations[name] for name in tap)
-
-
-def find_layer(model: keras.Model, name: str) -> keras.layers.Layer:
-    """Return the layer at a path, or at an unambiguous ending of one.
-
-    Args:
-        model: A `keras.Model`.
-        name: Path such as "backbone/block_3", or its ending "block_3". A whole path has precedence over an ending.
-
-    Raises:
-        ValueError: If no layer matches (the error lists the closest paths), or several do.
-    """
-    layers = list(walk_layers(model))
-    found = [(path, layer) for path, layer in layers if path == name]
-    found = found or [(path, layer) for path, layer in layers if path.endswith("/" + name)]
-    if len({id(layer) for _, layer in found}) > 1:
-        raise ValueError(
-            f"Several layers of '{model.name}' match '{name}': {[path for path, _ in found]}. "
-            "Use a longer part of the path, or give the layers unique names."
-        )
-    if not found:
-        paths = list(dict.fromkeys(path for path, _ in layers))
-        endings = {path.rsplit("/", 1)[-1]: path for path in reversed(paths)}
-        close = difflib.get_close_matches(name, paths, cutoff=0.5)
-        close += [endings[ending] for ending in difflib.get_close_matches(name, endings, cutoff=0.5)]
-        raise ValueError(
-            f"No layer called '{name}' in '{model.name}'. Closest: {list(dict.fromkeys(close)) or paths[:10]}."
-        )
-    return found[0][1]
-
-
-def walk_layers(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yield every sublayer with its path; a layer with two paths is yielded twice."""
-    for child in _compat.flatten_layers(layer, include_self=False, recursive=False):
-        path = prefix + child.name
-        yield path, child
-        yield from walk_layers(child, path + "/")
 
 
 def _attentions_around(layers, model):
@@ -237,78 +197,3 @@ def _parse(name):
         raise ValueError(f"A tap must be 'path', 'path@call', 'path[item]' or '{OUTPUT}'. Received: {name!r}")
     path, call, item = match["path"], match["call"], match["item"]
     return path, None if call is None else int(call), None if item is None else item.strip("'\"")
-
-
-class _Pass(threading.local):
-    """Outputs of the tapped layers in this thread's pass, `{id(layer): [per call]}`, and masks for them.
-
-    Thread-local, since `MirroredStrategy` runs its replicas in threads and switches between them during a pass.
-    """
-
-    calls = {}
-    masks = {}
-
-
-_pass = _Pass()
-_lock = threading.Lock()
-_watchers = {}
-
-
-@contextlib.contextmanager
-def _recording(tapped, attentions):
-    layers = {id(layer): layer for layer in (*tapped, *attentions)}.values()
-    outer = _pass.calls, _pass.masks
-    _pass.calls, _pass.masks = {id(layer): [] for layer in tapped}, {}
-    with _lock:
-        for layer in layers:
-            _watch(layer)
-    try:
-        yield _pass.calls
-    finally:
-        with _lock:
-            for layer in layers:
-                _unwatch(layer)
-        _pass.calls, _pass.masks = outer
-
-
-def _watch(layer):
-    # One wrapper serves all threads that run this layer; the last one to leave removes it.
-    _watchers[id(layer)] = _watchers.get(id(layer), 0) + 1
-    if _watchers[id(layer)] > 1:
-        return
-    call = layer.call
-
-    @functools.wraps(call)
-    def recorded(*args, **kwargs):
-        if isinstance(layer, keras.layers.MultiHeadAttention):
-            _pass.masks.update(_masks_of_parts(layer, kwargs))
-        outputs = call(*args, **kwargs)
-        if id(layer) in _pass.calls:
-            _pass.calls[id(layer)].append(_with_mask(outputs, _pass.masks.get(id(layer))))
-        return outputs
-
-    # Bypasses the layer's `__setattr__`, which would track the function.
-    object.__setattr__(layer, "call", recorded)
-
-
-def _unwatch(layer):
-    _watchers[id(layer)] -= 1
-    if not _watchers[id(layer)]:
-        del _watchers[id(layer)]
-        object.__delattr__(layer, "call")
-
-
-def _masks_of_parts(attention, arguments):
-    """Return masks for the sublayers of an attention, which strips them from its inputs before it calls these."""
-    query, key, value = (arguments.get(f"{name}_mask") for name in ("query", "key", "value"))
-    masks = {"query": query, "key": value if key is None else key, "value": value}
-    return {id(part): masks[part.name] for _, part in walk_layers(attention) if part.name in masks}
-
-
-def _with_mask(outputs, mask):
-    """Return the outputs, as a copy if a mask is attached, which the model itself must not see."""
-    if mask is None:
-        return outputs
-    outputs = tf.identity(outputs)
-    _compat.set_keras_mask(outputs, mask)
-    return outputs

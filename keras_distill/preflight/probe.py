@@ -17,7 +17,7 @@ from keras_distill.models.masking import joint_masks, mask_fits
 from keras_distill.models.taps import select_activations
 from keras_distill.preflight.statistics import ActivationStats, LogitStats
 from keras_distill.training.base import BaseDistiller
-from keras_distill.training.means import regularization_losses
+from keras_distill.training.reductions import regularization_losses
 from keras_distill.types import Structure, Tensor
 
 SUPERVISED = "the supervised loss"

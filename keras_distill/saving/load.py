@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_distill.training.deserialization import loading_with
 from keras_distill.training.distiller import Distiller
-from keras_distill.training.loading import loading_with
 
 
 def load_distiller(

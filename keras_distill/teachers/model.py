@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_distill.data.batch import Batch
-from keras_distill.models.taps import OUTPUT, Taps, find_layer
+from keras_distill.models.layers import find_layer
+from keras_distill.models.taps import OUTPUT, Taps
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.checks import class_map, map_logits
 from keras_distill.types import Structure

@@ -10,7 +10,7 @@ from keras_distill.data.batch import Batch
 from keras_distill.distribution import replicas
 from keras_distill.schedules import check_positive, deserialize_values, value_at
 from keras_distill.training.loss_weight import LossWeight
-from keras_distill.training.means import replica_fraction
+from keras_distill.training.reductions import replica_fraction
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_number
 

@@ -14,7 +14,7 @@ from keras_distill.data.batch import Batch, batch_size, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
 from keras_distill.training.loss_weight import LossWeight
-from keras_distill.training.means import regularization_losses, replica_fraction
+from keras_distill.training.reductions import regularization_losses, replica_fraction
 from keras_distill.training.strategy_checks import check_batch_size, check_step
 from keras_distill.types import Structure, Tensor
 

@@ -8,7 +8,7 @@ from keras_distill import Distiller, Term
 from keras_distill.compression import BitWidths, bake_quantization, fold_batch_norm, quantize_aware, tie_weights
 from keras_distill.compression.fake_quantization import Quantized, fake_quantize
 from keras_distill.losses import Hint, KLDivergence
-from keras_distill.models.taps import walk_layers
+from keras_distill.models.layers import walk_layers
 from tests.compression.test_tying import nested, residual
 from tests.support.helpers import compiled
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill.models.taps import Taps, find_layer
+from keras_distill.models.layers import find_layer
+from keras_distill.models.taps import Taps
 from tests.support.helpers import Counter, features, mlp
 
 

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from keras_distill import Distiller
-from keras_distill.models.taps import find_layer
+from keras_distill.models.layers import find_layer
 from recipes import data, minilm_layers
 from tests.support import bert
 from tests.support.helpers import assert_same_weights, crossentropy, weights_of

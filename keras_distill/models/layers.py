@@ -1,0 +1,45 @@
+"""Layers of a model, by path."""
+
+import difflib
+from collections.abc import Iterator
+
+import keras
+
+from keras_distill import _compat
+
+
+def find_layer(model: keras.Model, name: str) -> keras.layers.Layer:
+    """Return the layer at a path, or at an unambiguous ending of one.
+
+    Args:
+        model: A `keras.Model`.
+        name: Path such as "backbone/block_3", or its ending "block_3". A whole path has precedence over an ending.
+
+    Raises:
+        ValueError: If no layer matches (the error lists the closest paths), or several do.
+    """
+    layers = list(walk_layers(model))
+    found = [(path, layer) for path, layer in layers if path == name]
+    found = found or [(path, layer) for path, layer in layers if path.endswith("/" + name)]
+    if len({id(layer) for _, layer in found}) > 1:
+        raise ValueError(
+            f"Several layers of '{model.name}' match '{name}': {[path for path, _ in found]}. "
+            "Use a longer part of the path, or give the layers unique names."
+        )
+    if not found:
+        paths = list(dict.fromkeys(path for path, _ in layers))
+        endings = {path.rsplit("/", 1)[-1]: path for path in reversed(paths)}
+        close = difflib.get_close_matches(name, paths, cutoff=0.5)
+        close += [endings[ending] for ending in difflib.get_close_matches(name, endings, cutoff=0.5)]
+        raise ValueError(
+            f"No layer called '{name}' in '{model.name}'. Closest: {list(dict.fromkeys(close)) or paths[:10]}."
+        )
+    return found[0][1]
+
+
+def walk_layers(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield every sublayer with its path; a layer with two paths is yielded twice."""
+    for child in _compat.flatten_layers(layer, include_self=False, recursive=False):
+        path = prefix + child.name
+        yield path, child
+        yield from walk_layers(child, path + "/")
