@@ -80,12 +80,12 @@ class LabelWithTeacher(beam.PTransform):
         self._load = _TeacherLoader(teacher, list(taps))
         self._directory = os.fspath(directory)
         self._inputs = keras.tree.map_structure(_spec, inputs)
-        self._kept = {"taps": list(taps), "dtype": dtype, "top_k": top_k, "views": 1, "version": version}
+        self._settings = {"taps": list(taps), "dtype": dtype, "top_k": top_k, "views": 1, "version": version}
         self._sizes = {"shard_bytes": shard_bytes, "batch_size": batch_size}
 
     def expand(self, examples):
         directory = self._directory
-        requested = labelling.new_manifest(self._load(), self._inputs, **self._kept, **self._sizes)
+        requested = labelling.new_manifest(self._load(), self._inputs, **self._settings, **self._sizes)
         with shards.write_lock(directory):
             manifest = labelling.begin_or_resume(directory, requested, self._sizes["batch_size"])
         # A complete cache is only compared with the examples, so its batch size need not match. No batch may cross the

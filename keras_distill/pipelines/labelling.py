@@ -76,11 +76,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         signature = artifacts.load_signature(model, exec_properties["signature"])
         for pattern in patterns.values():
             _check_readable(signature, pattern)
-        stored_taps = packing.stored_taps(_chosen(signature, taps), dtype, top_k)
+        stored_taps = packing.stored_taps(_select_outputs(signature, taps), dtype, top_k)
         add_outputs = _AddTeacherOutputs(
             signature.path, exec_properties["signature"], stored_taps, exec_properties["teacher"], shared.Shared()
         )
-        extended = activations.extended(read_schema(io_utils.get_only_uri_in_dir(schema.uri)), add_outputs.stored_taps)
+        labelled_features = activations.extend_schema(
+            read_schema(io_utils.get_only_uri_in_dir(schema.uri)), add_outputs.stored_taps
+        )
 
         labelled.split_names = artifact_utils.encode_split_names(list(patterns))
         examples_utils.set_payload_format(labelled, example_gen_pb2.FORMAT_TF_EXAMPLE)
@@ -95,7 +97,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     | f"RunTeacher[{split}]" >> beam.ParDo(add_outputs)
                     | f"Write[{split}]" >> beam.io.WriteToTFRecord(prefix, file_name_suffix=".gz")
                 )
-        io_utils.write_pbtxt_file(os.path.join(labelled_schema.uri, "schema.pbtxt"), extended)
+        io_utils.write_pbtxt_file(os.path.join(labelled_schema.uri, "schema.pbtxt"), labelled_features)
 
 
 class TeacherLabeller(base_beam_component.BaseBeamComponent):
@@ -210,7 +212,7 @@ def _check_readable(signature, pattern):
         ) from error
 
 
-def _chosen(signature, taps):
+def _select_outputs(signature, taps):
     """Return `{tap: spec}` of the taps to store."""
     available = signature.outputs
     missing = [tap for tap in taps or [] if tap not in available]

@@ -25,8 +25,8 @@ class Reader:
         transform: The Keras layer of the transform graph, or None. An exported model must track it.
 
     Args:
-        schema: Path of the `Schema` of the examples. For examples with teacher activations, the `labelled_schema` of a
-            TeacherLabeller.
+        schema_path: Path of the `Schema` of the examples. For examples with teacher activations, the `labelled_schema`
+            of a TeacherLabeller.
         settings: A `Settings`.
         transform_graph: Directory of a `TransformGraph` to apply to the examples. Defaults to None: no Transform.
         teacher: A `Signature` that computes the teacher activations, instead of stored ones. Defaults to None.
@@ -37,15 +37,15 @@ class Reader:
 
     def __init__(
         self,
-        schema: str,
+        schema_path: str,
         settings: Settings,
         transform_graph: str | None = None,
         teacher: Signature | None = None,
     ):
         self.settings = settings
         self.transform = None
-        read = read_schema(schema)
-        raw_specs = schema_utils.schema_as_feature_spec(read).feature_spec
+        schema = read_schema(schema_path)
+        raw_specs = schema_utils.schema_as_feature_spec(schema).feature_spec
         transformed_specs = raw_specs
         if transform_graph is not None:
             output = tft.TFTransformOutput(transform_graph)
@@ -56,17 +56,17 @@ class Reader:
         features = [name for name in raw_specs if name not in label]
         if settings.features is not None:
             features = list(settings.features)
-        _check_available(features, raw_specs, schema)
-        _check_available(label, transformed_specs, transform_graph or schema)
+        _check_available(features, raw_specs, schema_path)
+        _check_available(label, transformed_specs, transform_graph or schema_path)
         self._features = {name: raw_specs[name] for name in features}
         # A Transform may make the label, so it need not be a raw feature.
         self._label = {name: raw_specs[name] for name in label if name in raw_specs}
         self._teacher = teacher
-        self.stored_taps = activations.stored_taps_from_schema(read)
+        self.stored_taps = activations.stored_taps_from_schema(schema)
         if teacher is not None:
             self.stored_taps = packing.stored_taps(teacher.outputs, "float32", None)
         # Without terms, the stored activations are not parsed.
-        self._stored = self.stored_taps if teacher is None and settings.terms is not None else {}
+        self._parsed_taps = self.stored_taps if teacher is None and settings.terms is not None else {}
 
     def inputs(self, serialized: Tensor) -> Structure:
         """Return the model's inputs for a batch of serialized examples. The examples need no label.
@@ -92,8 +92,10 @@ class Reader:
         labels = None if settings.label is None else _squeeze_labels(features.pop(settings.label))
         inputs = self._preprocessed(features)
         if settings.terms is not None:
-            stored = self._teacher is None
-            outputs = activations.decode(parsed, self._stored) if stored else self._teacher(serialized)
+            if self._teacher is None:
+                outputs = activations.decode(parsed, self._parsed_taps)
+            else:
+                outputs = self._teacher(serialized)
             inputs = with_activations(inputs, outputs)
         return inputs if labels is None else (inputs, labels)
 
@@ -115,7 +117,7 @@ class Reader:
             raise ValueError(f"The examples at {patterns} have no features {missing}. Available: {available}.")
 
     def _needed(self):
-        return {**self._features, **self._label, **activations.parsing(self._stored)}
+        return {**self._features, **self._label, **activations.parsing_specs(self._parsed_taps)}
 
     def _transformed(self, features):
         return features if self.transform is None else dict(self.transform(features))

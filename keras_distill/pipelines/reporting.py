@@ -15,6 +15,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils
 
+from keras_distill.cache import packing
 from keras_distill.data.batch import Batch
 from keras_distill.data.labels import UNLABELLED
 from keras_distill.metrics import Agreement, TeacherDivergence
@@ -220,13 +221,13 @@ class LabelledLogits:
                 "`labelled_schema` and `labelled_examples` of a TeacherLabeller."
             )
         self._label, self._tap, self._stored_taps = label, tap, {tap: stored_taps[tap]}
-        self._parsing = {label: features[label], **activations.parsing(self._stored_taps)}
-        self._teacher = activations.teacher(self._stored_taps)
+        self._parsing_specs = {label: features[label], **activations.parsing_specs(self._stored_taps)}
+        self._teacher = packing.cached_teacher(self._stored_taps)
         self._teacher.connect([tap])
         self.num_classes = stored_taps[tap].shape[-1]
 
     def __call__(self, serialized: Tensor) -> tuple[np.ndarray, tf.Tensor]:
-        parsed = tf.io.parse_example(serialized, self._parsing)
+        parsed = tf.io.parse_example(serialized, self._parsing_specs)
         labels = tf.reshape(parsed[self._label], [-1]).numpy()
         invalid = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
         if len(invalid):
@@ -234,7 +235,7 @@ class LabelledLogits:
                 f"The feature '{self._label}' must hold class indices from 0 to {self.num_classes - 1}, because the "
                 f"teacher has {self.num_classes} classes, or {UNLABELLED} for a missing label. Received: {invalid[0]}"
             )
-        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._abouts)))
+        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored_taps)))
         return labels, tf.cast(outputs[self._tap], "float32")
 
 

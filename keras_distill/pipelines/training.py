@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.components.tuner.component import TunerFnResult
 
+from keras_distill.cache import packing
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.tensorboard import TensorBoard
 from keras_distill.distribution import workers
@@ -170,19 +171,21 @@ class TrainerInputs:
         student = settings.resolve("model")(hp)
         terms = settings.resolve("terms")
         try:
-            taught = activations.teacher(self.reader.stored_taps) if terms else None
+            teacher = packing.cached_teacher(self.reader.stored_taps) if terms else None
             distiller = Distiller(
                 student=student,
-                teacher=taught,
+                teacher=teacher,
                 terms=terms(hp) if terms else [],
                 supervised_weight=settings.supervised_weight,
             )
         except ValueError as error:
-            kept = {f"{activations.PREFIX}{tap}": list(stored.shape) for tap, stored in self.reader.stored_taps.items()}
+            shapes = {
+                f"{activations.PREFIX}{tap}": list(stored.shape) for tap, stored in self.reader.stored_taps.items()
+            }
             origin = (
                 f"the base_model '{self._args.base_model}'" if self._args.base_model else f"{self._args.train_files}"
             )
-            raise ValueError(f"{error} Teacher activations: {kept}, from {origin}.") from error
+            raise ValueError(f"{error} Teacher activations: {shapes}, from {origin}.") from error
         (settings.resolve("compile") or _compile)(distiller, hp)
         return distiller
 

@@ -85,7 +85,7 @@ def test_a_rerun_resumes_after_the_death_of_a_worker(failure, whole, folder):
     # FnApiRunner waits for the dead worker forever.
     process.kill()
     process.communicate()
-    assert not shards.read_manifest(folder / "cache")["complete"]
+    assert not shards.read_manifest(folder / "cache").complete
     code, printed = run("processes", folder, failure)
     assert code == 0, printed[-3000:]
     assert content(folder / "cache") == content(whole / "cache")
@@ -110,7 +110,7 @@ def test_duplicate_examples_are_stored_once(whole, folder):
 
 
 def test_the_teacher_runs_on_unfinished_shards_only(whole, folder, monkeypatch):
-    length = shards.read_manifest(whole / "cache")["shard_examples"]
+    length = shards.read_manifest(whole / "cache").shard_examples
     write, batch_sizes, outputs = shards.write_shard, [], _TeacherRunner.outputs
 
     def disk_full(directory, number, *arguments, **options):
@@ -134,7 +134,7 @@ def test_the_teacher_runs_on_unfinished_shards_only(whole, folder, monkeypatch):
 def test_a_missing_example_raises(missing, folder):
     with pytest.raises(Exception, match=f"Example {missing} is missing, but later ones exist"):
         label_examples(folder, [index for index in range(200) if index != missing])
-    assert not shards.read_manifest(folder / "cache")["complete"]
+    assert not shards.read_manifest(folder / "cache").complete
 
 
 def test_invalid_examples_raise(folder):
@@ -161,7 +161,7 @@ def test_a_complete_cache_stays_unchanged(whole, folder):
         label_examples(folder, range(200), x)
     with pytest.raises(Exception, match="Example 200 does not match its fingerprint"):
         label_examples(folder, range(205), data(205)[0])
-    with pytest.raises(ValueError, match="holds activations of something else: version None instead of 'other'"):
+    with pytest.raises(ValueError, match="holds a cache with other settings: version None instead of 'other'"):
         label_examples(folder, range(200), version="other")
     assert content(folder / "cache") == before
 

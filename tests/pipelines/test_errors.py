@@ -133,7 +133,7 @@ INVALID = {
         {"model": "infinite"},
         "The teacher output 'output' has values that are not finite in float32.",
     ),
-    "more classes than there are": (labelling, {"top_k": 3}, "`top_k` keeps 1 class or more, and less than there are"),
+    "as many top classes as classes": (labelling, {"top_k": 3}, "`top_k` must be less than the number of classes"),
     "examples that the teacher cannot parse": (
         labelling,
         {"examples": "other"},

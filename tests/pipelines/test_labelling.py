@@ -38,7 +38,7 @@ def test_decode_inverts_encode():
         tf.train.Example(features=tf.train.Features(feature=row)).SerializeToString()
         for row in activations.encode(outputs, STORED_TAPS)
     ]
-    decoded = activations.decode(tf.io.parse_example(serialized, activations.parsing(STORED_TAPS)), STORED_TAPS)
+    decoded = activations.decode(tf.io.parse_example(serialized, activations.parsing_specs(STORED_TAPS)), STORED_TAPS)
     np.testing.assert_array_equal(decoded["output"], outputs["output"])
     np.testing.assert_array_equal(decoded["map"], tf.cast(outputs["map"], "float16"))
     np.testing.assert_array_equal(
@@ -53,7 +53,7 @@ def test_decode_inverts_encode():
 
 
 def test_the_schema_stores_what_decoding_needs():
-    schema = activations.extended(schema_pb2.Schema(), STORED_TAPS)
+    schema = activations.extend_schema(schema_pb2.Schema(), STORED_TAPS)
     assert activations.stored_taps_from_schema(schema_pb2.Schema.FromString(schema.SerializeToString())) == STORED_TAPS
 
 
