@@ -33,7 +33,7 @@ with strategy.scope():
             Term(SimilarityPreserving(), "features", "features"),
             Term(Hint(), "features", "features", head="auto", weight=Balance(0.5, 0.5)),
         ]
-        model = Distiller(mlp(), mlp(12, name="teacher"), terms)
+        model = Distiller(student=mlp(), teacher=mlp(12, name="teacher"), terms=terms)
     model.compile(keras.optimizers.Adam(0.05), crossentropy(), metrics=["accuracy"])
 # Batches of 7, the last of 4: no number of workers divides both.
 x, y = data(18)
@@ -85,7 +85,7 @@ from keras_distill.losses import KLDivergence
 with strategy.scope():
     keras.utils.set_random_seed(0)
     stored = open_cache(cache)
-    model = Distiller(mlp(), stored.teacher, [Term(KLDivergence())])
+    model = Distiller(student=mlp(), teacher=stored.teacher, terms=[Term(KLDivergence())])
     model.compile(keras.optimizers.SGD(0.05), crossentropy())
 read, gather = [], stored._gather
 stored._gather = lambda name, index: (name == "examples" and read.extend(index.tolist()), gather(name, index))[1]
