@@ -288,7 +288,7 @@ def test_callbacks_act_on_the_distiller(tmp_path):
     callbacks = [
         keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=1, restore_best_weights=True),
         keras.callbacks.ReduceLROnPlateau(
-            "val_kullback_leibler_loss", mode="min", factor=0.5, min_delta=100, patience=0
+            "val_kl_divergence_loss", mode="min", factor=0.5, min_delta=100, patience=0
         ),
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.TensorBoard(tmp_path / "board"),
