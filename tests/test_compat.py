@@ -230,18 +230,6 @@ def test_grid():
 # Methods of named tuples, and protected methods that TFX provides for executors.
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_log_startup", "_make_beam_pipeline"}
 # Uses that await their function of `_compat`: `(file, name)`.
-PENDING = {
-    ("compression/profiling.py", "_functions"),
-    ("models/masking.py", "_keras_mask"),
-    ("models/taps.py", "_flatten_layers"),
-    ("models/taps.py", "_keras_mask"),
-    ("training/base.py", "_distribute_strategy"),
-    ("training/base.py", "_flatten_layers"),
-    ("training/base.py", "_maybe_symbolic_build"),
-    ("training/base.py", "_symbolic_build"),
-    ("training/compiled_losses.py", "_keras_mask"),
-    ("training/validation.py", "_cross_device_ops"),
-}
 
 
 def private(name):
@@ -316,7 +304,7 @@ def test_private_names_of_other_packages_are_used_in_compat_only():
         # Names of Keras that the package gives to something else, too.
         found |= {(file, name) for name in used & keras_names - own[file] if private(name)}
         found |= {(file, name) for name in methods(tree) & keras_names}
-    assert found <= PENDING, f"Move to keras_distill/_compat.py: {sorted(found - PENDING)}"
+    assert not found, f"Move to keras_distill/_compat.py: {sorted(found)}"
 
 
 def test_importing_needs_no_tensorflow_lite():

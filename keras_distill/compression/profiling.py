@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.compression.exporting import Exported
 from keras_distill.compression.runtimes import measure_costs, runtime
 from keras_distill.models.specs import input_specs
@@ -203,7 +204,7 @@ def count_multiply_adds(model: keras.Model, inputs: Structure | None = None) -> 
 
 
 def _operation_counts(graph, model):
-    graphs = [graph, *(function.graph for function in graph._functions.values() if hasattr(function, "graph"))]
+    graphs = [graph, *(function.graph for function in _compat.graph_functions(graph) if hasattr(function, "graph"))]
     for operation in (operation for each in graphs for operation in each.get_operations()):
         count = _COUNTS.get(operation.type)
         if count is not None:

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.types import Tensor
 
 
@@ -45,7 +46,7 @@ def joint_masks(student: Tensor, teacher: Tensor, mask: Tensor | None = None) ->
         Masks for student and teacher, booleans of shape `[batch, positions...]`, or None if no position is left out.
         The two are equal unless the models have different positions.
     """
-    student_mask, teacher_mask = _keras_mask(student), _keras_mask(teacher)
+    student_mask, teacher_mask = _mask_of(student), _mask_of(teacher)
     if mask is not None:
         mask = ops.cast(mask, "bool")
         student_mask = _combine(student_mask, mask) if mask_fits(mask, student) else student_mask
@@ -80,8 +81,8 @@ def mask_fits(mask: Tensor, activation: Tensor) -> bool:
     )
 
 
-def _keras_mask(tensor: Tensor) -> Tensor | None:
-    mask = getattr(tensor, "_keras_mask", None)
+def _mask_of(tensor: Tensor) -> Tensor | None:
+    mask = _compat.keras_mask(tensor)
     return ops.cast(mask, "bool") if mask is not None and mask_fits(mask, tensor) else None
 
 

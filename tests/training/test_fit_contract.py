@@ -287,9 +287,7 @@ def test_callbacks_act_on_the_distiller(tmp_path):
     distiller = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())]), metrics=["accuracy"])
     callbacks = [
         keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=1, restore_best_weights=True),
-        keras.callbacks.ReduceLROnPlateau(
-            "val_kl_divergence_loss", mode="min", factor=0.5, min_delta=100, patience=0
-        ),
+        keras.callbacks.ReduceLROnPlateau("val_kl_divergence_loss", mode="min", factor=0.5, min_delta=100, patience=0),
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.TensorBoard(tmp_path / "board"),
         keras.callbacks.TerminateOnNaN(),
