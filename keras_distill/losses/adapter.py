@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_distill import _compat
 from keras_distill.data.batch import Batch
-from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.checks import shapes_match
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.specs import trace
 from keras_distill.types import Tensor

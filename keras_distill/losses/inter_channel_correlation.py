@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_distill.data.batch import Batch
-from keras_distill.losses.base import DistillationLoss, shapes_match
-from keras_distill.losses.checks import check_positions
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.checks import check_positions, shapes_match
 from keras_distill.losses.maths import channels_first, float32, unit_vectors
 from keras_distill.types import Tensor
 

@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from keras_distill.data.batch import Batch
-from keras_distill.losses.base import DistillationLoss, shapes_match
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.checks import shapes_match
 from keras_distill.losses.maths import float32
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.types import Tensor

@@ -130,14 +130,14 @@ class Probe:
             "teacher": _single_tensors(teacher),
             "heads": heads,
             "logits": logits,
-            "losses": self._losses(batch, student, teacher, training=False),
+            "losses": self._part_losses(batch, student, teacher, training=False),
         }
 
     def _backward_batch(self, data, weights, scale):
         with tf.GradientTape() as tape:
             batch, student, teacher = self._run_models(data, training=True)
             regularization = regularization_losses(self.distiller.outputs.values())
-            losses = self._losses(batch, student, teacher, training=True)
+            losses = self._part_losses(batch, student, teacher, training=True)
             total = regularization + sum(weights[name] * value for name, value in losses.items())
             scaled = scale * total
         return losses, total, tape.gradient(scaled, self.distiller.trainable_variables)
@@ -147,7 +147,7 @@ class Probe:
         teacher = self.distiller.teacher_activations(batch)
         return batch, self.distiller.student_activations(batch, training), teacher
 
-    def _losses(self, batch, student, teacher, training):
+    def _part_losses(self, batch, student, teacher, training):
         """Return `{title: loss}`, without supervised losses where there are no labels or no loss."""
         losses = self.distiller.losses_of(batch, student, teacher, training)
         parts = self.distiller.parts

@@ -276,7 +276,7 @@ def test_checkpoints_of_other_settings_are_not_resumed(tmp_path, distill, monkey
     ("options", "expected"),
     [
         (["--hint=blok_1:block_1"], "No layer called 'blok_1' in 'student'. Closest: .*block_1"),
-        (["--hint=bl_*:block_*"], "No layer of 'student' reads like 'bl_\\*'"),
+        (["--hint=bl_*:block_*"], "No layer of 'student' matches 'bl_\\*'"),
         (["--validation=test"], "--validation=test is neither a fraction"),
         (["--validation=0.001"], "64 examples: a validation split of 0.001 leaves none"),
     ],

@@ -427,7 +427,8 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
         wrap=(lambda model: model, HiddenStates),
     )
     assert_rejected(
-        "A function has no layers, so none called 'logits'", wrap=(HiddenStates, lambda model: lambda x: model(x))
+        "A function has no layers. Pass the keras.Model itself. Received: layer 'logits'",
+        wrap=(HiddenStates, lambda model: lambda x: model(x)),
     )
     assert_rejected("11 words, the teacher's 6", teacher_layer=None)
     assert_rejected(

@@ -166,7 +166,7 @@ def test_default_is_the_loss_of_kl_divergence():
     [
         ({"loss": Hint()}, "CurriculumTemperature takes a loss of logits"),
         ({"low": 4.0, "high": 2.0}, "`high` must be above `low`. Received: low=4.0, high=2.0"),
-        ({"reversal": -1.0}, "`reversal` must be a finite number 0 or more, or a schedule"),
+        ({"reversal": -1.0}, "`reversal` must be a finite number >= 0 or a schedule"),
     ],
 )
 def test_rejects_invalid_arguments(settings, message):
