@@ -65,8 +65,8 @@ def _write_report(path: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         results = Results.load(path)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CommandError(
-            f"cannot write a report of {path}: it is not a results.json of keras_distill, or it is incomplete. "
-            "Rerun the command that wrote it."
+            f"cannot write a report of {path}: it is not a complete results.json of this version ({error}). Rerun the "
+            "command that wrote it."
         ) from error
     write_page(results, out)
     return out

@@ -16,7 +16,7 @@ WIDTH = 4.4
 
 # Palette of Okabe and Ito, which readers with any color vision can tell apart; without its yellow, too pale on white.
 # The first model of a role gets the color of the role, the others get the remaining colors.
-FIRST = {"teacher": "#000000", "alone": "#E69F00", "distilled": "#0072B2"}
+FIRST = {"teacher": "#000000", "baseline": "#E69F00", "distilled": "#0072B2"}
 OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 STYLE = {
