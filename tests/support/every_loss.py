@@ -23,6 +23,7 @@ SPECIAL = {
 }
 SETTINGS = {
     "ContrastiveRepresentation": {"size": 8, "dim": 4},
+    "LossAdapter": {"loss": "mse"},
     "Chunked": {"loss": losses.KLDivergence(), "student_layer": "logits", "teacher_layer": "logits"},
 }
 
@@ -48,7 +49,7 @@ def taps_of(cls):
     for tap, shape in (("vector", (None, 5)), ("tokens", (None, 36, 4)), ("map", (None, 6, 6, 4))):
         try:
             if getattr(cls, "rank", None) in (None, len(shape)):
-                cls().build(shape, shape)
+                cls(**SETTINGS.get(cls.__name__, {})).build(shape, shape)
                 return tap, tap
         except ValueError:
             continue
