@@ -45,8 +45,8 @@ class Parser(argparse.ArgumentParser):
         Args:
             arguments: Command-line arguments of this parser.
         """
-        # The usage names every option; argparse has no public list of them.
-        known = re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", self.format_usage())
+        # The help names every option; argparse has no public list of them.
+        known = re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", self.format_help())
         for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
             name = argument.partition("=")[0]
             # Negative numbers are values. Abbreviations of options are allowed.
