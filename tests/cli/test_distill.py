@@ -267,7 +267,7 @@ def test_checkpoints_of_other_settings_are_not_resumed(tmp_path, distill, monkey
         patch.setattr("keras_distill.cli.results.Evaluator.results", killed)
         distill("--epochs=1", status=130)
     printed = distill("--epochs=2", status=1)
-    assert "is of another run: epochs 1 there and 2 here" in printed.err
+    assert "belongs to another run: epochs 1 in the checkpoint and 2 now" in printed.err
     distill("--epochs=1")
     assert not (tmp_path / "run" / "unfinished").exists()
 

@@ -295,7 +295,7 @@ def test_check_verifies_what_label_wrote(path, npz, tmp_path, capsys):
     file = next(out.glob("*features.npy"))
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert main(["check", str(out)]) == 1
-    assert f"{file}' is not what was written" in capsys.readouterr().err
+    assert f"{file}' has changed since it was written" in capsys.readouterr().err
 
 
 def test_check_detects_a_cache_of_another_teacher(path, npz, tmp_path, capsys):

@@ -8,9 +8,9 @@ import warnings
 
 import pytest
 
-from keras_distill.report import ModelResult, Results, confusions, knowledge, plots, write_page
+from keras_distill.report import ModelResult, Results, confusions, plots, write_page
 from keras_distill.report.page import duration, render
-from keras_distill.utils import drawing
+from keras_distill.utils import drawing, soft_targets
 from tests.report import samples
 
 VOID = {"meta", "img", "br", "link"}
@@ -119,7 +119,7 @@ def drawn(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
-        for module in (plots, knowledge, confusions):
+        for module in (plots, soft_targets, confusions):
             patch.setattr(module, "render_figure", measured)
         write_page(CASES[request.param](), path)
     return request.param, Page(path.read_text(encoding="utf-8")), sizes

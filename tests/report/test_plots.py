@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_distill.report import Example, ModelResult, Run, confusions, knowledge, plots
-from keras_distill.utils import drawing
+from keras_distill.report import Example, ModelResult, Run, confusions, plots
+from keras_distill.utils import drawing, soft_targets
 from tests.report import samples
 
 
@@ -17,7 +17,7 @@ def figures(monkeypatch):
         drawn.append(figure)
         return render(figure, *texts)
 
-    for module in (plots, knowledge, confusions):
+    for module in (plots, soft_targets, confusions):
         monkeypatch.setattr(module, "render_figure", recorded)
     return drawn
 
