@@ -92,8 +92,8 @@ def test_a_model_has_the_same_color_in_all_figures(figures):
 
 def test_softened_probabilities():
     # softmax([0, 2 ln 3] / 2) = [1, 3] / 4
-    np.testing.assert_allclose(knowledge.softened([0, 2 * np.log(3)], 2), [0.25, 0.75])
-    np.testing.assert_allclose(knowledge.softened([-1e4, 1e4], 1), [0, 1])
+    np.testing.assert_allclose(soft_targets.softened([0, 2 * np.log(3)], 2), [0.25, 0.75])
+    np.testing.assert_allclose(soft_targets.softened([-1e4, 1e4], 1), [0, 1])
 
 
 def test_bars_of_the_teacher_at_both_temperatures(figures):
