@@ -4,7 +4,7 @@
 python -m tests.benchmarks.step_time
 ```
 
-All are compiled steps of `fit` on one batch in memory, in one process, in turn. The last line is JSON:
+All functions are compiled steps of `fit` on one batch in memory, timed in one process, in turn. The last line is JSON:
 
     cached_ratio           step with cached teacher outputs / the student's own step
     online_ratio           step with the teacher's logits / (the teacher's forward pass + the student's own step)
@@ -43,7 +43,7 @@ LOGITS = [Term(KLDivergence(), weight=0.9)]
 
 def compiled(model, jit=False):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # SGD without momentum has the smallest share of a step, which makes the ratios strict.
+    # SGD without momentum takes the least time, so the ratios show the overhead of distillation clearly.
     model.compile(keras.optimizers.SGD(1e-3), loss, metrics=["accuracy"], jit_compile=jit)
     return model
 

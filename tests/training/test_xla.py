@@ -14,8 +14,8 @@ from keras_distill.data.batch import with_activations
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.schedules import StopAfter
 from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble
-from tests.support.every_loss import LOSSES, distiller_with, images
 from tests.support.helpers import compiled, data, mlp
+from tests.support.loss_models import LOSSES, distiller_with, images
 
 pytestmark = pytest.mark.replicas
 
