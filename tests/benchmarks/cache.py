@@ -42,11 +42,11 @@ def labelling_ratio(name, pair):
     teacher = pair.teacher()
     dataset = tf.data.Dataset.from_tensor_slices(x)
 
-    def labelled():
+    def label_dataset():
         with tempfile.TemporaryDirectory() as folder:
             label(teacher, dataset, folder, batch_size=pair.batch, verbose=0)
 
-    functions = {"predict": lambda: teacher.predict(x, batch_size=pair.batch, verbose=0), "label": labelled}
+    functions = {"predict": lambda: teacher.predict(x, batch_size=pair.batch, verbose=0), "label": label_dataset}
     times = timing.interleaved(functions, ROUNDS.value, f"{name}: labelling")
     return timing.ratio(times["predict"], times["label"])
 

@@ -53,7 +53,7 @@ def training_split(x, y):
     return data.rows((x, y), slice(cut)), options
 
 
-def labelled(teacher, x, folder):
+def label_and_open(teacher, x, folder):
     label(teacher, x, folder, verbose=0)
     return open_cache(folder)
 
@@ -90,11 +90,11 @@ def main(_):
     # Untrained: the weights do not affect the time.
     teacher = cnn(32, "teacher")
     with tempfile.TemporaryDirectory() as folder:
-        stored = labelled(teacher, x, pathlib.Path(folder) / "before")
+        stored = label_and_open(teacher, x, pathlib.Path(folder) / "before")
 
         def labelling_and_search():
             with tempfile.TemporaryDirectory() as other_folder:
-                search(labelled(teacher, x, other_folder), x, y)
+                search(label_and_open(teacher, x, other_folder), x, y)
 
         functions = {
             "baseline": lambda: train_baselines(x, y),
