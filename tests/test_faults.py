@@ -1,6 +1,6 @@
-"""Faults measured in `keras.distillation` (Keras 3.15), D1 to D25: none can happen here.
+"""Regression tests for the faults D1 to D25 of `keras.distillation` in Keras 3.15, which README.md lists.
 
-Faults of a single loss's numbers are tested beside that loss too.
+The values of single losses are also tested in `tests/losses`.
 """
 
 import os
@@ -32,37 +32,37 @@ from tests.support.helpers import (
 )
 
 
-def still():
-    """An optimizer under which a fit measures without moving anything."""
+def zero_rate_sgd():
+    """Return SGD with a learning rate of 0: `fit` logs losses without changing weights."""
     return keras.optimizers.SGD(0.0)
 
 
-def test_d1_the_loss_is_the_divergence_of_softmaxes():
+def test_d1_loss_is_the_kl_divergence_of_softmaxes():
     (x, y), student, teacher = data(), mlp(), mlp(16, name="teacher")
-    distiller = compiled(Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(2.0))]), still())
+    distiller = compiled(Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(2.0))]), zero_rate_sgd())
     logged = fitted(distiller, x, y)["kl_divergence_loss"][0]
     reference = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 2.0).mean()
     np.testing.assert_allclose(logged, reference, rtol=1e-5)
 
 
-def test_d1_pure_distillation_makes_the_student_agree_with_its_teacher():
+def test_d1_distillation_without_labels_gives_high_agreement():
     x = features(512, 8)
     student, teacher = mlp(32), mlp(32, name="teacher")
     teacher.get_layer("logits").kernel.assign(teacher.get_layer("logits").kernel * 4)
     distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(1.0))])
     distiller.compile(keras.optimizers.Adam(0.01))
     fitted(distiller, x, epochs=40, batch_size=64)
-    answers = [model.predict(x, verbose=0).argmax(axis=-1) for model in (student, teacher)]
-    assert np.mean(answers[0] == answers[1]) > 0.97
+    predictions = [model.predict(x, verbose=0).argmax(axis=-1) for model in (student, teacher)]
+    assert np.mean(predictions[0] == predictions[1]) > 0.97
 
 
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "kl_divergence", keras.losses.KLDivergence()])
-def test_d2_a_loss_of_labels_is_not_taken_for_one_of_logits(loss):
+def test_d2_keras_losses_raise(loss):
     with pytest.raises(ValueError, match=r"Use keras_distill.losses.KLDivergence\(\), which compares logits"):
         Term(loss)
 
 
-def counted(width, name):
+def model_with_counter(width, name):
     return keras.Sequential(
         [
             keras.Input((8,)),
@@ -74,44 +74,44 @@ def counted(width, name):
     )
 
 
-def test_d3_each_model_runs_once_a_step():
-    (x, y), student, teacher = data(32), counted(8, "student"), counted(16, "teacher")
+def test_d3_one_forward_pass_per_model_and_step():
+    (x, y), student, teacher = data(32), model_with_counter(8, "student"), model_with_counter(16, "teacher")
     terms = [Term(KLDivergence()), Term(Hint(), "features", "features", "auto"), Term(Hint(), "logits", "logits")]
     fitted(compiled(Distiller(student=student, teacher=teacher, terms=terms)), x, y)
     assert student.get_layer("counter").counted() == (4, 0)
     assert teacher.get_layer("counter").counted() == (0, 4)
 
 
-def with_state(name="student"):
+def stateful_model(name="student"):
     inputs = keras.Input((8,))
     x = keras.layers.BatchNormalization(name="normalized")(keras.layers.Dense(8, name="features")(inputs))
     x = keras.layers.Dropout(0.5, seed=3, name="dropped")(x)
     return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x), name=name)
 
 
-def test_d4_normalisation_moves_once_a_step():
-    (x, y), student, teacher = data(), with_state(), mlp(16, name="teacher")
-    alone = keras.models.clone_model(student)
-    alone.set_weights(weights_of(student))
+def test_d4_moving_statistics_are_updated_once_per_step():
+    (x, y), student, teacher = data(), stateful_model(), mlp(16, name="teacher")
+    baseline = keras.models.clone_model(student)
+    baseline.set_weights(weights_of(student))
     terms = [Term(KLDivergence()), Term(Hint(), "features", "features", "auto")]
-    fitted(compiled(Distiller(student=student, teacher=teacher, terms=terms), still()), x, y)
-    alone.compile(still(), crossentropy())
-    fitted(alone, x, y)
+    fitted(compiled(Distiller(student=student, teacher=teacher, terms=terms), zero_rate_sgd()), x, y)
+    baseline.compile(zero_rate_sgd(), crossentropy())
+    fitted(baseline, x, y)
     for name in ("moving_mean", "moving_variance"):
-        ours, plain = (getattr(model.get_layer("normalized"), name).numpy() for model in (student, alone))
+        ours, plain = (getattr(model.get_layer("normalized"), name).numpy() for model in (student, baseline))
         np.testing.assert_allclose(ours, plain, rtol=1e-6)
         assert np.abs(ours).max() > 0
 
 
-def test_d4_features_and_logits_are_of_one_pass():
-    student, x = with_state(), features(16, 8)
+def test_d4_features_and_logits_come_from_one_pass():
+    student, x = stateful_model(), features(16, 8)
     activations = Taps(student, ["dropped", "output"])(x, training=True)
     assert (activations["dropped"].numpy() == 0).any()
     np.testing.assert_array_equal(student.get_layer("logits")(activations["dropped"]), activations["output"])
 
 
 def test_d5_evaluate_changes_nothing():
-    (x, y), student, teacher = data(), with_state(), with_state("teacher")
+    (x, y), student, teacher = data(), stateful_model(), stateful_model("teacher")
     terms = [Term(KLDivergence()), Term(Hint(), "dropped", "dropped")]
     distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms))
     before = weights_of(student), weights_of(teacher)
@@ -120,21 +120,21 @@ def test_d5_evaluate_changes_nothing():
     assert_same_weights(before[0] + before[1], weights_of(student) + weights_of(teacher), rtol=0, atol=0)
 
 
-def test_d6_sample_weights_reach_every_loss():
+def test_d6_sample_weights_apply_to_all_losses():
     (x, y), teacher = data(8), mlp(16, name="teacher")
     weight = np.arange(8, dtype="float32")
     distiller = compiled(
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence(2.0)), Term(Hint(), "logits", "logits")]),
-        still(),
+        zero_rate_sgd(),
     )
     logged = fitted(distiller, x, y, sample_weight=weight)
-    student, taught = distiller.predict(x, verbose=0), teacher.predict(x, verbose=0)
-    kl, hint = softened_kl(student, taught, 2.0), ((student - taught) ** 2).mean(axis=-1)
+    student_logits, teacher_logits = distiller.predict(x, verbose=0), teacher.predict(x, verbose=0)
+    kl, hint = softened_kl(student_logits, teacher_logits, 2.0), ((student_logits - teacher_logits) ** 2).mean(axis=-1)
     np.testing.assert_allclose(logged["kl_divergence_loss"][0], np.mean(kl * weight), rtol=1e-5)
     np.testing.assert_allclose(logged["hint_loss"][0], np.mean(hint * weight), rtol=1e-5)
 
 
-def test_d6_with_weights_of_zero_nothing_is_learnt():
+def test_d6_zero_sample_weights_change_nothing():
     (x, y), student = data(), mlp()
     distiller = compiled(Distiller(student=student, teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())]))
     before = weights_of(student)
@@ -142,7 +142,7 @@ def test_d6_with_weights_of_zero_nothing_is_learnt():
     assert_same_weights(before, weights_of(student), rtol=0, atol=0)
 
 
-def test_d6_class_weights_are_sample_weights():
+def test_d6_class_weights_equal_sample_weights():
     (x, y), teacher = data(), mlp(16, name="teacher")
     weight = {0: 0.5, 1: 2.0, 2: 3.0}
     results = []
@@ -155,7 +155,7 @@ def test_d6_class_weights_are_sample_weights():
     assert results[0]["kl_divergence_loss"][0] != results[0]["supervised_loss"][0]
 
 
-def test_d7_regularisers_and_added_losses_count():
+def test_d7_regularizers_and_added_losses_are_included():
     class Added(keras.layers.Layer):
         def call(self, inputs):
             self.add_loss(0.25 * keras.ops.mean(inputs**2))
@@ -172,7 +172,7 @@ def test_d7_regularisers_and_added_losses_count():
         terms=[Term(KLDivergence(), weight=2.0)],
         supervised_weight=0.5,
     )
-    logged = fitted(compiled(distiller, still()), x, y)
+    logged = fitted(compiled(distiller, zero_rate_sgd()), x, y)
     extra = 0.1 * (kernel**2).sum() + 0.25 * (hidden**2).mean()
     parts = 0.5 * logged["supervised_loss"][0] + 2.0 * logged["kl_divergence_loss"][0]
     np.testing.assert_allclose(logged["loss"][0], parts + extra, rtol=1e-5)
@@ -182,7 +182,7 @@ def test_d7_regularisers_and_added_losses_count():
 
 
 @pytest.mark.parametrize("width", [16, 1])
-def test_d8_a_mismatch_is_refused_before_training(width):
+def test_d8_shape_mismatch_raises_before_training(width):
     with pytest.raises(ValueError, match=r"student 'features' of shape \(None, 8\).*teacher 'features'.*head='auto'"):
         Distiller(student=mlp(8), teacher=mlp(width, name="teacher"), terms=[Term(Hint(), "features", "features")])
 
@@ -199,7 +199,7 @@ def cnn(channels, stride, name):
     )
 
 
-def test_d8_heads_bridge_width_and_resolution():
+def test_d8_default_head_adapts_width_and_resolution():
     student, teacher = cnn(4, 2, "student"), cnn(6, 1, "teacher")
     distiller = compiled(Distiller(student=student, teacher=teacher, terms=[Term(Hint(), "map", "map", head="auto")]))
     assert distiller.heads[0].trainable_variables
@@ -225,15 +225,15 @@ def nested(width, name):
     return keras.Model(inputs, keras.layers.Dense(3)(inner(inputs)), name=name)
 
 
-def lazy(width, name):
+def unbuilt(width, name):
     return keras.Sequential(
         [keras.Sequential([keras.layers.Dense(width, name="hidden")], name="backbone"), keras.layers.Dense(3)],
         name=name,
     )
 
 
-@pytest.mark.parametrize("make", [Subclassed, nested, lazy])
-def test_d9_any_kind_of_model_is_tapped(make):
+@pytest.mark.parametrize("make", [Subclassed, nested, unbuilt])
+def test_d9_taps_of_subclassed_nested_and_unbuilt_models(make):
     x, y = data()
     terms = [Term(Hint(), "hidden", "backbone/hidden"), Term(Hint(), "backbone", "hidden")]
     distiller = compiled(Distiller(student=make(4, "student"), teacher=make(4, "teacher"), terms=terms, inputs=x[:1]))
@@ -242,10 +242,14 @@ def test_d9_any_kind_of_model_is_tapped(make):
     assert history["hint_loss"][1] < history["hint_loss"][0]
 
 
-def test_d10_a_named_layer_is_the_one_compared():
+def test_d10_named_layer_is_compared():
     (x, y), student, teacher = data(), mlp(3), mlp(16, name="teacher")
     logged = fitted(
-        compiled(Distiller(student=student, teacher=teacher, terms=[Term(Hint(), student="features")]), still()), x, y
+        compiled(
+            Distiller(student=student, teacher=teacher, terms=[Term(Hint(), student="features")]), zero_rate_sgd()
+        ),
+        x,
+        y,
     )
     hidden = Taps(student, ["features"])(x, training=False)["features"].numpy()
     reference = ((hidden - teacher.predict(x, verbose=0)) ** 2).mean()
@@ -260,7 +264,7 @@ def two_outputs(name, kind):
 
 
 @pytest.mark.parametrize("kind", ["dict", "list"])
-def test_d11_models_of_several_outputs_train(kind):
+def test_d11_models_with_several_outputs(kind):
     (x, topic), tone = data(), np.arange(24) % 2
     terms = [Term(KLDivergence(), "output[tone]", "output[tone]", weight=0.5)]
     student, teacher = two_outputs("student", kind), two_outputs("teacher", kind)
@@ -279,7 +283,7 @@ def test_d11_models_of_several_outputs_train(kind):
     )
 
 
-def test_d12_no_file_holds_the_teacher(tmp_path):
+def test_d12_saved_files_do_not_contain_the_teacher(tmp_path):
     student, teacher = mlp(), mlp(4000, name="giant")
     distiller = compiled(Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())]))
     fitted(distiller, *data(), callbacks=[keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))])
@@ -298,25 +302,27 @@ def test_d12_no_file_holds_the_teacher(tmp_path):
         assert b"giant" not in content, path
 
 
-def test_d13_a_reloaded_distiller_goes_on_bit_for_bit(tmp_path):
+def test_d13_resumed_training_is_bit_exact(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     terms = [
         Term(KLDivergence(Linear(8.0, 1.0, 12)), weight=Linear(1.0, 0.2, 10)),
         Term(Hint(), "features", "features", head="auto"),
     ]
     distiller = compiled(
-        Distiller(student=with_state(), teacher=teacher, terms=terms), keras.optimizers.Adam(0.01), metrics=["accuracy"]
+        Distiller(student=stateful_model(), teacher=teacher, terms=terms),
+        keras.optimizers.Adam(0.01),
+        metrics=["accuracy"],
     )
     fitted(distiller, x, y, epochs=2)
     distiller.save(tmp_path / "distiller.keras")
-    unbroken = fitted(distiller, x, y, epochs=2)
+    uninterrupted = fitted(distiller, x, y, epochs=2)
     resumed = load_distiller(tmp_path / "distiller.keras", teacher)
     assert resumed.optimizer.iterations.numpy() == 6
-    assert fitted(resumed, x, y, epochs=2) == unbroken
+    assert fitted(resumed, x, y, epochs=2) == uninterrupted
     assert_same_weights(weights_of(distiller), weights_of(resumed), rtol=0, atol=0)
 
 
-def test_d14_a_hyperparameter_search_finds_and_keeps_only_students(tmp_path):
+def test_d14_hyperparameter_search_saves_only_students(tmp_path):
     import keras_tuner
 
     (x, y), teacher = data(), mlp(4000, name="teacher")
@@ -339,17 +345,17 @@ def test_d14_a_hyperparameter_search_finds_and_keeps_only_students(tmp_path):
     assert max(os.path.getsize(path) for path in checkpoints) < 60_000
 
 
-def test_d15_activations_written_once_serve_every_epoch():
-    (x, y), teacher = data(), counted(16, "teacher")
+def test_d15_cached_activations_are_reused_in_every_epoch():
+    (x, y), teacher = data(), model_with_counter(16, "teacher")
     logits = teacher.predict(x, batch_size=8, verbose=0)
     histories = []
-    for taught_by, inputs in (
+    for source, inputs in (
         (CachedTeacher({"output": logits}), with_activations(x, {"output": logits})),
         (teacher, x),
     ):
         keras.utils.set_random_seed(0)
         before = teacher.get_layer("counter").counted()[1]
-        distiller = compiled(Distiller(student=mlp(), teacher=taught_by, terms=[Term(KLDivergence())]))
+        distiller = compiled(Distiller(student=mlp(), teacher=source, terms=[Term(KLDivergence())]))
         histories.append(fitted(distiller, inputs, y, epochs=10, shuffle=True))
         passes = teacher.get_layer("counter").counted()[1] - before
         assert passes == (0 if inputs is not x else 30)
@@ -357,7 +363,7 @@ def test_d15_activations_written_once_serve_every_epoch():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_d16_a_wide_gap_of_logits_is_neither_clipped_nor_lost(dtype):
+def test_d16_large_logit_differences_are_not_clipped(dtype):
     logits = tf.constant([[0.0, -40.0, 0.0]], dtype)
     teacher = tf.constant([[-80.0, 0.0, -80.0]], dtype)
     with tf.GradientTape() as tape:
@@ -370,7 +376,7 @@ def test_d16_a_wide_gap_of_logits_is_neither_clipped_nor_lost(dtype):
 @pytest.mark.parametrize(
     "policies", [("mixed_float16", "float32"), ("float32", "mixed_bfloat16"), ("mixed_bfloat16",) * 2]
 )
-def test_d17_student_and_teacher_may_differ_in_precision(policies):
+def test_d17_student_and_teacher_with_different_dtype_policies(policies):
     models = []
     for policy, name in zip(policies, ("student", "teacher")):
         keras.config.set_dtype_policy(policy)
@@ -386,12 +392,12 @@ def test_d17_student_and_teacher_may_differ_in_precision(policies):
 
 @pytest.fixture(scope="module")
 def replicas():
-    # One strategy for the whole module: a second one would break the collectives of the first.
+    # One strategy for the whole module, because a second one would break the collective operations of the first.
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()])
-def test_d18_two_replicas_make_the_update_of_one(replicas, loss):
+def test_d18_two_replicas_match_one(replicas, loss):
     (x, y), results = data(), []
     for strategy in (tf.distribute.get_strategy(), replicas):
         with strategy.scope():
@@ -427,25 +433,25 @@ def tokens(width, name):
 PADDED = np.array([[3, 4, 5, 6, 7], [8, 9, 0, 0, 0], [1, 2, 3, 0, 0]])
 
 
-def test_d19_padded_tokens_count_in_no_term():
+def test_d19_padded_tokens_are_excluded():
     student, teacher = tokens(6, "student"), tokens(6, "teacher")
     terms = [Term(KLDivergence(2.0)), Term(Hint(), "features", "features")]
-    distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms), still())
+    distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms), zero_rate_sgd())
     logged = fitted(distiller, PADDED, np.zeros((3, 5), int))
     outputs = [Taps(model, ["features", "logits"])(PADDED, training=False) for model in (student, teacher)]
-    real = PADDED != 0
+    valid = PADDED != 0
     hint = ((outputs[0]["features"].numpy() - outputs[1]["features"].numpy()) ** 2).mean(axis=-1)
     kl = softened_kl(outputs[0]["logits"], outputs[1]["logits"], 2.0)
     for name, values in (("kl_divergence_loss", kl), ("hint_loss", hint)):
-        reference = np.mean([row[seen].mean() for row, seen in zip(values, real)])
+        reference = np.mean([row[row_valid].mean() for row, row_valid in zip(values, valid)])
         np.testing.assert_allclose(logged[name][0], reference, rtol=1e-5)
 
 
-def test_d19_what_the_teacher_says_at_padding_changes_nothing():
+def test_d19_teacher_outputs_at_padding_have_no_effect():
     student, teacher = tokens(6, "student"), tokens(6, "teacher")
     distiller = compiled(
         Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence()), Term(Hint(), "features", "features")]),
-        still(),
+        zero_rate_sgd(),
     )
     before = fitted(distiller, PADDED, np.zeros((3, 5), int))
     embeddings = teacher.layers[0].embeddings
@@ -453,21 +459,23 @@ def test_d19_what_the_teacher_says_at_padding_changes_nothing():
     assert fitted(distiller, PADDED, np.zeros((3, 5), int)) == before
 
 
-def test_d20_every_term_is_logged_and_the_sum_adds_up():
+def test_d20_loss_is_the_weighted_sum_of_the_logged_terms():
     (x, y), teacher = data(21), mlp(16, name="teacher")
     terms = [Term(KLDivergence(), weight=0.7), Term(Hint(), "logits", "logits", weight=0.2, name="like")]
     student = mlp()
-    distiller = compiled(Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=0.3), still())
+    distiller = compiled(
+        Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=0.3), zero_rate_sgd()
+    )
     logged = {name: values[0] for name, values in fitted(distiller, x, y).items()}
     assert set(logged) == {"loss", "supervised_loss", "kl_divergence_loss", "like_loss"}
     parts = 0.3 * logged["supervised_loss"] + 0.7 * logged["kl_divergence_loss"] + 0.2 * logged["like_loss"]
     np.testing.assert_allclose(logged["loss"], parts, rtol=1e-6)
-    # 21 examples in batches of 8: the last one of 5 must not count as much as the others.
+    # The last batch has 5 examples instead of 8, so it must have a smaller weight in the mean.
     kl = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 4.0).mean()
     np.testing.assert_allclose(logged["kl_divergence_loss"], kl, rtol=1e-5)
 
 
-def test_d21_without_labels_the_teacher_alone_teaches():
+def test_d21_training_without_labels():
     x, _ = data()
     distiller = compiled(
         Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())]), metrics=["accuracy"]
@@ -480,7 +488,7 @@ def test_d21_without_labels_the_teacher_alone_teaches():
 
 
 @pytest.mark.parametrize("metrics", [["accuracy"], "accuracy", [keras.metrics.CategoricalAccuracy()]])
-def test_d21_without_a_loss_metrics_of_every_form_are_kept(metrics):
+def test_d21_metrics_without_a_supervised_loss(metrics):
     x, y = data()
     distiller = Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())])
     if metrics == "accuracy":
@@ -499,50 +507,50 @@ def test_d21_without_a_loss_metrics_of_every_form_are_kept(metrics):
 
 
 @pytest.mark.parametrize("labels", ["numbers", "column", "one_hot"])
-def test_d21_unlabelled_examples_may_stand_among_labelled_ones(labels):
-    (x, y), seen = data(16), np.arange(16) % 4 != 0
-    marked = {
-        "numbers": np.where(seen, y, -1),
-        "column": np.where(seen, y, -1)[:, None],
-        "one_hot": np.where(seen[:, None], np.eye(3)[y], np.nan),
+def test_d21_labeled_and_unlabeled_examples_in_one_batch(labels):
+    (x, y), labeled = data(16), np.arange(16) % 4 != 0
+    partial_labels = {
+        "numbers": np.where(labeled, y, -1),
+        "column": np.where(labeled, y, -1)[:, None],
+        "one_hot": np.where(labeled[:, None], np.eye(3)[y], np.nan),
     }[labels]
     loss = keras.losses.CategoricalCrossentropy(from_logits=True) if labels == "one_hot" else crossentropy()
     student, teacher = mlp(), mlp(16, name="teacher")
     distiller = compiled(
         Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence())]),
-        still(),
+        zero_rate_sgd(),
         loss,
         metrics=["accuracy"],
         weighted_metrics=["accuracy"],
     )
-    logged = {name: values[0] for name, values in fitted(distiller, x, marked, batch_size=16).items()}
+    logged = {name: values[0] for name, values in fitted(distiller, x, partial_labels, batch_size=16).items()}
     logits = student.predict(x, verbose=0)
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    np.testing.assert_allclose(logged["supervised_loss"], -log_p[np.arange(16), y][seen].mean(), rtol=1e-5)
-    np.testing.assert_allclose(logged["accuracy"], np.mean((logits.argmax(axis=-1) == y)[seen]), rtol=1e-6)
+    np.testing.assert_allclose(logged["supervised_loss"], -log_p[np.arange(16), y][labeled].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logged["accuracy"], np.mean((logits.argmax(axis=-1) == y)[labeled]), rtol=1e-6)
     assert logged["accuracy"] == logged["weighted_accuracy"]
     kl = softened_kl(logits, teacher.predict(x, verbose=0), 4.0).mean()
     np.testing.assert_allclose(logged["kl_divergence_loss"], kl, rtol=1e-5)
 
 
-def test_d22_schedules_take_effect_within_an_epoch():
+def test_d22_schedules_change_within_an_epoch():
     (x, y), student, teacher = data(), mlp(), mlp(16, name="teacher")
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 2.0, 8.0])
     distiller = compiled(
         Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(schedule), weight=Linear(0.0, 1.0, 2))]),
-        still(),
+        zero_rate_sgd(),
     )
     logits = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
     logged = fitted(distiller, x, y)
     temperatures, weights = np.repeat([1.0, 2.0, 8.0], 8)[:, None], np.repeat([0.0, 0.5, 1.0], 8)
     kl = np.array([softened_kl(s[None], t[None], T)[0] for s, t, T in zip(*logits, temperatures)])
     np.testing.assert_allclose(logged["kl_divergence_loss"][0], kl.mean(), rtol=1e-5)
-    rest = logged["loss"][0] - logged["supervised_loss"][0]
-    np.testing.assert_allclose(rest, (kl * weights).mean(), rtol=1e-4)
+    weighted_terms = logged["loss"][0] - logged["supervised_loss"][0]
+    np.testing.assert_allclose(weighted_terms, (kl * weights).mean(), rtol=1e-4)
 
 
-def test_d23_the_teacher_is_left_as_it_was():
-    (x, y), student, teacher = data(), with_state(), with_state("teacher")
+def test_d23_teacher_is_unchanged():
+    (x, y), student, teacher = data(), stateful_model(), stateful_model("teacher")
     teacher.layers[1].trainable = False
     before, flags = weights_of(teacher), [layer.trainable for layer in teacher.layers]
     attributes = [sorted(vars(layer)) for layer in teacher.layers]
@@ -557,7 +565,7 @@ def test_d23_the_teacher_is_left_as_it_was():
     assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
 
 
-def test_d23_a_student_that_is_the_teacher_or_shares_its_weights_is_refused():
+def test_d23_student_that_shares_weights_with_its_teacher_raises():
     student, shared = mlp(), keras.layers.Dense(8, name="shared")
     with pytest.raises(ValueError, match="same model, 'student'"):
         Distiller(student=student, teacher=student, terms=[Term(KLDivergence())])
@@ -573,7 +581,7 @@ BAD_NUMBERS = [float("nan"), float("inf"), 0, -1.0, True, "4", None]
 
 
 @pytest.mark.parametrize("number", BAD_NUMBERS)
-def test_d24_numbers_are_checked(number):
+def test_d24_invalid_numbers_raise(number):
     with pytest.raises(ValueError, match="temperature"):
         KLDivergence(number)
     if number != 0:
@@ -585,7 +593,7 @@ def test_d24_numbers_are_checked(number):
             )
 
 
-def test_d24_numbers_of_numpy_are_numbers():
+def test_d24_numpy_scalars_are_accepted():
     assert KLDivergence(np.float32(3.0)).temperature == 3.0
     assert Term(KLDivergence(), weight=np.int64(2)).weight == 2.0
 
@@ -600,19 +608,19 @@ def test_d24_numbers_of_numpy_are_numbers():
         ([keras.losses.binary_crossentropy], r"keras_distill.losses.BinaryKD\(\), which compares logits"),
     ],
 )
-def test_d24_terms_are_checked(terms, message):
+def test_d24_invalid_terms_raise(terms, message):
     with pytest.raises(ValueError, match=message):
         Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=terms)
 
 
-def test_d24_a_teacher_with_nan_is_refused():
+def test_d24_teacher_with_nan_weights_raises():
     teacher = mlp(name="teacher")
     teacher.get_layer("logits").kernel.assign(np.full((8, 3), np.nan))
     with pytest.raises(ValueError, match="logits/kernel.*NaN"):
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
 
 
-class Probable(Subclassed):
+class SoftmaxOutput(Subclassed):
     def call(self, inputs):
         return keras.ops.softmax(super().call(inputs))
 
@@ -624,18 +632,18 @@ ENDINGS = {
     "layer": lambda name: keras.Sequential(
         [keras.Input((8,)), keras.layers.Dense(3), keras.layers.Softmax(dtype="float32")], name=name
     ),
-    "operation": lambda name: Probable(4, name=name),
+    "operation": lambda name: SoftmaxOutput(4, name=name),
 }
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("run_eagerly", [False, True])
-def test_d24_probabilities_are_not_taken_for_logits(side, ending, run_eagerly):
-    x, ended = data()[0], ENDINGS[ending](side)
-    student, teacher = (ended, mlp(name="teacher")) if side == "student" else (mlp(), ended)
+def test_d24_probabilities_are_converted_to_logits(side, ending, run_eagerly):
+    x, with_softmax = data()[0], ENDINGS[ending](side)
+    student, teacher = (with_softmax, mlp(name="teacher")) if side == "student" else (mlp(), with_softmax)
     distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(1.0))], inputs=x)
-    distiller.compile(still(), None, run_eagerly=run_eagerly)
+    distiller.compile(zero_rate_sgd(), None, run_eagerly=run_eagerly)
     logged = fitted(distiller, x)
     log_q, log_p = (
         np.log(p if p.min() > 0 and np.allclose(p.sum(1), 1, atol=1e-5) else softmax(p))
@@ -645,33 +653,38 @@ def test_d24_probabilities_are_not_taken_for_logits(side, ending, run_eagerly):
     np.testing.assert_allclose(logged["kl_divergence_loss"][0], expected, rtol=1e-5)
 
 
-def test_d25_a_function_is_a_teacher():
+def test_d25_function_as_teacher():
     (x, y), first, second = data(), mlp(name="first"), mlp(name="second")
     student = mlp()
     distiller = Distiller(
         student=student, teacher=lambda inputs: (first(inputs) + second(inputs)) / 2, terms=[Term(KLDivergence(1.0))]
     )
-    logged = fitted(compiled(distiller, still()), x, y)
+    logged = fitted(compiled(distiller, zero_rate_sgd()), x, y)
     mean = (first.predict(x, verbose=0) + second.predict(x, verbose=0)) / 2
     reference = softened_kl(student.predict(x, verbose=0), mean, 1.0).mean()
     np.testing.assert_allclose(logged["kl_divergence_loss"][0], reference, rtol=1e-5)
 
 
-def test_d25_a_saved_model_is_a_teacher(tmp_path):
+def test_d25_saved_model_as_teacher(tmp_path):
     (x, y), student, teacher = data(), mlp(), mlp(16, name="teacher")
     teacher.export(tmp_path / "teacher", verbose=False)
     layer = keras.layers.TFSMLayer(str(tmp_path / "teacher"), call_endpoint="serve")
-    logged = fitted(compiled(Distiller(student=student, teacher=layer, terms=[Term(KLDivergence(1.0))]), still()), x, y)
+    logged = fitted(
+        compiled(Distiller(student=student, teacher=layer, terms=[Term(KLDivergence(1.0))]), zero_rate_sgd()), x, y
+    )
     reference = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 1.0).mean()
     np.testing.assert_allclose(logged["kl_divergence_loss"][0], reference, rtol=1e-5)
 
 
-def test_d25_a_teacher_may_see_other_inputs():
+def test_d25_teacher_with_other_inputs():
     (x, y), student = data(), mlp()
     teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")], name="teacher")
-    seen = ModelTeacher(teacher, inputs=lambda inputs: inputs[:, :4])
+    sliced_teacher = ModelTeacher(teacher, inputs=lambda inputs: inputs[:, :4])
     logged = fitted(
-        compiled(Distiller(student=student, teacher=seen, terms=[Term(KLDivergence(1.0), teacher="logits")]), still()),
+        compiled(
+            Distiller(student=student, teacher=sliced_teacher, terms=[Term(KLDivergence(1.0), teacher="logits")]),
+            zero_rate_sgd(),
+        ),
         x,
         y,
     )
@@ -679,7 +692,7 @@ def test_d25_a_teacher_may_see_other_inputs():
     np.testing.assert_allclose(logged["kl_divergence_loss"][0], reference, rtol=1e-5)
 
 
-def test_d25_other_classes_are_refused_with_a_way_out():
+def test_d25_different_classes_raise_with_advice():
     teacher = mlp(16, classes=5, name="teacher")
     with pytest.raises(ValueError, match="3 student classes with 5 teacher classes.*ModelTeacher.teacher, classes="):
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
@@ -690,7 +703,7 @@ def test_d25_other_classes_are_refused_with_a_way_out():
     )
 
 
-def test_d25_further_outputs_of_the_teacher_are_no_obstacle():
+def test_d25_teacher_with_several_outputs():
     student = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)], name="student")
     teacher = two_outputs("teacher", "dict")
     with pytest.raises(ValueError, match=r"structure with the entries \['topic', 'tone'\].*'output\[topic\]'"):
@@ -701,6 +714,6 @@ def test_d25_further_outputs_of_the_teacher_are_no_obstacle():
     )
 
 
-def test_d25_a_list_is_refused_with_a_way_out():
+def test_d25_list_of_teachers_raises_with_advice():
     with pytest.raises(ValueError, match="write a function that averages them"):
         Distiller(student=mlp(), teacher=[mlp(name="first"), mlp(name="second")], terms=[Term(KLDivergence())])

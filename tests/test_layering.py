@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package is cheap and silent."""
+"""Import order of the subpackages, and import time of the package."""
 
 import ast
 import pathlib
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.processes
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_distill"
 
-# A wing may import the wings above it in this list; wings on one line do not import each other.
+# A subpackage may import those above it in this list, but not those on its own line.
 LEVELS = [
     {"utils", "_compat"},
     {"types"},
@@ -30,9 +30,9 @@ LEVELS = [
     {"pipelines"},
     {"cli"},
 ]
-# Within a catalogue a file imports at most these of its siblings; teachers are made of models.
-SHARED = {"base", "checks", "maths", "mean", "model"}
-CATALOGUES = {"losses", "heads", "teachers", "metrics"}
+# Files of a catalog import only these files of the same folder, so that its entries are independent.
+COMMON_FILES = {"base", "checks", "maths", "mean", "model"}
+CATALOGS = {"losses", "heads", "teachers", "metrics"}
 
 
 def level(module):
@@ -40,7 +40,7 @@ def level(module):
 
 
 def imports(path):
-    """The modules of the package that a file imports, as tuples of names below `keras_distill`."""
+    """Return the modules of the package that a file imports, as tuples of names below `keras_distill`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "keras_distill":
             parts = tuple(node.module.split(".")[1:])
@@ -53,34 +53,34 @@ FILES = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path):
+def test_files_import_lower_levels_only(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts
     for imported in imports(path):
         assert imported, f"{path} imports the whole package"
         if imported[0] == own[0]:
-            if own[0] in CATALOGUES:
-                assert imported[1] in SHARED, f"{path} imports its sibling {imported[1]}"
+            if own[0] in CATALOGS:
+                assert imported[1] in COMMON_FILES, f"{path} imports its sibling {imported[1]}"
         else:
             assert level(imported[0]) < level(own[0]), f"{path} imports {'.'.join(imported)} from above or beside"
 
 
-def test_every_module_has_a_level():
+def test_every_package_has_a_level():
     modules = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
     assert modules == set().union(*LEVELS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_lies_deeper_than_a_folder(path):
+def test_folders_are_not_nested(path):
     assert len(path.relative_to(PACKAGE).parts) <= 2
 
 
-@pytest.mark.parametrize("folder", sorted(CATALOGUES))
-def test_every_file_of_a_folder_is_listed(folder):
+@pytest.mark.parametrize("folder", sorted(CATALOGS))
+def test_every_file_of_a_catalog_is_exported(folder):
     listed = {imported[1] for imported in imports(PACKAGE / folder / "__init__.py") if len(imported) > 1}
     assert {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__", "checks", "maths"} <= listed
 
 
-def test_importing_is_silent_and_loads_nothing_optional():
+def test_import_is_silent_and_loads_no_optional_packages():
     code = """
 import sys, keras
 before = set(sys.modules)
@@ -100,7 +100,7 @@ for name in ("Quantized", "Folded", "Agreement", "KLDivergence", "Projection"):
     assert run.stdout == ""
 
 
-def test_importing_adds_little_to_importing_keras():
+def test_import_time():
     code = """
 import time, keras, tensorflow
 start = time.process_time()

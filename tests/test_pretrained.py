@@ -1,4 +1,4 @@
-"""Pretrained model of a recipe: its outputs equal those published by its authors."""
+"""Outputs of the pretrained model of a recipe, compared with those published by its authors."""
 
 import importlib.util
 

@@ -1,1 +1,1 @@
-"""Benchmarks; run one with `python -m tests.benchmarks.step_time`. Not collected as tests."""
+"""Benchmarks. Run one with `python -m tests.benchmarks.step_time`. They are not collected as tests."""

@@ -6,8 +6,8 @@ python -m tests.benchmarks.beam_labelling
 
 The convolutional teacher of `tests/benchmarks/pairs.py` runs on the same images in `predict`, in `label`, and in
 `LabelWithTeacher` on Beam's FnApiRunner with one and with two worker processes. The measurements are interleaved. The
-time of Beam is that of the whole pipeline, including the start of its processes. The last line is JSON: examples per
-second of each method, and bytes on disk per example with 10 and 1000 logits in float16 and with the top 32 of 1000.
+time of Beam includes the start of its processes. The last line is JSON: examples per second of each method, and bytes
+on disk per example with 10 and 1000 logits in float16 and with the top 32 of 1000.
 """
 
 import json

@@ -1,16 +1,16 @@
-"""Benchmark of the teacher cache: labelling against `predict`, reading against the student's step, and size on disk.
+"""Benchmark of the teacher cache: labeling against `predict`, reading against the student's step, and size on disk.
 
 ```
 python -m tests.benchmarks.cache
 ```
 
-Measured in one process, in turn. The last line is JSON:
+All functions are timed in one process, in turn. The last line is JSON:
 
-    labelling_ratio      examples labelled per second / examples per second of the teacher's `predict`, median over the
+    labelling_ratio      examples labeled per second / examples per second of the teacher's `predict`, median over the
                          pairs
     reading_10           batches read and joined per second / steps of the student per second, 10 logits; shuffled
     reading_1000         the same with 1000 logits in float16
-    check_share          share of a student's step that computing and comparing the examples' fingerprints takes
+    check_share          time to compute and compare the examples' fingerprints / time of a student's step
     bytes_10, bytes_1000, bytes_top_32
                          bytes on disk / bytes of the information: 10 and 1000 float16 logits, the top 32 of 1000 with
                          their class indices and the sum of the others
@@ -30,36 +30,36 @@ from tests.benchmarks import timing
 from tests.benchmarks.pairs import PAIRS, examples
 from tests.benchmarks.step_time import compiled, steps
 
-ROUNDS = flags.DEFINE_integer("cache_rounds", 4, "Number of timings of each.", lower_bound=1)
-BATCHES = flags.DEFINE_integer("batches", 192, "Number of batches labelled in one timing.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("cache_rounds", 4, "Number of timings of each function.", lower_bound=1)
+BATCHES = flags.DEFINE_integer("batches", 192, "Number of batches labeled in one timing.", lower_bound=1)
 READ = 20_000
 STEPS = 8
 
 
 def labelling_ratio(name, pair):
-    """Return the speed of labelling divided by that of `predict`, both from the same arrays."""
+    """Return the speed of labeling divided by that of `predict`, both from the same arrays."""
     x, _ = examples(pair, BATCHES.value * pair.batch)
     teacher = pair.teacher()
     dataset = tf.data.Dataset.from_tensor_slices(x)
 
-    def labelled():
+    def label_dataset():
         with tempfile.TemporaryDirectory() as folder:
             label(teacher, dataset, folder, batch_size=pair.batch, verbose=0)
 
-    functions = {"predict": lambda: teacher.predict(x, batch_size=pair.batch, verbose=0), "label": labelled}
+    functions = {"predict": lambda: teacher.predict(x, batch_size=pair.batch, verbose=0), "label": label_dataset}
     times = timing.interleaved(functions, ROUNDS.value, f"{name}: labelling")
     return timing.ratio(times["predict"], times["label"])
 
 
 def logits_of(classes):
-    """Return a teacher of negligible cost, and examples for it."""
+    """Return a teacher with a negligible run time, and examples for it."""
     random = np.random.default_rng(0)
     teacher = keras.Sequential([keras.Input((16,)), keras.layers.Dense(classes, kernel_initializer="random_normal")])
     return teacher, random.normal(size=(READ, 16)).astype("float32")
 
 
 def reading(name, pair, classes, dtype):
-    """Return the number of batches shuffled, joined and read in the time of one student step, and the check's share."""
+    """Return batches shuffled, joined and read per student step, and the time of the fingerprint check per step."""
     teacher, x = logits_of(classes)
     with tempfile.TemporaryDirectory() as folder:
         label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype=dtype, verbose=0)
@@ -79,7 +79,7 @@ def reading(name, pair, classes, dtype):
 
 
 def size_ratio(classes, top_k, information):
-    """Return the bytes on disk divided by those of the information."""
+    """Return the bytes on disk per byte of information."""
     teacher, x = logits_of(classes)
     with tempfile.TemporaryDirectory() as folder:
         label(teacher, tf.data.Dataset.from_tensor_slices(x), folder, dtype="float16", top_k=top_k, verbose=0)

@@ -1,7 +1,7 @@
-"""Benchmark of time and memory of a loss over 8 x 128 tokens and 32,000 words: chunked against unchunked.
+"""Benchmark of time and memory of a loss over 8 x 128 tokens and a vocabulary of 32,000: chunked against unchunked.
 
 Run:    python -m tests.benchmarks.large_vocabulary [--xla] [--repeats=9] [--tokens=64]
-Prints: a table, and as its last line the two ratios as JSON.
+Prints: a table, and the two ratios as JSON in the last line.
 
 A step is a forward and a backward pass of `KLDivergence` from hidden states of size 256, including the logits of both
 networks. Times are medians of steps that run in turn in one process. Memory is the peak of a process that runs a single
@@ -106,7 +106,7 @@ def main():
     if options.memory:
         print(peak_of_a_step(compiled_steps(options.tokens, options.xla)[options.memory]))
         return
-    # First, while this process is small, so that both measurements find the same free memory.
+    # Measure memory first, while this process is small, so that both measurements have the same free memory.
     memory = {path: _memory(path, sys.argv[1:]) for path in PATHS}
     seconds = times(compiled_steps(options.tokens, options.xla), options.repeats)
     print(f"{'':8}  {'seconds':>8}  {'peak MB':>8}")

@@ -1,4 +1,4 @@
-"""Teachers and students of common sizes, on noise: only time is measured."""
+"""Teachers and students of common sizes, with random inputs. The benchmarks measure only time."""
 
 from collections.abc import Callable
 from typing import NamedTuple

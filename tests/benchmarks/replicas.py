@@ -7,8 +7,8 @@ python -m tests.benchmarks.replicas
 The student's own `fit` step, and a distillation step with cached teacher outputs, each under `MirroredStrategy` on 1, 2
 and 4 logical CPU devices, in one process, in turn. The last line is JSON:
 
-    slowdown_2, slowdown_4    time of the student's own step on 2 or 4 devices / on one; devices that share one CPU gain
-                              nothing
+    slowdown_2, slowdown_4    time of the student's own step on 2 or 4 devices / on one; no speedup is
+                              expected, because the devices share one CPU
     overhead_2, overhead_4    the same ratio of a distillation step / the ratio of the student's own step
 
 Each is the median over the pairs of `tests/benchmarks/pairs.py`. BatchNormalization is synchronized in both.

@@ -5,8 +5,8 @@ python -m tests.benchmarks.search --originals=FOLDER
 ```
 
 Images of Fashion-MNIST; students of `recipes/fashion_mnist_hint.py` that learn from soft targets and labels. Both
-validate after every epoch. Measured in one process, in turn. The cost of a trial besides its steps (tracing and
-checkpoints) does not depend on its length, so that short trials have the larger ratio. The last line is JSON:
+validate after every epoch. All functions are timed in one process, in turn. The overhead of a trial (tracing and
+checkpoints) does not depend on its length, so short trials have a larger ratio. The last line is JSON:
 
     search_ratio             K trials with cached teacher outputs / K trainings of the baseline, which is compiled and
                              fitted without KerasTuner
@@ -31,7 +31,7 @@ from recipes import data
 from recipes.fashion_mnist_hint import cnn
 from tests.benchmarks import timing
 
-ROUNDS = flags.DEFINE_integer("search_rounds", 3, "Number of timings of each.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("search_rounds", 3, "Number of timings of each function.", lower_bound=1)
 TRIALS = flags.DEFINE_integer("search_trials", 4, "Number of trials of a search.", lower_bound=1)
 EPOCHS = flags.DEFINE_integer("search_epochs", 5, "Number of epochs of a training.", lower_bound=1)
 EXAMPLES = flags.DEFINE_integer(
@@ -40,20 +40,20 @@ EXAMPLES = flags.DEFINE_integer(
 BATCH = 128
 
 
-def compiled():
-    """Return the arguments of `compile` of both."""
+def compile_arguments():
+    """Return the arguments of `compile` of students and baselines."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return {"optimizer": keras.optimizers.Adam(2e-3), "loss": loss, "metrics": ["accuracy"]}
 
 
-def parts(x, y):
+def training_split(x, y):
     cut = EXAMPLES.value * 5 // 6
     validation = data.rows((x, y), slice(cut, None))
     options = {"validation_data": validation, "epochs": EPOCHS.value, "batch_size": BATCH, "verbose": 0}
     return data.rows((x, y), slice(cut)), options
 
 
-def labelled(teacher, x, folder):
+def label_and_open(teacher, x, folder):
     label(teacher, x, folder, verbose=0)
     return open_cache(folder)
 
@@ -65,21 +65,21 @@ def search(stored, x, y):
         teacher=stored.teacher,
         terms=lambda hp: [Term(KLDivergence(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))],
         supervised_weight=spaces.alpha,
-        **compiled(),
+        **compile_arguments(),
     )
     with tempfile.TemporaryDirectory() as folder:
         tuner = keras_tuner.RandomSearch(hypermodel, "val_accuracy", TRIALS.value, directory=folder)
-        train, options = parts(stored.load(x), y)
+        train, options = training_split(stored.load(x), y)
         tuner.search(*train, **options)
 
 
 def train_baselines(x, y):
     """Train the same number of baselines, one after the other."""
-    train, options = parts(x, y)
+    train, options = training_split(x, y)
     for _ in range(TRIALS.value):
         keras.utils.clear_session()
         student = cnn(8, "student")
-        student.compile(**compiled())
+        student.compile(**compile_arguments())
         student.fit(*train, **options)
 
 
@@ -90,11 +90,11 @@ def main(_):
     # Untrained: the weights do not affect the time.
     teacher = cnn(32, "teacher")
     with tempfile.TemporaryDirectory() as folder:
-        stored = labelled(teacher, x, pathlib.Path(folder) / "before")
+        stored = label_and_open(teacher, x, pathlib.Path(folder) / "before")
 
         def labelling_and_search():
             with tempfile.TemporaryDirectory() as other_folder:
-                search(labelled(teacher, x, other_folder), x, y)
+                search(label_and_open(teacher, x, other_folder), x, y)
 
         functions = {
             "baseline": lambda: train_baselines(x, y),

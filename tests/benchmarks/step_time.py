@@ -4,12 +4,12 @@
 python -m tests.benchmarks.step_time
 ```
 
-All are compiled steps of `fit` on one batch in memory, in one process, in turn. The last line is JSON:
+All functions are compiled steps of `fit` on one batch in memory, timed in one process, in turn. The last line is JSON:
 
     cached_ratio           step with cached teacher outputs / the student's own step
     online_ratio           step with the teacher's logits / (the teacher's forward pass + the student's own step)
     online_features_ratio  the same with three terms between intermediate layers
-    speedup_over_keras     10 epochs of `keras.distillation` with a feature term / ours, including labelling
+    speedup_over_keras     10 epochs of `keras.distillation` with a feature term / ours, including labeling
     expected_speedup       (T + S) * 10 / (T + S * 10) from the teacher's forward pass and the student's own step
     jit_ratio              the student's own step with XLA / without
 
@@ -43,7 +43,7 @@ LOGITS = [Term(KLDivergence(), weight=0.9)]
 
 def compiled(model, jit=False):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # SGD without momentum has the smallest share of a step, which makes the ratios strict.
+    # SGD without momentum takes the least time, so the ratios show the overhead of distillation clearly.
     model.compile(keras.optimizers.SGD(1e-3), loss, metrics=["accuracy"], jit_compile=jit)
     return model
 
@@ -142,7 +142,7 @@ def our_run(pair, x, y):
 
 
 def speedup(name, pair):
-    """Return the time of a complete run with `keras.distillation` divided by ours, including labelling."""
+    """Return the time of a complete run with `keras.distillation` divided by ours, including labeling."""
     x, y = examples(pair, EXAMPLES.value)
     print(f"{name}: {EPOCHS.value} epochs of {EXAMPLES.value:,} examples, keras.distillation and ours, in turn twice")
     times = {keras_run: [], our_run: []}

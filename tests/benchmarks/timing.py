@@ -1,4 +1,4 @@
-"""Ratios of run times on a machine with other load."""
+"""Timing in turn, and ratios of run times, on a machine with other load."""
 
 import time
 

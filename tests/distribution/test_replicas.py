@@ -9,9 +9,17 @@ from keras_distill import Balance, Distiller, MutualDistiller, Term
 from keras_distill.cache import indexed, label, open_cache
 from keras_distill.losses import Hint, KLDivergence, SimilarityPreserving
 from keras_distill.teachers import EMATeacher, Ensemble
-from tests.support.alike import BATCH, EXAMPLES, assert_alike, from_logits, sgd, strategy, trained
 from tests.support.cluster import finish, start
-from tests.support.every_loss import CLASSES
+from tests.support.loss_models import CLASSES
+from tests.support.replica_comparison import (
+    BATCH,
+    EXAMPLES,
+    assert_same_on_replicas,
+    from_logits,
+    sgd,
+    strategy,
+    trained,
+)
 
 pytestmark = [pytest.mark.replicas, pytest.mark.processes]
 
@@ -44,12 +52,12 @@ def test_supervised_losses(loss):
         terms = [Term(Hint(), "features", "features")]
         return Distiller(student=softmax if loss != from_logits else student, teacher=dense("teacher"), terms=terms)
 
-    assert_alike(make, numbers(), loss=loss)
+    assert_same_on_replicas(make, numbers(), loss=loss)
 
 
 def test_an_empty_replica():
     # The last batch has one example for several replicas.
-    assert_alike(both, numbers(15), loss=from_logits)
+    assert_same_on_replicas(both, numbers(15), loss=from_logits)
 
 
 def test_regularizers():
@@ -57,23 +65,23 @@ def test_regularizers():
         "kernel_regularizer": keras.regularizers.L2(0.1),
         "activity_regularizer": keras.regularizers.L2(0.1),
     }
-    assert_alike(lambda: both(student=options), numbers(), loss=from_logits)
+    assert_same_on_replicas(lambda: both(student=options), numbers(), loss=from_logits)
 
 
 def test_sample_weights():
     data = (*numbers(), np.linspace(0, 2, EXAMPLES).astype("float32"))
-    assert_alike(both, data, loss=from_logits)
+    assert_same_on_replicas(both, data, loss=from_logits)
 
 
 def test_missing_labels():
     x, y = numbers()
     # The replicas have different numbers of labels.
     y = np.where(np.arange(EXAMPLES) % 5 < 2, -1, y)
-    assert_alike(both, (x, y), loss=from_logits)
+    assert_same_on_replicas(both, (x, y), loss=from_logits)
 
 
 def test_no_labels():
-    assert_alike(both, (numbers()[0],), loss=None)
+    assert_same_on_replicas(both, (numbers()[0],), loss=None)
 
 
 def tokens(name):
@@ -93,7 +101,7 @@ def test_padded_tokens():
         terms = [Term(KLDivergence()), Term(SimilarityPreserving(), "features", "features")]
         return Distiller(student=tokens("student"), teacher=tokens("teacher"), terms=terms)
 
-    assert_alike(make, (x, y), loss=from_logits)
+    assert_same_on_replicas(make, (x, y), loss=from_logits)
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
@@ -107,7 +115,7 @@ def test_batch_normalization(synchronized):
     def make():
         return Distiller(student=student("student"), teacher=dense("teacher"), terms=[Term(KLDivergence())])
 
-    assert_alike(make, numbers(), loss=from_logits)
+    assert_same_on_replicas(make, numbers(), loss=from_logits)
 
 
 OPTIMIZERS = {
@@ -134,7 +142,7 @@ def plain_sgd():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers(name, plain_sgd):
-    weights = assert_alike(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+    weights = assert_same_on_replicas(both, numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
     # The option must have an effect.
     assert max(np.abs(weight - plain).max() for weight, plain in zip(weights, plain_sgd, strict=True)) > 1e-3
 
@@ -142,7 +150,9 @@ def test_optimizers(name, plain_sgd):
 @pytest.mark.parametrize("name", ["clipnorm", "accumulation"])
 def test_constraints(name, plain_sgd):
     options = {"kernel_constraint": keras.constraints.MaxNorm(0.5)}
-    weights = assert_alike(lambda: both(student=options), numbers(), loss=from_logits, optimizer=OPTIMIZERS[name])
+    weights = assert_same_on_replicas(
+        lambda: both(student=options), numbers(), loss=from_logits, optimizer=OPTIMIZERS[name]
+    )
     longest, free = (np.linalg.norm(kernel, axis=0).max() for kernel in (weights[0], plain_sgd[0]))
     assert longest <= 0.5 + 1e-6 < free
 
@@ -158,11 +168,11 @@ def test_layers_without_a_gradient(name):
             terms=[Term(KLDivergence(), "output[logits]")],
         )
 
-    assert_alike(make, (numbers()[0],), loss=None, optimizer=OPTIMIZERS[name])
+    assert_same_on_replicas(make, (numbers()[0],), loss=None, optimizer=OPTIMIZERS[name])
 
 
 def test_steps_per_execution():
-    assert_alike(both, numbers(), loss=from_logits, steps_per_execution=2)
+    assert_same_on_replicas(both, numbers(), loss=from_logits, steps_per_execution=2)
 
 
 def test_clipped_embeddings():
@@ -172,7 +182,7 @@ def test_clipped_embeddings():
     def make():
         return Distiller(student=tokens("student"), teacher=tokens("teacher"), terms=[Term(KLDivergence())])
 
-    assert_alike(make, data, loss=from_logits, optimizer=OPTIMIZERS["clipnorm"])
+    assert_same_on_replicas(make, data, loss=from_logits, optimizer=OPTIMIZERS["clipnorm"])
 
 
 def test_an_overflow_on_any_replica_skips_the_step_on_all():
@@ -198,7 +208,7 @@ def test_mixed_precision(policy, tolerance):
     def make():
         return Distiller(student=dense("student", dtype=policy), teacher=dense("teacher"), terms=[Term(KLDivergence())])
 
-    assert_alike(make, numbers(), tolerance, loss=from_logits)
+    assert_same_on_replicas(make, numbers(), tolerance, loss=from_logits)
 
 
 TEACHERS = {
@@ -213,7 +223,7 @@ def test_teachers(name):
         student = dense("student")
         return Distiller(student=student, teacher=TEACHERS[name](student), terms=[Term(KLDivergence())])
 
-    assert_alike(make, numbers(), loss=from_logits)
+    assert_same_on_replicas(make, numbers(), loss=from_logits)
 
 
 def test_a_cached_teacher(tmp_path):
@@ -229,7 +239,7 @@ def test_a_cached_teacher(tmp_path):
         shuffled = indexed(tf.data.Dataset.from_tensor_slices((x, y))).shuffle(9, 0, reshuffle_each_iteration=False)
         return stored.join(shuffled.batch(BATCH))
 
-    assert_alike(make, data, loss=from_logits)
+    assert_same_on_replicas(make, data, loss=from_logits)
 
 
 def test_a_balance():
@@ -238,11 +248,11 @@ def test_a_balance():
             student=dense("student"), teacher=dense("teacher"), terms=[Term(KLDivergence(), weight=Balance(0.5, 0.5))]
         )
 
-    assert_alike(make, numbers(), loss=from_logits)
+    assert_same_on_replicas(make, numbers(), loss=from_logits)
 
 
 def test_mutual_learning():
-    assert_alike(lambda: MutualDistiller([dense("one"), dense("two")]), numbers(), loss=from_logits)
+    assert_same_on_replicas(lambda: MutualDistiller([dense("one"), dense("two")]), numbers(), loss=from_logits)
 
 
 def test_across_replicas_is_optional():

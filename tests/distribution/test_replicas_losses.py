@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.support.alike import EXAMPLES, assert_alike, from_logits
-from tests.support.every_loss import LOSSES, distiller_with, pictures
+from tests.support.loss_models import LOSSES, distiller_with, images
+from tests.support.replica_comparison import EXAMPLES, assert_same_on_replicas, from_logits
 
 pytestmark = pytest.mark.replicas
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss(name):
-    assert_alike(lambda: distiller_with(name), pictures(EXAMPLES, name), loss=from_logits)
+    assert_same_on_replicas(lambda: distiller_with(name), images(EXAMPLES, name), loss=from_logits)

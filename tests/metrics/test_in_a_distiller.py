@@ -11,7 +11,7 @@ from keras_distill.losses import Hint, KLDivergence
 from keras_distill.metrics import CKA, Agreement, ExpectedCalibrationError, TeacherDivergence
 from keras_distill.models.taps import Taps
 from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble, with_activations
-from tests.support import alike
+from tests.support import replica_comparison
 from tests.support.helpers import Counter, compiled, crossentropy, data, features, fitted, mlp, softened_kl
 
 
@@ -273,12 +273,12 @@ def test_need_a_teacher():
 def test_are_equal_on_several_replicas():
     logs = {}
     for count in (1, 2, 4):
-        with alike.strategy(count).scope():
+        with replica_comparison.strategy(count).scope():
             keras.utils.set_random_seed(0)
             model = distiller()
             model.compile(
-                alike.sgd(),
-                alike.from_logits,
+                replica_comparison.sgd(),
+                replica_comparison.from_logits,
                 metrics=all_metrics(),
                 weighted_metrics=[Agreement(name="weighted_agreement")],
             )

@@ -48,7 +48,7 @@ def test_masks_of_both_models_are_combined():
     np.testing.assert_allclose(values, [((student - teacher)[0, 1] ** 2).mean()], rtol=1e-6)
 
 
-def test_models_with_different_positions_keep_their_own_masks():
+def test_models_with_different_lengths_use_separate_masks():
     student, teacher = features(3, 3, 4), features(3, 5, 4, seed=1)
     other = np.arange(5) < np.array([[5], [2], [3]])
     values = term(SimilarityPreserving(), student, teacher).compare(
@@ -59,7 +59,7 @@ def test_models_with_different_positions_keep_their_own_masks():
     np.testing.assert_allclose(values, reference, rtol=1e-6)
 
 
-def test_padding_may_hold_nan():
+def test_nan_at_padded_positions_is_ignored():
     student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
     teacher[~MASK] = np.nan
     tensor = masked(student, MASK)
@@ -69,7 +69,7 @@ def test_padding_may_hold_nan():
     assert np.isfinite(values).all() and np.isfinite(tape.gradient(values, tensor)).all()
 
 
-def test_the_loss_of_a_fully_masked_example_is_zero():
+def test_loss_of_a_fully_masked_example_is_zero():
     student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
     values = term(Hint(), student, teacher).compare(
         masked(student, [[True] * 3, [False] * 3]), tf.constant(teacher), Batch(None)
@@ -84,8 +84,8 @@ def test_sample_weights_per_token(mask):
     tensor = tf.constant(student) if mask is None else masked(student, mask)
     values = term(Hint(), student, teacher).compare(tensor, tf.constant(teacher), Batch(None, sample_weight=weights))
     per_token = ((student - teacher) ** 2).mean(axis=-1)
-    seen = np.ones_like(MASK) if mask is None else mask
-    reference = [(w * v)[m].sum() / m.sum() for w, v, m in zip(weights, per_token, seen)]
+    valid = np.ones_like(MASK) if mask is None else mask
+    reference = [(w * v)[m].sum() / m.sum() for w, v, m in zip(weights, per_token, valid)]
     np.testing.assert_allclose(values, reference, rtol=1e-5)
 
 
@@ -133,7 +133,7 @@ def model_with_padding_input(name, layers=1):
 
 
 @pytest.mark.parametrize("mask", [None, "padding"])
-def test_a_mask_among_the_inputs(mask):
+def test_mask_from_an_input(mask):
     student, teacher = model_with_padding_input("student"), model_with_padding_input("teacher")
     inputs = {"tokens": np.array([[1, 2, 3], [4, 0, 0], [5, 6, 0]]), "padding": MASK.astype("float32")}
     distiller = Distiller(student=student, teacher=teacher, terms=[Term(Hint(), "block_0", "block_0", mask=mask)])
@@ -142,12 +142,12 @@ def test_a_mask_among_the_inputs(mask):
     tokens = [
         keras.Model(m.input, m.get_layer("block_0").output).predict(inputs, verbose=0) for m in (student, teacher)
     ]
-    counts = MASK if mask else np.ones_like(MASK)
-    expected = np.mean([((s - t)[m] ** 2).mean() for s, t, m in zip(*tokens, counts)])
+    valid = MASK if mask else np.ones_like(MASK)
+    expected = np.mean([((s - t)[m] ** 2).mean() for s, t, m in zip(*tokens, valid)])
     np.testing.assert_allclose(logs["hint_loss"], expected, rtol=1e-5)
 
 
-def test_a_mask_among_the_inputs_is_combined_with_the_keras_mask():
+def test_input_mask_is_combined_with_the_keras_mask():
     student, teacher = features(3, 3, 4), features(3, 3, 4, seed=1)
     padding = np.array([[0, 1, 1], [1, 1, 1], [1, 1, 1]])
     built = dataclasses.replace(term(Hint(), student, teacher), mask="padding")
@@ -163,7 +163,7 @@ def test_a_mask_among_the_inputs_is_combined_with_the_keras_mask():
         ("logits", "padding", r"mask 'padding' of term 'hint' has shape \(None, 3\), .* student 'logits' of shape"),
     ],
 )
-def test_a_missing_or_unsuitable_mask_raises(tap, mask, message):
+def test_missing_or_unsuitable_mask_raises(tap, mask, message):
     with pytest.raises(ValueError, match=message):
         Distiller(
             student=model_with_padding_input("student"),

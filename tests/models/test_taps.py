@@ -1,3 +1,5 @@
+"""`Taps`: activations of layers by name, call and index."""
+
 import threading
 
 import keras
@@ -16,7 +18,7 @@ def shared_layer():
     return keras.Model(inputs, keras.layers.Dense(2)(shared(shared(shared(inputs)))), name="siamese")
 
 
-def test_the_nth_call_of_a_shared_layer():
+def test_nth_call_of_a_shared_layer():
     model, x = shared_layer(), features(4, 8)
     activations = Taps(model, ["shared@0", "shared@2"])(x, training=False)
     dense = model.get_layer("shared")
@@ -24,7 +26,7 @@ def test_the_nth_call_of_a_shared_layer():
     np.testing.assert_allclose(activations["shared@2"], dense(dense(dense(x))), rtol=1e-5)
 
 
-def test_a_layer_called_often_must_say_which_call():
+def test_shared_layer_without_a_call_index_raises():
     with pytest.raises(ValueError, match="'siamese' calls 'shared' 3 times per pass.*'shared@0'"):
         Taps(shared_layer(), ["shared"])(features(4, 8), training=False)
     with pytest.raises(ValueError, match="so 'shared@3' does not exist"):
@@ -32,7 +34,7 @@ def test_a_layer_called_often_must_say_which_call():
 
 
 @pytest.mark.parametrize(("tap", "shape"), [("lstm[0]", (2, 5, 3)), ("lstm[1]", (2, 3)), ("lstm[2]", (2, 3))])
-def test_one_of_the_tensors_that_a_layer_returns(tap, shape):
+def test_index_into_the_outputs_of_a_layer(tap, shape):
     inputs = keras.Input((5, 4))
     sequence, hidden, cell = keras.layers.LSTM(3, return_sequences=True, return_state=True, name="lstm")(inputs)
     model = keras.Model(inputs, hidden)
@@ -50,7 +52,7 @@ class Heads(keras.Model):
 
 
 @pytest.mark.parametrize("tap", ["output[doubled]", 'output["doubled"]', "output['doubled']"])
-def test_one_of_a_models_outputs(tap):
+def test_key_of_a_model_output(tap):
     model, x = Heads(), features(4, 8)
     activations = Taps(model, [tap, "output"])(x, training=False)
     np.testing.assert_array_equal(activations[tap], activations["output"]["doubled"])
@@ -60,14 +62,14 @@ def test_one_of_a_models_outputs(tap):
         Taps(model, ["output[logit]"])(x, training=False)
 
 
-def test_outputs_of_a_functional_model_have_names():
+def test_output_names_of_a_functional_model():
     inputs = keras.Input((8,))
     model = keras.Model(inputs, [keras.layers.Dense(3, name="a")(inputs), keras.layers.Dense(2, name="b")(inputs)])
     activations = Taps(model, ["output[b]", "output[1]"])(features(4, 8), training=False)
     np.testing.assert_array_equal(activations["output[b]"], activations["output[1]"])
 
 
-def test_layers_that_a_model_makes_when_it_is_built():
+def test_layers_created_in_build():
     class Late(keras.Model):
         def build(self, shape):
             self.dense = keras.layers.Dense(3, name="late")
@@ -81,7 +83,7 @@ def test_layers_that_a_model_makes_when_it_is_built():
     np.testing.assert_array_equal(activations["late"], activations["output"])
 
 
-def test_query_and_key_of_attention_are_seen():
+def test_query_and_key_of_attention():
     inputs = keras.Input((5, 8))
     attention = keras.layers.MultiHeadAttention(2, 4, name="attention")
     model = keras.Model(inputs, attention(inputs, inputs))
@@ -89,7 +91,7 @@ def test_query_and_key_of_attention_are_seen():
     assert activations["attention/query"].shape == activations["key"].shape == (3, 5, 2, 4)
 
 
-def test_a_layer_that_the_pass_does_not_call():
+def test_layer_that_is_not_called_raises():
     inputs = keras.Input((5, 8))
     model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs), name="teacher")
     taps = Taps(model, ["attention/softmax"])
@@ -97,21 +99,21 @@ def test_a_layer_that_the_pass_does_not_call():
         taps(features(3, 5, 8), training=False)
 
 
-def test_a_quantized_layer_raises():
+def test_quantized_layer_raises():
     model = mlp(name="teacher")
     model.quantize("int8")
     with pytest.raises(ValueError, match="'features' of 'teacher' is quantized.*before `quantize`"):
         Taps(model, ["features"])(features(3, 8), training=False)
 
 
-def test_a_cell_inside_a_loop_raises():
+def test_rnn_cell_raises():
     model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(3, name="lstm")], name="teacher")
     taps = Taps(model, ["lstm_cell"])
     with pytest.raises(ValueError, match="'lstm_cell' of 'teacher' runs inside a loop.*Tap the enclosing layer"):
         tf.function(lambda x: taps(x, training=False))(features(2, 5, 4))
 
 
-def test_unknown_names_get_the_closest():
+def test_unknown_name_lists_the_closest():
     with pytest.raises(ValueError, match=r"No layer called 'featurs' in 'student'. Closest: \['features'\]"):
         find_layer(mlp(), "featurs")
 
@@ -131,7 +133,7 @@ def test_ambiguous_names_list_the_paths():
     assert find_layer(model, "right/block") is model.get_layer("right").get_layer("block")
 
 
-def test_a_whole_path_comes_before_an_ending():
+def test_full_path_takes_precedence_over_a_suffix():
     inputs = keras.Input((8,))
     inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="dense")], name="inner")
     outer = keras.layers.Dense(8, name="dense")
@@ -139,7 +141,7 @@ def test_a_whole_path_comes_before_an_ending():
     assert find_layer(model, "dense") is outer
 
 
-def test_a_layer_shared_by_two_parts_is_one_layer():
+def test_layer_shared_by_two_submodels_is_not_ambiguous():
     inputs, shared = keras.Input((8,)), keras.layers.Dense(8, name="shared")
     parts = [keras.Sequential([keras.Input((8,)), shared], name=name) for name in ("one", "two")]
     model = keras.Model(inputs, parts[1](parts[0](inputs)))
@@ -147,12 +149,12 @@ def test_a_layer_shared_by_two_parts_is_one_layer():
 
 
 @pytest.mark.parametrize("name", ["", "a@b", "a[", "[0]", "a[0]@1", None, 3])
-def test_malformed_taps(name):
+def test_malformed_taps_raise(name):
     with pytest.raises(ValueError, match="A tap must be"):
         Taps(mlp(), [name])
 
 
-def test_the_model_runs_once_and_is_as_before():
+def test_one_forward_pass_without_side_effects():
     model = keras.Sequential([keras.Input((8,)), Counter(name="counter"), keras.layers.Dense(4, name="dense")])
     before = {layer.name: dict(vars(layer)) for layer in model.layers}
     Taps(model, ["counter", "dense", "dense[0]", "output"][:2])(features(4, 8), training=True)
@@ -160,14 +162,14 @@ def test_the_model_runs_once_and_is_as_before():
     assert {layer.name: dict(vars(layer)) for layer in model.layers} == before
 
 
-def test_a_pass_that_fails_leaves_the_model_as_before():
+def test_failed_pass_restores_the_model():
     model = mlp()
     with pytest.raises(ValueError, match="incompatible with the layer"):
         Taps(model, ["features"])(features(4, 9), training=False)
     assert "call" not in vars(model.get_layer("features"))
 
 
-def test_threads_do_not_see_one_another():
+def test_threads_are_isolated():
     model, results, barrier = mlp(), {}, threading.Barrier(4)
     inputs = {index: features(3, 8, seed=index) for index in range(4)}
     taps = Taps(model, ["features"])
@@ -187,7 +189,7 @@ def test_threads_do_not_see_one_another():
     assert "call" not in vars(model.get_layer("features"))
 
 
-def test_keras_masks_stay_attached():
+def test_keras_masks_are_kept():
     model = keras.Sequential(
         [
             keras.Input((3,), dtype="int32"),
@@ -199,7 +201,7 @@ def test_keras_masks_stay_attached():
     np.testing.assert_array_equal(activation._keras_mask, [[True, True, False]])
 
 
-def test_sub_layers_of_an_attention_have_its_masks():
+def test_attention_sub_layers_get_its_masks():
     tokens, others = keras.Input((3,), dtype="int32"), keras.Input((2,), dtype="int32")
     embedding = keras.layers.Embedding(9, 4, mask_zero=True)
     attended = keras.layers.MultiHeadAttention(2, 4, name="attention")(embedding(tokens), embedding(others))
@@ -215,7 +217,7 @@ def test_sub_layers_of_an_attention_have_its_masks():
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_layer_called_output_must_be_the_output(policy):
+def test_layer_named_output_must_be_the_output(policy):
     keras.config.set_dtype_policy(policy)
     x, last = features(4, 8), keras.layers.Dense(3, name="output")
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), last], name="student")

@@ -1,4 +1,4 @@
-"""LabelWithTeacher with several workers, some of which die, on Beam's FnApiRunner and on a Dask cluster."""
+"""LabelWithTeacher with several workers and worker failures, on Beam's FnApiRunner and on a Dask cluster."""
 
 import pathlib
 import re
@@ -19,13 +19,13 @@ from tests.support.labelling_run import SETTINGS, examples
 pytestmark = [pytest.mark.tfx, pytest.mark.processes]
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-# Run in this process.
+# Options to run in this process.
 OPTIONS = PipelineOptions(["--runner=FnApiRunner", "--sdk_container_image=unused"])
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A folder with a teacher, and the cache that `label` wrote."""
+def reference(tmp_path_factory):
+    """Return a folder with a teacher, and the cache that `label` wrote."""
     folder = tmp_path_factory.mktemp("whole")
     teacher = mlp(16, name="teacher")
     teacher.save(folder / "teacher.keras")
@@ -34,13 +34,13 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(whole, tmp_path):
-    """A folder with the same teacher."""
-    (tmp_path / "teacher.keras").symlink_to(whole / "teacher.keras")
+def folder(reference, tmp_path):
+    """Return a folder with the same teacher."""
+    (tmp_path / "teacher.keras").symlink_to(reference / "teacher.keras")
     return tmp_path
 
 
-def content(directory):
+def file_contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".npy", ".json")}
 
 
@@ -58,27 +58,27 @@ def label_pairs(folder, pairs, **options):
 
 
 def run(runner, folder, *failure):
-    [(code, printed)] = finish(start(["-m", "tests.support.labelling_run", runner, folder, *failure]), deadline=200)
-    return code, printed
+    [(code, output)] = finish(start(["-m", "tests.support.labelling_run", runner, folder, *failure]), deadline=200)
+    return code, output
 
 
 @pytest.mark.parametrize("runner", ["processes", "dask"])
-def test_several_workers_write_what_label_writes(runner, whole, folder):
-    code, printed = run(runner, folder)
-    assert code == 0, printed[-3000:]
-    assert content(folder / "cache") == content(whole / "cache")
+def test_several_workers_write_the_same_files_as_label(runner, reference, folder):
+    code, output = run(runner, folder)
+    assert code == 0, output[-3000:]
+    assert file_contents(folder / "cache") == file_contents(reference / "cache")
 
 
 @pytest.mark.parametrize("failure", ["run", "write"])
-def test_dask_recovers_from_the_death_of_a_worker(failure, whole, folder):
-    code, printed = run("dask", folder, failure)
+def test_dask_recovers_from_the_death_of_a_worker(failure, reference, folder):
+    code, output = run("dask", folder, failure)
     assert (folder / "died").exists()
-    assert code == 0, printed[-3000:]
-    assert content(folder / "cache") == content(whole / "cache")
+    assert code == 0, output[-3000:]
+    assert file_contents(folder / "cache") == file_contents(reference / "cache")
 
 
 @pytest.mark.parametrize("failure", ["run", "write"])
-def test_a_rerun_resumes_after_the_death_of_a_worker(failure, whole, folder):
+def test_rerun_resumes_after_the_death_of_a_worker(failure, reference, folder):
     (process,) = start(["-m", "tests.support.labelling_run", "processes", folder, failure])
     while not (folder / "died").exists():
         assert process.poll() is None, process.communicate()[0]
@@ -86,31 +86,31 @@ def test_a_rerun_resumes_after_the_death_of_a_worker(failure, whole, folder):
     process.kill()
     process.communicate()
     assert not shards.read_manifest(folder / "cache").complete
-    code, printed = run("processes", folder, failure)
-    assert code == 0, printed[-3000:]
-    assert content(folder / "cache") == content(whole / "cache")
+    code, output = run("processes", folder, failure)
+    assert code == 0, output[-3000:]
+    assert file_contents(folder / "cache") == file_contents(reference / "cache")
 
 
-def test_the_cache_joins(whole, folder):
+def test_cache_joins_a_shuffled_dataset(reference, folder):
     x, y = data(200)
     label_examples(folder, range(200))
     joined = {}
-    for parent in (whole, folder):
+    for parent in (reference, folder):
         cache = open_cache(parent / "cache")
         cache.verify()
         dataset = cache.join(indexed((x, y)).shuffle(50, seed=0).batch(20))
         joined[parent] = [np.array(leaf) for element in dataset for leaf in keras.tree.flatten(element)]
-    for expected, actual in zip(joined[whole], joined[folder], strict=True):
+    for expected, actual in zip(joined[reference], joined[folder], strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_duplicate_examples_are_stored_once(whole, folder):
+def test_duplicate_examples_are_stored_once(reference, folder):
     label_examples(folder, [*range(200), *range(0, 200, 7)])
-    assert content(folder / "cache") == content(whole / "cache")
+    assert file_contents(folder / "cache") == file_contents(reference / "cache")
 
 
-def test_the_teacher_runs_on_unfinished_shards_only(whole, folder, monkeypatch):
-    length = shards.read_manifest(whole / "cache").shard_examples
+def test_teacher_runs_on_unfinished_shards_only(reference, folder, monkeypatch):
+    length = shards.read_manifest(reference / "cache").shard_examples
     write, batch_sizes, outputs = shards.write_shard, [], _TeacherRunner.outputs
 
     def disk_full(directory, number, *arguments, **options):
@@ -127,11 +127,11 @@ def test_the_teacher_runs_on_unfinished_shards_only(whole, folder, monkeypatch):
     monkeypatch.setattr(_TeacherRunner, "outputs", lambda self, x: (batch_sizes.append(len(x)), outputs(self, x))[1])
     label_examples(folder, range(200))
     assert sum(batch_sizes) == 200 - num_written * length
-    assert content(folder / "cache") == content(whole / "cache")
+    assert file_contents(folder / "cache") == file_contents(reference / "cache")
 
 
 @pytest.mark.parametrize("missing", [0, 13, 150, 198])
-def test_a_missing_example_raises(missing, folder):
+def test_missing_example_raises(missing, folder):
     with pytest.raises(Exception, match=f"Example {missing} is missing, but later ones exist"):
         label_examples(folder, [index for index in range(200) if index != missing])
     assert not shards.read_manifest(folder / "cache").complete
@@ -147,14 +147,14 @@ def test_invalid_examples_raise(folder):
         label_pairs(folder, [*enumerate(x[:5]), (3, x[7])])
 
 
-def test_a_complete_cache_stays_unchanged(whole, folder):
+def test_complete_cache_is_not_changed(reference, folder):
     label_examples(folder, range(200))
-    before = content(folder / "cache")
+    before = file_contents(folder / "cache")
     label_examples(folder, range(200))
     # Batch sizes that do not divide a shard, and that exceed one.
     label_examples(folder, range(200), batch_size=7)
     label_examples(folder, range(200), batch_size=150)
-    assert content(folder / "cache") == before
+    assert file_contents(folder / "cache") == before
     x = examples()
     x[42] += 1
     with pytest.raises(Exception, match="Example 42 does not match its fingerprint"):
@@ -163,18 +163,18 @@ def test_a_complete_cache_stays_unchanged(whole, folder):
         label_examples(folder, range(205), data(205)[0])
     with pytest.raises(ValueError, match="holds a cache with other settings: version None instead of 'other'"):
         label_examples(folder, range(200), version="other")
-    assert content(folder / "cache") == before
+    assert file_contents(folder / "cache") == before
 
 
-def test_the_example_in_readme_runs_as_printed(whole, folder):
+def test_readme_example_runs_as_printed(reference, folder):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (example,) = (block for block in blocks if "LabelWithTeacher" in block)
     assert len(example.splitlines()) <= 20
     (folder / "example.py").write_text(example)
     np.save(folder / "x_train.npy", examples())
-    [(code, printed)] = finish(start(["example.py"], folder=folder), deadline=200)
-    assert code == 0, printed[-3000:]
+    [(code, output)] = finish(start(["example.py"], folder=folder), deadline=200)
+    assert code == 0, output[-3000:]
     (_, expected), (_, actual) = (
-        split_inputs(open_cache(parent / "cache").load(examples()))[:2] for parent in (whole, folder)
+        split_inputs(open_cache(parent / "cache").load(examples()))[:2] for parent in (reference, folder)
     )
     np.testing.assert_allclose(actual["output"], expected["output"], rtol=1e-6)

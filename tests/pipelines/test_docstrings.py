@@ -1,4 +1,4 @@
-"""The examples in the docstrings of keras_distill.pipelines run."""
+"""Run the examples in the docstrings of keras_distill.pipelines."""
 
 import doctest
 import importlib
@@ -23,7 +23,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
         assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0, test.name
 
 
-def test_components_have_examples():
+def test_public_names_have_examples():
     finder = doctest.DocTestFinder()
     with_examples = {
         test.name.rpartition(".")[2]

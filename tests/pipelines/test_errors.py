@@ -1,4 +1,4 @@
-"""Errors of nodes with invalid inputs: they name the artifact and the key."""
+"""Errors of nodes with invalid inputs, which name the artifact and the key."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ SPLITS = ["train", "eval"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with valid and invalid examples and teachers, a Schema, and examples with teacher activations."""
+    """Return a folder with valid and invalid examples and teachers, a Schema, and labeled examples."""
     folder = tmp_path_factory.mktemp("errors")
     x, labels = data()
     write_examples(folder / "examples", dict.fromkeys(SPLITS, (x, labels)))
@@ -49,13 +49,13 @@ def folder(tmp_path_factory):
     export(infinite, reader, serving(folder / "infinite"))
     for name in ("teacher", "five_classes", "two_classes"):
         pipeline = Pipeline(folder / f"labelling_{name}")
-        pipeline.run(labelling(folder, model=name))
+        pipeline.run(labeling_nodes(folder, model=name))
         for key in ("labelled_examples", "labelled_schema"):
             pathlib.Path(pipeline.uri("TeacherLabeller", key)).rename(folder / f"{key}_{name}")
     return folder
 
 
-def imported(folder, examples="examples", schema="schema", **models):
+def import_artifacts(folder, examples="examples", schema="schema", **models):
     """Return Importers of artifacts in the folder, and their channels."""
     kinds = {"examples": (standard_artifacts.Examples, examples), "schema": (standard_artifacts.Schema, schema)}
     kinds |= {key: (standard_artifacts.Model, name) for key, name in models.items()}
@@ -70,15 +70,15 @@ def imported(folder, examples="examples", schema="schema", **models):
     return list(nodes.values()), {key: node.outputs["result"] for key, node in nodes.items()}
 
 
-def labelling(folder, examples="examples", schema="schema", model="teacher", **options):
-    nodes, channels = imported(folder, examples, schema, model=model)
+def labeling_nodes(folder, examples="examples", schema="schema", model="teacher", **options):
+    nodes, channels = import_artifacts(folder, examples, schema, model=model)
     return [*nodes, TeacherLabeller(**channels, **options)]
 
 
-def training(
+def training_nodes(
     folder, examples="labelled_examples_teacher", schema="labelled_schema_teacher", steps=None, split="train", **values
 ):
-    nodes, channels = imported(folder, examples, schema)
+    nodes, channels = import_artifacts(folder, examples, schema)
     values = {"label": "label", "terms": "tests.support.tfx_project:output_term", "features": ("x",)} | values
     trainer = tfx.components.Trainer(
         run_fn="keras_distill.pipelines.training.run_fn",
@@ -89,83 +89,87 @@ def training(
     return [*nodes, trainer]
 
 
-def reporting(folder, label="label", split="eval", tap="output", teacher="teacher", **models):
+def reporting_nodes(folder, label="label", split="eval", tap="output", teacher="teacher", **models):
     models = {"model": "student", "base_model": "teacher"} | models
-    nodes, channels = imported(folder, f"labelled_examples_{teacher}", f"labelled_schema_{teacher}", **models)
+    nodes, channels = import_artifacts(folder, f"labelled_examples_{teacher}", f"labelled_schema_{teacher}", **models)
     return [*nodes, DistillationReport(**channels, label=label, split=split, tap=tap)]
 
 
 INVALID = {
     "a missing split": (
-        labelling,
+        labeling_nodes,
         {"splits": ["train", "test"]},
         "The examples at '{}/examples' have no splits ['test']. Available: ['train', 'eval'].",
     ),
     "a split without examples": (
-        labelling,
+        labeling_nodes,
         {"examples": "empty"},
         "There are no examples at ['{}/empty/Split-eval/*']: the files are empty.",
     ),
     "a missing signature": (
-        labelling,
+        labeling_nodes,
         {"signature": "serving"},
         "The SavedModel '{}/teacher/Format-Serving' has no signature 'serving'. Available: ['activations', "
         "'serving_default', 'tensors'].",
     ),
     "a signature that takes tensors": (
-        labelling,
+        labeling_nodes,
         {"model": "tensors_only"},
         "The signature 'activations' of the SavedModel '{}/tensors_only/Format-Serving' must take serialized examples, "
         "a single string tensor. Received: {{'inputs': ((None, 8), 'float32')}}",
     ),
     "a tap that the teacher does not output": (
-        labelling,
+        labeling_nodes,
         {"taps": ["output", "features"]},
         "The SavedModel '{}/teacher/Format-Serving' does not output the taps ['features']. Available: ['output'].",
     ),
     "the same teacher twice": (
-        labelling,
+        labeling_nodes,
         {"examples": "labelled_examples_teacher", "schema": "labelled_schema_teacher"},
         "The Schema already has the feature 'teacher/output'.",
     ),
     "a teacher that outputs infinity": (
-        labelling,
+        labeling_nodes,
         {"model": "infinite"},
         "The teacher output 'output' has values that are not finite in float32.",
     ),
-    "as many top classes as classes": (labelling, {"top_k": 3}, "`top_k` must be less than the number of classes"),
+    "more classes than there are": (
+        labeling_nodes,
+        {"top_k": 3},
+        "`top_k` must be less than the number of classes",
+    ),
     "examples that the teacher cannot parse": (
-        labelling,
+        labeling_nodes,
         {"examples": "other"},
         "The SavedModel '{}/teacher/Format-Serving' cannot parse the examples at '{}/other/Split-train/*': ",
     ),
     "a label that is not in the Schema": (
-        training,
+        training_nodes,
         {"label": "klass"},
         "'{}/labelled_schema_teacher/schema.pbtxt' has no features ['klass']. Available: ",
     ),
     "examples without the label": (
-        training,
+        training_nodes,
         {"examples": "unlabelled", "schema": "schema", "terms": None},
         "The examples at ['{}/unlabelled/Split-train/*'] have no features ['label']. Available: ['x'].",
     ),
     "examples without the activations": (
-        training,
+        training_nodes,
         {"examples": "examples"},
         "The examples at ['{}/examples/Split-train/*'] have no features ['teacher/output']. Available: ['label', 'x'].",
     ),
     "terms without a teacher": (
-        training,
+        training_nodes,
         {"examples": "examples", "schema": "schema"},
         "The settings have terms, but the Schema '{}/schema/schema.pbtxt' has no teacher activations.",
     ),
     "a training split without examples": (
-        training,
+        training_nodes,
         {"examples": "empty", "schema": "schema", "terms": None},
         "There are no examples at ['{}/empty/Split-eval/*']: the files are empty.",
     ),
     "a teacher with other classes": (
-        training,
+        training_nodes,
         {"examples": "labelled_examples_five_classes", "schema": "labelled_schema_five_classes"},
         "Term 'kl_divergence' compares 3 student classes with 5 teacher classes: student 'output' has shape "
         "(None, 3), teacher 'output' has (None, 5). Give both the same classes in the same order, such as by "
@@ -173,44 +177,44 @@ INVALID = {
         "['{}/labelled_examples_five_classes/Split-train/*'].",
     ),
     "a tap that was not stored": (
-        training,
+        training_nodes,
         {"terms": "tests.support.tfx_project:terms"},
         "The activations ['features'] were not stored. Stored: ['output'].",
     ),
     "steps that are not a multiple of the epochs": (
-        training,
+        training_nodes,
         {"steps": 5, "epochs": 2},
         "`train_args.num_steps` must be a multiple of the number of epochs, 2. Received: 5",
     ),
     "a report without the label": (
-        reporting,
+        reporting_nodes,
         {"label": "klass"},
         "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no feature 'klass'. Available: ['label', ",
     ),
     "a report on a missing split": (
-        reporting,
+        reporting_nodes,
         {"split": "test"},
         "The examples at '{}/labelled_examples_teacher' have no splits ['test']. Available: ['train', 'eval'].",
     ),
     "training on a missing split": (
-        training,
+        training_nodes,
         {"split": "test"},
         "Split does not exist over all example artifacts: test",
     ),
     "a report on a tap that is not stored": (
-        reporting,
+        reporting_nodes,
         {"tap": "features"},
         "The Schema '{}/labelled_schema_teacher/schema.pbtxt' has no teacher activations at 'features'. Available: "
         "['output'].",
     ),
     "a report on labels that are not classes of the teacher": (
-        reporting,
+        reporting_nodes,
         {"teacher": "two_classes"},
         "The feature 'label' must hold class indices from 0 to 1, because the teacher has 2 classes, or -1 for a "
         "missing label. Received: 2",
     ),
     "a report on a student with other classes": (
-        reporting,
+        reporting_nodes,
         {"teacher": "five_classes"},
         "The model 'distilled' must output logits of the teacher's 5 classes, 'output' of shape (None, 5). Received: "
         "{{'output': (None, 3)}}",

@@ -52,7 +52,7 @@ def test_decode_inverts_encode():
     np.testing.assert_allclose(decoded["wide/output"]["top"], expected, rtol=1e-5)
 
 
-def test_the_schema_stores_what_decoding_needs():
+def test_schema_round_trip_of_stored_taps():
     schema = activations.extend_schema(schema_pb2.Schema(), STORED_TAPS)
     assert activations.stored_taps_from_schema(schema_pb2.Schema.FromString(schema.SerializeToString())) == STORED_TAPS
 
@@ -82,12 +82,12 @@ def test_threads_of_a_worker_share_one_teacher(tmp_path, monkeypatch):
     options = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=3"]
     batches = [[e.SerializeToString() for e in examples_of(tmp_path, "train")[first::20]] for first in range(20)]
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
-        labelled = pipeline | beam.Create(batches) | beam.Reshuffle() | beam.ParDo(add_outputs)
-        labelled | beam.combiners.Count.Globally() | beam.Map(lambda count: _assert_equal(count, 200))
+        labeled = pipeline | beam.Create(batches) | beam.Reshuffle() | beam.ParDo(add_outputs)
+        labeled | beam.combiners.Count.Globally() | beam.Map(lambda count: _assert_equal(count, 200))
     assert len(setups) > 1 and len(loads) == 1
 
 
-def test_runtime_parameters_pass_through():
+def test_runtime_parameters_are_passed_on():
     types = {"splits": str, "top_k": str, "batch_size": int, "teacher": str}
     parameters = {name: tfx.dsl.experimental.RuntimeParameter(name=name, ptype=ptype) for name, ptype in types.items()}
     artifacts = tfx.types.standard_artifacts

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.tfx
 README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text()
 
 
-def test_the_pipeline_runs_as_printed(tmp_path):
+def test_readme_pipeline_runs_as_printed(tmp_path):
     (example,) = re.findall(r"## TFX pipelines\n.*?```python\n(.*?)```", README, re.DOTALL)
     assert len(example.strip().splitlines()) <= 20
     write_examples(tmp_path / "examples", {"train": data(60), "eval": data(20)})

@@ -1,4 +1,4 @@
-"""recipes/tfx_pipeline.py, run from the command line."""
+"""Run recipes/tfx_pipeline.py from the command line."""
 
 import os
 import pathlib
@@ -45,24 +45,24 @@ def run(*flags, check=True):
     return process
 
 
-def states(printed):
-    return dict(re.findall(r"^([\w.]+) +(complete|cached)$", printed, re.MULTILINE))
+def states(output):
+    return dict(re.findall(r"^([\w.]+) +(complete|cached)$", output, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """The folder of a run, and its output."""
+    """Return the folder of a run, and its output."""
     folder = tmp_path_factory.mktemp("digits")
     return folder, run("--smoke", f"--workdir={folder}").stdout
 
 
 def test_every_node_runs(digits):
-    folder, printed = digits
-    assert states(printed) == dict.fromkeys(NODES, "complete")
-    assert pathlib.Path(re.search(r"Report: (\S+report\.html)", printed)[1]).exists()
+    folder, output = digits
+    assert states(output) == dict.fromkeys(NODES, "complete")
+    assert pathlib.Path(re.search(r"Report: (\S+report\.html)", output)[1]).exists()
 
 
-def test_the_pushed_model_takes_the_columns_of_the_csv_file(digits):
+def test_pushed_model_takes_the_columns_of_the_csv_file(digits):
     folder, _ = digits
     (pushed,) = (folder / "pushed").iterdir()
     (student,) = (folder / "artifacts" / "Trainer.student" / "model_run").glob("*/student.keras")
@@ -80,7 +80,7 @@ def test_the_pushed_model_takes_the_columns_of_the_csv_file(digits):
     np.testing.assert_allclose(served, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_run_only_compares_the_student_with_the_previous_one(digits):
+def test_second_run_only_compares_with_the_previous_student(digits):
     folder, _ = digits
     second = states(run("--smoke", f"--workdir={folder}").stdout)
     rerun = {"Resolver.previous", "Evaluator.previous", "BulkInferrer", "Pusher"}
@@ -89,14 +89,14 @@ def test_a_second_run_only_compares_the_student_with_the_previous_one(digits):
 
 def test_every_node_runs_on_images(tmp_path):
     prepare(tmp_path / "tfds", "fashion_mnist", {"train": 240, "test": 40})
-    printed = run(
+    output = run(
         "--dataset=fashion_mnist", "--smoke", f"--data_dir={tmp_path / 'tfds'}", f"--workdir={tmp_path}"
     ).stdout
-    assert states(printed) == dict.fromkeys(NODES - {"CsvExampleGen", "Transform"} | {"ImportExampleGen"}, "complete")
+    assert states(output) == dict.fromkeys(NODES - {"CsvExampleGen", "Transform"} | {"ImportExampleGen"}, "complete")
 
 
 @pytest.mark.parametrize("runner", ["kubeflow", "vertex"])
-def test_a_specification_has_every_node(runner, tmp_path):
+def test_specification_has_every_node(runner, tmp_path):
     run(f"--runner={runner}", f"--workdir={tmp_path}", "--image=example/image:1", "--root=gs://bucket/distill")
     (path,) = tmp_path.iterdir()
     specification = yaml.safe_load(path.read_text())
@@ -108,6 +108,6 @@ def test_a_specification_has_every_node(runner, tmp_path):
     assert "keras_distill.pipelines.labelling.Executor" in " ".join(labeller["args"])
 
 
-def test_a_specification_requires_an_image_and_a_root(tmp_path):
+def test_specification_requires_an_image_and_a_root(tmp_path):
     process = run("--runner=vertex", f"--workdir={tmp_path}", check=False)
     assert process.returncode != 0 and "--runner=vertex requires --image and --root" in process.stderr

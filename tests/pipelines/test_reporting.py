@@ -1,3 +1,5 @@
+"""Metrics of DistillationReport."""
+
 import math
 
 import numpy as np
@@ -8,7 +10,7 @@ from keras_distill.pipelines.reporting import _ModelMetrics
 pytestmark = pytest.mark.tfx
 
 
-def test_metrics_worked_by_hand():
+def test_known_metrics():
     # The first pair of probabilities is (1/2, 1/2) and (1/4, 3/4). The other two pairs are equal.
     teacher = np.float32([[0, 0], [1, 0], [0, 2]])
     student = np.float32([[0, math.log(3)], [1, 0], [0, 2]])
@@ -22,7 +24,7 @@ def test_metrics_worked_by_hand():
     assert (run.errors, run.confusion) == (1, [[0, 0], [1, 1]])
 
 
-def test_the_divergence_softens_the_logits():
+def test_divergence_uses_the_temperature():
     # At T = 2 the probabilities are (1/2, 1/2) and (1/4, 3/4).
     metrics = _ModelMetrics(2, 2.0)
     metrics.update(np.array([0]), np.float32([[0, 0]]), np.float32([[0, 2 * math.log(3)]]))

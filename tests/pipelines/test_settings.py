@@ -1,3 +1,5 @@
+"""`Settings` of TFX nodes: serialization, and errors of invalid values."""
+
 import importlib
 import json
 import re
@@ -27,7 +29,7 @@ def test_settings_survive_a_round_trip_through_json():
     assert restored.as_config() == settings.as_config()
 
 
-def test_the_config_changes_with_the_code(tmp_path, monkeypatch):
+def test_config_changes_with_the_code(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "changing_project.py"
     path.write_text("def student(hp):\n    return 1\n")
@@ -38,7 +40,7 @@ def test_the_config_changes_with_the_code(tmp_path, monkeypatch):
     assert Settings("changing_project:student").as_config() != before
 
 
-def test_the_config_contains_the_versions():
+def test_config_contains_the_versions():
     assert set(Settings("tests.support.tfx_project:student").as_config()["keras_distill"]["versions"]) == {
         "keras",
         "keras_distill",

@@ -1,4 +1,4 @@
-"""`run_fn` and `TrainerInputs`, called as a Trainer calls them."""
+"""`run_fn` and `TrainerInputs`, called in the same way as by a TFX Trainer."""
 
 import keras
 import keras_tuner
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tfx
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with examples without teacher activations, their Schema, and a teacher that runs online."""
+    """Return a folder with examples without teacher activations, their Schema, and a teacher that runs online."""
     folder = tmp_path_factory.mktemp("training")
     write_examples(folder, {"train": data(90), "eval": data(30)})
     (folder / "schema.pbtxt").write_text(SCHEMA)
@@ -58,14 +58,14 @@ def test_training_resumes_exactly_after_a_failure(folder):
     with pytest.raises(tf.errors.OpError, match="training failed"):
         trained(folder, "interrupted", backup_dir=str(folder / "second"), **options)
     assert list((folder / "second").iterdir())
-    # Another output folder, because TFX gives each execution new folders.
+    # Use another output folder, because TFX gives each execution new folders.
     resumed = trained(folder, "resumed", backup_dir=str(folder / "second"), **options)
     for expected, actual in zip(uninterrupted, resumed, strict=True):
         np.testing.assert_array_equal(expected, actual)
     assert not any(list(path.iterdir()) for path in (folder / "first", folder / "second") if path.exists())
 
 
-def test_two_replicas_train_like_one(folder):
+def test_two_replicas_match_one(folder):
     single = trained(folder, "one", epochs=2)
     assert_same_weights(
         single, trained(folder, "two", epochs=2, strategy="tests.support.tfx_project:two_devices"), atol=1e-6
@@ -78,7 +78,7 @@ def test_steps_are_divided_among_epochs(folder):
     assert len(list(TrainerInputs(arguments(folder)).train_dataset(0))) == 9
 
 
-def test_the_order_is_a_function_of_the_seed(folder):
+def test_order_of_examples_depends_on_the_seed(folder):
     inputs = TrainerInputs(arguments(folder))
     first, same, other = (np.concatenate([labels for _, labels in inputs.train_dataset(seed)]) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
@@ -86,7 +86,7 @@ def test_the_order_is_a_function_of_the_seed(folder):
     assert sorted(first) == sorted(other)
 
 
-def test_a_student_with_several_inputs_and_no_labels(folder):
+def test_student_with_several_inputs_and_no_labels(folder):
     trained(
         folder,
         "several",
@@ -118,7 +118,7 @@ def test_hyperparameters_reach_student_and_terms(folder):
     assert distiller.terms[0].loss.temperature == 3.5
 
 
-def test_a_node_without_settings_raises(folder):
+def test_node_without_settings_raises(folder):
     args = arguments(folder)
     args.custom_config = {"epochs": 3}
     with pytest.raises(ValueError, match="The node has no keras_distill settings.*'epochs': 3"):

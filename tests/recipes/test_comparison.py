@@ -35,11 +35,11 @@ def test_models_trained_on_other_examples_are_not_reused(settings, tmp_path, mon
     assert compare(digits) == 0
     assert compare(data.digits()) == 2
     x, y = digits.train
-    others = digits._replace(train=(x, np.where(np.arange(len(y)) == 3, (y + 1) % 10, y)))
+    relabeled = digits._replace(train=(x, np.where(np.arange(len(y)) == 3, (y + 1) % 10, y)))
     with pytest.raises(ValueError, match="Choose another --workdir"):
-        compare(others)
+        compare(relabeled)
     (tmp_path / "teacher.keras").unlink()
-    assert compare(others) == 0
+    assert compare(relabeled) == 0
 
 
 @pytest.mark.parametrize("texts", [False, True])
@@ -51,11 +51,11 @@ def test_digest_depends_on_the_values(texts):
         )
 
     assert dataset().digest() == dataset().digest()
-    others = (dataset(), dataset(word="on"), dataset(label=0), dataset(test_label=1))
-    assert len({each.digest() for each in others}) == 4
+    variants = (dataset(), dataset(word="on"), dataset(label=0), dataset(test_label=1))
+    assert len({variant.digest() for variant in variants}) == 4
 
 
-def test_a_student_starts_from_the_trained_weights_of_another(settings, tmp_path, monkeypatch):
+def test_student_starts_from_the_trained_weights_of_another(settings, tmp_path, monkeypatch):
     def add_one(model, *arguments):
         trained = model.student if isinstance(model, Distiller) else model
         for weight in trained.trainable_weights:

@@ -1,4 +1,4 @@
-"""Distillation of twelve BERT layers into six, on a model with random weights."""
+"""Distillation of twelve BERT layers into six, with random weights."""
 
 import math
 
@@ -32,30 +32,32 @@ def distiller(student, teacher):
     return model
 
 
-def test_six_layers_are_initialized_from_every_second_of_twelve():
+def test_student_layers_are_initialized_from_every_second_teacher_layer():
     teacher = minilm_layers.teacher()
     student = minilm_layers.student(teacher)
     for number in range(6):
-        ours, theirs = f"transformer_layer_{number}", f"transformer_layer_{2 * number + 1}"
-        assert_same_weights(weights_of(find_layer(student, ours)), weights_of(find_layer(teacher, theirs)))
+        student_layer, teacher_layer = f"transformer_layer_{number}", f"transformer_layer_{2 * number + 1}"
+        assert_same_weights(
+            weights_of(find_layer(student, student_layer)), weights_of(find_layer(teacher, teacher_layer))
+        )
     for name in ("token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm", "logits"):
         assert_same_weights(weights_of(find_layer(student, name)), weights_of(find_layer(teacher, name)))
     assert len(minilm_layers.student().weights) == len(student.weights) < len(teacher.weights)
 
 
-def test_every_layer_is_paired_with_the_one_it_was_initialized_from():
+def test_terms_pair_each_layer_with_its_initialization():
     terms = {term.name: term for term in minilm_layers.logits_and_layers(minilm_layers.teacher())}
     for number in range(6):
-        ours, theirs = f"transformer_layer_{number}", f"transformer_layer_{2 * number + 1}"
+        student_layer, teacher_layer = f"transformer_layer_{number}", f"transformer_layer_{2 * number + 1}"
         hidden, attention = terms[f"hidden_{number}"], terms[f"attention_{number}"]
-        assert (hidden.student, hidden.teacher) == (ours, theirs)
+        assert (hidden.student, hidden.teacher) == (student_layer, teacher_layer)
         parts = [f"self_attention_layer/{part}" for part in ("query", "key")]
-        assert attention.student == tuple(f"{ours}/{part}" for part in parts)
-        assert attention.teacher == tuple(f"{theirs}/{part}" for part in parts)
+        assert attention.student == tuple(f"{student_layer}/{part}" for part in parts)
+        assert attention.teacher == tuple(f"{teacher_layer}/{part}" for part in parts)
     assert len(terms) == 1 + 1 + 6 * 3
 
 
-def test_terms_decrease_in_training():
+def test_terms_decrease_during_training():
     (inputs, labels), teacher = reviews().train, minilm_layers.teacher()
     model = distiller(minilm_layers.student(), teacher)
     history = model.fit(inputs, labels, epochs=4, batch_size=16, verbose=0).history
@@ -63,18 +65,18 @@ def test_terms_decrease_in_training():
         assert history[name][-1] < history[name][0], name
 
 
-def test_padded_tokens_do_not_count():
+def test_padded_tokens_are_excluded():
     inputs, labels = reviews().train
     teacher = minilm_layers.teacher()
     model = distiller(minilm_layers.student(), teacher)
-    padded = inputs["padding_mask"] == 0
-    assert padded.any()
-    other = {**inputs, "token_ids": np.where(padded, 7, inputs["token_ids"])}
-    first, second = (model.evaluate(x, labels, return_dict=True, verbose=0) for x in (inputs, other))
+    is_padding = inputs["padding_mask"] == 0
+    assert is_padding.any()
+    changed = {**inputs, "token_ids": np.where(is_padding, 7, inputs["token_ids"])}
+    first, second = (model.evaluate(x, labels, return_dict=True, verbose=0) for x in (inputs, changed))
     assert first == pytest.approx(second, rel=1e-5)
 
 
-def test_the_exact_gelu_is_saved_with_the_student(tmp_path):
+def test_saved_student_uses_the_exact_gelu(tmp_path):
     inputs, _ = reviews().test
     student = minilm_layers.student()
     student.save(tmp_path / "student.keras")

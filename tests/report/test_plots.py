@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_distill.report import Example, ModelResult, Run, confusions, plots
+from keras_distill.report import Example, ModelResult, Run, confusions, knowledge, plots
 from keras_distill.utils import drawing, soft_targets
 from tests.report import samples
 

@@ -10,7 +10,7 @@ from keras_distill import Balance, Distiller, Term, heads, load_distiller
 from keras_distill.heads import Fusion, Head
 from keras_distill.losses import HierarchicalContext, Hint, MaskedGenerative
 from keras_distill.teachers import EMATeacher
-from tests.support import every_loss
+from tests.support import loss_models
 from tests.support.helpers import assert_same_weights, compiled, fitted, weights_of
 
 SHAPES = {2: (None, 5), 3: (None, 36, 4), 4: (None, 6, 6, 4)}
@@ -26,11 +26,11 @@ def holds_variables(layer, student, teacher):
 
 def losses_with_variables():
     found = []
-    for name, cls in every_loss.LOSSES.items():
+    for name, cls in loss_models.LOSSES.items():
         if name == "Chunked":
             # Its inner loss is built with the layer of a model.
             continue
-        loss = cls(**every_loss.SETTINGS.get(name, {}))
+        loss = cls(**loss_models.SETTINGS.get(name, {}))
         shapes = [SHAPES[loss.rank]] if loss.rank else SHAPES.values()
         if any(holds_variables(cls.from_config(loss.get_config()), shape, shape) for shape in shapes):
             found.append(name)
@@ -72,8 +72,8 @@ def assert_round_trip(distiller, teacher, x, y, path):
 
 @pytest.mark.parametrize("name", losses_with_variables())
 def test_losses(name, tmp_path):
-    distiller = every_loss.distiller_with(name)
-    assert_round_trip(distiller, distiller.teacher, *every_loss.pictures(8, name), tmp_path / "d.keras")
+    distiller = loss_models.distiller_with(name)
+    assert_round_trip(distiller, distiller.teacher, *loss_models.images(8, name), tmp_path / "d.keras")
 
 
 def test_every_head_with_variables_has_a_case():
@@ -82,17 +82,17 @@ def test_every_head_with_variables_has_a_case():
 
 @pytest.mark.parametrize("name", TERMS)
 def test_heads(name, tmp_path):
-    student, teacher = every_loss.network("student"), every_loss.network("teacher")
+    student, teacher = loss_models.network("student"), loss_models.network("teacher")
     distiller = Distiller(student=student, teacher=teacher, terms=[TERMS[name]()])
-    assert_round_trip(distiller, teacher, *every_loss.pictures(8), tmp_path / "d.keras")
+    assert_round_trip(distiller, teacher, *loss_models.images(8), tmp_path / "d.keras")
 
 
 def test_weights_with_state_and_a_moving_teacher(tmp_path):
     keras.utils.set_random_seed(3)
-    student = every_loss.network("student")
+    student = loss_models.network("student")
     terms = [Term(Hint(), "vector", "vector", weight=Balance(0.1))]
     distiller = compiled(Distiller(student=student, teacher=EMATeacher(student, decay=0.5), terms=terms))
-    x, y = every_loss.pictures(8)
+    x, y = loss_models.images(8)
     fitted(distiller, x, y)
     distiller.save(tmp_path / "d.keras")
     copy = keras.models.clone_model(student)

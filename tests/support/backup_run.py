@@ -1,6 +1,6 @@
 """Training with checkpoints and planned faults: `python -m tests.support.backup_run FOLDER OUT [PLAN]`.
 
-The process trains alone, or as one of the workers in TF_CONFIG. It writes its state to `OUT/<worker>.npz` and its
+The process is a single worker, or one of the workers in TF_CONFIG. It writes its state to `OUT/<worker>.npz` and its
 history to `OUT/<worker>.json`. PLAN is a JSON list of faults of this worker. The fault
 `{"signal": "SIGKILL", "at": "step", "count": 5, "after": 0.01}` sends the signal to the process 0.01 seconds after its
 fifth step begins. `at` is "step", "epoch" (its end), "validation" (one of its batches), "hash" (a write of arrays to a
@@ -28,7 +28,7 @@ EPOCHS, EXAMPLES, BATCH, EVERY = 4, 68, 7, 3
 
 
 class Faults(keras.callbacks.Callback):
-    """Carry out a plan of faults, and print each step that is made."""
+    """Trigger the planned faults, and print every training step."""
 
     def __init__(self, plan):
         super().__init__()
@@ -46,10 +46,10 @@ class Faults(keras.callbacks.Callback):
 
         checkpoints.HashingWriter.write, os.fsync = write, fsync
 
-    def reach(self, at):
-        self.counts[at] += 1
+    def reach(self, event):
+        self.counts[event] += 1
         for fault in self.plan:
-            if (fault["at"], fault["count"]) == (at, self.counts[at]):
+            if (fault["at"], fault["count"]) == (event, self.counts[event]):
                 arguments = os.getpid(), getattr(signal, fault["signal"])
                 if fault.get("after"):
                     threading.Timer(fault["after"], os.kill, arguments).start()
@@ -57,7 +57,7 @@ class Faults(keras.callbacks.Callback):
                     os.kill(*arguments)
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Steps that an earlier process made are skipped.
+        # `Backup` skips the steps of an earlier process.
         if self.model.train_function.__name__ != "skip_step":
             self.reach("step")
             print("step", self.epoch, batch, flush=True)
@@ -73,7 +73,7 @@ class Faults(keras.callbacks.Callback):
 
 
 def distiller():
-    """Return a distiller with every kind of state: dropout, EMA teacher, schedule, balance, head and Adam."""
+    """Return a distiller with all kinds of state: dropout, EMA teacher, schedule, balance, head and Adam."""
     student = keras.Sequential(
         [
             keras.Input((8,)),
@@ -111,9 +111,9 @@ def state(model):
 
 
 def main(folder, out, plan="[]"):
-    several = "TF_CONFIG" in os.environ
-    strategy = tf.distribute.MultiWorkerMirroredStrategy() if several else tf.distribute.get_strategy()
-    worker = strategy.cluster_resolver.task_id if several else 0
+    is_cluster = "TF_CONFIG" in os.environ
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if is_cluster else tf.distribute.get_strategy()
+    worker = strategy.cluster_resolver.task_id if is_cluster else 0
     with strategy.scope():
         model, history = fitted(folder, [Faults(json.loads(plan))])
     np.savez(f"{out}/{worker}.npz", *state(model))

@@ -1,4 +1,4 @@
-"""A distiller without problems, to which each test of the pre-flight checks adds one."""
+"""Distiller that passes all pre-flight checks. Each test of the checks adds one problem."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from tests.support.helpers import compiled, features, mlp
 
 
 def clusters(examples=256, classes=4, seed=0):
-    """Inputs of shape `[examples, 8]` around one center per class, and class indices."""
+    """Return inputs of shape `[examples, 8]` around one center per class, and class indices."""
     labels = np.random.default_rng(seed).integers(0, classes, examples)
     return (features(classes, 8, seed=5, scale=2)[labels] + features(examples, 8, seed=seed)).astype("float32"), labels
 
@@ -26,7 +26,7 @@ def default_terms(**options):
 
 
 def healthy_distiller(teacher, student=None, terms=None, optimizer=None, **options):
-    """A compiled distiller in which the check finds no problem, unless the arguments add one."""
+    """Return a compiled distiller that passes the check, unless the arguments add a problem."""
     terms = default_terms() if terms is None else terms
     model = Distiller(student=student or network(), teacher=teacher, terms=terms, supervised_weight=0.1)
     return compiled(model, optimizer or keras.optimizers.Adam(1e-3), **options)
@@ -37,14 +37,14 @@ def names(findings):
 
 
 def only_finding(findings, name, *words):
-    """The single finding, which must have this name and contain the words."""
+    """Return the single finding, which must have this name and contain the words."""
     assert names(findings) == [name], [str(finding) for finding in findings]
     assert all(word in str(findings[0]) for word in words), str(findings[0])
     return findings[0]
 
 
 def function_teacher(model, change):
-    """A teacher function, whose last operation cannot be inspected."""
+    """Return a teacher function, whose last operation cannot be inspected."""
     return lambda x: change(model(x))
 
 

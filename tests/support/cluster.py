@@ -16,7 +16,7 @@ def start(arguments, workers=1, logs=None, variables=None, folder=None):
     Args:
         arguments: List of strings, or a list of such lists, one for each worker.
         workers: Number of workers. A single one gets no TF_CONFIG. Defaults to 1.
-        logs: Folder for their output, `<worker>.log`. Defaults to None, which keeps it for `communicate`.
+        logs: Folder for the output files `<worker>.log`. Defaults to None, which passes the output to `communicate`.
         variables: Additional environment variables, `{name: value}`.
         folder: Working directory. Defaults to that of this process.
 
@@ -33,8 +33,8 @@ def start(arguments, workers=1, logs=None, variables=None, folder=None):
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
         output = subprocess.PIPE if logs is None else open(logs / f"{index}.log", "a")  # noqa: SIM115
-        own = arguments[index] if isinstance(arguments[0], list) else arguments
-        command = [sys.executable, *map(str, own)]
+        worker_arguments = arguments[index] if isinstance(arguments[0], list) else arguments
+        command = [sys.executable, *map(str, worker_arguments)]
         options = {"env": environment, "cwd": folder, "text": True}
         processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options))
     return processes

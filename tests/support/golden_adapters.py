@@ -82,13 +82,13 @@ ADAPTERS = {}
 
 
 def mean_over(values, valid):
-    """Average over all valid tokens of the batch, as published code does; a `Term` averages per example first."""
+    """Average over all valid tokens of the batch, as in the published code. A `Term` averages per example first."""
     valid = ops.cast(valid, "float32")
     return ops.divide_no_nan(ops.sum(values * valid), ops.sum(valid))
 
 
 def entropy(logits, temperature=1.0):
-    """Compute the entropy: soft cross-entropy minus divergence."""
+    """Compute the entropy, which is soft cross-entropy minus divergence."""
     log = ops.log_softmax(logits / temperature, axis=-1)
     return -ops.sum(ops.exp(log) * log, axis=-1)
 
@@ -99,7 +99,7 @@ def cross_entropy(student, teacher, temperature=1.0):
 
 
 def pooled(student, teacher):
-    """Pool as RepDistiller: if heights differ, the taller feature map is pooled to a square of the lower height."""
+    """Pool as in RepDistiller: if heights differ, pool the taller feature map to a square of the lower height."""
     height = min(student.shape[1], teacher.shape[1])
     if student.shape[1] == teacher.shape[1]:
         return student, teacher
@@ -135,14 +135,14 @@ def _(inputs, settings):
     temperature = settings["temperature"]
     if temperature is None:
         temperature = ops.expand_dims(inputs["temperature_per_example"], -1)
-    # Divided beforehand, since each example may have its own temperature.
+    # Divided before the loss, because each example may have a different temperature.
     return ops.mean(cross_entropy(inputs["student"] / temperature, inputs["teacher"] / temperature))
 
 
 @adapter("hard_label")
 def _(inputs, settings):
     teacher = inputs["teacher"]
-    # A teacher with probability 1 for its top class.
+    # Logits with probability 1 for the teacher's top class.
     hard_targets = 1e4 * ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1])
     return ops.mean(kl_divergence(inputs["student"], hard_targets, 1.0))
 
@@ -153,7 +153,7 @@ def _(inputs, settings):
     student_loss, teacher_loss = (
         keras.losses.sparse_categorical_crossentropy(inputs["labels"], x, from_logits=True) for x in (student, teacher)
     )
-    # A sample weight by the ratio of the cross-entropies of both models.
+    # The sample weight depends on the ratio of the cross-entropies of both models.
     weight = ops.stop_gradient(1.0 - ops.exp(-student_loss / (teacher_loss + 1e-7)))
     return ops.mean(weight * tau**2 * cross_entropy(student, teacher, tau))
 
@@ -320,7 +320,7 @@ def _(inputs, settings):
 
 
 def _stored(inputs, settings):
-    """Return logits of both models over the stored classes and a bucket."""
+    """Return logits of both models over the stored classes and one bucket for all other classes."""
     student = gather_top_k(inputs["student"], inputs["teacher_ids"], settings["temperature"])
     values = inputs["teacher_values"]
     if settings["missing"] == "zero":
@@ -352,13 +352,13 @@ def _(inputs, settings):
 @adapter("at_paper")
 def _(inputs, settings):
     values = attention_transfer(inputs["student"], inputs["teacher"], 2)
-    # The norm instead of the mean of squares.
+    # The reference uses the norm instead of the mean of squares.
     return ops.mean(ops.sqrt(ops.sum(ops.reshape(values, (values.shape[0], -1)), axis=-1)))
 
 
 @adapter("ft_repdistiller")
 def _(inputs, settings):
-    # The difference of attention maps to the power p2 instead of 2.
+    # The reference raises the difference of attention maps to the power p2 instead of 2.
     values = attention_transfer(*pooled(inputs["student"], inputs["teacher"]), settings["p1"])
     nonzero = values > 0
     return ops.mean(ops.where(nonzero, ops.power(ops.where(nonzero, values, 1.0), settings["p2"] / 2), 0.0))
@@ -379,7 +379,7 @@ def _(inputs, settings):
 def _(inputs, settings):
     kernel = (settings["gamma"], settings["max_p"]) if settings["kernel"] == "gaussian" else (None, 1)
     values = correlation_congruence(inputs["student"], inputs["teacher"], *kernel)
-    # Not squared: the root of the sum over all pairs, divided by the squared batch size.
+    # The reference is not squared: the root of the sum over all pairs, divided by the squared batch size.
     return ops.sqrt(ops.mean(values)) / values.shape[0]
 
 
@@ -397,7 +397,7 @@ def _(inputs, settings):
 @adapter("ickd")
 def _(inputs, settings):
     values = inter_channel_correlation(inputs["student"], inputs["teacher"])
-    # Divided by the channels once only, and by the batch size once more.
+    # The reference divides by the number of channels only once, and by the batch size once more.
     return ops.mean(values) * inputs["student"].shape[-1] / values.shape[0]
 
 
@@ -436,7 +436,7 @@ def _(inputs, settings):
 def _(inputs, settings):
     layers, (_, length, _) = _two_layers(inputs), inputs["student_0"].shape
     valid = ops.cast(inputs.get("mask", ops.ones(layers[0].shape[:2])), "float32")
-    # With tokens and features swapped; the mean is over the pairs of valid tokens.
+    # FSP with tokens and features swapped. The mean is over the pairs of valid tokens.
     values = fsp(*(ops.swapaxes(x * valid[..., None], 1, 2) for x in layers))
     return ops.sum(values) * length**2 / ops.sum(ops.square(ops.sum(valid, axis=1)))
 
@@ -447,13 +447,13 @@ def _two_layers(inputs):
 
 @adapter("pairwise_affinity")
 def _(inputs, settings):
-    maps = []
+    feature_maps = []
     for features in (inputs["student"], inputs["teacher"]):
         length = ops.norm(features, axis=-1, keepdims=True) + 1e-8
         pixels = channels_first(features / ops.stop_gradient(length))
-        # With pixels and channels swapped, scaled so that the mean over channels becomes the cosine.
-        maps += 2 * [pixels * pixels.shape[1] ** 0.5]
-    return ops.mean(fsp(*maps))
+        # FSP with pixels and channels swapped, scaled so that the mean over channels becomes the cosine.
+        feature_maps += 2 * [pixels * pixels.shape[1] ** 0.5]
+    return ops.mean(fsp(*feature_maps))
 
 
 @adapter("distilbert_cos")
@@ -470,7 +470,7 @@ def _(inputs, settings):
 @adapter("ab")
 def _(inputs, settings):
     layers = _layers(inputs)
-    # The sum over all entries, times the weight of each layer in the code.
+    # The reference sums over all entries, and multiplies by a weight of each layer.
     return sum(
         2.0 ** (i - len(layers) + 1)
         * 3e-3
@@ -488,7 +488,7 @@ def _(inputs, settings):
         for axis in (1, 2):
             teacher = adaptive_average_pool(teacher, axis, student.shape[axis])
         margin = negative_mean(inputs[f"bn_gamma_{i}"], inputs[f"bn_beta_{i}"])
-        # The sum over all entries.
+        # The reference sums over all entries.
         values = _entries(student) * ops.mean(margin_relu(student, teacher, margin))
         total += 2.0 ** (i - len(layers) + 1) * values
     return total
@@ -511,13 +511,13 @@ def _(inputs, settings):
 
 @adapter("kta")
 def _(inputs, settings):
-    # Factor transfer with another norm for the scale.
+    # Factor transfer with another order of the norm that scales each factor.
     return _factors(inputs, settings["p"], settings["q"])
 
 
 def _factors(inputs, p, q):
     loss = ops.mean(factor_transfer(inputs["student"], inputs["teacher"], p, q))
-    # At p = 1 a mean instead of the sum.
+    # At p = 1, the reference uses a mean instead of the sum.
     return loss / _entries(inputs["student"]) if p == 1 else loss
 
 
@@ -540,16 +540,16 @@ def _(inputs, settings):
 
 @adapter("mgd_full")
 def _(inputs, settings):
-    maps = inputs["student"]
+    feature_maps = inputs["student"]
     if "kernel_align" in inputs:
-        maps = _convolved(maps, inputs, "align")
-    maps = maps * kept(inputs["uniform"], settings["lambda"], settings["mask_on"] == "channel")
-    maps = _convolved(ops.relu(_convolved(maps, inputs, "gen0")), inputs, "gen1")
-    return _masked_generative(maps, inputs["teacher"], settings["alpha"])
+        feature_maps = _convolved(feature_maps, inputs, "align")
+    feature_maps = feature_maps * kept(inputs["uniform"], settings["lambda"], settings["mask_on"] == "channel")
+    feature_maps = _convolved(ops.relu(_convolved(feature_maps, inputs, "gen0")), inputs, "gen1")
+    return _masked_generative(feature_maps, inputs["teacher"], settings["alpha"])
 
 
-def _convolved(maps, inputs, name):
-    return ops.conv(maps, inputs[f"kernel_{name}"], padding="same") + inputs[f"bias_{name}"]
+def _convolved(feature_maps, inputs, name):
+    return ops.conv(feature_maps, inputs[f"kernel_{name}"], padding="same") + inputs[f"bias_{name}"]
 
 
 def _masked_generative(student, teacher, alpha):

@@ -110,17 +110,17 @@ class Counter(keras.layers.Layer):
 PLOTTING = ("keras_distill.report", "keras_distill.utils.drawing", "keras_distill.utils.soft_targets")
 
 
-def missing_package(patch, name):
+def missing_package(monkeypatch, name):
     """Simulate that an optional package of `keras_distill.report` is not installed.
 
     Args:
-        patch: A `pytest.MonkeyPatch`, which restores the modules.
+        monkeypatch: A `pytest.MonkeyPatch`, which restores the modules.
         name: Name of the package.
     """
     import keras_distill.report
 
-    # Recorded, since importing the modules again replaces the attribute of the package.
-    patch.setattr(keras_distill, "report", keras_distill.report)
+    # The patch records this attribute, because importing the modules again replaces it.
+    monkeypatch.setattr(keras_distill, "report", keras_distill.report)
     for module in [module for module in sys.modules if module.startswith(PLOTTING)]:
-        patch.delitem(sys.modules, module)
-    patch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)

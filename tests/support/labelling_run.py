@@ -1,4 +1,4 @@
-"""A run of LabelWithTeacher in which a worker may die: `python -m tests.support.labelling_run RUNNER FOLDER [FAILURE]`.
+"""Run LabelWithTeacher, and kill a worker on request: `python -m tests.support.labelling_run RUNNER FOLDER [FAILURE]`.
 
 RUNNER is "processes", Beam's FnApiRunner with two worker processes, or "dask", a cluster with two workers. With the
 FAILURE "run" or "write", the first worker that reaches its fourth batch, or its sixth file, kills itself with SIGKILL.
@@ -20,7 +20,7 @@ from keras_distill.pipelines.beam import LabelWithTeacher, _TeacherRunner
 from tests.support.helpers import data
 
 SETTINGS = {"taps": ("output", "features"), "batch_size": 10, "shard_bytes": 2000}
-# The function in which the worker dies, and at which of its calls.
+# The function that kills the worker, and the number of the call.
 FAILURES = {"none": None, "run": (_TeacherRunner, "outputs", 4), "write": (shards, "_replace", 6)}
 
 
@@ -29,16 +29,16 @@ def examples():
 
 
 def teacher(folder, failure):
-    """Load the teacher in a worker, and make the worker die if a failure is given."""
+    """Load the teacher in a worker. If a failure is given, kill the worker at that call."""
     if FAILURES[failure] is not None:
-        owner, name, last = FAILURES[failure]
+        owner, name, fatal_call = FAILURES[failure]
         function, calls = getattr(owner, name), 0
 
         def call(*arguments, **options):
             nonlocal calls
             calls += 1
-            # Only one worker dies, and only once.
-            if calls == last and not (folder / "died").exists():
+            # Kill only one worker, and only once.
+            if calls == fatal_call and not (folder / "died").exists():
                 (folder / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
@@ -60,7 +60,7 @@ def main(runner, folder, failure="none"):
         options += [f"--dask_client_address={cluster.scheduler_address}", "--dask_partition_size=20"]
     else:
         options = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-        # Without it, Beam looks for a container image.
+        # Without this option, Beam requires a container image.
         options += ["--sdk_container_image=unused"]
     x = examples()
     load = functools.partial(teacher, folder, failure)

@@ -1,11 +1,11 @@
-"""Datasets of noise in the file format of TensorFlow Datasets."""
+"""Noise datasets in the file format of TensorFlow Datasets."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 
 def prepare(data_dir, name, counts):
-    """Write a dataset of labelled noise images under the name of a real one.
+    """Write a dataset of labeled noise images under the name of a real dataset.
 
     Args:
         data_dir: Data folder of TensorFlow Datasets.

@@ -1,10 +1,10 @@
-"""The public API: what the wings list in `__all__`."""
+"""Public API: the names in `__all__` of the package and its subpackages."""
 
 import importlib
 
 import keras_distill
 
-WINGS = [
+SUBPACKAGES = [
     "cache",
     "callbacks",
     "compression",
@@ -22,7 +22,7 @@ WINGS = [
     "training",
     "tuning",
 ]
-PACKAGES = [keras_distill, *(importlib.import_module(f"keras_distill.{wing}") for wing in WINGS)]
+PACKAGES = [keras_distill, *(importlib.import_module(f"keras_distill.{name}") for name in SUBPACKAGES)]
 # Classes and functions by their full name.
 PUBLIC = {
     f"{value.__module__}.{value.__qualname__}": value

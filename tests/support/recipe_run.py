@@ -14,7 +14,7 @@ from keras_distill import Distiller
 from keras_distill.preflight import check
 from recipes import common, comparison, data, training
 
-# Enough for the images. The moving statistics of batch normalization need about a hundred steps.
+# Enough for these images: the moving statistics of batch normalization need about a hundred steps.
 EPOCHS = 8
 
 
@@ -38,7 +38,7 @@ def check_students(title, description, data, teacher, students, **options):
     rate = common.TEACHER_LEARNING_RATE.value or common.LEARNING_RATE.value
     training.compile(models[None], rate, steps)
     models[None].fit(*data.train, epochs=EPOCHS, batch_size=common.BATCH_SIZE.value, verbose=0)
-    few = comparison.with_few_labels(data)
+    training_data = comparison.with_few_labels(data)
     for student in students:
         if student.terms is None:
             continue
@@ -51,10 +51,10 @@ def check_students(title, description, data, teacher, students, **options):
             supervised_weight=training.alpha(student),
         )
         training.compile(distiller, common.LEARNING_RATE.value, steps)
-        findings = check(distiller, *few.train, batch_size=common.BATCH_SIZE.value)
+        findings = check(distiller, *training_data.train, batch_size=common.BATCH_SIZE.value)
         print(f"{student.name}: {len(findings)} findings", *findings, sep="\n")
         if any(student.name in (other.teacher, other.start) for other in students):
-            distiller.fit(*few.train, epochs=EPOCHS, batch_size=common.BATCH_SIZE.value, verbose=0)
+            distiller.fit(*training_data.train, epochs=EPOCHS, batch_size=common.BATCH_SIZE.value, verbose=0)
             models[student.name] = distiller.student
 
 

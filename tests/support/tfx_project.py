@@ -1,4 +1,4 @@
-"""A user's project that the tests' pipelines refer to: eight numeric features, three classes."""
+"""User project for the pipeline tests: models and terms for eight numeric features and three classes."""
 
 import keras
 import tensorflow as tf

@@ -42,7 +42,7 @@ def examples_of(uri, split):
 
 
 class Pipeline:
-    """A pipeline in a folder, which may run several times, and its outputs.
+    """Pipeline in a folder that can run several times, and its outputs.
 
     Args:
         folder: Directory of the pipeline.

@@ -1,7 +1,7 @@
-"""Search that kills itself: `python -m tests.support.tuning_run FOLDER [STEP]`.
+"""Run a hyperparameter search, and kill it on request: `python -m tests.support.tuning_run FOLDER [STEP]`.
 
 It runs as a single process, or as the chief or a worker that KerasTuner's environment variables name. Each training
-that begins adds a line to `FOLDER/log`: the process and the temperature. A process sends itself SIGKILL when it begins
+adds a line at its start to `FOLDER/log`: the process and the temperature. A process sends itself SIGKILL when it begins
 its STEPth step. With `failing` in place of a number, every trial fails.
 """
 

@@ -1,3 +1,5 @@
+"""`Distiller`: arguments, summary, trainable variables and export."""
+
 import warnings
 
 import keras
@@ -13,7 +15,7 @@ from keras_distill.teachers import CachedTeacher, ModelTeacher, Teacher
 from tests.support.helpers import compiled, data, features, fitted, mlp
 
 
-def test_summary_shows_the_terms_with_heads_and_shapes():
+def test_summary_lists_terms_with_heads_and_shapes():
     terms = [Term(KLDivergence()), Term(Hint(), "features", "features", head="auto")]
     lines = []
     Distiller(student=mlp(8), teacher=mlp(16, name="teacher"), terms=terms).summary(
@@ -24,14 +26,14 @@ def test_summary_shows_the_terms_with_heads_and_shapes():
     assert "student 'features' (None, 8) -> Projection -> teacher 'features' (None, 16)" in text
 
 
-def test_only_student_heads_and_losses_are_trained():
+def test_trainable_variables_are_those_of_student_and_heads():
     student, teacher = mlp(8), mlp(16, name="teacher")
     distiller = Distiller(student=student, teacher=teacher, terms=[Term(Hint(), "features", "features", head="auto")])
     expected = [*student.trainable_variables, *distiller.heads[0].trainable_variables]
     assert [id(v) for v in distiller.trainable_variables] == [id(v) for v in expected]
 
 
-def test_models_of_several_inputs():
+def test_models_with_several_inputs():
     def model(width, name):
         left, right = keras.Input((8,), name="left"), keras.Input((4,), name="right")
         joined = keras.layers.Concatenate()([left, right])
@@ -58,7 +60,7 @@ class Subclassed(keras.Model):
         return self.dense(inputs)
 
 
-def test_inputs_are_asked_for_only_if_nothing_tells_them():
+def test_inputs_are_required_only_for_unknown_input_shapes():
     terms = [Term(KLDivergence())]
     with pytest.raises(ValueError, match="The input shapes of 'student' and 'teacher' are unknown. Pass `inputs=`"):
         Distiller(student=Subclassed("student"), teacher=Subclassed("teacher"), terms=terms)
@@ -73,7 +75,7 @@ def test_inputs_are_asked_for_only_if_nothing_tells_them():
 
 
 @pytest.mark.parametrize("inputs", [(8,), 8, "x"])
-def test_inputs_that_are_none(inputs):
+def test_invalid_inputs_raise(inputs):
     with pytest.raises(ValueError, match="`inputs` must be an example batch"):
         Distiller(
             student=Subclassed("student"), teacher=Subclassed("teacher"), terms=[Term(KLDivergence())], inputs=inputs
@@ -81,13 +83,13 @@ def test_inputs_that_are_none(inputs):
 
 
 @pytest.mark.parametrize("student", [None, "student", keras.layers.Dense(3)])
-def test_a_student_is_a_model(student):
+def test_invalid_student_raises(student):
     with pytest.raises(ValueError, match="`student` must be a keras.Model"):
         Distiller(student=student, teacher=mlp(name="teacher"), terms=[Term(KLDivergence())])
 
 
 @pytest.mark.parametrize("teacher", [3, "teacher"])
-def test_a_teacher_is_a_model_or_a_function(teacher):
+def test_invalid_teacher_raises(teacher):
     with pytest.raises(ValueError, match="A teacher must be a keras.Model"):
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())])
 
@@ -103,12 +105,12 @@ def test_a_teacher_is_a_model_or_a_function(teacher):
         (Term(Hint(), "features[0]", "features"), "matches no entry of 'student'"),
     ],
 )
-def test_taps_are_checked_when_the_distiller_is_made(term, message):
+def test_unknown_taps_raise_in_the_constructor(term, message):
     with pytest.raises(ValueError, match=message):
         Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[term])
 
 
-def test_a_function_has_no_layers_to_tap():
+def test_layer_tap_of_a_function_raises():
     with pytest.raises(ValueError, match=r"A function has no layers to tap. Received: taps \['features'\]"):
         Distiller(student=mlp(), teacher=lambda x: x, terms=[Term(Hint(), "features", "features")])
 
@@ -123,7 +125,7 @@ def test_a_function_has_no_layers_to_tap():
         (None, False),
     ],
 )
-def test_a_cross_entropy_of_probabilities_is_warned_of(loss, warned):
+def test_cross_entropy_without_from_logits_warns(loss, warned):
     distiller = Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -131,7 +133,7 @@ def test_a_cross_entropy_of_probabilities_is_warned_of(loss, warned):
     assert [str(w.message) for w in caught if "from_logits=True" in str(w.message)] != [] if warned else not caught
 
 
-def test_a_cross_entropy_behind_a_softmax_is_right():
+def test_cross_entropy_after_a_softmax_does_not_warn():
     student = mlp()
     student.add(keras.layers.Softmax())
     distiller = Distiller(student=student, teacher=mlp(name="teacher"), terms=[Term(KLDivergence(), student="logits")])
@@ -140,7 +142,7 @@ def test_a_cross_entropy_behind_a_softmax_is_right():
         distiller.compile("sgd", "sparse_categorical_crossentropy")
 
 
-def test_the_supervised_weight_may_change_with_the_step():
+def test_supervised_weight_accepts_a_schedule():
     distiller = Distiller(
         student=mlp(),
         teacher=mlp(16, name="teacher"),
@@ -152,7 +154,7 @@ def test_the_supervised_weight_may_change_with_the_step():
     np.testing.assert_allclose(logged["loss"], weighted, rtol=1e-5, atol=1e-12)
 
 
-def test_regularisers_count_whatever_the_supervised_weight():
+def test_supervised_weight_does_not_scale_regularization_losses():
     student = mlp(kernel_regularizer=keras.regularizers.L2(1.0))
     penalty = float(tf.reduce_sum(student.get_layer("features").kernel ** 2))
     distiller = Distiller(
@@ -162,7 +164,7 @@ def test_regularisers_count_whatever_the_supervised_weight():
     np.testing.assert_allclose(logged["loss"], [penalty], rtol=1e-5)
 
 
-def test_heads_run_in_training_mode_while_training():
+def test_heads_run_in_training_mode_in_fit():
     head = keras.layers.Dropout(0.5, seed=1)
     distiller = compiled(
         Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(Hint(), head=head)]),
@@ -173,7 +175,7 @@ def test_heads_run_in_training_mode_while_training():
     assert tested[0] == tested[1] != pytest.approx(trained, rel=1e-3)
 
 
-def test_exported_is_the_student(tmp_path):
+def test_export_saves_the_student(tmp_path):
     distiller = compiled(Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())]))
     distiller.export(tmp_path / "exported", verbose=False)
     loaded = tf.saved_model.load(str(tmp_path / "exported"))
@@ -181,7 +183,7 @@ def test_exported_is_the_student(tmp_path):
     np.testing.assert_allclose(served, distiller.predict(features(4, 8), verbose=0), rtol=1e-5)
 
 
-def test_a_teacher_of_ones_own():
+def test_custom_teacher():
     class Constant(Teacher):
         steps = 0
 
@@ -199,7 +201,7 @@ def test_a_teacher_of_ones_own():
     assert teacher.steps == 3
 
 
-def test_stored_activations_are_checked():
+def test_missing_stored_activations_raise():
     with pytest.raises(ValueError, match=r"The activations \['features'\] were not stored. Stored: \['output'\]"):
         Distiller(
             student=mlp(), teacher=CachedTeacher({OUTPUT: features(4, 3)}), terms=[Term(Hint(), "features", "features")]
@@ -211,5 +213,5 @@ def test_stored_activations_are_checked():
         fitted(distiller, *data())
 
 
-def test_batch_has_the_fields_in_their_order():
+def test_order_of_batch_fields():
     assert Batch._fields[:5] == ("inputs", "labels", "sample_weight", "cached", "step")

@@ -1,6 +1,6 @@
-"""`fit`, `evaluate` and `predict` of a distiller are those of the student itself.
+"""`fit`, `evaluate` and `predict` of a distiller match those of the student.
 
-With terms that weigh next to nothing a distiller must make the updates, and log the numbers, of plain training.
+With negligible term weights, a distiller must make the same updates and log the same values as training without it.
 """
 
 import keras
@@ -27,47 +27,47 @@ from tests.support.helpers import (
 pytestmark = pytest.mark.everyday
 
 
-def negligible(student):
-    """A distiller whose teacher has no say."""
+def with_negligible_terms(student):
+    """Return a distiller whose terms have negligible weights."""
     teacher = keras.models.clone_model(student)
     outputs = [f"output[{name}]" for name in ("topic", "tone")] if len(student.outputs) > 1 else ["output"]
     terms = [Term(Hint(), output, output, weight=1e-20) for output in outputs]
     return Distiller(student=student, teacher=teacher, terms=terms)
 
 
-def compare(make, fit_arguments, compile_options=lambda: {}, **fit_options):
-    """Trains the student plainly and through a distiller; weights and logs must agree."""
+def assert_same_as_plain_training(make_student, fit_arguments, compile_options=lambda: {}, **fit_options):
+    """Train the student with and without a distiller; weights, logs and predictions must agree."""
     results = []
-    for wrap in (lambda student: student, negligible):
+    for wrap in (lambda student: student, with_negligible_terms):
         keras.utils.set_random_seed(0)
-        student = make()
+        student = make_student()
         model = wrap(student)
         keras.utils.set_random_seed(1)
         model.compile(**({"optimizer": keras.optimizers.SGD(0.1), "loss": crossentropy()} | compile_options()))
         history = fitted(model, *fit_arguments(), epochs=2, **fit_options)
         results.append((history, weights_of(student), model.predict(features(5, *student.input_shape[1:]), verbose=0)))
-    (plain, weights, predicted), (ours, other, other_predicted) = results
-    assert_same_weights(weights, other, rtol=2e-5, atol=1e-6)
+    (plain, weights, predicted), (distilled, other_weights, other_predicted) = results
+    assert_same_weights(weights, other_weights, rtol=2e-5, atol=1e-6)
     keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), predicted, other_predicted)
-    assert set(plain) <= set(ours)
+    assert set(plain) <= set(distilled)
     for name in plain:
-        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(plain[name], distilled[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_without_a_teacher_the_student_learns_as_alone():
+def test_distiller_without_a_teacher_matches_keras_fit():
     results = []
     for wrap in (lambda student: student, lambda student: Distiller(student=student, teacher=None, terms=[])):
         keras.utils.set_random_seed(0)
         student = mlp()
         history = fitted(compiled(wrap(student), metrics=["accuracy"]), *data(), epochs=2)
         results.append((history, weights_of(student)))
-    (plain, weights), (ours, other) = results
-    assert_same_weights(weights, other, rtol=1e-6, atol=1e-7)
+    (plain, weights), (distilled, other_weights) = results
+    assert_same_weights(weights, other_weights, rtol=1e-6, atol=1e-7)
     for name in plain:
-        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(plain[name], distilled[name], rtol=1e-6, err_msg=name)
 
 
-def test_terms_need_a_teacher_and_a_teacher_needs_terms():
+def test_terms_and_teacher_require_each_other():
     with pytest.raises(ValueError, match="`terms` is empty"):
         Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[])
     with pytest.raises(ValueError, match="`teacher` is None"):
@@ -103,8 +103,8 @@ class Sequence(keras.utils.PyDataset):
     ],
     ids=["arrays", "shuffled", "tf.data", "generator", "PyDataset"],
 )
-def test_every_source_of_data(arguments, options):
-    compare(mlp, arguments, lambda: {"metrics": ["accuracy"]}, **options)
+def test_data_sources(arguments, options):
+    assert_same_as_plain_training(mlp, arguments, lambda: {"metrics": ["accuracy"]}, **options)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,10 @@ def test_every_source_of_data(arguments, options):
     ],
     ids=["sample_weight", "class_weight", "validation_data", "validation_split", "ragged"],
 )
-def test_every_option_of_fit(options):
-    compare(mlp, data, lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}, **options)
+def test_fit_arguments(options):
+    assert_same_as_plain_training(
+        mlp, data, lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,11 +138,11 @@ def test_every_option_of_fit(options):
     ids=["steps_per_execution", "run_eagerly", "jit_compile", "accumulation", "AdamW", "string", "loss_weights"],
 )
 @pytest.mark.filterwarnings("ignore:The loss 'sparse_categorical_crossentropy'")
-def test_every_option_of_compile(options):
-    compare(mlp, data, options)
+def test_compile_arguments(options):
+    assert_same_as_plain_training(mlp, data, options)
 
 
-def function_metric(y_true, y_pred):
+def metric_function(y_true, y_pred):
     return keras.ops.mean(y_pred, axis=-1)
 
 
@@ -149,34 +151,34 @@ def function_metric(y_true, y_pred):
     [
         ["accuracy"],
         ["acc", "sparse_categorical_crossentropy"],
-        [function_metric],
+        [metric_function],
         [keras.metrics.SparseTopKCategoricalAccuracy(2)],
     ],
     ids=["string", "strings", "function", "object"],
 )
-def test_every_form_of_metrics(metrics):
-    compare(mlp, data, lambda: {"metrics": keras.tree.map_structure(_fresh, metrics)})
+def test_forms_of_metrics(metrics):
+    assert_same_as_plain_training(mlp, data, lambda: {"metrics": keras.tree.map_structure(_copy_metric, metrics)})
 
 
-def _fresh(metric):
+def _copy_metric(metric):
     return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
 
 
-def everything():
+def regularized_model():
     inputs = keras.Input((8,))
     x = keras.layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1", activation="relu")(inputs)
     x = keras.layers.Dropout(0.5, seed=2)(keras.layers.BatchNormalization()(x))
     return keras.Model(inputs, keras.layers.Dense(3)(x), name="student")
 
 
-def test_regularisers_normalisation_and_dropout():
-    compare(everything, data, validation_data=data())
+def test_regularizers_batch_normalization_and_dropout():
+    assert_same_as_plain_training(regularized_model, data, validation_data=data())
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
-    compare(mlp, data)
+    assert_same_as_plain_training(mlp, data)
 
 
 def token_model():
@@ -194,7 +196,7 @@ def token_data():
 
 @pytest.mark.parametrize("weights", [None, np.arange(120.0).reshape(24, 5) % 3])
 def test_padded_tokens(weights):
-    compare(
+    assert_same_as_plain_training(
         token_model,
         token_data,
         lambda: {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]},
@@ -213,7 +215,7 @@ def two_outputs(kind):
 def test_several_outputs(weights):
     x, topic = data()
     labels = {"topic": topic, "tone": features(24, 1, seed=3)}
-    compare(
+    assert_same_as_plain_training(
         lambda: two_outputs("dict"),
         lambda: (x, labels),
         lambda: {
@@ -228,13 +230,15 @@ def test_several_outputs(weights):
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_regression(loss):
-    compare(
+    assert_same_as_plain_training(
         lambda: mlp(classes=1), lambda: (data()[0], features(24, 1, seed=4)), lambda: {"loss": loss, "metrics": ["mae"]}
     )
 
 
-def test_labels_of_minus_one_that_are_no_class_numbers_are_labels():
-    compare(lambda: mlp(classes=1), lambda: (data()[0], np.where(data()[1] > 1, 1, -1)), lambda: {"loss": "hinge"})
+def test_minus_one_is_a_valid_label_for_other_losses():
+    assert_same_as_plain_training(
+        lambda: mlp(classes=1), lambda: (data()[0], np.where(data()[1] > 1, 1, -1)), lambda: {"loss": "hinge"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ def test_labels_of_minus_one_that_are_no_class_numbers_are_labels():
     ],
     ids=["jit_compile", "steps_per_execution", "accumulation", "run_eagerly"],
 )
-def test_terms_work_under_every_option_of_compile(options):
+def test_terms_with_compile_arguments(options):
     results = []
     for chosen in ({"optimizer": keras.optimizers.SGD(0.1)}, options):
         keras.utils.set_random_seed(0)
@@ -258,7 +262,7 @@ def test_terms_work_under_every_option_of_compile(options):
         ]
         distiller = compiled(Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=terms), **chosen)
         if "optimizer" in options and chosen is not options:
-            # Two batches of 8 accumulated are one of 16, for losses that compare no example with another.
+            # Accumulating two batches of 8 equals one batch of 16 only for losses that treat examples separately.
             continue
         results.append(fitted(distiller, *data(32), epochs=2))
     for name in results[0]:
@@ -266,7 +270,7 @@ def test_terms_work_under_every_option_of_compile(options):
     assert results[-1]["loss"][1] < results[-1]["loss"][0]
 
 
-def test_accumulated_batches_are_one_batch():
+def test_gradient_accumulation_matches_a_larger_batch():
     results = []
     for steps, batch_size in ((2, 8), (None, 16)):
         keras.utils.set_random_seed(0)
@@ -282,7 +286,7 @@ def test_accumulated_batches_are_one_batch():
     assert_same_weights(*results)
 
 
-def test_callbacks_act_on_the_distiller(tmp_path):
+def test_keras_callbacks(tmp_path):
     (x, y), teacher = data(), mlp(16, name="teacher")
     distiller = compiled(Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence())]), metrics=["accuracy"])
     callbacks = [
@@ -299,7 +303,7 @@ def test_callbacks_act_on_the_distiller(tmp_path):
     assert list((tmp_path / "board").rglob("events*"))
 
 
-def test_single_batches():
+def test_train_test_and_predict_on_batch():
     (x, y), distiller = (
         data(8),
         compiled(Distiller(student=mlp(), teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())])),
@@ -316,7 +320,7 @@ def test_training_without_labels_and_validation_with_them():
     assert history["supervised_loss"] == [0.0] * 3 and min(history["val_supervised_loss"]) > 0
 
 
-def test_inputs_with_activations_serve_predict_and_evaluate():
+def test_predict_and_evaluate_accept_inputs_with_activations():
     (x, y), logits = data(), features(24, 3, seed=5)
     distiller = compiled(
         Distiller(student=mlp(), teacher=CachedTeacher({"output": logits}), terms=[Term(KLDivergence())])
@@ -327,45 +331,45 @@ def test_inputs_with_activations_serve_predict_and_evaluate():
     logged = distiller.evaluate(joined, y, verbose=0, return_dict=True)
     np.testing.assert_allclose(logged["kl_divergence_loss"], reference, rtol=1e-5)
     batches = tf.data.Dataset.from_tensor_slices((joined, y)).shuffle(24, seed=1).batch(8)
-    again = distiller.evaluate(batches, verbose=0, return_dict=True)
-    np.testing.assert_allclose(again["kl_divergence_loss"], reference, rtol=1e-5)
+    from_dataset = distiller.evaluate(batches, verbose=0, return_dict=True)
+    np.testing.assert_allclose(from_dataset["kl_divergence_loss"], reference, rtol=1e-5)
 
 
-def test_weights_and_class_weights_with_missing_labels():
+def test_class_weights_with_missing_labels():
     (x, y), weight = data(), {0: 0.5, 1: 2.0, 2: 3.0}
-    seen = np.arange(24) % 3 > 0
+    labeled = np.arange(24) % 3 > 0
     student = mlp()
     distiller = compiled(
         Distiller(student=student, teacher=mlp(16, name="teacher"), terms=[Term(KLDivergence())]),
         keras.optimizers.SGD(0.0),
     )
-    logged = fitted(distiller, x, np.where(seen, y, -1), batch_size=24, class_weight=weight)
+    logged = fitted(distiller, x, np.where(labeled, y, -1), batch_size=24, class_weight=weight)
     log_p = np.log(softmax(student.predict(x, verbose=0)))[np.arange(24), y]
     weights = np.vectorize(weight.get)(y)
-    np.testing.assert_allclose(logged["supervised_loss"], -(weights * log_p)[seen].sum() / seen.sum(), rtol=1e-5)
+    np.testing.assert_allclose(logged["supervised_loss"], -(weights * log_p)[labeled].sum() / labeled.sum(), rtol=1e-5)
 
 
-def test_missing_labels_among_tokens():
+def test_missing_token_labels():
     tokens, labels = token_data()
-    seen = np.random.default_rng(3).random(labels.shape) < 0.5
+    labeled = np.random.default_rng(3).random(labels.shape) < 0.5
     student = token_model()
-    distiller = compiled(negligible(student), keras.optimizers.SGD(0.0), metrics=["accuracy"])
-    logged = fitted(distiller, tokens, np.where(seen, labels, -1), batch_size=24)
-    logits, counted = student.predict(tokens, verbose=0), seen & (tokens != 0)
+    distiller = compiled(with_negligible_terms(student), keras.optimizers.SGD(0.0), metrics=["accuracy"])
+    logged = fitted(distiller, tokens, np.where(labeled, labels, -1), batch_size=24)
+    logits, counted = student.predict(tokens, verbose=0), labeled & (tokens != 0)
     log_p = np.take_along_axis(np.log(softmax(logits)), labels[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(logged["supervised_loss"], -log_p[counted].mean(), rtol=1e-5)
     np.testing.assert_allclose(logged["accuracy"], (logits.argmax(axis=-1) == labels)[counted].mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array([0.5, 0.25], "float32")])
-def test_a_metric_may_return_what_is_no_tensor(value):
+def test_metric_results_that_are_not_tensors(value):
     class Constant(keras.metrics.Metric):
         def __init__(self):
             super().__init__()
-            self.seen = self.add_variable((), "zeros")
+            self.count = self.add_variable((), "zeros")
 
         def update_state(self, y_true, y_pred, sample_weight=None):
-            self.seen.assign_add(1)
+            self.count.assign_add(1)
 
         def result(self):
             return value

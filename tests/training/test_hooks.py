@@ -1,4 +1,4 @@
-"""Subclasses of distillers override hooks, not steps."""
+"""Hooks that subclasses of distillers override."""
 
 import inspect
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.everyday
 
 @keras.saving.register_keras_serializable("tests")
 class Shifted(Distiller):
-    """Adds a constant to the inputs and to the loss of the terms."""
+    """Distiller that adds a constant to the inputs."""
 
     def __init__(self, shift=0.0, **kwargs):
         super().__init__(**kwargs)
@@ -29,13 +29,13 @@ class Shifted(Distiller):
         return {**super().get_config(), "shift": self.shift}
 
 
-def test_steps_are_written_once():
+def test_distillers_inherit_train_step_and_test_step():
     for cls in (Distiller, MutualDistiller):
         assert "train_step" not in vars(cls) and "test_step" not in vars(cls)
     assert {"train_step", "test_step"} <= set(vars(BaseDistiller))
 
 
-def test_prepare_batch_changes_what_both_models_see():
+def test_prepare_batch_changes_the_inputs_of_both_models():
     (x, y), teacher = data(), mlp(name="teacher")
     student = mlp()
     shifted = compiled(Shifted(1.5, student=student, teacher=teacher), keras.optimizers.SGD(0.0))
@@ -48,7 +48,7 @@ def test_prepare_batch_changes_what_both_models_see():
     )
 
 
-def test_a_subclass_is_saved_and_loaded(tmp_path):
+def test_save_and_load_a_subclass(tmp_path):
     (x, y), teacher = data(), mlp(name="teacher")
     first = compiled(Shifted(0.5, student=mlp(), teacher=teacher))
     fitted(first, x, y)
@@ -58,7 +58,7 @@ def test_a_subclass_is_saved_and_loaded(tmp_path):
     assert fitted(first, x, y) == fitted(second, x, y)
 
 
-def test_the_users_scope_of_custom_objects_is_kept(tmp_path):
+def test_load_distiller_uses_the_custom_object_scope(tmp_path):
     class Halved(keras.layers.Layer):
         def call(self, inputs):
             return inputs / 2
@@ -71,13 +71,13 @@ def test_the_users_scope_of_custom_objects_is_kept(tmp_path):
     np.testing.assert_array_equal(loaded.student.get_weights()[0], student.get_weights()[0])
 
 
-def test_a_subclass_without_its_teacher_names_itself(tmp_path):
+def test_loading_a_subclass_without_its_teacher_raises(tmp_path):
     compiled(Shifted(student=mlp(), teacher=mlp(name="teacher"))).save(tmp_path / "d.keras")
     with pytest.raises(ValueError, match=r"A saved Shifted does not hold its teacher. Load it with keras_distill.load"):
         keras.saving.load_model(tmp_path / "d.keras")
 
 
-def test_losses_of_may_add_a_loss():
+def test_losses_of_changes_the_loss():
     class Penalized(Distiller):
         def losses_of(self, batch, student, teacher, training):
             losses = super().losses_of(batch, student, teacher, training)
@@ -92,14 +92,14 @@ def test_losses_of_may_add_a_loss():
     np.testing.assert_allclose(penalized["loss"][0], plain["loss"][0] + 3.5, rtol=1e-5)
 
 
-def test_positional_arguments_raise_and_name_both_orders():
+def test_positional_arguments_raise():
     with pytest.raises(TypeError, match=r"Distiller\(student=..., teacher=..., terms=...\).*\(teacher, student, ...\)"):
         Distiller(mlp(name="teacher"), mlp(), [Term(KLDivergence())])
     parameters = inspect.signature(Distiller.__init__).parameters.values()
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters if p.name != "self")
 
 
-def test_terms_default_to_one_softened_kl():
+def test_default_terms_are_one_kl_divergence():
     (x, y), student, teacher = data(), mlp(), mlp(name="teacher")
     default = compiled(Distiller(student=student, teacher=teacher), keras.optimizers.SGD(0.0))
     explicit = compiled(
@@ -109,7 +109,7 @@ def test_terms_default_to_one_softened_kl():
     assert Distiller(student=student, teacher=None).terms == ()
 
 
-def test_a_weight_of_zero_leaves_the_student_to_its_labels():
+def test_zero_weight_matches_training_without_a_teacher():
     (x, y), first, second = data(), mlp(), mlp()
     second.set_weights(first.get_weights())
     fitted(
@@ -121,7 +121,7 @@ def test_a_weight_of_zero_leaves_the_student_to_its_labels():
 
 
 class Alternating(LossWeight):
-    """1 in even steps, 0 in odd ones."""
+    """Weight of 1 in even steps and 0 in odd steps."""
 
     def value(self, step):
         return 1.0 - keras.ops.cast(step % 2, "float32")
@@ -129,7 +129,7 @@ class Alternating(LossWeight):
 
 @keras.saving.register_keras_serializable("tests")
 class Counted(keras.layers.Layer, LossWeight):
-    """Number of training steps so far: a weight with state."""
+    """Weight with state: the number of training steps so far."""
 
     def build(self):
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
@@ -146,27 +146,27 @@ class Counted(keras.layers.Layer, LossWeight):
         self.count.assign_add(1.0)
 
 
-class Steps(keras.callbacks.Callback):
+class BatchLogs(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.logs = []
 
     def on_train_batch_end(self, batch, logs=None):
-        # Means over the epoch so far.
+        # Keras logs means over the epoch so far.
         self.logs.append(dict(logs))
 
 
-def test_a_users_weight_without_state():
-    (x, y), steps = data(), Steps()
+def test_custom_weight_without_state():
+    (x, y), recorder = data(), BatchLogs()
     terms = [Term(KLDivergence(1.0), weight=Alternating())]
     distiller = Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=terms, supervised_weight=0.0)
-    fitted(compiled(distiller, keras.optimizers.SGD(0.0)), x, y, callbacks=[steps])
-    losses = [logs["loss"] * (number + 1) for number, logs in enumerate(steps.logs)]
-    terms = [logs["kl_divergence_loss"] * (number + 1) for number, logs in enumerate(steps.logs)]
+    fitted(compiled(distiller, keras.optimizers.SGD(0.0)), x, y, callbacks=[recorder])
+    losses = [logs["loss"] * (number + 1) for number, logs in enumerate(recorder.logs)]
+    terms = [logs["kl_divergence_loss"] * (number + 1) for number, logs in enumerate(recorder.logs)]
     np.testing.assert_allclose(np.diff(losses, prepend=0), np.diff(terms, prepend=0) * [1, 0, 1], atol=1e-6)
-    assert "kl_divergence_weight" not in steps.logs[0]
+    assert "kl_divergence_weight" not in recorder.logs[0]
 
 
-def test_a_users_weight_with_state_is_logged_saved_and_left_alone_by_evaluation(tmp_path):
+def test_custom_weight_with_state_is_logged_and_saved(tmp_path):
     (x, y), teacher = data(), mlp(name="teacher")
     distiller = compiled(
         Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence(), weight=Counted())]),
@@ -181,14 +181,14 @@ def test_a_users_weight_with_state_is_logged_saved_and_left_alone_by_evaluation(
 
 
 @pytest.mark.parametrize("weight", [-1, np.nan, np.inf, "x", True])
-def test_other_weights_raise(weight):
+def test_invalid_weights_raise(weight):
     with pytest.raises(ValueError, match="`weight of KLDivergence` must be a finite number"):
         Term(KLDivergence(), weight=weight)
     with pytest.raises(ValueError, match="`supervised_weight` must be a finite number"):
         Distiller(student=mlp(), teacher=mlp(name="teacher"), supervised_weight=weight)
 
 
-def test_crossentropy_is_unchanged_by_the_loop():
+def test_crossentropy_matches_keras_evaluate():
     (x, y), student = data(), mlp()
     baseline = compiled(Distiller(student=student, teacher=None), keras.optimizers.SGD(0.0))
     student.compile(loss=crossentropy())

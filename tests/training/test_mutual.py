@@ -1,3 +1,5 @@
+"""`MutualDistiller`: deep mutual learning of two and more peers."""
+
 import warnings
 
 import keras
@@ -27,7 +29,8 @@ def peers(count=2, **options):
     return {name: mlp(width, name=name, **options) for name, width in zip("abc", (4, 6, 8)[:count])}
 
 
-def still():
+def zero_rate_sgd():
+    """Return SGD with a learning rate of 0: `fit` logs losses without changing weights."""
     return keras.optimizers.SGD(0.0)
 
 
@@ -39,29 +42,29 @@ def crossentropies(logits, y):
     return -np.log(softmax(logits))[np.arange(len(y)), y]
 
 
-def mutual(logits, name, temperature=1.0):
-    """Equation 4 of the paper and, for more than two peers, 7: the mean of the divergences from the others."""
+def mutual_loss(logits, name, temperature=1.0):
+    """Return the mean divergence from the other peers: equation 4 of the paper, or 7 for more than two peers."""
     return np.mean([softened_kl(logits[name], z, temperature) for other, z in logits.items() if other != name], axis=0)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_every_loss_is_that_of_the_paper(count):
+def test_losses_match_the_paper(count):
     (x, y), models = data(21), peers(count)
     logits = predictions(models, x)
-    logged = fitted(compiled(MutualDistiller(models, weight=0.7, supervised_weight=0.3), still()), x, y)
+    logged = fitted(compiled(MutualDistiller(models, weight=0.7, supervised_weight=0.3), zero_rate_sgd()), x, y)
     for name in models:
-        supervised, taught = crossentropies(logits[name], y).mean(), mutual(logits, name).mean()
+        supervised, divergence = crossentropies(logits[name], y).mean(), mutual_loss(logits, name).mean()
         np.testing.assert_allclose(logged[f"{name}_supervised_loss"], [supervised], rtol=1e-5)
-        np.testing.assert_allclose(logged[f"{name}_mutual_loss"], [taught], rtol=1e-5)
-        np.testing.assert_allclose(logged[f"{name}_loss"], [0.3 * supervised + 0.7 * taught], rtol=1e-5)
+        np.testing.assert_allclose(logged[f"{name}_mutual_loss"], [divergence], rtol=1e-5)
+        np.testing.assert_allclose(logged[f"{name}_loss"], [0.3 * supervised + 0.7 * divergence], rtol=1e-5)
     np.testing.assert_allclose(logged["loss"], sum(np.array(logged[f"{name}_loss"]) for name in models), rtol=1e-6)
     kinds = {f"{name}_{kind}loss" for name in models for kind in ("", "supervised_", "mutual_")}
     assert set(logged) == {"loss"} | kinds
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_each_peer_follows_the_gradient_of_its_own_loss(count):
-    """Gradient of the last layer by hand: d KL(p_j || p_i) / d z_i = p_i - p_j, and the others are constants."""
+def test_each_peer_is_updated_by_the_gradient_of_its_loss(count):
+    """Check the update of the last layer: d KL(p_j || p_i) / d z_i = p_i - p_j, where p_j is a constant."""
     (x, y), models = data(), peers(count)
     before = {name: weights_of(model) for name, model in models.items()}
     p = {name: softmax(logits) for name, logits in predictions(models, x).items()}
@@ -69,47 +72,47 @@ def test_each_peer_follows_the_gradient_of_its_own_loss(count):
     fitted(compiled(MutualDistiller(models), keras.optimizers.SGD(0.5)), x, y, batch_size=24)
     for name, model in models.items():
         others = np.mean([q for other, q in p.items() if other != name], axis=0)
-        slope = ((p[name] - np.eye(3)[y]) + (p[name] - others)) / 24
+        gradient = ((p[name] - np.eye(3)[y]) + (p[name] - others)) / 24
         kernel, bias = weights_of(model)[2:]
-        np.testing.assert_allclose(kernel, before[name][2] - 0.5 * hidden[name].T @ slope, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(bias, before[name][3] - 0.5 * slope.sum(axis=0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(kernel, before[name][2] - 0.5 * hidden[name].T @ gradient, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(bias, before[name][3] - 0.5 * gradient.sum(axis=0), rtol=1e-4, atol=1e-6)
 
 
-def test_two_peers_make_the_step_of_two_distillers():
+def test_two_peers_match_two_distillers():
     (x, y), models = data(), peers()
     copies = {name: keras.models.clone_model(model) for name, model in models.items()}
     for name, model in models.items():
         copies[name].set_weights(weights_of(model))
     expected = []
     for student, teacher in (("a", "b"), ("b", "a")):
-        alone = keras.models.clone_model(models[student])
-        alone.set_weights(weights_of(models[student]))
+        clone = keras.models.clone_model(models[student])
+        clone.set_weights(weights_of(models[student]))
         fitted(
-            compiled(Distiller(student=alone, teacher=copies[teacher], terms=[Term(KLDivergence(1.0))])),
+            compiled(Distiller(student=clone, teacher=copies[teacher], terms=[Term(KLDivergence(1.0))])),
             x,
             y,
             batch_size=24,
         )
-        expected.append(weights_of(alone))
+        expected.append(weights_of(clone))
     fitted(compiled(MutualDistiller(models)), x, y, batch_size=24)
     for model, weights in zip(models.values(), expected):
         assert_same_weights(weights_of(model), weights)
 
 
-def test_a_loss_of_ones_own_and_weights_that_change():
+def test_custom_loss_and_weight_schedules():
     (x, y), models = data(), peers(3)
     logits = predictions(models, x)
     distiller = MutualDistiller(models, KLDivergence(3.0), Linear(0.5, 2.5, 2), Linear(1.0, 0.0, 2))
-    logged = fitted(compiled(distiller, still()), x, y)
+    logged = fitted(compiled(distiller, zero_rate_sgd()), x, y)
     weights, supervised_weights = np.repeat([0.5, 1.5, 2.5], 8), np.repeat([1.0, 0.5, 0.0], 8)
     for name in models:
-        own = supervised_weights * crossentropies(logits[name], y) + weights * mutual(logits, name, 3.0)
-        np.testing.assert_allclose(logged[f"{name}_loss"], [own.mean()], rtol=1e-5)
-    # One that reads the labels.
+        expected = supervised_weights * crossentropies(logits[name], y) + weights * mutual_loss(logits, name, 3.0)
+        np.testing.assert_allclose(logged[f"{name}_loss"], [expected.mean()], rtol=1e-5)
+    # A loss that uses the labels.
     assert np.isfinite(fitted(compiled(MutualDistiller(peers(), DecoupledKD())), x, y)["loss"]).all()
 
 
-def test_they_learn_and_their_metrics_are_their_own():
+def test_losses_decrease_and_metrics_are_per_peer():
     (x, y), models = data(64), peers(3)
     accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
     distiller = compiled(
@@ -120,35 +123,37 @@ def test_they_learn_and_their_metrics_are_their_own():
         assert history[f"{name}_supervised_loss"][-1] < 0.8 * history[f"{name}_supervised_loss"][0]
         assert history[f"{name}_mutual_loss"][-1] < 0.7 * history[f"{name}_mutual_loss"][0]
     for name, logits in predictions(models, x).items():
-        found = np.mean(logits.argmax(axis=-1) == y)
-        assert history[f"val_{name}_accuracy"][-1] == pytest.approx(found)
-        assert history[f"val_{name}_weighted_accuracy"][-1] == pytest.approx(found)
+        expected = np.mean(logits.argmax(axis=-1) == y)
+        assert history[f"val_{name}_accuracy"][-1] == pytest.approx(expected)
+        assert history[f"val_{name}_weighted_accuracy"][-1] == pytest.approx(expected)
 
 
-def test_sample_weights_reach_every_loss():
+def test_sample_weights_apply_to_all_losses():
     (x, y), models, weight = data(), peers(), np.arange(24, dtype="float32")
     logits = predictions(models, x)
-    logged = fitted(compiled(MutualDistiller(models), still()), x, y, sample_weight=weight)
+    logged = fitted(compiled(MutualDistiller(models), zero_rate_sgd()), x, y, sample_weight=weight)
     for name in models:
-        np.testing.assert_allclose(logged[f"{name}_mutual_loss"], [np.mean(weight * mutual(logits, name))], rtol=1e-5)
+        np.testing.assert_allclose(
+            logged[f"{name}_mutual_loss"], [np.mean(weight * mutual_loss(logits, name))], rtol=1e-5
+        )
         supervised = np.mean(weight * crossentropies(logits[name], y))
         np.testing.assert_allclose(logged[f"{name}_supervised_loss"], [supervised], rtol=1e-5)
 
 
-def test_examples_without_a_label_teach_all_the_same():
-    (x, y), models, seen = data(), peers(), np.arange(24) % 3 > 0
+def test_unlabeled_examples_count_in_the_mutual_loss():
+    (x, y), models, labeled = data(), peers(), np.arange(24) % 3 > 0
     logits = predictions(models, x)
-    distiller = compiled(MutualDistiller(models), still(), metrics=["accuracy"])
-    logged = fitted(distiller, x, np.where(seen, y, -1), batch_size=24)
+    distiller = compiled(MutualDistiller(models), zero_rate_sgd(), metrics=["accuracy"])
+    logged = fitted(distiller, x, np.where(labeled, y, -1), batch_size=24)
     for name in models:
-        np.testing.assert_allclose(logged[f"{name}_mutual_loss"], [mutual(logits, name).mean()], rtol=1e-5)
-        supervised = crossentropies(logits[name], y)[seen].mean()
+        np.testing.assert_allclose(logged[f"{name}_mutual_loss"], [mutual_loss(logits, name).mean()], rtol=1e-5)
+        supervised = crossentropies(logits[name], y)[labeled].mean()
         np.testing.assert_allclose(logged[f"{name}_supervised_loss"], [supervised], rtol=1e-5)
-        right = np.mean((logits[name].argmax(axis=-1) == y)[seen])
-        np.testing.assert_allclose(logged[f"{name}_accuracy"], [right], rtol=1e-6)
+        accuracy = np.mean((logits[name].argmax(axis=-1) == y)[labeled])
+        np.testing.assert_allclose(logged[f"{name}_accuracy"], [accuracy], rtol=1e-6)
 
 
-def test_without_labels_they_learn_from_one_another():
+def test_training_without_labels():
     x, distiller = data()[0], MutualDistiller(peers())
     distiller.compile(keras.optimizers.SGD(0.5))
     history = fitted(distiller, x, epochs=5)
@@ -156,23 +161,23 @@ def test_without_labels_they_learn_from_one_another():
     assert history["loss"][-1] < history["loss"][0]
 
 
-def test_padded_tokens_count_for_no_peer():
+def test_padded_tokens_are_excluded():
     def model(width, name):
         embedding = keras.layers.Embedding(9, width, mask_zero=True)
         return keras.Sequential([keras.Input((3,), dtype="int32"), embedding, keras.layers.Dense(4)], name=name)
 
     x, models = np.array([[1, 2, 0], [3, 0, 0]]), {"a": model(3, "a"), "b": model(5, "b")}
     logits = predictions(models, x)
-    logged = fitted(compiled(MutualDistiller(models), still()), x, np.zeros((2, 3), int))
+    logged = fitted(compiled(MutualDistiller(models), zero_rate_sgd()), x, np.zeros((2, 3), int))
     kl = softened_kl(logits["a"], logits["b"], 1.0)
     np.testing.assert_allclose(logged["a_mutual_loss"], [(kl[0, :2].mean() + kl[1, 0]) / 2], rtol=1e-5)
 
 
-def test_each_peer_has_its_own_regularisers():
+def test_regularization_losses_are_per_peer():
     (x, y), models = data(), peers()
     models["a"] = mlp(4, name="a", kernel_regularizer=keras.regularizers.L2(0.1))
     penalty = 0.1 * np.sum(models["a"].get_layer("features").kernel.numpy() ** 2)
-    logged = fitted(compiled(MutualDistiller(models), still()), x, y)
+    logged = fitted(compiled(MutualDistiller(models), zero_rate_sgd()), x, y)
     parts = {name: logged[f"{name}_supervised_loss"][0] + logged[f"{name}_mutual_loss"][0] for name in models}
     np.testing.assert_allclose(logged["a_loss"], [parts["a"] + penalty], rtol=1e-5)
     np.testing.assert_allclose(logged["b_loss"], [parts["b"]], rtol=1e-5)
@@ -188,7 +193,7 @@ def test_each_peer_has_its_own_regularisers():
     ],
     ids=["jit_compile", "run_eagerly", "steps_per_execution", "accumulation"],
 )
-def test_every_option_of_compile(options):
+def test_compile_arguments(options):
     (x, y), results = data(32), []
     accumulated = 2 if "optimizer" in options else 1
     for chosen, size in (({}, 8 * accumulated), (options, 8)):
@@ -201,7 +206,7 @@ def test_every_option_of_compile(options):
         np.testing.assert_allclose(results[0][0]["loss"], results[1][0]["loss"], rtol=1e-5)
 
 
-def test_two_replicas_make_the_update_of_one():
+def test_two_replicas_match_one():
     (x, y), results = data(), []
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
     for strategy in (tf.distribute.get_strategy(), two):
@@ -218,7 +223,7 @@ def test_two_replicas_make_the_update_of_one():
 
 
 @pytest.mark.parametrize("policies", [("float32", "mixed_float16"), ("mixed_bfloat16",) * 2])
-def test_peers_may_differ_in_precision(policies):
+def test_peers_with_different_dtype_policies(policies):
     models = {}
     for name, policy in zip("ab", policies):
         keras.config.set_dtype_policy(policy)
@@ -231,55 +236,58 @@ def test_peers_may_differ_in_precision(policies):
     assert {metric.variables[0].dtype for metric in distiller.metrics} == {"float32"}
 
 
-def test_evaluation_changes_nothing_and_predictions_are_each_peers():
-    (x, y), models = data(), {name: with_state(name) for name in "ab"}
+def test_evaluate_changes_nothing_and_predict_returns_every_peer():
+    (x, y), models = data(), {name: stateful_model(name) for name in "ab"}
     distiller = compiled(MutualDistiller(models))
     before = [weights_of(model) for model in models.values()]
     first, second = (distiller.evaluate(x, y, verbose=0, return_dict=True) for _ in range(2))
     assert first == second
     for old, model in zip(before, models.values()):
         assert_same_weights(old, weights_of(model), rtol=0, atol=0)
-    said, alone = distiller.predict(x, verbose=0), predictions(models, x)
-    assert list(said) == ["a", "b"]
-    for name in said:
-        np.testing.assert_allclose(said[name], alone[name], rtol=1e-5, atol=1e-6)
+    predicted, expected = distiller.predict(x, verbose=0), predictions(models, x)
+    assert list(predicted) == ["a", "b"]
+    for name in predicted:
+        np.testing.assert_allclose(predicted[name], expected[name], rtol=1e-5, atol=1e-6)
     Distiller(student=mlp(), teacher=Ensemble(distiller.peers), terms=[Term(KLDivergence())])
 
 
-def with_state(name, width=8):
-    """With batch normalization and dropout, whose random state is restored as well."""
+def stateful_model(name, width=8):
+    """Return a model with batch normalization and dropout, whose seed generator state must be restored too."""
     layers = keras.layers
     hidden = [layers.Dense(width), layers.BatchNormalization(), layers.Dropout(0.3)]
     return keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(3)], name=name)
 
 
-def test_a_reloaded_run_goes_on_bit_for_bit(tmp_path):
+def test_resumed_training_is_bit_exact(tmp_path):
     x, y = data()
     distiller = MutualDistiller(
-        [with_state("net", 4), with_state("net", 6)], KLDivergence(Linear(4.0, 1.0, 12)), Linear(0.5, 2.0, 12), 0.5
+        [stateful_model("net", 4), stateful_model("net", 6)],
+        KLDivergence(Linear(4.0, 1.0, 12)),
+        Linear(0.5, 2.0, 12),
+        0.5,
     )
     compiled(distiller, keras.optimizers.Adam(0.01), metrics=["accuracy"])
     fitted(distiller, x, y, epochs=2)
     distiller.save(tmp_path / "d.keras")
-    unbroken = fitted(distiller, x, y, epochs=2)
+    uninterrupted = fitted(distiller, x, y, epochs=2)
     resumed = keras.saving.load_model(tmp_path / "d.keras")
     assert resumed.optimizer.iterations.numpy() == 6 and list(resumed.peers) == ["peer_0", "peer_1"]
-    assert fitted(resumed, x, y, epochs=2) == unbroken
+    assert fitted(resumed, x, y, epochs=2) == uninterrupted
     for one, other in zip(distiller.peers.values(), resumed.peers.values()):
         assert_same_weights(weights_of(one), weights_of(other), rtol=0, atol=0)
 
 
-def test_a_saved_peer_holds_no_trace_of_the_others(tmp_path):
+def test_saved_peer_does_not_contain_the_others(tmp_path):
     small, giant = mlp(name="small"), mlp(4000, name="giant")
     distiller = compiled(MutualDistiller({"small": small, "giant": giant}))
     fitted(distiller, *data())
     distiller.peers["small"].save(tmp_path / "small.keras")
     assert (tmp_path / "small.keras").stat().st_size < 40_000
-    found = keras.saving.load_model(tmp_path / "small.keras")
-    np.testing.assert_array_equal(found.predict(data()[0], verbose=0), small.predict(data()[0], verbose=0))
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(loaded.predict(data()[0], verbose=0), small.predict(data()[0], verbose=0))
 
 
-def test_peers_need_not_be_built():
+def test_unbuilt_peers():
     x, y = data()
     models = [keras.Sequential([keras.layers.Dense(3)], name=name) for name in "ab"]
     with pytest.raises(ValueError, match="The input shapes of 'a' and 'b' are unknown"):
@@ -288,7 +296,7 @@ def test_peers_need_not_be_built():
 
 
 @pytest.mark.parametrize("taps", [{}, {"logits": "logits"}], ids=["of the output", "of a layer"])
-def test_peers_that_end_in_a_softmax(taps):
+def test_peers_with_a_softmax_output(taps):
     (x, y), models = data(), peers()
     logits = predictions(models, x)
     for model in models.values():
@@ -296,13 +304,13 @@ def test_peers_that_end_in_a_softmax(taps):
     distiller = MutualDistiller(models, **taps)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        distiller.compile(still(), "sparse_categorical_crossentropy")
+        distiller.compile(zero_rate_sgd(), "sparse_categorical_crossentropy")
     logged = fitted(distiller, x, y)
-    np.testing.assert_allclose(logged["a_mutual_loss"], [mutual(logits, "a").mean()], rtol=1e-5)
+    np.testing.assert_allclose(logged["a_mutual_loss"], [mutual_loss(logits, "a").mean()], rtol=1e-5)
     np.testing.assert_allclose(logged["a_supervised_loss"], [crossentropies(logits["a"], y).mean()], rtol=1e-5)
 
 
-def test_peers_of_several_outputs():
+def test_peers_with_several_outputs():
     def model(name):
         inputs = keras.Input((8,))
         outputs = {part: keras.layers.Dense(n, name=part)(inputs) for part, n in (("topic", 3), ("tone", 2))}
@@ -318,17 +326,17 @@ def test_peers_of_several_outputs():
     assert {"a_topic_loss", "b_tone_loss", "a_topic_accuracy"} <= set(history)
 
 
-def test_a_cross_entropy_of_probabilities_is_warned_of():
+def test_cross_entropy_without_from_logits_warns():
     with pytest.warns(UserWarning, match="from_logits=True"):
         MutualDistiller(peers()).compile("sgd", "sparse_categorical_crossentropy")
 
 
-def shared():
+def peers_with_shared_layers():
     first = mlp(name="first")
     return {"a": first, "b": keras.Sequential([keras.Input((8,)), *first.layers], name="twin")}
 
 
-def broken():
+def peers_with_nan_weights():
     models = peers()
     models["b"].get_layer("logits").kernel.assign(np.full((6, 3), np.nan))
     return models
@@ -343,8 +351,8 @@ def broken():
         (lambda: MutualDistiller({"a": mlp(), "b": lambda x: x}), "Each peer must be a keras.Model. Received: {'b'"),
         (lambda: MutualDistiller({"": mlp(), 3: mlp()}), r"needs a non-empty name.*\['', 3\]"),
         (lambda: MutualDistiller([mlp()] * 2), "'peer_0' and 'peer_1' share one model"),
-        (lambda: MutualDistiller(shared()), "'a' and 'b' share the weights.*features/kernel"),
-        (lambda: MutualDistiller(broken()), "logits/kernel'] of peer 'b' contain NaN"),
+        (lambda: MutualDistiller(peers_with_shared_layers()), "'a' and 'b' share the weights.*features/kernel"),
+        (lambda: MutualDistiller(peers_with_nan_weights()), "logits/kernel'] of peer 'b' contain NaN"),
         (
             lambda: MutualDistiller({"a": mlp(), "b": mlp(classes=4)}),
             r"same classes.*'a': \(None, 3\), 'b': \(None, 4\)",
@@ -362,16 +370,16 @@ def broken():
         (lambda: MutualDistiller([mlp(classes=1, name=n) for n in "ab"]), "two classes or more"),
     ],
 )
-def test_what_cannot_learn_from_one_another_is_refused(make, message):
+def test_invalid_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_images_and_positions():
+def test_predictions_per_pixel():
     def model(channels, name):
         return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(channels, 1)], name=name)
 
     x, models = features(8, 4, 4, 1), {name: model(3, name) for name in "ab"}
     logits = predictions(models, x)
-    logged = fitted(compiled(MutualDistiller(models), still()), x, np.zeros((8, 4, 4), int))
-    np.testing.assert_allclose(logged["b_mutual_loss"], [mutual(logits, "b").mean()], rtol=1e-4)
+    logged = fitted(compiled(MutualDistiller(models), zero_rate_sgd()), x, np.zeros((8, 4, 4), int))
+    np.testing.assert_allclose(logged["b_mutual_loss"], [mutual_loss(logits, "b").mean()], rtol=1e-4)

@@ -1,3 +1,5 @@
+"""`Term`: default heads, shape checks, names and serialization."""
+
 import keras
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def spec(*shape, source="BiasAdd"):
         (KLDivergence(), (10,), (10,), type(None)),
     ],
 )
-def test_the_automatic_head_is_the_obvious_one(loss, student, teacher, head):
+def test_default_heads(loss, student, teacher, head):
     built = Term(loss, head="auto", name="term").build(spec(*student), spec(*teacher))
     assert type(built.head) is head
 
@@ -68,7 +70,7 @@ def test_the_automatic_head_is_the_obvious_one(loss, student, teacher, head):
         (Term(KLDivergence(), name="t"), (1,), (1,), "two classes or more"),
     ],
 )
-def test_misfits_are_named(term, student, teacher, message):
+def test_incompatible_shapes_raise(term, student, teacher, message):
     with pytest.raises(ValueError, match=message):
         term.build(spec(*student), spec(*teacher))
 
@@ -76,7 +78,7 @@ def test_misfits_are_named(term, student, teacher, message):
 @pytest.mark.parametrize(
     ("loss", "source", "other"), [(KLDivergence(), "Softmax", "Sigmoid"), (BinaryKD(), "Sigmoid", "Softmax")]
 )
-def test_a_loss_of_logits_takes_the_probabilities_of_its_own_activation(loss, source, other):
+def test_probabilities_of_another_activation_raise(loss, source, other):
     Term(loss, teacher="probs", name="kd").build(spec(3), spec(3, source=source))
     message = f"compares the logits of a {source.lower()}, but teacher 'probs' ends in a {other.lower()}"
     with pytest.raises(ValueError, match=message):
@@ -85,12 +87,12 @@ def test_a_loss_of_logits_takes_the_probabilities_of_its_own_activation(loss, so
 
 
 @pytest.mark.parametrize("arguments", [{"head": "dense"}, {"head": 3}, {"name": ""}, {"name": 4}])
-def test_arguments_are_checked(arguments):
+def test_invalid_arguments_raise(arguments):
     with pytest.raises(ValueError, match=f"A Term's `{next(iter(arguments))}` must be"):
         Term(Hint(), **arguments)
 
 
-def test_any_layer_is_a_head():
+def test_any_layer_can_be_a_head():
     head = keras.Sequential([keras.layers.Dense(12, activation="relu"), keras.layers.Dense(16)])
     distiller = Distiller(
         student=mlp(8), teacher=mlp(16, name="teacher"), terms=[Term(Hint(), "features", "features", head=head)]
@@ -98,7 +100,7 @@ def test_any_layer_is_a_head():
     assert sum(weight.shape.num_elements() for weight in distiller.heads[0].weights) == 8 * 12 + 12 + 12 * 16 + 16
 
 
-def test_terms_serve_several_distillers_with_heads_of_their_own():
+def test_each_distiller_copies_the_heads_of_its_terms():
     terms = [Term(Hint(), "features", "features", head="auto"), Term(Hint(), "features", "features", head=Projection())]
     first, second = (Distiller(student=mlp(8), teacher=mlp(16, name="teacher"), terms=terms) for _ in range(2))
     heads = [*first.heads, *second.heads]
@@ -106,14 +108,14 @@ def test_terms_serve_several_distillers_with_heads_of_their_own():
     assert not terms[1].head.built
 
 
-def test_a_head_with_weights_is_kept():
+def test_built_head_is_not_copied():
     head = Projection()
     head.build((None, 8), (None, 16))
     term = Term(Hint(), "features", "features", head=head)
     assert Distiller(student=mlp(8), teacher=mlp(16, name="teacher"), terms=[term]).heads[0] is head
 
 
-def test_names_of_terms():
+def test_default_and_duplicate_names():
     models = mlp(3), mlp(3, name="teacher")
     distiller = Distiller(
         student=models[0],
@@ -126,7 +128,7 @@ def test_names_of_terms():
             Distiller(student=models[0], teacher=models[1], terms=[Term(Hint(), name=name) for name in names])
 
 
-def test_terms_are_written_and_revived():
+def test_serialization():
     term = Term(KLDivergence(Linear(4.0, 1.0, 10)), "a", "b", Projection(), weight=Linear(0.0, 1.0, 5), name="kd")
     revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(term))
     assert (revived.student, revived.teacher, revived.name) == ("a", "b", "kd")
@@ -135,14 +137,14 @@ def test_terms_are_written_and_revived():
     assert type(revived.head) is Projection
 
 
-def test_labels_that_a_loss_needs_are_asked_for():
+def test_missing_labels_raise():
     distiller = Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(DecoupledKD())])
     distiller.compile("sgd")
     with pytest.raises(ValueError, match="Term 'decoupled_kd' needs labels"):
         distiller.fit(features(8, 8), verbose=0)
 
 
-def test_the_teacher_gets_no_gradient():
+def test_teacher_gets_no_gradient():
     import tensorflow as tf
 
     term = Term(Hint(), name="hint").build(spec(4), spec(4))
@@ -154,7 +156,7 @@ def test_the_teacher_gets_no_gradient():
     assert gradients[1] is None and np.abs(gradients[0]).max() > 0
 
 
-def maps(name):
+def cnn(name):
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -167,14 +169,14 @@ def maps(name):
     )
 
 
-def test_a_loss_of_several_activations(tmp_path):
+def test_loss_with_several_taps(tmp_path):
     from keras_distill import load_distiller
     from keras_distill.losses import FSP
     from keras_distill.losses.fsp import fsp
     from keras_distill.models.taps import Taps
     from tests.support.helpers import compiled, data, fitted
 
-    student, teacher, x = maps("student"), maps("teacher"), features(24, 8, 8, 1)
+    student, teacher, x = cnn("student"), cnn("teacher"), features(24, 8, 8, 1)
     pair = ("early", "late")
     distiller = compiled(
         Distiller(student=student, teacher=teacher, terms=[Term(FSP(), pair, pair)]), keras.optimizers.SGD(0.0)
@@ -191,6 +193,6 @@ def test_a_loss_of_several_activations(tmp_path):
         Distiller(student=student, teacher=teacher, terms=[Term(FSP(), ("late", "early"), pair)])
 
 
-def test_several_taps_for_a_loss_of_one():
+def test_several_taps_for_a_single_tap_loss_raise():
     with pytest.raises(ValueError, match=r"Hint compares one activation. Received: student=\('a', 'b'\)"):
         Term(Hint(), ("a", "b"), "a")

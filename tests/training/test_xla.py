@@ -1,6 +1,6 @@
-"""Steps that a TPU could run: whole steps compiled, of static shapes, without calls back into Python.
+"""TPU compatibility: XLA compiles whole training steps, with static shapes and without Python callbacks.
 
-No TPU is available: XLA's compiler for the CPU takes its place.
+The tests use XLA's compiler for the CPU, because they have no TPU.
 """
 
 import keras
@@ -14,48 +14,48 @@ from keras_distill.data.batch import with_activations
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.schedules import StopAfter
 from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble
-from tests.support.every_loss import LOSSES, distiller_with, pictures
 from tests.support.helpers import compiled, data, mlp
+from tests.support.loss_models import LOSSES, distiller_with, images
 
 pytestmark = pytest.mark.replicas
 
 BATCH = 6
 # XLA has kernels for these, but their results have no static shape.
 DYNAMIC = {"Where", "Unique", "UniqueV2"}
-# Parts of a graph that are not kernels.
+# Graph nodes that need no kernel.
 STRUCTURE = {"Const", "NoOp", "Placeholder", "PartitionedCall", "StatefulPartitionedCall"}
 
 
 def operations(model, batch):
-    """The types of all operations in a training step and in the functions that it calls."""
+    """Return the types of all operations in a training step and in the functions that it calls."""
     specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)), batch)
     graph = tf.function(model.train_step).get_concrete_function(specs).graph.as_graph_def()
     bodies = [graph.node, *(function.node_def for function in graph.library.function)]
     return {node.op for body in bodies for node in body}
 
 
-def assert_fit_for_a_tpu(make, x, y):
-    """The step's operations are those of XLA, and compiled it does what it does otherwise."""
+def assert_tpu_compatible(make, x, y):
+    """Check that XLA supports all operations of the step, and that compilation does not change the weights."""
     results = []
     for jit_compile in (False, True):
         keras.utils.set_random_seed(0)
-        # Slowly: large steps make much of the last digits.
+        # A small learning rate, because large steps amplify rounding errors.
         model = compiled(make(), keras.optimizers.SGD(0.01), jit_compile=jit_compile)
         model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
         results.append([np.array(weight) for weight in model.trainable_weights])
-    found = operations(model, (keras.tree.map_structure(lambda array: array[:BATCH], x), y[:BATCH]))
-    assert not found - set(pywrap_xla_ops.get_cpu_kernel_names()) - STRUCTURE
-    assert not found & DYNAMIC
-    for plain, by_xla in zip(*results, strict=True):
-        np.testing.assert_allclose(by_xla, plain, rtol=1e-3, atol=1e-4)
+    op_types = operations(model, (keras.tree.map_structure(lambda array: array[:BATCH], x), y[:BATCH]))
+    assert not op_types - set(pywrap_xla_ops.get_cpu_kernel_names()) - STRUCTURE
+    assert not op_types & DYNAMIC
+    for plain, compiled_by_xla in zip(*results, strict=True):
+        np.testing.assert_allclose(compiled_by_xla, plain, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss(name):
-    assert_fit_for_a_tpu(lambda: distiller_with(name), *pictures(2 * BATCH, name))
+    assert_tpu_compatible(lambda: distiller_with(name), *images(2 * BATCH, name))
 
 
-STEPS = {
+DISTILLERS = {
     "several terms": lambda: Distiller(
         student=mlp(),
         teacher=mlp(name="teacher"),
@@ -71,43 +71,43 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_steps(name):
-    assert_fit_for_a_tpu(STEPS[name], *data(2 * BATCH))
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_distillers(name):
+    assert_tpu_compatible(DISTILLERS[name], *data(2 * BATCH))
 
 
-def test_a_moving_average_as_teacher():
+def test_ema_teacher():
     def make():
         student = mlp()
         return Distiller(student=student, teacher=EMATeacher(student, decay=0.5), terms=[Term(KLDivergence())])
 
-    assert_fit_for_a_tpu(make, *data(2 * BATCH))
+    assert_tpu_compatible(make, *data(2 * BATCH))
 
 
-def test_a_teacher_that_has_spoken():
+def test_cached_teacher():
     x, y = data(2 * BATCH)
     logits = {"output": np.array(mlp(name="teacher")(x))}
-    assert_fit_for_a_tpu(
+    assert_tpu_compatible(
         lambda: Distiller(student=mlp(), teacher=CachedTeacher(logits), terms=[Term(KLDivergence())]),
         with_activations(x, logits),
         y,
     )
 
 
-def test_labels_that_are_missing():
+def test_missing_labels():
     x, y = data(2 * BATCH)
     y = np.where(np.arange(2 * BATCH) % 3, y, -1)
-    assert_fit_for_a_tpu(
+    assert_tpu_compatible(
         lambda: Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())]), x, y
     )
 
 
-def test_what_calls_back_into_python_is_found():
-    class Calling(keras.losses.Loss):
+def test_python_callbacks_are_detected():
+    class CallbackLoss(keras.losses.Loss):
         def call(self, y_true, y_pred):
             return tf.ensure_shape(tf.numpy_function(lambda y: y.mean(-1), [y_pred], tf.float32), (None,))
 
     model = compiled(
-        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())]), loss=Calling()
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(KLDivergence())]), loss=CallbackLoss()
     )
     assert "PyFunc" in operations(model, data(BATCH)) - set(pywrap_xla_ops.get_cpu_kernel_names())

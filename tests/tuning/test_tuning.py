@@ -1,4 +1,4 @@
-"""Searches with KerasTuner: every oracle, resumed searches, budgets, warnings and errors."""
+"""Hyperparameter searches with KerasTuner: oracles, resumed searches, budgets, warnings and errors."""
 
 import gc
 import itertools
@@ -27,14 +27,14 @@ STEPS = TRAIN // BATCH
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_collections():
+def freeze_garbage_collection():
     """Exclude existing objects from garbage collection, which KerasTuner runs before every trial."""
     gc.freeze()
     yield
     gc.unfreeze()
 
 
-def logits(hp):
+def logit_terms(hp):
     return [Term(KLDivergence(spaces.temperature(hp)), weight=1 - spaces.alpha(hp))]
 
 
@@ -42,18 +42,18 @@ def hypermodel(**options):
     defaults = {
         "student": lambda hp: mlp(),
         "teacher": mlp(16, name="teacher"),
-        "terms": logits,
+        "terms": logit_terms,
         "supervised_weight": spaces.alpha,
         "optimizer": lambda hp: keras.optimizers.Adam(0.05),
         "loss": crossentropy(),
         "metrics": ["accuracy"],
-        # Tracing a graph takes longer than these few steps.
+        # Graph tracing takes longer than these few steps.
         "run_eagerly": True,
     }
     return DistillationHyperModel(**defaults | options)
 
 
-def parts(teacher=None):
+def splits_of(teacher=None):
     """Return training and validation data, joined with the outputs of a cached teacher if there is one."""
     x, y = data(TRAIN + 16)
     x = x if teacher is None else teacher.load(x)
@@ -62,7 +62,7 @@ def parts(teacher=None):
 
 
 def search(tuner, splits=None, epochs=1, **options):
-    train, validation = splits or parts()
+    train, validation = splits or splits_of()
     tuner.search(*train, validation_data=validation, epochs=epochs, batch_size=BATCH, verbose=0, **options)
     return tuner
 
@@ -73,8 +73,8 @@ def random_search(model, folder, trials=2, objective="val_accuracy", **options):
     )
 
 
-def grid(hp):
-    """Return the terms of a space of four choices."""
+def grid_terms(hp):
+    """Return terms of a search space with four combinations."""
     temperature, weight = hp.Choice("temperature", [1.0, 4.0]), hp.Choice("weight", [0.5, 1.0])
     return [Term(KLDivergence(temperature), weight=weight)]
 
@@ -87,18 +87,18 @@ def states(tuner):
     return [trial.status for trial in trials(tuner)]
 
 
-class Trainings(keras.callbacks.Callback):
-    """Record temperature, weight and step in a file; interrupt the search when the n-th training begins."""
+class RecordTrainings(keras.callbacks.Callback):
+    """Record temperature, weight and step of every training, and interrupt the search at the n-th training."""
 
-    def __init__(self, path, death=None):
+    def __init__(self, path, interrupt_at=None):
         super().__init__()
-        self.path, self.death = str(path), death
+        self.path, self.interrupt_at = str(path), interrupt_at
 
     def on_train_begin(self, logs=None):
         (term,) = self.model.terms
         record(self.path, term.loss.temperature, term.weight, int(self.model.optimizer.iterations))
-        if len(recorded(self.path)) == self.death:
-            # Unlike an Exception, it does not count as a failed trial.
+        if len(read_records(self.path)) == self.interrupt_at:
+            # KerasTuner counts an Exception as a failed trial, but not a KeyboardInterrupt.
             raise KeyboardInterrupt
 
 
@@ -107,7 +107,7 @@ def record(path, *values):
         file.write(json.dumps(values) + "\n")
 
 
-def recorded(path):
+def read_records(path):
     with open(path) as file:
         return [tuple(json.loads(line)) for line in file]
 
@@ -122,44 +122,44 @@ TUNERS = {
 
 @pytest.fixture(scope="module", params=TUNERS)
 def resumed(request, tmp_path_factory):
-    """Resume a search that was interrupted in its second trial: kind, tuner, function that starts it, and log."""
+    """Resume a search after an interruption in its second trial; return its kind, tuner, function and log file."""
     folder = tmp_path_factory.mktemp("resumed")
     kind, options = TUNERS[request.param]
-    model = hypermodel(terms=grid, supervised_weight=1.0)
+    model = hypermodel(terms=grid_terms, supervised_weight=1.0)
 
-    def started(death=None):
+    def run_search(interrupt_at=None):
         tuner = kind(model, "val_loss", seed=0, directory=folder, project_name="search", **options)
-        return search(tuner, epochs=2, callbacks=[Trainings(folder / "log", death)])
+        return search(tuner, epochs=2, callbacks=[RecordTrainings(folder / "log", interrupt_at)])
 
     with pytest.raises(KeyboardInterrupt):
-        started(death=2)
-    return request.param, started(), started, folder / "log"
+        run_search(interrupt_at=2)
+    return request.param, run_search(), run_search, folder / "log"
 
 
-def test_every_tuner_finds_a_student(resumed, tmp_path, capsys):
+def test_best_student_of_every_tuner(resumed, tmp_path, capsys):
     _, tuner, _, _ = resumed
     assert set(states(tuner)) == {"COMPLETED"} and len(trials(tuner)) >= 3
     (trial,), (best,) = tuner.oracle.get_best_trials(), tuner.get_best_models()
     assert trial.score == min(other.score for other in trials(tuner))
-    found = best.evaluate(*parts()[1], verbose=0, return_dict=True)
-    np.testing.assert_allclose(found["loss"], trial.score, rtol=1e-5)
+    results = best.evaluate(*splits_of()[1], verbose=0, return_dict=True)
+    np.testing.assert_allclose(results["loss"], trial.score, rtol=1e-5)
     best.student.save(tmp_path / "student.keras")
     assert_same_weights(weights_of(keras.saving.load_model(tmp_path / "student.keras")), weights_of(best.student))
     tuner.results_summary()
     assert "temperature" in capsys.readouterr().out
 
 
-def test_a_resumed_search_trains_nothing_that_was_finished(resumed):
-    kind, tuner, started, log = resumed
-    trained = recorded(log)
+def test_resumed_search_skips_finished_trials(resumed):
+    kind, tuner, run_search, log = resumed
+    trained = read_records(log)
     # Only the interrupted trial was trained again.
     assert trained[1] == trained[2] and len(trained) == len(trials(tuner)) + 1
     if kind == "grid":
         choices = [trained[0][:2], *(values[:2] for values in trained[2:])]
         assert sorted(choices) == sorted(itertools.product([1.0, 4.0], [0.5, 1.0]))
-    again = started()
-    assert len(recorded(log)) == len(trained)
-    first, second = (each.get_best_models()[0].student for each in (tuner, again))
+    second_tuner = run_search()
+    assert len(read_records(log)) == len(trained)
+    first, second = (searched.get_best_models()[0].student for searched in (tuner, second_tuner))
     assert_same_weights(weights_of(first), weights_of(second))
 
 
@@ -169,21 +169,21 @@ def test_hyperband_restores_the_optimizer_state(resumed):
     assert bool(promoted) == (kind == "hyperband")
     for trial in promoted:
         parent = tuner.oracle.get_trial(trial.hyperparameters.values["tuner/trial_id"])
-        # The log has one training more, the interrupted one.
-        assert recorded(log)[int(trial.trial_id) + 1][2] == STEPS * (parent.best_step + 1)
-        made, loaded = tuner._build_hypermodel(trial.hyperparameters), tuner.load_model(parent)
-        assert_same_weights(weights_of(made), weights_of(loaded), rtol=0, atol=0)
-        for one, other in zip(made.optimizer.variables, loaded.optimizer.variables, strict=True):
+        # The log also has the interrupted training.
+        assert read_records(log)[int(trial.trial_id) + 1][2] == STEPS * (parent.best_step + 1)
+        built, loaded = tuner._build_hypermodel(trial.hyperparameters), tuner.load_model(parent)
+        assert_same_weights(weights_of(built), weights_of(loaded), rtol=0, atol=0)
+        for one, other in zip(built.optimizer.variables, loaded.optimizer.variables, strict=True):
             np.testing.assert_array_equal(one, other)
-        # Adam's moments, and not only the step.
-        assert all(np.any(np.array(moment)) for moment in made.optimizer.variables[2:])
+        # The moments of Adam are restored, not only the step.
+        assert all(np.any(np.array(moment)) for moment in built.optimizer.variables[2:])
 
 
-def size(path):
+def file_size(path):
     return os.path.getsize(path)
 
 
-def test_a_trial_neither_saves_nor_changes_the_teacher(tmp_path):
+def test_teacher_is_neither_saved_nor_changed(tmp_path):
     teacher = mlp(4000, name="teacher")
     before = weights_of(teacher)
     model = hypermodel(teacher=teacher)
@@ -194,42 +194,42 @@ def test_a_trial_neither_saves_nor_changes_the_teacher(tmp_path):
     # The same student without a teacher, with its optimizer.
     baseline = mlp()
     baseline.compile(keras.optimizers.Adam(0.05), crossentropy(), metrics=["accuracy"])
-    baseline.fit(*parts()[0], verbose=0)
+    baseline.fit(*splits_of()[0], verbose=0)
     baseline.save_weights(tmp_path / "baseline.weights.h5")
     checkpoints = list(tmp_path.rglob("checkpoint.weights.h5"))
     assert len(checkpoints) == 2
-    own = {weight.shape for weight in baseline.weights}
+    baseline_shapes = {weight.shape for weight in baseline.weights}
     for path in checkpoints:
-        assert size(path) < size(tmp_path / "baseline.weights.h5") + 8_000
+        assert file_size(path) < file_size(tmp_path / "baseline.weights.h5") + 8_000
         shapes = []
         with h5py.File(path) as file:
-            file.visititems(lambda _, found, to=shapes: to.append(getattr(found, "shape", ())))
-        assert {shape for shape in shapes if len(shape) > 1} == {shape for shape in own if len(shape) > 1}
-    beside = [path for path in (tmp_path / "search").rglob("*") if path.is_file() and path not in checkpoints]
-    assert sum(map(size, beside)) < 8_000 * len(checkpoints)
+            file.visititems(lambda _, item, to=shapes: to.append(getattr(item, "shape", ())))
+        assert {shape for shape in shapes if len(shape) > 1} == {shape for shape in baseline_shapes if len(shape) > 1}
+    other_files = [path for path in (tmp_path / "search").rglob("*") if path.is_file() and path not in checkpoints]
+    assert sum(map(file_size, other_files)) < 8_000 * len(checkpoints)
 
 
-def labelled(folder, teacher):
+def cached_teacher(folder, teacher):
     x, _ = data(TRAIN + 16)
     label(teacher, x, folder, taps=("output", "features"), verbose=0)
     return open_cache(folder)
 
 
-def test_a_cached_teacher_runs_once_for_all_trials(tmp_path):
+def test_cached_teacher_outputs_are_reused_by_every_trial(tmp_path):
     teacher = keras.Sequential([keras.Input((8,)), Counter(name="counter"), *mlp(16).layers], name="teacher")
-    stored = labelled(tmp_path / "cache", teacher)
-    ran = teacher.get_layer("counter").counted()
-    tuner = search(random_search(hypermodel(teacher=stored.teacher), tmp_path), parts(stored))
+    stored = cached_teacher(tmp_path / "cache", teacher)
+    count_after_labeling = teacher.get_layer("counter").counted()
+    tuner = search(random_search(hypermodel(teacher=stored.teacher), tmp_path), splits_of(stored))
     assert states(tuner) == ["COMPLETED"] * 2
-    assert teacher.get_layer("counter").counted() == ran
+    assert teacher.get_layer("counter").counted() == count_after_labeling
 
 
-def test_the_best_models_have_their_own_taps_of_one_teacher(tmp_path):
+def test_best_models_with_different_taps_of_one_teacher(tmp_path):
     x, _ = data(TRAIN + 16)
-    stored = labelled(tmp_path / "cache", mlp(16))
+    stored = cached_teacher(tmp_path / "cache", mlp(16))
     cases = {
-        "cached": (stored.teacher, parts(stored)),
-        "ensemble": (Ensemble({"one": mlp(16, name="one"), "two": mlp(16, name="two")}), parts()),
+        "cached": (stored.teacher, splits_of(stored)),
+        "ensemble": (Ensemble({"one": mlp(16, name="one"), "two": mlp(16, name="two")}), splits_of()),
     }
     for name, (teacher, splits) in cases.items():
         tap = "features" if name == "cached" else "one/features"
@@ -241,10 +241,10 @@ def test_the_best_models_have_their_own_taps_of_one_teacher(tmp_path):
         model = hypermodel(teacher=teacher, terms=terms, supervised_weight=1.0)
         tuner = search(GridSearch(model, "val_accuracy", directory=tmp_path, project_name=name), splits)
         models = tuner.get_best_models(2)
-        assert [len(each.terms) for each in models] in ([1, 2], [2, 1])
-        for each, trial in zip(models, tuner.oracle.get_best_trials(2)):
-            found = each.evaluate(*splits[1], verbose=0, return_dict=True)
-            np.testing.assert_allclose(found["accuracy"], trial.score, rtol=1e-5)
+        assert [len(best.terms) for best in models] in ([1, 2], [2, 1])
+        for best, trial in zip(models, tuner.oracle.get_best_trials(2)):
+            results = best.evaluate(*splits[1], verbose=0, return_dict=True)
+            np.testing.assert_allclose(results["accuracy"], trial.score, rtol=1e-5)
 
 
 def test_several_executions_are_averaged(tmp_path):
@@ -257,18 +257,18 @@ def test_several_executions_are_averaged(tmp_path):
             scores.append([min(history.history["val_loss"]) for history in histories])
             return histories
 
-    model = hypermodel(terms=grid, supervised_weight=1.0)
+    model = hypermodel(terms=grid_terms, supervised_weight=1.0)
     tuner = Recording(model, "val_loss", max_trials=1, executions_per_trial=2, seed=0, directory=tmp_path)
-    search(tuner, callbacks=[Trainings(log)])
-    first, again = recorded(log)
-    assert first == again
+    search(tuner, callbacks=[RecordTrainings(log)])
+    first, second = read_records(log)
+    assert first == second
     (trial,), (both,) = trials(tuner), scores
     assert both[0] != both[1]
     np.testing.assert_allclose(trial.score, np.mean(both), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("direction", "best"), [("min", min), ("max", max)])
-def test_any_objective_in_either_direction(direction, best, tmp_path):
+def test_objective_with_minimum_or_maximum(direction, best, tmp_path):
     objective = Objective("val_kl_divergence_loss", direction)
     tuner = search(random_search(hypermodel(), tmp_path, objective=objective))
     scores = [trial.score for trial in trials(tuner)]
@@ -284,37 +284,37 @@ def test_several_objectives(tmp_path):
         np.testing.assert_allclose(trial.score, loss - accuracy, rtol=1e-5)
 
 
-def counting(hp):
+def student_with_counter(hp):
     return keras.Sequential([keras.Input((8,)), Counter(name="counter"), *mlp().layers], name="student")
 
 
-class Steps(keras.callbacks.Callback):
-    made = 0
+class StepCounter(keras.callbacks.Callback):
+    count = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        Steps.made += 1
+        StepCounter.count += 1
 
 
-@pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([Steps()], STEPS)])
-def test_an_objective_that_is_not_logged_ends_the_search_early(callbacks, steps, tmp_path):
-    made = []
+@pytest.mark.parametrize(("callbacks", "steps"), [([], 1), ([StepCounter()], STEPS)])
+def test_objective_that_is_not_logged_raises_early(callbacks, steps, tmp_path):
+    students = []
 
     def student(hp):
-        made.append(counting(hp))
-        return made[-1]
+        students.append(student_with_counter(hp))
+        return students[-1]
 
     tuner = random_search(hypermodel(student=student), tmp_path, objective=Objective("val_acuracy", "max"))
     with pytest.raises(
         ValueError, match=r"val_acuracy.* is not logged by any metric or callback. Available: .*\'val_accuracy\'"
     ):
         search(tuner, callbacks=callbacks)
-    assert made[-1].get_layer("counter").counted()[0] == steps
+    assert students[-1].get_layer("counter").counted()[0] == steps
 
 
-def test_an_objective_without_validation_data_raises(tmp_path):
+def test_objective_without_validation_data_raises(tmp_path):
     tuner = random_search(hypermodel(), tmp_path)
     with pytest.raises(ValueError, match="val_accuracy.*There are no validation data"):
-        tuner.search(*parts()[0], epochs=1, verbose=0)
+        tuner.search(*splits_of()[0], epochs=1, verbose=0)
 
 
 class LogsObjective(keras.callbacks.Callback):
@@ -322,13 +322,13 @@ class LogsObjective(keras.callbacks.Callback):
         logs["own"] = 1.0 - epoch
 
 
-def test_a_callback_may_log_the_objective(tmp_path):
+def test_objective_logged_by_a_callback(tmp_path):
     tuner = random_search(hypermodel(), tmp_path, objective=Objective("own", "max"))
     search(tuner, callbacks=[LogsObjective()])
     assert [trial.score for trial in trials(tuner)] == [1.0] * 2
 
 
-def test_a_failed_trial_warns(tmp_path):
+def test_failed_trial_warns(tmp_path):
     def student(hp):
         return mlp(classes=3 if hp.Choice("classes", [3, 5]) == 3 else 5)
 
@@ -339,7 +339,7 @@ def test_a_failed_trial_warns(tmp_path):
     assert sorted(states(tuner)) == ["COMPLETED", "FAILED"]
 
 
-def test_a_diverged_trial_warns(tmp_path):
+def test_diverged_trial_warns(tmp_path):
     def optimizer(hp):
         return keras.optimizers.SGD(hp.Choice("rate", [0.1, 1e30]))
 
@@ -371,10 +371,10 @@ def test_inconsistent_arguments_raise_before_the_search(options, message, tmp_pa
         random_search(hypermodel(**options), tmp_path)
 
 
-def test_a_student_with_trained_weights_raises(tmp_path):
-    one, backbone = mlp(), keras.layers.Dense(4, name="backbone")
+def test_student_with_trained_weights_raises(tmp_path):
+    trained, backbone = mlp(), keras.layers.Dense(4, name="backbone")
     sharing = {
-        "the same": lambda hp: one,
+        "the same": lambda hp: trained,
         "the same layer": lambda hp: keras.Sequential([keras.Input((8,)), backbone, keras.layers.Dense(3)]),
     }
     for name, student in sharing.items():
@@ -403,21 +403,25 @@ def test_optimizer_and_metric_objects_are_copied(tmp_path):
     assert not optimizer.built and not np.any([np.array(variable) for variable in metric.variables])
 
 
-def test_a_student_without_a_teacher(tmp_path):
+def test_student_without_a_teacher(tmp_path):
     tuner = search(random_search(hypermodel(teacher=None, terms=[], optimizer=spaces.optimizer), tmp_path))
     assert states(tuner) == ["COMPLETED"] * 2
 
 
-def wide(hp):
+def student_of_variable_width(hp):
     return mlp(spaces.width(hp, 4, 64))
 
 
-# 8 * width + width weights, and then 3 * width + 3.
+# The two layers have 8 * width + width and 3 * width + 3 weights.
 PARAMETERS = {width: 12 * width + 3 for width in (4, 8, 16, 32, 64)}
 
 
 def budgeted(budget, **options):
-    options = {"student": wide, "terms": [Term(KLDivergence())], "supervised_weight": 1.0} | options
+    options = {
+        "student": student_of_variable_width,
+        "terms": [Term(KLDivergence())],
+        "supervised_weight": 1.0,
+    } | options
     return hypermodel(budget=budget, **options)
 
 
@@ -425,20 +429,20 @@ def test_students_over_the_budget_warn_and_are_not_trained(tmp_path):
     log = tmp_path / "log"
     model = budgeted(Budget(parameters=100, megabytes=399e-6))
     with pytest.warns(UserWarning, match="not trained: 195 parameters of 100; 0.00078 megabytes of 0.000399"):
-        tuner = search(GridSearch(model, "val_accuracy", directory=tmp_path), callbacks=[Untrained(log)])
+        tuner = search(GridSearch(model, "val_accuracy", directory=tmp_path), callbacks=[RecordSteps(log)])
     for trial in trials(tuner):
         width = trial.hyperparameters.values["width"]
         assert trial.metrics.get_best_value("parameters") == PARAMETERS[width]
         np.testing.assert_allclose(trial.metrics.get_best_value("megabytes"), 4e-6 * PARAMETERS[width])
         assert trial.metrics.get_best_value("over_budget") == (width > 8)
-    # 8 units have 99 parameters. More than three in a row are over the budget, which do not count as failed.
+    # 8 units have 99 parameters. Three consecutive students over the budget do not count as failed trials.
     assert states(tuner) == ["COMPLETED"] * 5
-    assert recorded(log) == [(4, STEPS), (8, STEPS), (16, 0), (32, 0), (64, 0)]
+    assert read_records(log) == [(4, STEPS), (8, STEPS), (16, 0), (32, 0), (64, 0)]
     assert tuner.get_best_models()[0].student.count_params() <= 100
 
 
-class Untrained(keras.callbacks.Callback):
-    """Record width and number of training steps of a student."""
+class RecordSteps(keras.callbacks.Callback):
+    """Record the width of each student and its number of training steps."""
 
     def __init__(self, path):
         super().__init__()
@@ -449,7 +453,7 @@ class Untrained(keras.callbacks.Callback):
 
 
 def test_hyperband_promotes_students_within_the_budget(tmp_path):
-    model = budgeted(Budget(parameters=100), terms=logits, supervised_weight=spaces.alpha)
+    model = budgeted(Budget(parameters=100), terms=logit_terms, supervised_weight=spaces.alpha)
     tuner = keras_tuner.Hyperband(model, "val_accuracy", max_epochs=2, factor=2, seed=1, directory=tmp_path)
     with pytest.warns(UserWarning, match="over the budget"):
         search(tuner)
@@ -459,8 +463,8 @@ def test_hyperband_promotes_students_within_the_budget(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["arrays", "split", "datasets", "keywords", "none"])
-def test_an_untrained_student_is_evaluated_on_the_data_of_fit(kind, tmp_path):
-    (x, y), (x_validation, y_validation) = parts()
+def test_student_over_the_budget_is_evaluated_on_the_data_of_fit(kind, tmp_path):
+    (x, y), (x_validation, y_validation) = splits_of()
 
     def dataset(*arrays):
         return tf.data.Dataset.from_tensor_slices(arrays).batch(BATCH)
@@ -481,25 +485,25 @@ def test_an_untrained_student_is_evaluated_on_the_data_of_fit(kind, tmp_path):
         tuner.search(*arguments, epochs=3, verbose=0, **options)
     (trial,), (best,) = trials(tuner), tuner.get_best_models()
     evaluated_on = (x, y) if kind in ("split", "none") else (x_validation, y_validation)
-    found = best.evaluate(*evaluated_on, verbose=0, return_dict=True)
-    # Worse than any trained student.
+    results = best.evaluate(*evaluated_on, verbose=0, return_dict=True)
+    # The score is worse than that of any trained student.
     np.testing.assert_allclose(-1, trial.score, rtol=1e-5)
     loss = trial.metrics.get_best_value("loss" if kind == "none" else "val_loss")
-    np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(results["loss"], loss, rtol=1e-5)
 
 
-def test_over_budget_is_worse_in_every_objective():
+def test_objectives_over_the_budget_are_worsened():
     several = keras_tuner.oracles.RandomSearchOracle(["val_accuracy", "val_loss"]).objective
     for objective in (several, *several.objectives):
         logs = {"val_accuracy": 0.4, "val_loss": 2.0, "other": 1.0}
-        named = {each.name for each in getattr(objective, "objectives", [objective])}
+        objective_names = {single.name for single in getattr(objective, "objectives", [objective])}
         WorsenObjective(objective).on_epoch_end(0, logs)
         expected = {"val_accuracy": -1.0, "val_loss": 5.0}
         for name, value in {"val_accuracy": 0.4, "val_loss": 2.0, "other": 1.0}.items():
-            assert logs[name] == pytest.approx(expected[name] if name in named else value)
+            assert logs[name] == pytest.approx(expected[name] if name in objective_names else value)
 
 
-def test_a_cost_may_be_the_objective(tmp_path):
+def test_cost_as_objective(tmp_path):
     model = budgeted(Budget(parameters=math.inf))
     tuner = search(random_search(model, tmp_path, objective=Objective("parameters", "min")))
     counts = [PARAMETERS[trial.hyperparameters.values["width"]] for trial in trials(tuner)]
@@ -532,48 +536,48 @@ def test_inconsistent_budgets_raise(options, message):
         Budget(**options)
 
 
-def sampled(space, count=200):
-    """Return values of a space, sampled by KerasTuner."""
-    found = []
+def samples(space, count=200):
+    """Return values of a search space, sampled by KerasTuner."""
+    values = []
     for seed in range(count):
         hp = keras_tuner.HyperParameters()
         space(hp)
-        for each in hp.space:
-            if hp.is_active(each):
-                hp.values[each.name] = each.random_sample(seed)
-        found.append(space(hp))
-        assert space(hp) == found[-1]
-    return found
+        for parameter in hp.space:
+            if hp.is_active(parameter):
+                hp.values[parameter.name] = parameter.random_sample(seed)
+        values.append(space(hp))
+        assert space(hp) == values[-1]
+    return values
 
 
-def test_spaces_of_numbers():
-    temperatures = np.array(sampled(spaces.temperature))
+def test_numeric_spaces():
+    temperatures = np.array(samples(spaces.temperature))
     assert temperatures.min() >= 1 and temperatures.max() <= 16
-    # Half of them below the geometric mean.
+    # About half of the values are below the geometric mean.
     assert 60 < (temperatures < 4).sum() < 140
-    alphas = np.array(sampled(spaces.alpha))
+    alphas = np.array(samples(spaces.alpha))
     assert alphas.min() >= 0 and alphas.max() <= 0.9 and 60 < (alphas < 0.45).sum() < 140
-    weights = np.array(sampled(lambda hp: spaces.weight(hp, "hint", 50.0)))
+    weights = np.array(samples(lambda hp: spaces.weight(hp, "hint", 50.0)))
     assert weights.min() >= 5 and weights.max() <= 500 and 60 < (weights < 50).sum() < 140
-    assert set(sampled(lambda hp: spaces.width(hp, 8, 64))) == {8, 16, 32, 64}
-    assert set(sampled(lambda hp: spaces.depth(hp, 2, 4))) == {2, 3, 4}
+    assert set(samples(lambda hp: spaces.width(hp, 8, 64))) == {8, 16, 32, 64}
+    assert set(samples(lambda hp: spaces.depth(hp, 2, 4))) == {2, 3, 4}
 
 
-def test_defaults_are_those_of_the_literature():
+def test_default_hyperparameters():
     hp = keras_tuner.HyperParameters()
     assert (spaces.temperature(hp), spaces.alpha(hp), spaces.weight(hp, "hint", 50.0)) == (4.0, 0.1, 50.0)
     assert set(hp.values) == {"temperature", "alpha", "hint_weight"}
     assert spaces.layer_pairs(hp, ["a"], ["b", "c"]) == [("a", "c")]
 
 
-def test_layers_are_paired_in_four_ways():
+def test_layer_pairs():
     def pairs(name, students, teachers):
         hp = keras_tuner.HyperParameters()
         hp.values["layer_pairs"] = name
         return spaces.layer_pairs(hp, list(students), list(teachers))
 
     assert pairs("uniform", "ab", "1234") == mapping.uniform(["a", "b"], ["1", "2", "3", "4"])
-    # Layer i of 3 with layer i * 4 / 3, rounded up: 1.33, 2.67 and 4.
+    # Layer i of 3 is paired with layer i * 4 / 3, rounded up: 1.33, 2.67 and 4.
     assert pairs("uniform", "abc", "1234") == [("a", "2"), ("b", "3"), ("c", "4")]
     assert pairs("last", "ab", "1234") == [("a", "3"), ("b", "4")]
     assert pairs("first", "ab", "1234") == [("a", "1"), ("b", "2")]
@@ -582,32 +586,32 @@ def test_layers_are_paired_in_four_ways():
         pairs("uniform", "abc", "12")
 
 
-def test_each_optimizer_has_its_range_of_learning_rates():
+def test_learning_rates_of_each_optimizer():
     kinds = {}
-    for optimizer in sampled_optimizers(steps=None):
+    for optimizer in optimizer_samples(steps=None):
         kinds.setdefault(type(optimizer), []).append(float(optimizer.learning_rate))
     assert set(kinds) == {keras.optimizers.Adam, keras.optimizers.SGD}
     adam, sgd = (kinds[kind] for kind in (keras.optimizers.Adam, keras.optimizers.SGD))
     assert min(adam) >= 1e-4 and max(adam) <= 1e-2 <= min(sgd) and max(sgd) <= 1
-    for optimizer in sampled_optimizers(steps=10, count=5):
+    for optimizer in optimizer_samples(steps=10, count=5):
         optimizer.iterations.assign(10)
         assert float(optimizer.learning_rate) == 0
 
 
-def sampled_optimizers(steps, count=40):
-    found = []
+def optimizer_samples(steps, count=40):
+    optimizers = []
     for seed in range(count):
         hp = keras_tuner.HyperParameters()
         hp.values["optimizer"] = ("adam", "sgd")[seed % 2]
         spaces.optimizer(hp)
-        for each in hp.space[1:]:
-            if hp.is_active(each):
-                hp.values[each.name] = each.random_sample(seed)
-        found.append(spaces.optimizer(hp, steps))
-    return found
+        for parameter in hp.space[1:]:
+            if hp.is_active(parameter):
+                hp.values[parameter.name] = parameter.random_sample(seed)
+        optimizers.append(spaces.optimizer(hp, steps))
+    return optimizers
 
 
-def depths(hp):
+def student_of_variable_depth(hp):
     layers = [keras.layers.Dense(8, activation="relu", name=f"block_{n}") for n in range(spaces.depth(hp, 1, 2))]
     return keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(3)], name="student")
 
@@ -620,9 +624,9 @@ def test_width_depth_layers_and_optimizer_in_one_search(tmp_path):
         student_layers = [f"block_{number}" for number in range(spaces.depth(hp, 1, 2))]
         pairs = spaces.layer_pairs(hp, student_layers, mapping.layers(teacher, "block_*"))
         hints = [Term(Hint(), s, t, head="auto", weight=spaces.weight(hp, "hint", 0.1)) for s, t in pairs]
-        return [*logits(hp), *hints]
+        return [*logit_terms(hp), *hints]
 
-    model = hypermodel(student=depths, teacher=teacher, terms=terms, optimizer=spaces.optimizer)
+    model = hypermodel(student=student_of_variable_depth, teacher=teacher, terms=terms, optimizer=spaces.optimizer)
     tuner = search(random_search(model, tmp_path, 4))
     assert states(tuner) == ["COMPLETED"] * 4
     assert {len(model.student.layers) for model in tuner.get_best_models(4)} == {2, 3}
@@ -636,15 +640,15 @@ def test_trials_under_a_distribution_strategy(tmp_path):
         keras.utils.set_random_seed(0)
         return mlp()
 
-    stored = labelled(tmp_path / "cache", mlp(16, name="teacher"))
+    stored = cached_teacher(tmp_path / "cache", mlp(16, name="teacher"))
     scores = {}
     for name, options in {"one": {}, "two": {"distribution_strategy": strategy}}.items():
         model = hypermodel(student=student, teacher=stored.teacher)
-        tuner = search(random_search(model, tmp_path / name, **options), parts(stored), shuffle=False)
+        tuner = search(random_search(model, tmp_path / name, **options), splits_of(stored), shuffle=False)
         scores[name] = [trial.metrics.get_best_value("val_loss") for trial in trials(tuner)]
         best = tuner.get_best_models()[0]
-        found = best.evaluate(*parts(stored)[1], verbose=0, return_dict=True)
-        np.testing.assert_allclose(found["accuracy"], tuner.oracle.get_best_trials()[0].score, rtol=1e-5)
+        results = best.evaluate(*splits_of(stored)[1], verbose=0, return_dict=True)
+        np.testing.assert_allclose(results["accuracy"], tuner.oracle.get_best_trials()[0].score, rtol=1e-5)
     np.testing.assert_allclose(scores["two"], scores["one"], rtol=1e-5)
     # An online teacher and the tuner are created in the scope of the strategy.
     with strategy.scope():

@@ -1,4 +1,4 @@
-"""Comparison of trainings on one replica and on several."""
+"""Compare training on one replica with training on several replicas."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def strategy(count):
-    """Return the strategy of a number of replicas. A second one would break the collective operations of the first."""
+    """Return the strategy for a number of replicas. A second one would break the collective operations of the first."""
     if count not in STRATEGIES:
         devices = [f"CPU:{number}" for number in range(count)]
         STRATEGIES[count] = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
@@ -24,7 +24,7 @@ def sgd(**options):
 
 
 def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options):
-    """Return weights and logs of a training on a number of replicas. The last batch is smaller."""
+    """Train on a number of replicas, and return the weights and logs. The last batch is smaller."""
     with strategy(count).scope():
         keras.utils.set_random_seed(0)
         model = make()
@@ -36,7 +36,7 @@ def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy",
     return [np.array(weight) for weight in model.weights], history
 
 
-def assert_alike(make, data, tolerance=1e-5, **options):
+def assert_same_on_replicas(make, data, tolerance=1e-5, **options):
     """Check that one, two and four replicas end with the same weights and logs, and return the weights."""
     weights, logs = trained(1, make, data, **options)
     scale = max(np.abs(weight).max() for weight in weights)

@@ -1,4 +1,4 @@
-"""Models and data on which every loss can be trained."""
+"""Models and data for training with any loss."""
 
 import inspect
 
@@ -15,7 +15,7 @@ LOSSES = {
     for name, cls in inspect.getmembers(losses, inspect.isclass)
     if issubclass(cls, DistillationLoss) and cls is not DistillationLoss
 }
-# Taps of losses that take several activations.
+# Taps of losses of several activations.
 SPECIAL = {
     "AttentionScores": (("query", "key"),) * 2,
     "AttentionRelation": (("query", "key"),) * 2,
@@ -63,7 +63,7 @@ def distiller_with(name):
     return Distiller(student=network("student"), teacher=network("teacher"), terms=[Term(loss, *taps)])
 
 
-def pictures(count, name=None):
+def images(count, name=None):
     """Return images, with an index if the loss requires one, and class indices."""
     random = np.random.default_rng(0)
     x, y = random.normal(size=(count, 6, 6, 2)).astype("float32"), random.integers(0, CLASSES, count)
