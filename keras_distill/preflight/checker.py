@@ -4,7 +4,7 @@ import keras
 
 from keras_distill import _compat
 from keras_distill.data.batch import unpack
-from keras_distill.preflight import numeric_checks, optimization_checks, prediction_checks
+from keras_distill.preflight import label_checks, logit_checks, numeric_checks, optimization_checks, teacher_checks
 from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import Probe
 from keras_distill.preflight.state_restoration import first_batches, state_restored
@@ -66,7 +66,7 @@ def check(
         _check_inputs_match(data_batches[0], distiller)
         findings = numeric_checks.check_weight_precision(distiller)
         # Each of the next two steps ends the check: with these problems, later measurements are meaningless.
-        invalid = numeric_checks.check_inputs(data_batches) or prediction_checks.check_labels(distiller, data_batches)
+        invalid = numeric_checks.check_inputs(data_batches) or label_checks.check_labels(distiller, data_batches)
         if invalid:
             return findings + invalid
         probe = Probe(distiller, data_batches)
@@ -74,11 +74,11 @@ def check(
         invalid = numeric_checks.check_activations(stats)
         if invalid:
             return findings + invalid
-        findings += prediction_checks.check_logits(distiller, stats)
+        findings += logit_checks.check_logits(distiller, stats)
         if distiller.teacher is not None:
             # The targets of peers are their own predictions, which are at chance level before training.
-            findings += prediction_checks.check_teacher_accuracy(stats)
-        findings += prediction_checks.check_temperatures(probe, stats)
+            findings += teacher_checks.check_teacher_accuracy(stats)
+        findings += logit_checks.check_temperatures(probe, stats)
         trial = optimization_checks.TrialSteps(probe, stats)
         findings += optimization_checks.check_gradients(trial)
         findings += optimization_checks.check_learning_rate(trial)

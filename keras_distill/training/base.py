@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,28 +13,10 @@ from keras_distill import _compat
 from keras_distill.data.batch import Batch, batch_size, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
-from keras_distill.training.loss_weight import LossWeight
+from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import regularization_losses, replica_fraction
 from keras_distill.training.strategy_checks import check_batch_size, check_step
 from keras_distill.types import Structure, Tensor
-
-
-class WeightedLoss(NamedTuple):
-    """Part of the total loss.
-
-    Attributes:
-        title: Name in messages, such as "term 'hint'".
-        weight: A `LossWeight`.
-        total: Log name of the sum that the weighted loss is added to.
-        supervised: Log name of the supervised loss that a weight may depend on.
-        weight_name: Log name of the weight.
-    """
-
-    title: str
-    weight: LossWeight
-    total: str = "loss"
-    supervised: str = "supervised_loss"
-    weight_name: str | None = None
 
 
 class BaseDistiller(_compat.StrategyBuild, keras.Model):

@@ -9,10 +9,10 @@ from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_names
 from keras_distill.teachers import CachedTeacher, as_teacher
-from keras_distill.training.base import BaseDistiller, WeightedLoss
+from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, connect_loss
 from keras_distill.training.deserialization import teacher_to_load
-from keras_distill.training.loss_weight import as_weight, check_weight, serialize_weight
+from keras_distill.training.loss_weight import WeightedLoss, as_weight, check_weight, serialize_weight
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
 from keras_distill.training.term_list import as_terms

@@ -1,7 +1,7 @@
-"""Weights of losses: the contract that numbers, schedules, `Balance` and user-defined weights implement."""
+"""Weights of losses: the contract of numbers, schedules, `Balance` and weights of users."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -74,6 +74,24 @@ class Scheduled(LossWeight):
 
     def value(self, step):
         return value_at(self.schedule, step)
+
+
+class WeightedLoss(NamedTuple):
+    """Part of the total loss.
+
+    Attributes:
+        title: Name in messages, such as "term 'hint'".
+        weight: A `LossWeight`.
+        total: Log name of the sum that the weighted loss is added to.
+        supervised: Log name of the supervised loss that a weight may depend on.
+        weight_name: Log name of the weight.
+    """
+
+    title: str
+    weight: LossWeight
+    total: str = "loss"
+    supervised: str = "supervised_loss"
+    weight_name: str | None = None
 
 
 def check_weight(weight: Any, name: str) -> ScheduleLike | LossWeight:

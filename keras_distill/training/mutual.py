@@ -10,9 +10,9 @@ from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps
 from keras_distill.schedules import check_positive
-from keras_distill.training.base import BaseDistiller, WeightedLoss
+from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses
-from keras_distill.training.loss_weight import as_weight
+from keras_distill.training.loss_weight import WeightedLoss, as_weight
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import split_metrics
 from keras_distill.training.term import Term

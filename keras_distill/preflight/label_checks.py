@@ -1,0 +1,96 @@
+"""Checks of labels: whether they fit the classes of the student's output."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_distill.data.batch import unpack
+from keras_distill.data.labels import label_mask
+from keras_distill.losses import ChunkedCrossentropy
+from keras_distill.models.specs import Spec
+from keras_distill.preflight.finding import Finding
+from keras_distill.preflight.statistics import SUM_TOLERANCE
+from keras_distill.training.base import BaseDistiller
+
+
+def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding]:
+    """Report labels that do not fit the classes of the student's output."""
+    findings = []
+    for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
+        if loss is None or not isinstance(spec, Spec) or isinstance(loss, ChunkedCrossentropy):
+            continue
+        rows = [row for data in batches for row in _present_labels(unpack(data, 0).labels, entry, position, spec)]
+        values = np.concatenate(rows) if rows else np.zeros(0)
+        invalid, expected = _invalid_labels(values, loss, spec.shape[-1])
+        if len(invalid):
+            name = "labels" if entry is None else f"labels {entry!r}"
+            units = f"{spec.shape[-1]} {'classes' if spec.shape[-1] > 1 else 'unit'}"
+            examples = sorted(set(invalid.ravel().tolist()))[:5]
+            findings.append(
+                Finding(
+                    "labels out of range",
+                    f"The {name} do not fit the student's output of {units}.",
+                    f"{len(invalid)} of {values.size} are invalid, e.g. {examples}. Expected: {expected}.",
+                    "Number the classes from 0, or set the units of the student's last layer to the number of classes.",
+                )
+            )
+    return findings
+
+
+def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.ndarray, str]:
+    """Return the labels that the loss cannot use, and a description of valid ones."""
+    if values.ndim == 1 and classes > 1:
+        invalid = values[(values < 0) | (values >= classes) | (values != np.round(values))]
+        return invalid, f"integers from 0 to {classes - 1}, and -1 for a missing label"
+    categorical = _is_loss(loss, keras.losses.CategoricalCrossentropy, "categorical_crossentropy")
+    if not categorical and not _is_loss(loss, keras.losses.BinaryCrossentropy, "binary_crossentropy"):
+        return np.zeros(0), ""
+    invalid = values[(values < 0) | (values > 1)]
+    if categorical and not len(invalid) and values.ndim > 1:
+        sums = values.sum(-1)
+        return sums[np.abs(sums - 1) > SUM_TOLERANCE], "rows with a sum of 1"
+    return invalid, "values from 0 to 1"
+
+
+def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
+    """Return `(entry of the labels or None, Spec, loss)` of each output of the student."""
+    loss = distiller.loss
+    if loss is None:
+        return []
+    # Peers have the same labels; those of the first one stand for all.
+    tap, student = next(iter(distiller.outputs.items()))
+    spec = distiller.specs.student[tap]
+    if isinstance(spec, Spec):
+        return [(None, spec, loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss)]
+    keys = list(spec) if isinstance(spec, dict) else list(range(len(spec)))
+    output_names = getattr(student, "output_names", None) or keys
+    specs = list(spec.values()) if isinstance(spec, dict) else list(spec)
+    outputs = []
+    for position, (key, output_name, output_spec) in enumerate(zip(keys, output_names, specs)):
+        if isinstance(loss, dict):
+            output_loss = loss.get(key, loss.get(output_name))
+        else:
+            output_loss = loss[position] if isinstance(loss, (list, tuple)) else loss
+        outputs.append((key if isinstance(key, str) else output_name, output_spec, output_loss))
+    return outputs
+
+
+def _present_labels(labels: Any, entry: Any, position: int, spec: Spec) -> Iterator[np.ndarray]:
+    """Yield the labels of an output that are not missing, shape `[labels]` or `[labels, components]`."""
+    if isinstance(labels, dict):
+        labels = labels.get(entry)
+    elif isinstance(labels, (list, tuple)):
+        labels = labels[position]
+    if labels is None:
+        return
+    present = np.asarray(label_mask(labels, spec))
+    values = np.asarray(labels)
+    if values.ndim == len(spec.shape) and values.shape[-1] == 1 and spec.shape[-1] != 1:
+        values = values[..., 0]
+    yield values[present]
+
+
+def _is_loss(loss, loss_class, name):
+    return loss == name or isinstance(loss, loss_class)
