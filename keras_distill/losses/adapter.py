@@ -101,8 +101,8 @@ class LossAdapter(DistillationLoss):
 def _resolve(loss):
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
-    class_name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else _class_of_function(loss)
-    if class_name in _OF_PROBABILITIES:
+    class_name = _class_of_probabilities(loss)
+    if class_name is not None:
         raise ValueError(
             f"keras.losses.{class_name} compares labels or probabilities, not the activations of two models. Use "
             f"keras_distill.losses.{_OF_PROBABILITIES[class_name]}(), which compares logits."
@@ -115,10 +115,13 @@ def _resolve(loss):
     return loss
 
 
-def _class_of_function(function):
-    """Return the name of the Keras class that a function of `keras.losses` belongs to, or None."""
-    name = getattr(function, "__name__", "")
-    if getattr(keras.losses, name, None) is not function:
+def _class_of_probabilities(loss):
+    """Return the name of the Keras loss of probabilities that a loss is, inherits from or is the function of."""
+    if isinstance(loss, keras.losses.Loss):
+        inherited = [cls for cls in type(loss).__mro__ if getattr(keras.losses, cls.__name__, None) is cls]
+        return next((cls.__name__ for cls in inherited if cls.__name__ in _OF_PROBABILITIES), None)
+    name = getattr(loss, "__name__", "")
+    if getattr(keras.losses, name, None) is not loss:
         return None
     squeezed = name.replace("_", "").lower()
     return next((class_name for class_name in _OF_PROBABILITIES if class_name.lower() == squeezed), None)

@@ -105,6 +105,20 @@ def test_keras_losses_of_probabilities_raise_and_name_ours(name):
         Term(cls())
 
 
+def test_subclasses_of_keras_losses_of_probabilities_raise():
+    class Smoothed(keras.losses.CategoricalCrossentropy):
+        def call(self, y_true, y_pred):
+            return super().call(0.9 * y_true + 0.1, y_pred)
+
+    class Scaled(keras.losses.MeanSquaredError):
+        def call(self, y_true, y_pred):
+            return 2.0 * super().call(y_true, y_pred)
+
+    with pytest.raises(ValueError, match="keras.losses.CategoricalCrossentropy compares labels"):
+        Term(Smoothed())
+    assert isinstance(Term(Scaled()).loss, LossAdapter)
+
+
 def test_every_keras_loss_is_of_values_or_of_probabilities():
     values = {
         "cosine_similarity",
