@@ -1,5 +1,6 @@
 """Checks of class mappings and logits, and the mapping of logits between classes, for several teachers."""
 
+import collections
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def class_map(classes: Any) -> tuple[tuple[int, ...], ...]:
     invalid = [c for c in used if not isinstance(c, numbers.Integral) or isinstance(c, bool) or c < 0]
     if invalid:
         raise ValueError(f"`classes` must contain indices of teacher classes, integers >= 0. Received: {invalid}")
-    repeated = sorted({int(c) for c in used if used.count(c) > 1})
+    repeated = sorted(int(c) for c, count in collections.Counter(used).items() if count > 1)
     if repeated:
         raise ValueError(f"`classes` must use each teacher class at most once. Used more than once: {repeated}.")
     return tuple(tuple(int(c) for c in group) for group in groups)

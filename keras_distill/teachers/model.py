@@ -40,7 +40,7 @@ class ModelTeacher(Teacher):
 
     Raises:
         ValueError: If `model` or `inputs` is not callable, or `classes` is not such a list; when the distiller is made,
-            if the teacher has fewer classes than `classes` uses, or ends in a softmax.
+            if the teacher has fewer classes than `classes` uses, or ends in a sigmoid.
 
     Example:
     >>> resized = ModelTeacher(teacher, inputs=lambda images: ops.image.resize(images, (8, 8)))
