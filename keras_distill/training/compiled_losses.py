@@ -83,6 +83,14 @@ class CompiledLosses:
         return CompiledLosses(**self._loss_arguments)
 
     @property
+    def output_loss_names(self) -> list[str]:
+        """Names under which Keras logs the loss of each output, if there are several."""
+        loss, names = self._loss_arguments["loss"], self._plain.output_names or ()
+        if loss is None or len(names) < 2:
+            return []
+        return [f"{name}_loss" for name in names if not isinstance(loss, dict) or name in loss]
+
+    @property
     def metrics(self) -> list:
         """Keras metrics that have seen data."""
         return [*self._plain.own_metrics, *self._weighted.own_metrics]

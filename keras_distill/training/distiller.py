@@ -17,6 +17,7 @@ from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
 from keras_distill.training.term_list import as_terms
 from keras_distill.training.validation import (
+    check_log_names,
     check_masks,
     check_models,
     check_supervised_loss,
@@ -223,9 +224,11 @@ class Distiller(BaseDistiller):
         connect_loss(loss, self.student, output)
         metrics, of_teacher = split_metrics(metrics)
         weighted_metrics, weighted_of_teacher = split_metrics(weighted_metrics)
-        self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._trackers))
         output_names = getattr(self.student, "output_names", None)
-        self._compiled_losses = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
+        compiled = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
+        check_log_names(self._trackers, compiled.output_loss_names)
+        self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._trackers))
+        self._compiled_losses = compiled
 
     def _losses_without_metrics(self):
         return self._compiled_losses.without_metrics()

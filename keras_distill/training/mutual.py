@@ -17,6 +17,7 @@ from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import split_metrics
 from keras_distill.training.term import Term
 from keras_distill.training.validation import (
+    check_log_names,
     check_masks,
     check_peers,
     check_predictions,
@@ -201,7 +202,10 @@ class MutualDistiller(BaseDistiller):
         for tap in self.outputs:
             warn_if_logits_taken_for_probabilities(loss, self._traced.student[tap])
         outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}
-        self._compiled_losses = CompiledLosses.per_model(outputs, loss, loss_weights, metrics, weighted_metrics)
+        compiled = CompiledLosses.per_model(outputs, loss, loss_weights, metrics, weighted_metrics)
+        names = [f"{peer}_{name}" for peer, losses in compiled.items() for name in losses.output_loss_names]
+        check_log_names(self._trackers, names)
+        self._compiled_losses = compiled
 
     def _results(self):
         results = {tracker.name: tracker.result() for tracker in self._loss_trackers()}

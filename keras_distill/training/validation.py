@@ -158,6 +158,24 @@ def check_supervised_loss(parts: dict[str, Any], loss: Any) -> None:
         )
 
 
+def check_log_names(parts: Iterable[str], outputs: Iterable[str]) -> None:
+    """Check that the loss of no output has the log name of a part of the total loss, which it would replace.
+
+    Args:
+        parts: Log names of the parts of the total loss.
+        outputs: Log names of the losses of outputs.
+
+    Raises:
+        ValueError: For a name that is in both.
+    """
+    repeated = [name for name in outputs if name in parts]
+    if repeated:
+        raise ValueError(
+            f"The logs would have {repeated} twice: the supervised loss of an output and another part of the total "
+            "loss have the same name. Rename the term (`Term(..., name=...)`), the peer or the output."
+        )
+
+
 def warn_if_logits_taken_for_probabilities(loss: Any, output: Structure) -> None:
     """Warn of a cross-entropy with the default `from_logits=False` on an output that does not end in a softmax.
 

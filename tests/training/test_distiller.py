@@ -215,3 +215,26 @@ def test_missing_stored_activations_raise():
 
 def test_order_of_batch_fields():
     assert Batch._fields[:5] == ("inputs", "labels", "sample_weight", "cached", "step")
+
+
+def test_a_term_named_like_an_output_raises():
+    inputs = keras.Input((4,))
+    outputs = {name: keras.layers.Dense(3, name=name)(inputs) for name in ("start", "end")}
+    student, teacher = keras.Model(inputs, outputs), keras.models.clone_model(keras.Model(inputs, outputs))
+
+    def distiller(name):
+        terms = [Term(KLDivergence(), "output[start]", "output[start]", name=name)]
+        return Distiller(student=student, teacher=teacher, terms=terms)
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    losses = {"start": loss, "end": loss}
+    with pytest.raises(ValueError, match=r"The logs would have \['start_loss'\] twice.*Rename the term"):
+        distiller("start").compile("sgd", losses)
+    distiller("start").compile("sgd")
+    distiller("start").compile("sgd", {"end": loss})
+    x, y = np.ones((2, 4), "float32"), {"start": np.array([0, 1]), "end": np.array([2, 0])}
+    renamed = distiller("start_kd")
+    renamed.compile("sgd", losses)
+    logs = renamed.fit(x, y, verbose=0).history
+    assert {"start_loss", "end_loss", "start_kd_loss", "supervised_loss", "loss"} == set(logs)
+    np.testing.assert_allclose(logs["supervised_loss"], logs["start_loss"][0] + logs["end_loss"][0], rtol=1e-6)
