@@ -29,12 +29,8 @@ from tests.support.helpers import (
     softened_kl,
     softmax,
     weights_of,
+    zero_rate_sgd,
 )
-
-
-def zero_rate_sgd():
-    """Return SGD with a learning rate of 0: `fit` logs losses without changing weights."""
-    return keras.optimizers.SGD(0.0)
 
 
 def test_d1_loss_is_the_kl_divergence_of_softmaxes():
