@@ -1,6 +1,7 @@
 """Regression tests for the faults D1 to D25 of `keras.distillation` in Keras 3.15, which README.md lists.
 
-The values of single losses are also tested in `tests/losses`.
+One file, so that the faults can be read in the order of their numbers. The values of single losses are also tested in
+`tests/losses`.
 """
 
 import os

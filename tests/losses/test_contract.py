@@ -1,4 +1,7 @@
-"""Contract of all losses and heads: one test suite over every file of the two folders."""
+"""Contract of all losses and heads: one test suite over every file of the two folders.
+
+One file, because all tests use the same lists of losses and heads and the same inputs for them.
+"""
 
 import importlib
 import inspect
