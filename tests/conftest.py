@@ -22,7 +22,9 @@ LONG_FILES = (
     "test_contract.py",
     "test_recipes.py",
     "test_backup.py",
-    "test_tuning.py",
+    "test_backup_processes.py",
+    "test_tuners.py",
+    "test_hypermodel.py",
     "test_walk.py",
     "test_preflight.py",
 )

@@ -1,4 +1,7 @@
-"""Expectations of the private names in `keras_distill._compat`, and where private names may be used."""
+"""Expectations of the private names in `keras_distill._compat`, and where private names may be used.
+
+One file, so that a new version of Keras or TensorFlow can be checked by running this file alone.
+"""
 
 import ast
 import pathlib

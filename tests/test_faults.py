@@ -1,6 +1,7 @@
 """Regression tests for the faults D1 to D25 of `keras.distillation` in Keras 3.15, which README.md lists.
 
-The values of single losses are also tested in `tests/losses`.
+One file, so that the faults can be read in the order of their numbers. The values of single losses are also tested in
+`tests/losses`.
 """
 
 import os
@@ -29,12 +30,8 @@ from tests.support.helpers import (
     softened_kl,
     softmax,
     weights_of,
+    zero_rate_sgd,
 )
-
-
-def zero_rate_sgd():
-    """Return SGD with a learning rate of 0: `fit` logs losses without changing weights."""
-    return keras.optimizers.SGD(0.0)
 
 
 def test_d1_loss_is_the_kl_divergence_of_softmaxes():

@@ -1,4 +1,4 @@
-"""Command line: `inspect`, `label`, `check` of a cache, usage errors, exit status and signals."""
+"""Command line: usage errors, help, exit status, signals and the installed command."""
 
 import importlib
 import os
@@ -12,17 +12,11 @@ import sys
 import time
 import warnings
 
-import keras
-import numpy as np
 import pytest
 
 import keras_distill
-from keras_distill.cache import open_cache
 from keras_distill.callbacks.backup import EXIT_PREEMPTED
 from keras_distill.cli import main
-from keras_distill.data.batch import split_inputs
-from keras_distill.data.datasets import open_dataset
-from tests.support.helpers import data, mlp
 
 pytestmark = pytest.mark.processes
 
@@ -39,63 +33,6 @@ sys.modules["keras_distill_cli"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["keras_distill_cli"])
 from keras_distill_cli import main
 """
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "teacher.keras"
-    mlp(name="teacher").save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.npz"
-    x, y = data()
-    np.savez(path, x=x, y=y)
-    return path
-
-
-def test_inspect_lists_taps_with_shapes(path, capsys):
-    assert main(["inspect", str(path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "tap       shape      layer       parameters",
-        "features  (None, 8)  Dense               72",
-        "logits    (None, 3)  Dense               27",
-        "output    (None, 3)  Sequential          99",
-    ]
-
-
-def test_inspect_lists_matching_taps(path, capsys):
-    assert main(["inspect", str(path), "--match", "f*s"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tap", "features"]
-
-
-def test_inspect_lists_layers_that_cannot_be_tapped(tmp_path, capsys):
-    model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(3, name="lstm")])
-    model.save(tmp_path / "model.keras")
-    assert main(["inspect", str(tmp_path / "model.keras")]) == 0
-    assert "Cannot be tapped:\n  'lstm/lstm_cell' runs inside a loop" in capsys.readouterr().out
-
-
-def test_inspect_imports_modules_of_custom_layers(tmp_path, monkeypatch, capsys):
-    code = """
-import keras
-@keras.saving.register_keras_serializable("cli")
-class Twice(keras.layers.Layer):
-    def call(self, x):
-        return 2 * x
-"""
-    (tmp_path / "twice.py").write_text(code)
-    model = (
-        f"import keras, twice; keras.Sequential([keras.Input((2,)), twice.Twice(name='t')]).save('{tmp_path}/m.keras')"
-    )
-    subprocess.run([sys.executable, "-c", model], cwd=tmp_path, check=True)
-    assert main(["inspect", f"{tmp_path}/m.keras"]) == 1
-    assert "'Twice' is unknown. Pass the module that registers it: --import" in capsys.readouterr().err
-    monkeypatch.syspath_prepend(tmp_path)
-    assert main(["inspect", f"{tmp_path}/m.keras", "--import", "twice"]) == 0
-    assert "Twice" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -280,40 +217,6 @@ def test_the_console_script_runs_the_same_modules():
     assert importlib.import_module("keras_distill.cli.main").EXIT_PREEMPTED == EXIT_PREEMPTED
 
 
-def test_check_verifies_what_label_wrote(path, npz, tmp_path, capsys):
-    out = tmp_path / "cache"
-    arguments = ["label", str(path), f"--dataset={npz}", f"--out={out}", "--tap=output", "--tap=features", "--top-k=2"]
-    for _ in range(2):
-        assert main([*arguments, "--dtype=float16"]) == 0
-    assert "Labeling into" in capsys.readouterr().out
-    assert main(["check", str(out), "--teacher", str(path)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1] == ["output", "(3,)", "float16", "top", "2"] and lines[2] == ["features", "(8,)", "float16", "all"]
-    assert lines[3] == ["24", "examples"] and lines[-1][:4] == ["The", "cache", "is", "intact:"]
-    stored = open_cache(out)
-    assert len(list(stored.join(open_dataset(npz)).batch(24))) == 1
-    file = next(out.glob("*features.npy"))
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert main(["check", str(out)]) == 1
-    assert f"{file}' has changed since it was written" in capsys.readouterr().err
-
-
-def test_check_detects_a_cache_of_another_teacher(path, npz, tmp_path, capsys):
-    main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"])
-    mlp(name="other", bias_initializer="ones").save(tmp_path / "other.keras")
-    assert main(["check", str(tmp_path / "cache"), "--teacher", str(tmp_path / "other.keras")]) == 1
-    assert "a cache of another teacher" in capsys.readouterr().err
-
-
-def test_an_interrupted_label_can_be_resumed(path, npz, tmp_path, monkeypatch, capsys):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("keras_distill.cache.label", interrupted)
-    assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path}"]) == 130
-    assert "keras-distill: interrupted. Rerun the same command to resume." in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("event", ["signal", "warning"])
 def test_signals_and_warnings_during_a_command(event, path, npz, tmp_path, monkeypatch, capsys):
     def job(*arguments, **options):
@@ -333,17 +236,6 @@ def test_signals_and_warnings_during_a_command(event, path, npz, tmp_path, monke
         assert main(arguments) == 0
         assert capsys.readouterr().err == "keras-distill: warning: One line and another.\n"
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_label_stores_logits_of_a_teacher_with_a_softmax(path, npz, tmp_path, capsys):
-    teacher = keras.saving.load_model(path)
-    teacher.add(keras.layers.Softmax())
-    teacher.save(tmp_path / "softmax.keras")
-    assert main(["label", str(tmp_path / "softmax.keras"), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"]) == 0
-    assert "ends in a softmax. The cache stores its logits" in capsys.readouterr().out
-    (joined,) = open_cache(tmp_path / "cache").join(open_dataset(npz)).batch(24)
-    stored = split_inputs(joined[0])[1]["output"]
-    np.testing.assert_allclose(stored, keras.saving.load_model(path)(data()[0]), rtol=1e-5, atol=1e-6)
 
 
 def test_the_command_is_installed(path):

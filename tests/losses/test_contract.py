@@ -1,4 +1,7 @@
-"""Contract of all losses and heads: one test suite over every file of the two folders."""
+"""Contract of all losses and heads: one test suite over every file of the two folders.
+
+One file, because all tests use the same lists of losses and heads and the same inputs for them.
+"""
 
 import importlib
 import inspect
@@ -19,7 +22,7 @@ BATCH = 6
 SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
 # A head can change the resolution of feature maps only. Here one axis grows and the other shrinks.
 TEACHER_SHAPES = {**SHAPES, 4: (BATCH, 2, 6, 5)}
-# The adapter wraps any Keras loss; it has tests of its own.
+# The adapter wraps any Keras loss. `test_adapter.py` tests it.
 NOT_LEAVES = {"__init__", "adapter", "base", "checks", "maths"}
 # Arguments that cannot be schedules.
 FIXED = {

@@ -4,6 +4,8 @@
 hyperparameters, `{name: number}`, and returns a scalar: the loss times the factor between the two reductions, which is
 computed from the shapes. Where the reference adds the teacher's entropy to a divergence, a constant with respect to the
 student, the adapter adds it too.
+
+One file, because it is a single table with one entry for each published loss.
 """
 
 import itertools

@@ -62,6 +62,11 @@ def compiled(distiller, optimizer=None, loss=None, **options):
     return distiller
 
 
+def zero_rate_sgd():
+    """Return SGD with a learning rate of 0: `fit` logs losses without changing weights."""
+    return keras.optimizers.SGD(0.0)
+
+
 def fitted(model, *arguments, epochs=1, batch_size=8, **options):
     """Fit silently without shuffling and return the history, `{name: [value per epoch]}`."""
     options = {"shuffle": False, "verbose": 0, "epochs": epochs, "batch_size": batch_size} | options

@@ -1,0 +1,52 @@
+"""Option `--cache` of `keras-distill distill`."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill.cache import label
+from keras_distill.cli import main
+from tests.support.distill_command import trained
+from tests.support.helpers import assert_same_weights, weights_of
+
+pytestmark = pytest.mark.everyday
+
+
+@pytest.mark.parametrize("validation", ["0.25", "{folder}/test.npz"])
+def test_a_cache_trains_like_its_teacher(validation, folder, tmp_path, distill):
+    options = ["--epochs=2", f"--validation={validation.format(folder=folder)}", "--hint=block_1:block_3"]
+    distill(*options, out="online")
+    distill(*options, f"--cache={tmp_path / 'cache'}", out="cached")
+    written = (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns
+    assert_same_weights(weights_of(trained(tmp_path, "online")), weights_of(trained(tmp_path, "cached")), rtol=1e-4)
+    histories = [
+        np.loadtxt(tmp_path / out / "history.csv", float, delimiter=",", skiprows=1) for out in ("online", "cached")
+    ]
+    np.testing.assert_allclose(*histories, rtol=1e-3)
+    distill(*options, f"--cache={tmp_path / 'cache'}", out="again")
+    assert (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns == written
+    assert not (tmp_path / "cached" / "unfinished").exists()
+
+
+def test_a_cache_written_by_label_is_reused(folder, tmp_path, distill, capsys):
+    cache = str(tmp_path / "cache")
+    arguments = ["label", str(folder / "teacher.keras"), f"--dataset={folder / 'train.npz'}", f"--out={cache}"]
+    assert main([*arguments, "--tap=output", "--tap=block_3", "--dtype=float16"]) == 0
+    distill("--epochs=1", f"--cache={cache}")
+    distill("--epochs=1", f"--cache={cache}", "--hint=block_1:block_3", out="hinted")
+    printed = distill("--epochs=1", f"--cache={cache}", "--hint=block_1:block_2", out="more", status=1)
+    assert "contains ['output', 'block_3'], but not ['block_2']" in printed.err
+    assert "`keras-distill label` with --tap='output' --tap='block_2' and another --out" in printed.err
+    printed = distill("--epochs=1", f"--cache={cache}", dataset="one_hot.npz", out="others")
+    np.savez(folder / "reversed.npz", **{name: array[::-1] for name, array in np.load(folder / "train.npz").items()})
+    printed = distill("--epochs=1", f"--cache={cache}", dataset="reversed.npz", out="reversed", status=1)
+    assert "holds activations of other examples" in printed.err
+
+
+def test_a_cache_of_probabilities_raises_an_error(folder, tmp_path, distill):
+    teacher = keras.saving.load_model(folder / "teacher.keras")
+    teacher.layers[-1].activation = keras.activations.softmax
+    teacher.save(folder / "probabilities.keras")
+    label(teacher, np.load(folder / "train.npz")["x"], tmp_path / "cache", verbose=0)
+    printed = distill(f"--cache={tmp_path / 'cache'}", teacher="probabilities.keras", status=1)
+    assert "contains probabilities" in printed.err

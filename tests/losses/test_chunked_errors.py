@@ -1,0 +1,90 @@
+"""Errors of `Chunked` and `ChunkedCrossentropy` before training."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_distill import Distiller, HiddenStates, Term
+from keras_distill.losses import (
+    DIST,
+    Chunked,
+    ChunkedCrossentropy,
+    ConfidenceTemperature,
+    CurriculumTemperature,
+    FocalTemperature,
+    LogitStandardization,
+    MultiLevelKD,
+)
+from tests.support.helpers import features
+from tests.support.language_models import WORDS, dense, language_model
+
+
+@pytest.mark.parametrize("loss", [DIST(), MultiLevelKD(), FocalTemperature(), ConfidenceTemperature(), Chunked()])
+def test_rejects_losses_that_are_not_pointwise(loss):
+    with pytest.raises(ValueError, match=f"compares each position independently.*Received: a {type(loss).__name__}"):
+        Chunked(loss)
+
+
+def test_rejects_invalid_arguments():
+    with pytest.raises(ValueError, match="Received: a CurriculumTemperature"):
+        Chunked(CurriculumTemperature())
+    with pytest.raises(ValueError, match="Received: a LogitStandardization"):
+        Chunked(LogitStandardization(DIST()))
+    with pytest.raises(ValueError, match="takes a loss of logits.*Received"):
+        LogitStandardization(Chunked(None, "logits", "logits"))
+    with pytest.raises(ValueError, match="`tokens` must be an integer >= 1. Received: 0"):
+        Chunked(tokens=0)
+    with pytest.raises(ValueError, match="must be the path of the layer.*Received: 3"):
+        ChunkedCrossentropy(3)
+    with pytest.raises(ValueError, match="has only the path 'logits' of its layer.*model.get_layer"):
+        ChunkedCrossentropy("logits")(np.zeros((1, 1)), features(1, 1, 2))
+
+
+def assert_rejected(message, student=None, teacher=None, wrap=(HiddenStates, HiddenStates), **options):
+    models = student or language_model(), teacher or language_model(6, "teacher")
+    options = {"student_layer": "logits", "teacher_layer": "logits"} | options
+    with pytest.raises(ValueError, match=message):
+        Distiller(student=wrap[0](models[0]), teacher=wrap[1](models[1]), terms=[Term(Chunked(**options))])
+
+
+def test_errors_come_before_training_and_name_layers_and_shapes():
+    assert_rejected("No layer called 'logit' in 'student_hidden_states'. Closest: .*logits", student_layer="logit")
+    assert_rejected(r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: layer 'logits' maps "
+            r"\(None, None, 4\) to \(None, None, 11\)", teacher=language_model(6, "teacher", words=12))  # fmt: skip
+    assert_rejected(
+        "Layer 'logits' ends in a softmax, but its outputs must be logits", teacher=language_model(activation="softmax")
+    )
+    assert_rejected(
+        r"Layer 'logits', with weights of the shapes \[\(4, 11\), \(11,\)\], does not accept hidden states of size 11",
+        wrap=(lambda model: model, HiddenStates),
+    )
+    assert_rejected(
+        "A function has no layers. Pass the keras.Model itself. Received: layer 'logits'",
+        wrap=(HiddenStates, lambda model: lambda x: model(x)),
+    )
+    assert_rejected("11 words, the teacher's 6", teacher_layer=None)
+    assert_rejected(
+        "Layer 'embedding_norm' returns .* not one row of logits",
+        student_layer="embedding_norm",
+        student=_model_with_a_layer_of_rank_4(),
+    )
+    distiller = Distiller(
+        student=HiddenStates(language_model()),
+        teacher=HiddenStates(language_model(6, "teacher")),
+        terms=[Term(Chunked(None, *["logits"] * 2))],
+    )
+    with pytest.raises(ValueError, match="No layer called 'logit' in 'student_hidden_states'"):
+        distiller.compile("sgd", ChunkedCrossentropy("logit"))
+    with pytest.raises(
+        ValueError, match=r"weights of the shapes \[\(5, 11\), \(11,\)\], does not accept hidden states of size 4"
+    ):
+        distiller.compile("sgd", ChunkedCrossentropy(dense(5)))
+
+
+def _model_with_a_layer_of_rank_4():
+    """Return a student whose layer "embedding_norm" accepts hidden states and returns no row of logits."""
+    tokens = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(WORDS, 4)(tokens)
+    x = keras.layers.Lambda(lambda x: x[..., None], name="embedding_norm")(x)
+    x = keras.layers.Reshape((-1, 4))(x)
+    return keras.Model(tokens, keras.layers.Dense(WORDS, name="logits")(x), name="student")
