@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill.cache import label
+from keras_distill.cache import open_cache
 from keras_distill.cli import main
+from keras_distill.data.batch import split_inputs
 from tests.support.distill_command import trained
 from tests.support.helpers import assert_same_weights, weights_of
 
@@ -40,13 +41,19 @@ def test_a_cache_written_by_label_is_reused(folder, tmp_path, distill, capsys):
     printed = distill("--epochs=1", f"--cache={cache}", dataset="one_hot.npz", out="others")
     np.savez(folder / "reversed.npz", **{name: array[::-1] for name, array in np.load(folder / "train.npz").items()})
     printed = distill("--epochs=1", f"--cache={cache}", dataset="reversed.npz", out="reversed", status=1)
-    assert "holds activations of other examples" in printed.err
+    assert "holds a cache of other examples" in printed.err
 
 
-def test_a_cache_of_probabilities_raises_an_error(folder, tmp_path, distill):
+def test_a_cache_of_a_softmax_teacher_holds_logits(folder, tmp_path, distill):
     teacher = keras.saving.load_model(folder / "teacher.keras")
+    x = np.load(folder / "train.npz")["x"]
+    logits = teacher.predict(x, verbose=0)
     teacher.layers[-1].activation = keras.activations.softmax
     teacher.save(folder / "probabilities.keras")
-    label(teacher, np.load(folder / "train.npz")["x"], tmp_path / "cache", verbose=0)
-    printed = distill(f"--cache={tmp_path / 'cache'}", teacher="probabilities.keras", status=1)
-    assert "contains probabilities" in printed.err
+    cache = str(tmp_path / "cache")
+    arguments = [str(folder / "probabilities.keras"), f"--dataset={folder / 'train.npz'}", f"--out={cache}"]
+    assert main(["label", *arguments]) == 0
+    stored = split_inputs(open_cache(cache).load(x))[1]["output"]
+    np.testing.assert_allclose(stored, logits, rtol=1e-5, atol=1e-6)
+    printed = distill("--epochs=1", f"--cache={cache}", teacher="probabilities.keras")
+    assert "probabilities" not in printed.err

@@ -79,7 +79,7 @@ def test_other_formats_are_written_when_one_fails(export, monkeypatch):
     assert [line.split()[0] for line in agreement] == ["format", "keras"]
     assert [line.split()[1] for line in profiles] == ["format", "keras"]
     first, last = printed.err.splitlines()
-    assert "litert_float16" in first and "says something else than 'net'" in first
+    assert "litert_float16" in first and "differ from those of 'net'" in first
     assert last == "keras-distill: error: 1 of 2 formats failed."
 
 

@@ -59,7 +59,7 @@ def test_the_plots_of_a_search(tmp_path, capsys):
         "parallel_coordinates.png",
     ]
     assert main(["report", str(folder), "--objective=val_acc", f"--out={tmp_path / 'other'}"]) == 1
-    assert "has the metric 'val_acc'. There: ['val_accuracy']" in capsys.readouterr().err
+    assert "has the metric 'val_acc'. Available: ['val_accuracy']" in capsys.readouterr().err
 
 
 def test_a_search_without_a_completed_trial_has_no_plots(tmp_path, capsys):
