@@ -712,5 +712,5 @@ def test_d25_teacher_with_several_outputs():
 
 
 def test_d25_list_of_teachers_raises_with_advice():
-    with pytest.raises(ValueError, match="write a function that averages them"):
+    with pytest.raises(ValueError, match=r"for several teachers, use keras_distill.teachers.Ensemble"):
         Distiller(student=mlp(), teacher=[mlp(name="first"), mlp(name="second")], terms=[Term(KLDivergence())])

@@ -67,11 +67,12 @@ class DistillationMetric(keras.metrics.Metric):
             teacher: `Spec` of the teacher's activation.
 
         Raises:
-            ValueError: If a tap holds several tensors, if the metric needs logits and an activation holds
-                probabilities, or if the number of classes differs. The message names metric, taps and shapes.
+            ValueError: If a tap holds several tensors, if the metric needs the logits of a softmax and an activation
+                ends in a sigmoid, or if the number of classes differs. The message names metric, taps and shapes.
         """
         for side, tap, spec in (("student", self.student, student), ("teacher", self.teacher, teacher)):
-            check_activation(spec, f"Metric '{self.name}'", f"{side} '{tap}'", tap, self.logits)
+            activation = "Softmax" if self.logits else None
+            check_activation(spec, f"Metric '{self.name}'", f"{side} '{tap}'", tap, activation)
         if self.logits:
             self._check_classes(student.shape, teacher.shape)
 

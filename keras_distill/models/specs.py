@@ -97,7 +97,9 @@ def trace(function: Callable, inputs: Structure) -> Structure:
     return specs[0]
 
 
-def check_activation(spec: Structure, user: str, what: str, tap: str, logits: str | None) -> None:
+def check_activation(
+    spec: Structure, user: str, what: str, tap: str, logits: str | None, advice: str = "Tap another layer."
+) -> None:
     """Check that an activation is one tensor, and that a loss of logits can read logits from it.
 
     Args:
@@ -106,6 +108,7 @@ def check_activation(spec: Structure, user: str, what: str, tap: str, logits: st
         what: Name of the activation, such as "student 'output'".
         tap: Path of the activation.
         logits: Activation function that the logits belong to, "Softmax" or "Sigmoid"; None if no logits are needed.
+        advice: What to do about the probabilities of another activation function, the end of the error.
 
     Raises:
         ValueError: For a structure of several tensors, and for the probabilities of another activation function.
@@ -117,9 +120,7 @@ def check_activation(spec: Structure, user: str, what: str, tap: str, logits: st
         )
     if logits and spec.probabilities and spec.source != logits:
         raise ValueError(
-            f"{user} compares the logits of a {logits.lower()}, but {what} ends in a {spec.source.lower()}. "
-            f"Use {'BinaryKD, which compares independent yes-or-no logits' if logits == 'Softmax' else 'KLDivergence'},"
-            " or tap another layer."
+            f"{user} compares the logits of a {logits.lower()}, but {what} ends in a {spec.source.lower()}. {advice}"
         )
 
 

@@ -189,9 +189,11 @@ class Term:
     def _check_activations(self, loss, students, teachers):
         tapped = [("student", *pair) for pair in zip(tap_names(self.student), _each(students))]
         tapped += [("teacher", *pair) for pair in zip(tap_names(self.teacher), _each(teachers))]
+        activation = loss.activation if loss.logits else None
+        better = "BinaryKD, which compares independent yes-or-no logits" if activation == "Softmax" else "KLDivergence"
+        advice = f"Use {better}, or tap another layer."
         for side, tap, spec in tapped:
-            activation = loss.activation if loss.logits else None
-            check_activation(spec, f"Term '{self.name}'", f"{side} '{tap}'", tap, activation)
+            check_activation(spec, f"Term '{self.name}'", f"{side} '{tap}'", tap, activation, advice)
         if loss.rank is not None and any(len(spec.shape) != loss.rank for _, _, spec in tapped):
             received = ", ".join(f"{side} '{tap}' of shape {spec.shape}" for side, tap, spec in tapped)
             raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")

@@ -161,7 +161,7 @@ def test_a_mask_among_the_inputs():
     batch = {"x": x, "padding": padding}
     divergences = softened_kl(model.student(batch)[:, :1], model.teacher.model(batch)[:, :1], 1.0)
     assert logs["divergence"] == pytest.approx(divergences.mean(), rel=1e-5)
-    with pytest.raises(ValueError, match="Metric 'divergence' looks for its mask in the input 'pad'"):
+    with pytest.raises(ValueError, match="The mask of metric 'divergence' is the input 'pad', which does not exist"):
         model.compile("sgd", metrics=[TeacherDivergence(mask="pad")])
 
 
@@ -242,7 +242,7 @@ def test_are_restored_with_a_saved_distiller(tmp_path):
         (lambda: [Agreement(student="featurs")], r"No layer called 'featurs' in 'student'. Closest: \['features'\]"),
         (lambda: [CKA("features", "block")], "No layer called 'block' in 'teacher'"),
         (lambda: [Agreement(student="features")], r"same classes. Received: student 'features' of shape \(None, 8\)"),
-        (lambda: [Agreement(), Agreement()], r"names \['agreement'\] more than once. Give each metric one"),
+        (lambda: [Agreement(), Agreement()], r"names \['agreement'\] more than once. Pass each metric a"),
         (lambda: [Agreement(name="supervised_loss")], r"names \['supervised_loss'\] more than once"),
     ],
 )
@@ -254,10 +254,27 @@ def test_rejects_invalid_metrics_and_compiles_again(metrics, message):
     fitted(model, *data())
 
 
-def test_rejects_probabilities():
-    teacher = keras.Sequential([mlp(16, name="inner"), keras.layers.Softmax()])
+def test_models_that_end_in_a_softmax_are_compared_by_their_logits():
+    student, teacher = mlp(), mlp(16, name="teacher")
+    probabilities = [
+        keras.Sequential([keras.Input((8,)), model, keras.layers.Softmax()]) for model in (student, teacher)
+    ]
+    logs = []
+    for first, second in ((student, teacher), probabilities):
+        distiller = Distiller(student=first, teacher=second, terms=[Term(KLDivergence())])
+        distiller.compile(keras.optimizers.SGD(0.0), metrics=[TeacherDivergence(temperature=2.0), Agreement()])
+        logs.append(fitted(distiller, data()[0]))
+    for name in ("divergence", "agreement"):
+        np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=1e-5)
+
+
+def test_rejects_a_sigmoid():
+    teacher = keras.Sequential([mlp(16, name="inner"), keras.layers.Activation("sigmoid")])
     model = Distiller(student=mlp(), teacher=teacher, terms=[Term(KLDivergence(), "output", "inner")])
-    with pytest.raises(ValueError, match="Metric 'divergence' compares logits, but teacher 'output' ends in a softmax"):
+    message = (
+        r"Metric 'divergence' compares the logits of a softmax, but teacher 'output' ends in a sigmoid\. Tap another"
+    )
+    with pytest.raises(ValueError, match=message):
         model.compile("sgd", metrics=[TeacherDivergence()])
 
 

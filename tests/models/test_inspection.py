@@ -55,6 +55,6 @@ def test_a_dense_network():
 
 def test_a_model_that_is_not_built_needs_inputs():
     model = keras.Sequential([keras.layers.Dense(2, name="dense")], name="late")
-    with pytest.raises(ValueError, match="The shapes of the inputs of 'late' are not known"):
+    with pytest.raises(ValueError, match="The input shapes of 'late' are unknown"):
         tappable(model)
     assert [entry.tap for entry in tappable(model, inputs=np.zeros((1, 4), "float32"))] == ["dense", "output"]

@@ -159,7 +159,11 @@ def test_input_mask_is_combined_with_the_keras_mask():
 @pytest.mark.parametrize(
     ("tap", "mask", "message"),
     [
-        ("block_0", "padded", r"looks for its mask in the input 'padded'. Inputs: \['tokens', 'padding'\]"),
+        (
+            "block_0",
+            "padded",
+            r"The mask of term 'hint' is the input 'padded', which does not exist. Inputs: \['tokens', 'padding'\]",
+        ),
         ("logits", "padding", r"mask 'padding' of term 'hint' has shape \(None, 3\), .* student 'logits' of shape"),
     ],
 )

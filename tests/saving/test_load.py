@@ -43,7 +43,7 @@ def distiller(teacher):
 
 def test_load_model_names_load_distiller(tmp_path):
     distiller(mlp(16, name="teacher")).save(tmp_path / "d.keras")
-    with pytest.raises(ValueError, match=r"load it with keras_distill.load_distiller\(path, teacher=...\)"):
+    with pytest.raises(ValueError, match=r"Load it with keras_distill.load_distiller\(path, teacher=...\)"):
         keras.saving.load_model(tmp_path / "d.keras")
 
 
