@@ -1,0 +1,57 @@
+"""Probabilities instead of logits, and unsuitable temperatures."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_distill import Term
+from keras_distill.losses import KLDivergence
+from keras_distill.preflight import check
+from keras_distill.teachers import CachedTeacher, with_activations
+from tests.support.checked_models import (
+    clusters,
+    function_teacher,
+    healthy_distiller,
+    names,
+    only_finding,
+    student_ending_in,
+)
+
+
+def test_a_teacher_that_outputs_probabilities(teacher):
+    x, y = clusters()
+    teacher_function = function_teacher(teacher, lambda logits: ops.softmax(logits) * 1.0)
+    only_finding(
+        check(healthy_distiller(teacher_function, terms=[Term(KLDivergence(1.0))]), x, y),
+        "probabilities",
+        "teacher",
+        "'output'",
+    )
+    stored = {"output": np.array(ops.softmax(teacher(x)))}
+    distiller = healthy_distiller(CachedTeacher(stored), terms=[Term(KLDivergence(1.0))])
+    only_finding(check(distiller, with_activations(x, stored), y), "probabilities", "by their logarithm")
+    # Log-probabilities are logits.
+    teacher_function = function_teacher(teacher, lambda logits: ops.log_softmax(logits))
+    assert check(healthy_distiller(teacher_function, terms=[Term(KLDivergence(1.0))]), x, y) == []
+
+
+def test_a_student_that_outputs_probabilities(teacher):
+    student = student_ending_in(lambda x: ops.softmax(x) * 1.0)
+    terms = [Term(KLDivergence(2.0), "logits", "output")]
+    findings = check(healthy_distiller(teacher, student, terms), *clusters())
+    assert "The student outputs probabilities at 'output'" in findings[names(findings).index("probabilities")].what
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=False)
+    assert check(healthy_distiller(teacher, student, terms, loss=loss), *clusters()) == []
+
+
+@pytest.mark.parametrize(("temperature", "name"), [(5000.0, "temperature too high"), (0.02, "temperature too low")])
+def test_unsuitable_temperatures(temperature, name, teacher):
+    findings = check(healthy_distiller(teacher, terms=[Term(KLDivergence(temperature), name="soft")]), *clusters())
+    assert name in names(findings)
+    assert "term 'soft' (KLDivergence)" in findings[0].what
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_common_temperatures_give_no_findings(temperature, teacher):
+    assert check(healthy_distiller(teacher, terms=[Term(KLDivergence(temperature))]), *clusters()) == []
