@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["keras_distill", "keras_distill.*"]),
-    # The console script is a module of its own, outside the package: importing the package imports TensorFlow.
+    # The console script is a module outside the package, since importing the package imports TensorFlow.
     py_modules=["keras_distill_cli"],
     package_dir={"keras_distill": "keras_distill", "": "keras_distill/cli"},
     package_data={"keras_distill": ["py.typed"], "keras_distill.report": ["*.jinja"]},
