@@ -32,7 +32,8 @@ def test_models_and_labels_that_do_not_fit_raise_errors(folder, distill):
     mlp(classes=4, name="other").save(folder / "other.keras")
     assert "3 student classes with 4 teacher classes" in distill(teacher="other.keras", status=1).err
     inputs = keras.Input((8,))
-    keras.Model(inputs, [inputs, inputs], name="two").save(folder / "two.keras")
+    outputs = [keras.layers.Dense(3)(inputs) for _ in range(2)]
+    keras.Model(inputs, outputs, name="two").save(folder / "two.keras")
     assert "'two' must be a classifier" in distill(student="two.keras", status=1).err
     np.savez(folder / "wide.npz", x=np.zeros((64, 8), "float32"), y=np.zeros((64, 5)))
     assert "wide.npz have dtype float64 and shape (5,)" in distill(dataset="wide.npz", status=1).err
