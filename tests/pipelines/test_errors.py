@@ -172,7 +172,7 @@ INVALID = {
         training_nodes,
         {"examples": "labelled_examples_five_classes", "schema": "labelled_schema_five_classes"},
         "Term 'kl_divergence' compares 3 student classes with 5 teacher classes: student 'output' has shape "
-        "(None, 3), teacher 'output' has (None, 5). Give both the same classes in the same order, such as by "
+        "(None, 3), teacher 'output' has (None, 5). Both need the same classes in the same order; see "
         "ModelTeacher(teacher, classes=...). Teacher activations: {{'teacher/output': [5]}}, from "
         "['{}/labelled_examples_five_classes/Split-train/*'].",
     ),
