@@ -88,8 +88,7 @@ def test_every_entry_of_a_catalogue_has_a_row_with_its_test(folder):
     assert set(rows) == set(public) - {"DistillationLoss", "Head"}
     for name, path in rows.items():
         assert (ROOT / path).exists()
-        # A module may have several test files, named after it.
-        assert pathlib.Path(path).stem.startswith(f"test_{public[name].__module__.rsplit('.', 1)[1]}")
+        assert pathlib.Path(path).name == f"test_{public[name].__module__.rsplit('.', 1)[1]}.py"
 
 
 def test_continuous_integration_runs_the_test_command():

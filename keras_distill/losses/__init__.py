@@ -8,7 +8,8 @@ from keras_distill.losses.attention_transfer import AttentionTransfer
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.binary_kd import BinaryKD
 from keras_distill.losses.channel_wise_kd import ChannelWiseKD
-from keras_distill.losses.chunked import Chunked, ChunkedCrossentropy
+from keras_distill.losses.chunked import Chunked
+from keras_distill.losses.chunked_crossentropy import ChunkedCrossentropy
 from keras_distill.losses.confidence_temperature import ConfidenceTemperature
 from keras_distill.losses.contrastive_representation import ContrastiveRepresentation
 from keras_distill.losses.correlation_congruence import CorrelationCongruence

@@ -1,0 +1,102 @@
+"""Cross-entropy over a large vocabulary, computed in chunks of tokens to save memory (fused linear cross-entropy)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_distill.losses.checks import Shape
+from keras_distill.models.chunking import in_chunks
+from keras_distill.models.layers import find_layer
+from keras_distill.models.lm_head import LMHead
+from keras_distill.types import Tensor
+from keras_distill.utils.arguments import check_integer
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class ChunkedCrossentropy(keras.losses.Loss):
+    """Chunked sparse categorical cross-entropy (fused linear cross-entropy) of hidden states, for `compile`.
+
+    The counterpart of `Chunked` for labels. The layer that computes the logits belongs to the compiled model, which
+    trains and saves it. Sample weights, masks and reduction work as in any Keras loss.
+
+    Args:
+        layer: Path of the student's layer that computes logits from hidden states, for `Distiller.compile`, or the
+            built layer itself, for any model. A `Dense`, or an `Embedding` for tied weights.
+        tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. A chunk's logits take
+            `4 * tokens * words` bytes. Defaults to 64.
+        name: Name of the loss. Defaults to "chunked_crossentropy".
+        **kwargs: Arguments of `keras.losses.Loss`, such as `reduction`.
+
+    Call arguments:
+        y_true: Word indices, shape `[batch, tokens]`. -1 marks a missing label, whose loss is 0.
+        y_pred: Hidden states, shape `[batch, tokens, dim]`.
+
+    Returns:
+        Nats, reduced by `reduction`.
+
+    Raises:
+        ValueError: If `layer` is neither a path nor a built layer, or if `tokens` is not an integer >= 1. When
+            compiled: if the layer does not exist, does not accept the hidden states or ends in a softmax.
+
+    Reference:
+        See `in_chunks`.
+
+    Example:
+    >>> model = HiddenStates(student)
+    >>> model.compile("adam", ChunkedCrossentropy(student.get_layer("logits")))
+    """
+
+    def __init__(
+        self,
+        layer: str | keras.layers.Layer,
+        tokens: int = 64,
+        name: str | None = "chunked_crossentropy",
+        **kwargs: Any,
+    ):
+        super().__init__(name=name, **kwargs)
+        is_path, is_built = isinstance(layer, str), isinstance(layer, keras.layers.Layer) and layer.built
+        if not (is_path or is_built):
+            raise ValueError(
+                "`layer` of ChunkedCrossentropy must be the path of the layer that computes the logits, or the built "
+                f"layer itself: `ChunkedCrossentropy(model.get_layer('logits'))`. Received: {layer!r}"
+            )
+        self.layer = layer if is_path else layer.name
+        self.tokens = check_integer(tokens, "tokens")
+        # The wrapper object hides the layer from Keras, which would save its weights a second time.
+        self.lm_head = None if is_path else LMHead(layer)
+
+    def connect(self, student: keras.Model, hidden_shape: Shape) -> None:
+        """Look up the layer and check that it accepts the hidden states.
+
+        Args:
+            student: Student model.
+            hidden_shape: Shape of the hidden states, batch axis included.
+
+        Raises:
+            ValueError: If the layer does not exist, does not accept the hidden states or ends in a softmax.
+        """
+        self.lm_head = self.lm_head or LMHead(find_layer(student, self.layer))
+        self.lm_head.shape(hidden_shape)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if self.lm_head is None:
+            raise ValueError(
+                f"ChunkedCrossentropy has only the path '{self.layer}' of its layer. `Distiller.compile` looks it up; "
+                f"for another model, pass the layer: `ChunkedCrossentropy(model.get_layer('{self.layer}'))`."
+            )
+        trained, fixed = self.lm_head.weights()
+
+        def chunk_loss(hidden, trained, others):
+            (labels,) = others
+            logits = self.lm_head.logits(hidden, trained, fixed)
+            nats = ops.sparse_categorical_crossentropy(ops.maximum(labels, 0), logits, from_logits=True)
+            return ops.where(labels >= 0, nats, 0.0)
+
+        rows = ops.reshape(y_pred, (-1, y_pred.shape[-1]))
+        labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+        values = in_chunks(chunk_loss, rows, trained, (labels,), self.tokens)
+        return ops.reshape(values, ops.shape(y_pred)[:-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "layer": self.layer, "tokens": self.tokens}
