@@ -46,7 +46,7 @@ class Chunked(LogitLossWrapper):
             states or ends in a softmax, or if the sizes of the vocabularies differ.
 
     Reference:
-        See `in_chunks`.
+        Hsu et al., 2024, https://arxiv.org/abs/2410.10989; Wijmans et al., ICLR 2025, https://arxiv.org/abs/2411.09009.
 
     Example:
     >>> term = Term(Chunked(KLDivergence(2.0), student_layer="logits", teacher_layer="logits"))

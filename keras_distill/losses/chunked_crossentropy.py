@@ -40,7 +40,7 @@ class ChunkedCrossentropy(keras.losses.Loss):
             compiled: if the layer does not exist, does not accept the hidden states or ends in a softmax.
 
     Reference:
-        See `in_chunks`.
+        Hsu et al., 2024, https://arxiv.org/abs/2410.10989; Wijmans et al., ICLR 2025, https://arxiv.org/abs/2411.09009.
 
     Example:
     >>> model = HiddenStates(student)
