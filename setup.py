@@ -9,7 +9,7 @@ EXPORT = ["ai-edge-litert", "tf2onnx", "onnx", "onnxruntime"]
 HUB = ["keras-hub", "safetensors"]
 # Built for glibc 2.39, which pip cannot check. `.ci/environment` also makes it run on older machines.
 BEAM = ["apache-beam>=2.70", "dill"]  # Beam's local runner imports dill without requiring it.
-TFX = ["tfx[kfp]==1.21.0", *BEAM]
+TFX = ["tfx[kfp]==1.21.0", *BEAM, *REPORT]  # DistillationReport writes the page.
 
 setup(
     name="keras-distill",

@@ -8,8 +8,8 @@
     Evaluator.teacher                                           blesses a student close to the teacher in every class
     BulkInferrer, Pusher                                        run only if both Evaluators bless the student
 
-A second run only reruns the nodes whose inputs or code have changed. The recipe needs TFX, on Linux with Python 3.11.
-On Debian 13, Ubuntu 24.04 or newer:
+A second run only reruns the nodes whose inputs or code have changed. The recipe needs TFX, on Linux with Python 3.10 to
+3.13 (tested with 3.11). On Debian 13, Ubuntu 24.04 or newer:
 
     pip install "tfx[kfp]==1.21.0" "apache-beam>=2.70" dill scikit-learn matplotlib jinja2
 

@@ -25,7 +25,7 @@ def test_a_folder_must_be_named():
 
 
 def test_a_folder_of_others_is_not_overwritten(tmp_path):
-    assert f"'{tmp_path}' exists and was not created by this script" in refusal(tmp_path)
+    assert f"'{tmp_path}' exists, but is not an environment that this script has finished" in refusal(tmp_path)
 
 
 def test_a_python_that_is_not_there(tmp_path):

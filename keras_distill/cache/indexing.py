@@ -44,6 +44,11 @@ def split_element(element: Any) -> tuple[Structure, Any, Any, tuple]:
     return inputs, index, joined[_FINGERPRINT], rest
 
 
+def as_element(arguments: tuple) -> Any:
+    """Return a dataset's element from the arguments that tf.data passes to functions: it unpacks tuples."""
+    return arguments if len(arguments) > 1 else arguments[0]
+
+
 def input_signature(inputs: Structure) -> list[Any]:
     """Return `[shape, dtype]` of every input of one example, as the manifest stores them."""
     return [[list(spec.shape), spec.dtype.name] for spec in keras.tree.flatten(inputs)]

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
-from keras_distill.cache.indexing import indexed, input_signature, is_indexed, split_element
+from keras_distill.cache.indexing import as_element, indexed, input_signature, is_indexed, split_element
 from keras_distill.cache.manifest import Manifest
 from keras_distill.cache.views import Views
 from keras_distill.data.batch import split_inputs, with_activations, with_index
@@ -183,8 +183,7 @@ class TeacherCache:
         return dataset
 
     def _joined(self, *element):
-        element = element if len(element) > 1 else element[0]
-        inputs, index, fingerprints, rest = split_element(element)
+        inputs, index, fingerprints, rest = split_element(as_element(element))
         dtypes = [_file_dtype(spec.dtype) for spec in self._fields.values()]
         rows = tf.numpy_function(self._rows, [index, fingerprints], dtypes, stateful=False)
         tensors = {}

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import TeacherCache, indexed, label, open_cache
-from keras_distill.cache.indexing import split_element
+from keras_distill.cache.indexing import as_element, split_element
 from keras_distill.cache.shards import read_manifest
+from keras_distill.data.datasets import has_splits
 from keras_distill.data.labels import UNLABELLED
 
 from .common import CommandError
@@ -206,7 +207,7 @@ def _validation_examples(options: argparse.Namespace, name: str, *models: keras.
     path = pathlib.Path(name).expanduser()
     if path.exists() or path.suffix in (".npy", ".npz"):
         return examples(options, *models, source=name)
-    if pathlib.Path(options.dataset).suffix in (".npy", ".npz"):
+    if not has_splits(options.dataset):
         raise CommandError(
             f"--validation={name} is neither a fraction such as 0.1 nor an existing dataset, and {options.dataset} has "
             "no splits. Pass a fraction, or the path of a .npy/.npz file or directory."
@@ -234,19 +235,14 @@ def _split(dataset: tf.data.Dataset, fraction: float, source: str) -> tuple[tf.d
 
 def _select(dataset: tf.data.Dataset, is_selected: np.ndarray) -> tf.data.Dataset:
     mask = tf.constant(is_selected)
-    selected = dataset.filter(lambda *element: mask[split_element(_as_element(element))[1]])
+    selected = dataset.filter(lambda *element: mask[split_element(as_element(element))[1]])
     return selected.apply(tf.data.experimental.assert_cardinality(int(is_selected.sum())))
 
 
 def _without_index(*element: Any) -> Any:
     """Return inputs and labels of an element of an indexed dataset."""
-    inputs, _, _, rest = split_element(_as_element(element))
+    inputs, _, _, rest = split_element(as_element(element))
     return (inputs, *rest) if rest else inputs
-
-
-def _as_element(arguments: tuple) -> Any:
-    """Return a dataset's element from the arguments that tf.data passes to functions: it unpacks tuples."""
-    return arguments if len(arguments) > 1 else arguments[0]
 
 
 def _length(dataset: tf.data.Dataset) -> int:

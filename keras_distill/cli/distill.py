@@ -15,7 +15,7 @@ from .common import (
     add_output,
     as_command_error,
     count_noun,
-    fraction_below_one,
+    finite_number,
     positive_integer,
 )
 from .objective import add_objective, add_training
@@ -107,6 +107,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
+    from keras_distill.saving.runs import CheckpointMismatchError
+
     from .data import Data
     from .job import DistillationJob
     from .results import FILES, Evaluator, previous_results, print_results, run_settings
@@ -139,7 +141,14 @@ def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
         data.use_cache(options.cache, training.directory / VALIDATION)
     # Made before training, since it also evaluates the initial student.
     evaluator = Evaluator(options, job, data, settings)
-    results = evaluator.results(training.run(), findings)
+    try:
+        trained = training.run()
+    except CheckpointMismatchError as error:
+        raise CommandError(
+            f"{out} contains an unfinished run with other options: {error.differences}. Rerun with the same options, "
+            "choose another --out, or replace it with --force."
+        ) from error
+    results = evaluator.results(trained, findings)
     print_results(results)
     training.delete_checkpoints()
     print(f"Wrote {', '.join(path.name for path in files if path.exists())} to {out}")
@@ -168,7 +177,7 @@ def _validation(text: str) -> float | str:
         float(text.partition("/")[0])
     except ValueError:
         return text
-    fraction = fraction_below_one(text)
-    if not fraction:
+    fraction = finite_number(text)
+    if not 0 < fraction < 1:
         raise argparse.ArgumentTypeError(f"must be a fraction in (0, 1), a split or a dataset, got {text}")
     return fraction

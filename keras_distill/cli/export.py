@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         usage="MODEL --dataset=SOURCE --out=DIR [options]",
         summary="export a model for deployment, and compare each file with the model",
         description="Export a model to several formats, run each file with its own runtime, and compare its outputs "
-        f"with the model's on {EXAMPLES} examples from the whole dataset. The first table has the mean absolute "
+        f"with the model's on up to {EXAMPLES} examples from the whole dataset. The first table has the mean absolute "
         "difference of the outputs, in units of their standard deviation, and the fraction of examples with the same "
         "predicted class. The second table is a profile of each file: size, parameters (tied weights counted once), "
         "multiply-adds per example, latency of one prediction in milliseconds (median and 95th percentile) and peak "
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     if existing and not options.force:
         raise CommandError(f"{existing[0]} already exists. Choose another --out or --name, or replace it with --force.")
     with as_command_error(f"cannot export {options.model}"):
-        exported, errors = _export(model, options.out, name, formats, _sample(examples(options, model)))
+        exported, errors = _export(model, options.out, name, formats, sample_inputs(examples(options, model)))
     if exported:
         print_table([HEADINGS, *((file.format, str(file.path), *_agreement(file)) for file, _ in exported)])
         print(f"\n{profiling.format_profiles([profile for _, profile in exported])}")
@@ -96,12 +96,12 @@ def run(options: argparse.Namespace) -> None:
         raise CommandError(f"{len(errors)} of {len(formats)} formats failed.")
 
 
-def _sample(dataset: "tf.data.Dataset") -> "np.ndarray":
+def sample_inputs(dataset: "tf.data.Dataset") -> "np.ndarray":
     """Return inputs from the whole dataset, since the first ones may all be of one class."""
     import numpy as np
 
     count = int(dataset.cardinality())
-    elements = dataset.shard(max(count // EXAMPLES, 1), 0).take(EXAMPLES).as_numpy_iterator()
+    elements = dataset.shard(max(-(-count // EXAMPLES), 1), 0).take(EXAMPLES).as_numpy_iterator()
     inputs = [element[0] if isinstance(element, tuple) else element for element in elements]
     if not inputs:
         raise CommandError("the dataset holds no examples.")

@@ -80,8 +80,9 @@ class DistillationJob:
             data: The examples, and the teacher or its cache.
             batches: Largest number of batches to check. Defaults to 8.
         """
+        steps = -(-data.num_training // self._options.batch_size)
         # Shuffled, since the first batches of an ordered dataset may all be of one class.
-        return check(self.distiller(data, steps=data.num_training), data.batches(seed=0), batches=batches)
+        return check(self.distiller(data, steps), data.batches(seed=0), batches=batches)
 
     def save(self, student: keras.Model, path: pathlib.Path) -> None:
         """Save a trained student atomically.

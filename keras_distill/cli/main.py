@@ -14,7 +14,7 @@ from typing import Any
 from . import check, distill, export, inspect, label, report
 from .common import CommandError, Commands, Parser, did_you_mean, load_package
 
-# EX_TEMPFAIL of sysexits.h, as `keras_distill.callbacks.backup.EXIT_PREEMPTED`.
+# EX_TEMPFAIL of sysexits.h. Equal to `keras_distill.callbacks.EXIT_PREEMPTED`, whose import would import TensorFlow.
 EXIT_PREEMPTED = 75
 STATUS = """exit status:
   0    success

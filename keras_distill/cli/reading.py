@@ -13,7 +13,7 @@ import absl.logging
 import keras
 import tensorflow as tf
 
-from keras_distill.data.datasets import open_dataset
+from keras_distill.data.datasets import has_splits, open_dataset
 from keras_distill.models.specs import input_specs
 
 from .common import CommandError, as_command_error
@@ -69,9 +69,12 @@ def examples(
     Raises:
         ValueError: If the dataset cannot be opened, or does not fit a model.
     """
+    choices = {"scale": options.scale, "data_dir": options.data_dir}
+    # `--split` and `--feature` are meant for `--dataset`; another source may have neither.
+    if source is None or has_splits(source):
+        choices |= {"split": split or options.split, "feature": options.feature}
     source = options.dataset if source is None else source
-    choices = {"feature": options.feature, "scale": options.scale, "data_dir": options.data_dir}
-    dataset = open_dataset(source, split or options.split, **choices, like=models[0])
+    dataset = open_dataset(source, **choices, like=models[0])
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple) else spec
     for model in models:

@@ -90,7 +90,7 @@ class Training:
             epochs=options.epochs,
             validation_data=data.validation_batches(with_teacher),
             callbacks=[backup],
-            # `Backup.epochs` shuffles.
+            # `Data.batches` shuffles, with the seed that `Backup.epochs` passes.
             shuffle=False,
             # A progress bar would fill a log file with control characters.
             verbose=1 if sys.stdout.isatty() else 2,

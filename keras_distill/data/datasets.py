@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_ARRAY_FILES = {".npy", ".npz"}
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
 
 
@@ -45,24 +46,39 @@ def open_dataset(
         A `tf.data.Dataset` of `x` or `(x, y)`.
 
     Raises:
-        ValueError: If the source is not found or unsupported, cannot be read, or lacks the feature.
+        ValueError: If the source is not found or unsupported, cannot be read, or lacks the split or the feature.
     """
     path = pathlib.Path(source).expanduser()
-    is_array_file = path.suffix in (".npy", ".npz")
-    is_prepared = path.is_dir() and any(path.glob("dataset_info.json"))
+    is_array_file = path.suffix in _ARRAY_FILES
     # An absolute path is not the name of a dataset of TensorFlow Datasets.
     if not is_array_file and (path.is_file() or (path.is_absolute() and not path.is_dir())):
         raise ValueError(
             f"Dataset not found or unsupported: '{source}'. Pass a .npy/.npz file, an image directory, or a TensorFlow "
             "Datasets name."
         )
+    if (split != "train" or feature is not None) and not has_splits(source):
+        given = f"split '{split}'" if split != "train" else f"feature '{feature}'"
+        raise ValueError(
+            f"'{source}' has no splits or features to choose from; only datasets of TensorFlow Datasets have. "
+            f"Received: {given}"
+        )
     if is_array_file:
         dataset = _from_arrays(path)
-    elif path.is_dir() and not is_prepared:
-        dataset = _from_images(path, like)
-    else:
+    elif has_splits(source):
         dataset = _from_tfds(source, path, split, feature, data_dir)
+    else:
+        dataset = _from_images(path, like)
     return dataset if scale == 1 else dataset.map(lambda *element: _scaled(element, scale), tf.data.AUTOTUNE)
+
+
+def has_splits(source: str) -> bool:
+    """Return whether a source of `open_dataset` is of TensorFlow Datasets, by name or prepared in a directory.
+
+    Args:
+        source: As for `open_dataset`.
+    """
+    path = pathlib.Path(source).expanduser()
+    return path.suffix not in _ARRAY_FILES and (not path.is_dir() or any(path.glob("dataset_info.json")))
 
 
 def _from_arrays(path):
@@ -130,7 +146,9 @@ def _from_tfds(source, path, split, feature, data_dir):
     features = builder.info.features
     supervised_keys = builder.info.supervised_keys
     feature = feature or (supervised_keys[0] if supervised_keys else None)
-    if feature is None or feature not in features:
+    if feature is None:
+        raise ValueError(f"'{source}' does not name its supervised input. Pass `feature`, one of {list(features)}.")
+    if feature not in features:
         raise ValueError(f"'{source}' has no feature '{feature}'. Choose one of {list(features)}.")
     label = supervised_keys[1] if supervised_keys and supervised_keys[1] != feature else None
     return dataset.map(lambda example: (example[feature], example[label]) if label else example[feature])

@@ -24,6 +24,7 @@ from keras_distill.pipelines import activations, artifacts
 from keras_distill.pipelines.exporting import SERVING
 from keras_distill.pipelines.reading import read_examples, read_schema
 from keras_distill.report import ModelResult, Results, Run, write_page
+from keras_distill.report.evaluation import MOST_CLASSES
 from keras_distill.saving import runs
 from keras_distill.types import Tensor
 
@@ -262,7 +263,8 @@ class _ModelMetrics:
 
     def run(self):
         examples, correct = int(self._confusion.sum()), int(np.trace(self._confusion))
-        return Run(0, correct / max(examples, 1), examples - correct, confusion=self._confusion.tolist())
+        confusion = self._confusion.tolist() if len(self._confusion) <= MOST_CLASSES else None
+        return Run(0, correct / max(examples, 1), examples - correct, confusion=confusion)
 
 
 def _logits(name, model, serialized, num_classes):

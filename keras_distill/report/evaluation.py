@@ -16,14 +16,14 @@ from keras_distill.report.results import Example, Run
 from keras_distill.types import Structure
 
 MOST_EXAMPLES = 6
-_MOST_CLASSES = 100
+MOST_CLASSES = 100
 
 
 def evaluate_predictions(logits: np.ndarray, labels: np.ndarray, seed: int, history: dict[str, list[float]]) -> Run:
     """Return the `Run` of a trained model: accuracy, number of errors and confusion matrix.
 
     Args:
-        logits: Predictions for the test examples, shape `[n, classes]`.
+        logits: Predictions for the evaluation examples, shape `[n, classes]`.
         labels: Class indices, shape `[n]`.
         seed: Seed that the model was trained with.
         history: `{name: [value per epoch]}` as in `keras.callbacks.History`; empty if there is none.
@@ -34,7 +34,7 @@ def evaluate_predictions(logits: np.ndarray, labels: np.ndarray, seed: int, hist
     guesses, classes = np.argmax(logits, axis=-1), np.shape(logits)[-1]
     confusion = None
     # With a thousand classes the matrix would take megabytes, and the page does not show it.
-    if classes <= _MOST_CLASSES:
+    if classes <= MOST_CLASSES:
         confusion = np.zeros((classes, classes), int)
         np.add.at(confusion, (labels, guesses), 1)
         confusion = confusion.tolist()
@@ -51,7 +51,7 @@ def prediction_milliseconds(
 
     Args:
         models: `{name: keras.Model}`.
-        inputs: Structure of arrays, test examples. They are repeated if there are fewer than `batch_size`.
+        inputs: Structure of arrays, evaluation examples. They are repeated if there are fewer than `batch_size`.
         batch_size: Examples per prediction. Defaults to 128.
         repeats: Predictions per model. Defaults to 30.
 
@@ -110,7 +110,7 @@ def profile_models(
 
 
 def least_confident_examples(models: dict[str, keras.Model], images: Structure, labels: np.ndarray) -> list[Example]:
-    """Select the test images that the teacher classifies correctly with the least confidence.
+    """Select the images that the teacher classifies correctly with the least confidence.
 
     Args:
         models: `{name: keras.Model}`, one of them named "teacher".

@@ -14,7 +14,7 @@ class Card:
     """Test image with the class probabilities of the models.
 
     Attributes:
-        image: The test image, a `Figure`.
+        image: The image, a `Figure`.
         bars: The class probabilities, a `Figure`.
         label: Name of the true class.
         predictions: `(name of the model, predicted class, correct)` for each model.
@@ -46,7 +46,7 @@ def _card(results, example):
         if model.name in example.logits:
             guess = int(np.argmax(example.logits[model.name]))
             predictions.append((model.name, results.classes[guess], guess == example.label))
-    image = Figure(source, width, height, f"Test image of class {label}.")
+    image = Figure(source, width, height, f"Image of class {label}.")
     probabilities = bars(results.classes, example.label, _panels(results, example), colors(results))
     return Card(image, probabilities, label, predictions, max(height, width) <= 64)
 

@@ -12,6 +12,7 @@ from keras_distill.report.search_plots import search_figures
 from keras_distill.report.table import HEADINGS
 from keras_distill.report.verdict import CRITERION
 from keras_distill.utils.drawing import colors
+from keras_distill.utils.files import atomic_write
 
 
 def write_page(results: Results, path: str | pathlib.Path) -> None:
@@ -23,7 +24,9 @@ def write_page(results: Results, path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(results), encoding="utf-8")
+    page = render(results)
+    with atomic_write(path) as file:
+        file.write(page.encode())
 
 
 def render(results: Results) -> str:

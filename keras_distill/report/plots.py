@@ -30,8 +30,8 @@ def accuracy_bars(results: Results) -> Figure:
         axes.set(xlim=(start, end), ylim=(len(models) - 0.6, -0.6), yticks=[])
         axes.spines["left"].set_visible(start == 0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlabel("test accuracy, %" if start == 0 else f"test accuracy, % (the axis starts at {start:g})")
-        alt = "Bars of the mean test accuracy. " + _sentence(
+        axes.set_xlabel("accuracy, %" if start == 0 else f"accuracy, % (the axis starts at {start:g})")
+        alt = "Bars of the mean accuracy. " + _sentence(
             f"{row.name}: {percent_with_spread(row.accuracy, row.spread)}" for row in results.table()
         )
         axis = "" if start == 0 else f" The axis starts at {start:g} %, not at 0: the bars' lengths exaggerate."
@@ -182,7 +182,8 @@ def _legend_text(models, names):
 def _first_and_last(model, name):
     key = f"val_{name}" if _curves(model, f"val_{name}") else name
     mean = _mean_curve(_curves(model, key))
-    return f"{model.name}, {_title(key)}: from {mean[0]:.4g} to {mean[-1]:.4g} in {len(mean)} epochs"
+    epochs = "1 epoch" if len(mean) == 1 else f"{len(mean)} epochs"
+    return f"{model.name}, {_title(key)}: from {mean[0]:.4g} to {mean[-1]:.4g} in {epochs}"
 
 
 def _sentence(parts):

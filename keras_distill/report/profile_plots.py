@@ -69,7 +69,7 @@ def _scatter(results, points, label, format_cost):
             axes.annotate(
                 number, (cost, 100 * profile.accuracy), ha="center", va="center", fontsize=7.5, color=ink, zorder=4
             )
-        axes.set(xscale="log", xlabel=label, ylabel="test accuracy, %")
+        axes.set(xscale="log", xlabel=label, ylabel="accuracy, %")
         axes.margins(0.12, 0.15)
         axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=8))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -86,7 +86,7 @@ def _alt(points, label, format_cost):
         f"{percent_with_spread(profile.accuracy, profile.spread)}"
         for number, profile, cost in points
     ]
-    return f"Test accuracy against {label}. {'; '.join(texts)}."
+    return f"Accuracy against {label}. {'; '.join(texts)}."
 
 
 def _caption(points):

@@ -16,6 +16,7 @@ from keras_distill.compression import Profile
 from keras_distill.preflight import Finding
 from keras_distill.report import environment, table, validation, verdict
 from keras_distill.report.search import Search
+from keras_distill.utils.files import atomic_write
 
 
 @dataclasses.dataclass
@@ -24,8 +25,8 @@ class Run:
 
     Args:
         seed: Seed of the run.
-        accuracy: Fraction of the test examples classified correctly, 0 to 1.
-        errors: Number of misclassified test examples.
+        accuracy: Fraction of the evaluation examples classified correctly, 0 to 1.
+        errors: Number of misclassified evaluation examples.
         history: `{name: [value per epoch]}` as in `keras.callbacks.History`. Defaults to empty, for a model that was
             trained elsewhere.
         confusion: Confusion matrix, counts `[true class][predicted class]`. Defaults to None, not recorded.
@@ -96,7 +97,7 @@ class ModelResult:
 # Without `==`: the comparison of two arrays has no truth value.
 @dataclasses.dataclass(eq=False)
 class Example:
-    """One test image with the logits of the models.
+    """One image with the logits of the models.
 
     Args:
         image: uint8, shape `[height, width]` or `[height, width, 3]`.
@@ -207,7 +208,8 @@ class Results:
         text = json.dumps(_plain(self), indent=2, ensure_ascii=False, allow_nan=False)
         # One line per list of numbers keeps a confusion matrix readable. No JSON string contains a line break.
         text = re.sub(r"\[\n([^][{}\"]*)\n\s*\]", lambda match: f"[{' '.join(match[1].split())}]", text)
-        path.write_text(text + "\n", encoding="utf-8")
+        with atomic_write(path) as file:
+            file.write(f"{text}\n".encode())
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Results":

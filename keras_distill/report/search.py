@@ -10,8 +10,6 @@ import numpy as np
 
 from keras_distill.utils.formatting import UNKNOWN
 
-STATES = ("completed", "over budget", "failed", "unfinished")
-
 
 @dataclasses.dataclass
 class Hyperparameter:

@@ -29,7 +29,7 @@ class Row(NamedTuple):
         accuracy: Mean over the runs, 0 to 1.
         spread: Sample standard deviation of the accuracy over the runs; None for one run.
         accuracy_retained: Accuracy divided by the teacher's; None for the teacher and without a teacher.
-        errors: Mean number of misclassified test examples.
+        errors: Mean number of misclassified evaluation examples.
         parameters: Number of weights.
         ms_per_example: Prediction time in milliseconds; None if not measured.
         speedup: Prediction time of the teacher divided by that of the model; None for the teacher and where either was

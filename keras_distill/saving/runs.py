@@ -14,6 +14,22 @@ from keras_distill.saving import checkpoints
 from keras_distill.training.base import BaseDistiller
 
 
+class CheckpointMismatchError(ValueError):
+    """The checkpoint in a folder belongs to another run.
+
+    Args:
+        folder: The folder of the checkpoints.
+        differences: Differences between the two runs, for the message.
+    """
+
+    def __init__(self, folder: str | os.PathLike, differences: str):
+        super().__init__(
+            f"The checkpoint in '{folder}' belongs to another run: {differences}. Resume with the same script, "
+            "settings and packages, choose another folder, or delete the folder to start from scratch."
+        )
+        self.differences = differences
+
+
 def variables(model: keras.Model) -> dict[str, keras.Variable]:
     """Return all variables that training changes, except those of metrics, in a fixed order.
 
@@ -127,8 +143,8 @@ def find_checkpoint(
         Metadata and number of the checkpoint, or `(None, None)` to start from scratch.
 
     Raises:
-        ValueError: If the workers run different trainings or see different checkpoints; if the checkpoint belongs to
-            another run; and if no checkpoint is intact.
+        ValueError: If the workers run different trainings or see different checkpoints, and if no checkpoint is intact.
+        CheckpointMismatchError: If the checkpoint belongs to another run.
     """
     metadata = number = fault = None
     try:
@@ -149,10 +165,7 @@ def find_checkpoint(
     if metadata is not None:
         text = differences(metadata["run"], run, "in the checkpoint", "now")
         if text:
-            raise ValueError(
-                f"The checkpoint in '{folder}' belongs to another run: {text}. Resume with the same script, settings "
-                "and packages, choose another folder, or delete the folder to start from scratch."
-            )
+            raise CheckpointMismatchError(folder, text)
     return metadata, number
 
 

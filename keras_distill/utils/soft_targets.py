@@ -83,4 +83,4 @@ def _alt(classes, label, panels):
     for name, temperature, values in panels:
         top = [f"{classes[index]} {values[index]:.2f}" for index in np.argsort(-values)[:3]]
         texts.append(f"{name} at T = {temperature:g}: {', '.join(top)}")
-    return f"Class probabilities for a test image of {classes[label]}. {'; '.join(texts)}."
+    return f"Class probabilities for an image of {classes[label]}. {'; '.join(texts)}."

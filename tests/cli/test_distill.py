@@ -151,7 +151,8 @@ def test_checkpoints_of_other_settings_are_not_resumed(tmp_path, distill, monkey
         patch.setattr("keras_distill.cli.results.Evaluator.results", killed)
         distill("--epochs=1", status=130)
     printed = distill("--epochs=2", status=1)
-    assert "belongs to another run: epochs 1 in the checkpoint and 2 now" in printed.err
+    assert "run contains an unfinished run with other options: epochs 1 in the checkpoint and 2 now" in printed.err
+    assert "choose another --out, or replace it with --force" in printed.err
     distill("--epochs=1")
     assert not (tmp_path / "run" / "unfinished").exists()
 

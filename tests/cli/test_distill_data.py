@@ -89,3 +89,14 @@ def test_unlabeled_examples_are_trained_on_but_not_evaluated(folder, tmp_path, d
     np.savez(folder / "floats.npz", x=arrays["x"], y=arrays["y"].astype("float32"))
     printed = distill("--epochs=1", f"--validation={folder / 'few.npz'}", dataset="floats.npz")
     assert "Accuracy on 8 validation examples" in printed.out
+
+
+def test_a_split_of_image_directories_raises(folder, tmp_path, distill):
+    classifier((4, 4, 3), "teacher").save(folder / "teacher_4.keras")
+    for number in range(3):
+        directory = tmp_path / "images" / f"class_{number}"
+        directory.mkdir(parents=True)
+        keras.utils.save_img(directory / "0.png", np.zeros((4, 4, 3)), scale=False)
+    models = {"teacher": "teacher_4.keras", "student": "teacher_4.keras"}
+    printed = distill("--validation=test", **models, dataset=tmp_path / "images", status=1)
+    assert "is neither a fraction such as 0.1 nor an existing dataset" in printed.err

@@ -5,8 +5,10 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_distill.cli import main
+from keras_distill.cli.export import EXAMPLES, sample_inputs
 from keras_distill.compression import exporting, profiling
 from keras_distill.utils.formatting import format_size
 from tests.support.helpers import data, mlp
@@ -91,3 +93,10 @@ def test_unknown_and_listed_formats(export, capsys):
     with pytest.raises(SystemExit) as exit:
         main(["export", "--list-formats"])
     assert exit.value.code == 0 and capsys.readouterr().out.split() == list(exporting.FORMATS)
+
+
+@pytest.mark.parametrize("count", [100, 256, 300, 511, 1000])
+def test_examples_are_taken_from_the_whole_dataset(count):
+    sample = sample_inputs(tf.data.Dataset.range(count))
+    assert min(count, EXAMPLES) / 2 <= len(sample) <= EXAMPLES
+    assert sample[-1] >= count - 4 and len(set(np.diff(sample))) == 1

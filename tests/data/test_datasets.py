@@ -53,6 +53,16 @@ def test_prepared_datasets_by_name_and_by_directory(tmp_path):
         open_dataset("mnist", "dev", data_dir=tmp_path)
 
 
+def test_splits_and_features_of_other_sources_raise(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 3)), image=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"x.npz' has no splits or features to choose from.*Received: split 'test'"):
+        open_dataset(tmp_path / "x.npz", "test")
+    with pytest.raises(ValueError, match="Received: feature 'image'"):
+        open_dataset(tmp_path / "x.npz", feature="image")
+    with pytest.raises(ValueError, match="Received: split 'test'"):
+        open_dataset(tmp_path, "test")
+
+
 def broken(folder):
     (folder / "x.npy").write_bytes(b"no array")
     return folder / "x.npy"
