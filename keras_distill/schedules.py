@@ -59,6 +59,23 @@ def check_positive(value: Any, name: str, zero: bool = False, schedule: bool = T
     return check_number(value, name, **bound, alternative=" or a schedule" if schedule else "")
 
 
+def check_fraction(value: Any, name: str) -> float | Schedule:
+    """Return a number from 0 to 1 as a Python float, and a schedule unchanged.
+
+    Args:
+        value: A number, NumPy's included, or a schedule.
+        name: Name of the argument, for the error.
+
+    Raises:
+        ValueError: For any other value.
+    """
+    return (
+        value
+        if isinstance(value, Schedule)
+        else check_number(value, name, at_least=0, at_most=1, alternative=" or a schedule")
+    )
+
+
 def deserialize_values(config: dict[str, Any]) -> dict[str, Any]:
     """Deserialize the Keras objects in a config, such as schedules and losses.
 

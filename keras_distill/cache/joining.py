@@ -102,7 +102,7 @@ class TeacherCache:
 
         Args:
             dataset: The dataset that was labeled, with the same examples in the same order; or an `indexed` dataset
-                that was shuffled, filtered, augmented or batched afterwards.
+                that was shuffled, filtered, augmented or batched afterwards; or the tuple of arrays that was labeled.
             views: The `Views` that the dataset was labeled with: each example is replaced by one of its views, chosen
                 at random in every epoch. The dataset must not be batched yet. Defaults to None.
             seed: Seed of the choice of views. None for another choice in every run. Defaults to None.
@@ -111,11 +111,11 @@ class TeacherCache:
             A `tf.data.Dataset`.
 
         Raises:
-            ValueError: If shapes or dtypes of the examples, or the number of views, differ from those that were
-                labeled. An example that was not labeled raises `tf.errors.InvalidArgumentError` while the dataset is
-                read.
+            ValueError: If the number of views differs, or, for a dataset that is not indexed, if shapes or dtypes of
+                the examples differ from those that were labeled. An example that was not labeled raises
+                `tf.errors.InvalidArgumentError` while the dataset is read.
         """
-        if not is_indexed(dataset):
+        if not isinstance(dataset, tf.data.Dataset) or not is_indexed(dataset):
             dataset = self._indexed(dataset)
         num_views = 1 if views is None else views.count
         if num_views != self.views:
@@ -143,14 +143,19 @@ class TeacherCache:
             The same as `with_activations(inputs, activations)`.
 
         Raises:
-            ValueError: If shapes or dtypes of the examples differ from those that were labeled.
-            tf.errors.InvalidArgumentError: If an example is not the one that was labeled.
+            ValueError: If the cache holds several views of each example.
+            tf.errors.InvalidArgumentError: If an example is not the one that was labeled, e.g. of another shape.
         """
+        if self.views != 1:
+            raise ValueError(
+                f"'{self.directory}' holds {self.views} views of each example, of which `load` cannot choose. Use "
+                "`join(dataset, views=views)`."
+            )
         count = len(keras.tree.flatten(inputs)[0])
         activations = keras.tree.map_structure(
             lambda spec: np.empty((count, *spec.shape[1:]), spec.dtype.as_numpy_dtype), self.teacher.stored
         )
-        for number, joined in enumerate(self.join(indexed(inputs).batch(_LOAD_BATCH_SIZE))):
+        for number, joined in enumerate(self.join(indexed((inputs,)).batch(_LOAD_BATCH_SIZE))):
             rows = slice(number * _LOAD_BATCH_SIZE, (number + 1) * _LOAD_BATCH_SIZE)
             keras.tree.map_structure(
                 lambda array, x, rows=rows: np.copyto(array[rows], x.numpy()), activations, split_inputs(joined)[1]

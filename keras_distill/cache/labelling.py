@@ -64,7 +64,7 @@ def label(
             for 1,000 classes or more. At temperature 1 the loss `TopK` of the same `k` is exact; for other
             temperatures and for losses of all classes, the remaining probability is distributed evenly among the
             other classes. None stores all classes. Defaults to None.
-        views: `Views`, if teacher and student shall see the same augmented examples. None labels the examples without
+        views: `Views`, to give teacher and student the same augmented examples. None labels the examples without
             augmentation. Defaults to None.
         batch_size: Number of examples per forward pass of the teacher, >= 1. Defaults to 128.
         shard_bytes: Approximate size of a shard in bytes, >= 1. An interruption loses at most one shard. Defaults to

@@ -126,7 +126,8 @@ def stored_taps(
             stores all.
 
     Raises:
-        ValueError: For another dtype, a shape that is not fully known, or a `top_k` that does not fit its tap.
+        ValueError: For another dtype, a shape that is not fully known, or a `top_k` that does not fit its tap
+            or belongs to an output that ends in a sigmoid.
     """
     dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(specs, dtype)
     invalid = {tap: dtypes.get(tap) for tap in specs if dtypes.get(tap) not in DTYPES}
@@ -140,6 +141,12 @@ def stored_taps(
         )
     top_ks = _check_top_k(top_k if isinstance(top_k, Mapping) else {OUTPUT: top_k}, shapes)
     functions = {tap: _function_of_output(tap, spec) for tap, spec in specs.items()}
+    sigmoid = [tap for tap, k in top_ks.items() if k is not None and functions[tap] == "sigmoid"]
+    if sigmoid:
+        raise ValueError(
+            f"`top_k` requires the logits of a softmax, but '{sigmoid[0]}' ends in a sigmoid. Pass `top_k=None` to "
+            "store all classes."
+        )
     return {tap: StoredTap(shape, dtypes[tap], top_ks.get(tap), functions[tap]) for tap, shape in shapes.items()}
 
 

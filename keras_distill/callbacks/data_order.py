@@ -99,7 +99,7 @@ class DataOrder:
         return self.epochs(make)
 
     def reset(self) -> None:
-        """Forget earlier passes over the dataset, at the beginning of `fit`."""
+        """Clear the record of earlier passes over the dataset, at the beginning of `fit`."""
         self._passes.clear()
 
     def check_steps(self, steps: int | None) -> None:

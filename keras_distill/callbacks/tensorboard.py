@@ -32,13 +32,13 @@ class TensorBoard(keras.callbacks.TensorBoard):
                          temperature of the term, and those of the student at the latter
     ```
 
-    All are written at the end of each epoch. With an integer `update_freq`, weights and temperatures are written every
-    `update_freq` batches instead. Pass the callback to `fit`.
+    All are written at the end of each epoch. With an integer `update_freq`, weights and temperatures are written at
+    each optimizer step that is a multiple of it instead. Pass the callback to `fit`.
 
     Args:
         log_dir: Folder of the logs. Defaults to "logs".
         examples: Inputs in the form that `fit` takes, of which the first six are shown. For a cached teacher they must
-            include the cached activations: rows of `stored.load(x)`. Defaults to None, no images.
+            include the cached activations: rows of `load(x)` of the `TeacherCache`. Defaults to None, no images.
         labels: Class indices of the examples, integers, shape `[examples]`. Required with `examples`.
         classes: Names of the classes. Defaults to None, their indices.
         **kwargs: Other arguments of `keras.callbacks.TensorBoard`.
@@ -85,7 +85,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        if workers.is_chief(tf.distribute.get_strategy()):
+        if workers.is_chief(self.model.distribute_strategy):
             self._distillation_writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "distillation"))
             if self.examples is not None:
                 self._prepare_images()

@@ -64,7 +64,7 @@ class Data:
             self._validation = self._other = _check_not_empty(indexed(other), validation)
         elif validation:
             self._training, self._validation = _split(self._whole, validation, options.dataset)
-        self.num_training, self.num_validation = _length(self._training), _length(self._validation)
+        self.num_training, self.num_validation = num_examples(self._training), num_examples(self._validation)
         self._shuffle_buffer = min(self.num_training, max(_SHUFFLE_BYTES // _num_bytes(dataset.element_spec), 1))
         self._stored = self._stored_validation = None
 
@@ -197,7 +197,7 @@ def _label_kind(source: str, spec: Any, classes: int) -> str | None:
 
 
 def _check_not_empty(dataset: tf.data.Dataset, source: str) -> tf.data.Dataset:
-    if not _length(dataset):
+    if not num_examples(dataset):
         raise CommandError(f"{source} holds no examples.")
     return dataset
 
@@ -215,13 +215,19 @@ def _validation_examples(options: argparse.Namespace, name: str, *models: keras.
     return examples(options, *models, split=name)
 
 
+def num_examples(dataset: tf.data.Dataset) -> int:
+    """Count the examples of a dataset, by reading it if its cardinality is unknown."""
+    length = int(dataset.cardinality())
+    return length if length >= 0 else int(dataset.reduce(np.int64(0), lambda count, *element: count + 1))
+
+
 def _split(dataset: tf.data.Dataset, fraction: float, source: str) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Split off a random fraction for validation.
 
     The split does not depend on `--seed`, so that runs with different seeds are evaluated on the same examples. It is
     random, since image directories are read class by class.
     """
-    count = _length(dataset)
+    count = num_examples(dataset)
     num_validation = round(fraction * count)
     if not 0 < num_validation < count:
         raise CommandError(
@@ -243,11 +249,6 @@ def _without_index(*element: Any) -> Any:
     """Return inputs and labels of an element of an indexed dataset."""
     inputs, _, _, rest = split_element(as_element(element))
     return (inputs, *rest) if rest else inputs
-
-
-def _length(dataset: tf.data.Dataset) -> int:
-    length = int(dataset.cardinality())
-    return length if length >= 0 else int(dataset.reduce(np.int64(0), lambda count, *element: count + 1))
 
 
 def _num_bytes(spec: Any) -> int:

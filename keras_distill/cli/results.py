@@ -17,6 +17,7 @@ from keras_distill.models.softmax import logits_model
 from keras_distill.preflight import Finding
 from keras_distill.report import ModelResult, Results, Run, evaluation
 from keras_distill.utils.files import atomic_write
+from keras_distill.utils.formatting import format_percent
 
 from .training import BASELINE, DISTILLED, Trained
 
@@ -132,14 +133,14 @@ class Evaluator:
         return evaluation.evaluate_predictions(logits, self._labels, self._options.seed, history or {})
 
     def _describe(self, teacher: float, student: float) -> str:
-        initial, count = f"{100 * self._initial_accuracy:.2f} % before training", len(self._labels)
+        initial, count = f"{format_percent(self._initial_accuracy, 2)} before training", len(self._labels)
         if self._has_labels:
             return (
-                f"Accuracy on {count:,} validation examples: teacher {100 * teacher:.2f} %, student "
-                f"{100 * student:.2f} % ({initial})."
+                f"Accuracy on {count:,} validation examples: teacher {format_percent(teacher, 2)}, student "
+                f"{format_percent(student, 2)} ({initial})."
             )
         return (
-            f"The dataset has no labels. The student predicts the teacher's class for {100 * student:.2f} % of "
+            f"The dataset has no labels. The student predicts the teacher's class for {format_percent(student, 2)} of "
             f"{count:,} validation examples ({initial})."
         )
 

@@ -43,7 +43,8 @@ class Exported(NamedTuple):
         bytes: Size on disk in bytes.
         difference: Mean absolute difference of its outputs from the model's, in units of the standard deviation of the
             model's outputs.
-        agreement: Fraction of examples with the same predicted class as the model, 0 to 1.
+        agreement: Fraction of examples with the same predicted class as the model, 0 to 1; always 1 for a single
+            output unit.
     """
 
     format: str

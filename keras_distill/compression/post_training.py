@@ -24,9 +24,9 @@ def quantize_post_training(
     Args:
         model: A functional or Sequential `keras.Model`. It is not modified.
         mode: "int8", "int4" or "float8". Defaults to "int8".
-        overrides: Modes of single layers, `{pattern of layer paths: mode or None}` in the syntax of `mapping.layers`,
-            e.g. `{"logits": None}`. The first matching pattern applies; None does not quantize the layer. Defaults to
-            none.
+        overrides: Modes of single layers, `{pattern: mode or None}`, e.g. `{"logits": None}`. A pattern is a path or
+            the end of one, in which a `*` stands for any characters. The first matching pattern applies; None does not
+            quantize the layer. Defaults to none.
 
     Returns:
         A new model. Saved in "int8" it takes about a quarter of the bytes.

@@ -156,11 +156,19 @@ def accuracy(exported: Exported, examples: Structure, labels: Tensor) -> float:
         exported: Result of `export`.
         examples: Model inputs.
         labels: Class indices, shape `[examples]`.
+
+    Raises:
+        ValueError: If the model has a single output unit.
     """
     predict, labels, num_correct = runtime(exported.path, exported.format), np.asarray(labels), 0
     for start in range(0, len(labels), _BATCH_SIZE):
         rows = slice(start, start + _BATCH_SIZE)
         outputs = predict(keras.tree.map_structure(lambda x, rows=rows: np.asarray(x[rows]), examples))
+        if outputs.shape[-1] == 1:
+            raise ValueError(
+                f"The accuracy of '{exported.path}' needs one output per class, but the model has a single output "
+                "unit. Leave the labels out."
+            )
         num_correct += int(np.sum(np.argmax(outputs, -1) == labels[rows]))
     return num_correct / len(labels)
 
@@ -186,7 +194,8 @@ def count_parameters(model: keras.Model) -> int:
 def count_multiply_adds(model: keras.Model, inputs: Structure | None = None) -> int:
     """Return the number of multiply-add operations (MACs) per example, counted in the graph of a forward pass.
 
-    Matrix products and convolutions are counted. They take nearly all of the time.
+    Matrix products and convolutions are counted, which take nearly all of the time. The body of a loop, such as that of
+    an LSTM, counts once.
 
     Args:
         model: A built `keras.Model`.
@@ -225,8 +234,13 @@ def _matrix_product(operation):
 
 
 def _convolution(operation):
-    height, width, channels, _ = operation.inputs[1].shape
-    return math.prod(operation.outputs[0].shape) * height * width * channels
+    """Count the size of the kernel and the input channels per output value; two or three spatial axes."""
+    return math.prod(operation.outputs[0].shape) * math.prod(operation.inputs[1].shape[:-1])
+
+
+def _transposed_convolution(operation):
+    """Count the size of the kernel and the output channels per input value."""
+    return math.prod(operation.inputs[2].shape) * math.prod(operation.inputs[1].shape[:-1])
 
 
 def _depthwise_convolution(operation):
@@ -246,6 +260,9 @@ _COUNTS = {
     "BatchMatMulV2": _matrix_product,
     "BatchMatMulV3": _matrix_product,
     "Conv2D": _convolution,
+    "Conv3D": _convolution,
+    "Conv2DBackpropInput": _transposed_convolution,
+    "Conv3DBackpropInputV2": _transposed_convolution,
     "DepthwiseConv2dNative": _depthwise_convolution,
     "Einsum": _einsum,
 }

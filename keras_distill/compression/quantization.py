@@ -1,6 +1,5 @@
 """Quantization-aware training (QAT)."""
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ from keras import ops
 
 from keras_distill.compression.fake_quantization import CHANNEL_AXES, Quantized
 from keras_distill.compression.folding import fold_batch_norm, rebuild
-from keras_distill.models.layers import walk_layers
+from keras_distill.models.layers import matches_pattern, walk_layers
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
 
@@ -54,9 +53,9 @@ def quantize_aware(
         model: A trained functional or Sequential `keras.Model`. It is not modified.
         examples: Calibration data: model inputs from the training set, some hundreds of examples.
         bits: `BitWidths` of the layers that `overrides` does not match. Defaults to 8 bits for weights and activations.
-        overrides: Bit widths of single layers, `{pattern of layer paths: BitWidths or None}` in the syntax of
-            `mapping.layers`, e.g. `{"logits": None, "block_3_*": BitWidths(4, 8)}`. The first matching pattern applies;
-            None does not quantize the layer. Defaults to none.
+        overrides: Bit widths of single layers, `{pattern: BitWidths or None}`, e.g. `{"logits": None, "block_3_*":
+            BitWidths(4, 8)}`. A pattern is a path or the end of one, in which a `*` stands for any characters. The
+            first matching pattern applies; None does not quantize the layer. Defaults to none.
         train_ranges: Whether training also updates the ranges of the inputs. Defaults to True.
         batch_size: Batch size of the calibration, >= 1. Defaults to 128.
 
@@ -156,19 +155,18 @@ def select_layers(
         names = ", ".join(layer_class.__name__ for layer_class in classes)
         raise ValueError(f"'{model.name}' has no layer that can be quantized ({names}).")
     for pattern in overrides:
-        if not any(_matches(path, pattern) for path, _ in candidates):
+        if not any(matches_pattern(path, pattern) for path, _ in candidates):
             paths = [path for path, _ in candidates]
             raise ValueError(f"No layer to quantize matches '{pattern}'. Layers: {paths}.")
     # Reversed: the first path of a layer with several paths overwrites the others.
     settings = {
-        id(layer): (layer, next((value for pattern, value in overrides.items() if _matches(path, pattern)), default))
+        id(layer): (
+            layer,
+            next((value for pattern, value in overrides.items() if matches_pattern(path, pattern)), default),
+        )
         for path, layer in reversed(candidates)
     }
     return list(settings.values())
-
-
-def _matches(path, pattern):
-    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"*/{pattern}")
 
 
 def _check_bits(settings):

@@ -1,13 +1,12 @@
 """Cross-layer parameter sharing."""
 
-import fnmatch
 from collections.abc import Sequence
 
 import keras
 
 from keras_distill import mapping
 from keras_distill.compression.folding import rebuild
-from keras_distill.models.layers import find_layer, walk_layers
+from keras_distill.models.layers import find_layer, matches_pattern, walk_layers
 
 
 def tie_weights(model: keras.Model, blocks: Sequence[str], exclude: Sequence[str] = ()) -> keras.Model:
@@ -22,7 +21,8 @@ def tie_weights(model: keras.Model, blocks: Sequence[str], exclude: Sequence[str
         blocks: Two or more blocks of the model, in any order. Each is the path of a layer or nested model, or a pattern
             in the syntax of `mapping.layers` that selects several layers, e.g. "block_1_*". The layers of all blocks
             are matched in order.
-        exclude: Patterns of layer paths whose weights are not tied, e.g. `["*_bn"]`. Exclude layers with statistics
+        exclude: Patterns of layers whose weights are not tied, e.g. `["*_bn"]`: paths or ends of paths, in which a `*`
+            stands for any characters. Exclude layers with statistics
             such as BatchNormalization, because the activations of each block differ. Defaults to none.
 
     Returns:
@@ -76,7 +76,7 @@ def _leaf_layers(model, block, exclude):
         leaves += [
             (path, leaf) for path, leaf in inside if not isinstance(leaf, (keras.Model, keras.layers.InputLayer))
         ]
-    return [(path, leaf) for path, leaf in leaves if not any(fnmatch.fnmatch(path, pattern) for pattern in exclude)]
+    return [(path, leaf) for path, leaf in leaves if not any(matches_pattern(path, pattern) for pattern in exclude)]
 
 
 def _check_same_layers(first, first_leaves, block, leaves):

@@ -15,7 +15,7 @@ from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.specs import trace
 from keras_distill.types import Tensor
 
-# Losses of labels or probabilities, and the loss of this package that compares logits instead. On logits they have
+# Losses of labels or probabilities, and the loss of this package to use instead. On logits they have
 # wrong gradients and no lower bound, and their names suggest otherwise.
 _OF_PROBABILITIES = {
     "BinaryCrossentropy": "BinaryKD",
@@ -103,9 +103,10 @@ def _resolve(loss):
         loss = keras.losses.get(loss)
     class_name = _class_of_probabilities(loss)
     if class_name is not None:
+        ours = _OF_PROBABILITIES[class_name]
         raise ValueError(
             f"keras.losses.{class_name} compares labels or probabilities, not the activations of two models. Use "
-            f"keras_distill.losses.{_OF_PROBABILITIES[class_name]}(), which compares logits."
+            f"keras_distill.losses.{ours}(), which compares {'embeddings' if ours == 'RelationalKD' else 'logits'}."
         )
     if not isinstance(loss, keras.losses.Loss) and not callable(loss):
         raise ValueError(

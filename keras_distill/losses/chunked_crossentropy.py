@@ -1,5 +1,6 @@
 """Cross-entropy over a large vocabulary, computed in chunks of tokens to save memory (fused linear cross-entropy)."""
 
+import copy
 from typing import Any
 
 import keras
@@ -66,18 +67,25 @@ class ChunkedCrossentropy(keras.losses.Loss):
         # The wrapper object hides the layer from Keras, which would save its weights a second time.
         self.lm_head = None if is_path else LMHead(layer)
 
-    def connect(self, student: keras.Model, hidden_shape: Shape) -> None:
-        """Look up the layer and check that it accepts the hidden states.
+    def connected(self, student: keras.Model, hidden_shape: Shape) -> "ChunkedCrossentropy":
+        """Return the loss with its layer looked up, and check that the layer accepts the hidden states.
 
         Args:
             student: Student model.
             hidden_shape: Shape of the hidden states, batch axis included.
 
+        Returns:
+            The loss itself if it was given a layer. Otherwise a copy, so that one loss may train several students.
+
         Raises:
             ValueError: If the layer does not exist, does not accept the hidden states or ends in a softmax.
         """
-        self.lm_head = self.lm_head or LMHead(find_layer(student, self.layer))
-        self.lm_head.shape(hidden_shape)
+        loss = self
+        if self.lm_head is None:
+            loss = copy.copy(self)
+            loss.lm_head = LMHead(find_layer(student, self.layer))
+        loss.lm_head.shape(hidden_shape)
+        return loss
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.lm_head is None:

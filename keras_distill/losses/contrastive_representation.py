@@ -9,7 +9,7 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.maths import float32, unit_vectors
-from keras_distill.schedules import check_positive, value_at
+from keras_distill.schedules import check_fraction, check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_integer
 
@@ -64,7 +64,8 @@ class ContrastiveRepresentation(DistillationLoss):
       its examples: `fit(with_index(x, np.arange(len(x))), y)`. Without an index, as in `evaluate`, the positive is the
       current embedding.
 
-    Unlike in the authors' code, an example is never its own negative. The authors use a weight of 0.8. Compares all
+    Unlike in the authors' code, negatives from the bank never include the example itself. A queue may hold it: keep
+    `size` below the number of examples. The authors use a weight of 0.8. Compares all
     examples of the global batch under `tf.distribute`; see `Term(across_replicas=)`.
 
     Args:
@@ -109,7 +110,7 @@ class ContrastiveRepresentation(DistillationLoss):
         self.size = check_integer(size, "size")
         self.temperature = check_positive(temperature, "temperature")
         self.examples = check_integer(examples, "examples", at_least=2, optional=True)
-        self.momentum = check_positive(momentum, "momentum", zero=True)
+        self.momentum = check_fraction(momentum, "momentum")
         self.seed = seed
 
     def build(self, student_shape: tuple, teacher_shape: tuple) -> None:

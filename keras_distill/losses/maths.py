@@ -291,5 +291,9 @@ def as_pair(activation: Any) -> Any:
 
 
 def as_shape_pair(shape: Shape) -> Shape:
-    """Return the two shapes of a loss that takes pairs. A single shape is paired with itself."""
-    return shape if isinstance(shape[0], (tuple, list)) else (shape, shape)
+    """Return the two shapes of a loss that takes pairs, a single one twice; raise ValueError for more than two."""
+    if not isinstance(shape[0], (tuple, list)):
+        return (shape, shape)
+    if len(shape) != 2:
+        raise ValueError(f"The loss compares one activation or a pair. Received: {len(shape)}. Make a term per pair.")
+    return shape

@@ -162,7 +162,7 @@ class MultiLevelKD(DistillationLoss):
 
     def __init__(self, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), **kwargs: Any):
         super().__init__(**kwargs)
-        self.temperatures = [check_positive(temperature, "temperatures") for temperature in temperatures]
+        self.temperatures = [check_positive(value, "temperatures", schedule=False) for value in temperatures]
         if not self.temperatures:
             raise ValueError(f"`temperatures` must hold at least one temperature. Received: {temperatures!r}")
 

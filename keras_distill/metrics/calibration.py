@@ -8,6 +8,7 @@ from keras import ops
 from keras_distill.data.labels import label_mask
 from keras_distill.data.sample_weights import multiply_weights
 from keras_distill.losses.maths import one_hot_labels
+from keras_distill.models.softmax import as_logits
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
 
@@ -27,8 +28,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     Args:
         bins: Number of bins, >= 1. 10 to 15 is typical. Defaults to 15.
-        from_logits: Whether the predictions are logits. Defaults to True, unlike Keras' own metrics, because students
-            output logits.
+        from_logits: Whether the predictions are logits, or come directly from a final softmax whose logits can be read.
+            Defaults to True, unlike Keras' own metrics, because students output logits.
         name: Name in the logs. Defaults to "expected_calibration_error".
         dtype: Dtype of the state. Defaults to "float32".
 
@@ -68,7 +69,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         Raises:
             ValueError: If the predictions have fewer than two classes.
         """
-        labels, predictions = ops.convert_to_tensor(y_true), ops.cast(ops.convert_to_tensor(y_pred), "float32")
+        labels, predictions = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        # Of a model that ends in a softmax, Keras passes the probabilities.
+        predictions = ops.cast(as_logits(predictions) if self.from_logits else predictions, "float32")
         if len(predictions.shape) < 2 or predictions.shape[-1] == 1:
             raise ValueError(
                 f"Metric '{self.name}' needs predictions of at least two classes. Received: predictions of shape "

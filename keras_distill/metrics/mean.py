@@ -4,8 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_distill.data.sample_weights import multiply_weights
 from keras_distill.metrics.base import DistillationMetric
-from keras_distill.models.masking import expand_to_rank
 from keras_distill.types import Tensor
 
 
@@ -54,7 +54,7 @@ class MeanMetric(DistillationMetric):
         Args:
             student: Logits, shape `[batch, positions..., classes]`.
             teacher: Logits, same shape as `student`.
-            sample_weight: Weights, shape `[batch]` or `[batch, positions...]`; None weights all equally.
+            sample_weight: Weights, shape `[batch]`, `[batch, 1]` or `[batch, positions...]`; None weights all equally.
 
         Raises:
             ValueError: If rank or number of classes differ.
@@ -65,7 +65,7 @@ class MeanMetric(DistillationMetric):
         values = self.compare(student, teacher)
         weight = ops.ones_like(values)
         if sample_weight is not None:
-            weight *= expand_to_rank(ops.cast(sample_weight, "float32"), len(values.shape))
+            weight = multiply_weights(ops.convert_to_tensor(sample_weight), weight)
         # Values with weight 0 may be NaN, and NaN * 0 is NaN.
         self.total.assign_add(ops.sum(ops.where(weight != 0, weight * values, 0.0)))
         self.count.assign_add(ops.sum(weight))

@@ -1,6 +1,7 @@
 """Layers of a model, by path."""
 
 import difflib
+import fnmatch
 from collections.abc import Iterator
 
 import keras
@@ -35,6 +36,16 @@ def find_layer(model: keras.Model, name: str) -> keras.layers.Layer:
             f"No layer called '{name}' in '{model.name}'. Closest: {list(dict.fromkeys(close)) or paths[:10]}."
         )
     return found[0][1]
+
+
+def matches_pattern(path: str, pattern: str) -> bool:
+    """Return whether a path, or an ending of it that begins at a layer's name, matches a pattern.
+
+    Args:
+        path: Path of a layer, such as "backbone/block_3".
+        pattern: Pattern in which a `*` stands for any characters, `/` included.
+    """
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"*/{pattern}")
 
 
 def walk_layers(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_distill.models.specs import trace
+from keras_distill.models.specs import symbolic_inputs, trace
 from keras_distill.types import Structure, Tensor
 
 
@@ -47,7 +47,7 @@ class HiddenStates(keras.Model):
         hidden = _input_of_last_layer(model)
         self.model = model
         # A partial, not a model: Keras would track the layers of `model` twice.
-        self._run = functools.partial(keras.Model(_inputs(model), hidden, name=model.name))
+        self._run = functools.partial(keras.Model(symbolic_inputs(model), hidden, name=model.name))
         self.built = True
 
     @property
@@ -58,7 +58,7 @@ class HiddenStates(keras.Model):
     @property
     def input(self) -> Structure:
         """Input tensors of the model, in the structure that it is called with."""
-        return _inputs(self.model)
+        return symbolic_inputs(self.model)
 
     def call(self, inputs: Structure, training: bool | None = None) -> Tensor:
         return self._run(inputs, training=training)
@@ -102,7 +102,7 @@ class LMHead:
             float32, shape `[rows, vocabulary]`.
         """
         if self.layer is None:
-            return hidden
+            return ops.cast(hidden, "float32")
         variables = [*self.layer.trainable_variables, *self.layer.non_trainable_variables]
         # The caller differentiates with respect to these tensors, which replace the variables.
         with keras.StatelessScope(state_mapping=list(zip(variables, [*trainable, *non_trainable]))):
@@ -166,7 +166,3 @@ def _input_of_last_layer(model: keras.Model) -> keras.KerasTensor:
             "of the model that returns hidden states to the distiller: `keras.Model(model.input, hidden)`."
         )
     return hidden
-
-
-def _inputs(model: keras.Model) -> Structure:
-    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input

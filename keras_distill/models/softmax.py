@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill import _compat
-from keras_distill.models.specs import PROBABILITIES, Spec, input_specs, producer, trace
+from keras_distill.models.specs import PROBABILITIES, Spec, input_specs, producer, symbolic_inputs, trace
 from keras_distill.types import Structure, Tensor
 
 # Smallest probability whose logarithm is taken where the logits themselves cannot be read.
@@ -16,8 +16,8 @@ def as_logits(tensor: Tensor, source: str | None = None) -> Tensor:
     """Return the input of the softmax or sigmoid that made a tensor; any other tensor is returned as it is.
 
     In a graph the input is read from the operation. In eager execution it is read from the attribute that
-    `keras.activations` sets; where that was lost, the logarithm of the probabilities stands in, which differs from the
-    logits by a constant that no softmax depends on.
+    `keras.activations` sets; where that was lost, the logarithm of the probabilities is used (of the odds, for a
+    sigmoid), which has the same softmax or sigmoid.
 
     Args:
         tensor: Activation of a forward pass, shape `[batch, ...]`.
@@ -27,10 +27,12 @@ def as_logits(tensor: Tensor, source: str | None = None) -> Tensor:
         The same shape. A Keras mask stays attached.
     """
     logits = _input_of_operation(tensor) if tf.is_symbolic_tensor(tensor) else _compat.keras_logits(tensor)
+    # In half precision `_SMALLEST` would be 0.
+    probabilities = ops.cast(tensor, "float32")
     if logits is None and source == "Softmax":
-        logits = ops.log(ops.maximum(tensor, _SMALLEST))
+        logits = _log(probabilities)
     elif logits is None and source == "Sigmoid":
-        logits = ops.log(ops.maximum(tensor, _SMALLEST)) - ops.log(ops.maximum(1.0 - tensor, _SMALLEST))
+        logits = _log(probabilities) - _log(1.0 - probabilities)
     if logits is None:
         return tensor
     logits = tf.identity(ops.reshape(logits, ops.shape(tensor)))
@@ -82,7 +84,7 @@ def without_softmax(model: keras.Model) -> keras.Model:
         model: A built `keras.Model` with an output that ends in a softmax or a sigmoid.
 
     Returns:
-        A `keras.Model` with the same inputs, outputs and weights, less the softmax.
+        A `keras.Model` with the same inputs, outputs and weights, without the softmax.
 
     Raises:
         ValueError: If no output ends in a softmax or a sigmoid.
@@ -129,7 +131,7 @@ class WithoutSoftmax(keras.Model):
     @property
     def input(self) -> Structure:
         """Symbolic inputs, in the structure that the model is called with."""
-        return self.model.input
+        return symbolic_inputs(self.model)
 
     def call(self, inputs, training=None):
         return logits_of(self.model(inputs, training=training), self.specs)
@@ -146,6 +148,10 @@ def _leaves(specs):
     if isinstance(specs, Spec):
         return [specs]
     return [leaf for part in (specs.values() if isinstance(specs, dict) else specs) for leaf in _leaves(part)]
+
+
+def _log(probabilities):
+    return ops.log(ops.maximum(probabilities, _SMALLEST))
 
 
 def _input_of_operation(tensor):

@@ -48,6 +48,16 @@ class Traced:
     teacher: dict
 
 
+def symbolic_inputs(model: keras.Model) -> Structure:
+    """Return the symbolic inputs of a model, in the structure that it is called with.
+
+    Args:
+        model: A functional or sequential `keras.Model` that is built.
+    """
+    # `Sequential` has no `input` before it is called symbolically.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
 def input_specs(inputs: Structure, *models: Any) -> Structure:
     """Return the inputs as `tf.TensorSpec`s with an open batch axis.
 
@@ -63,8 +73,7 @@ def input_specs(inputs: Structure, *models: Any) -> Structure:
         return keras.tree.map_structure(_open_batch, inputs)
     for model in models:
         if isinstance(model, keras.Model) and getattr(model, "inputs", None):
-            called_with = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-            return keras.tree.map_structure(_open_batch, called_with)
+            return keras.tree.map_structure(_open_batch, symbolic_inputs(model))
     for model in models:
         shapes = model.get_build_config() if isinstance(model, keras.Model) and model.built else None
         if shapes and "input_shape" in shapes:

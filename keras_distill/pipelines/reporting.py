@@ -27,6 +27,7 @@ from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.report.evaluation import MOST_CLASSES
 from keras_distill.saving import runs
 from keras_distill.types import Tensor
+from keras_distill.utils.formatting import format_percent
 
 TEACHER = "teacher"
 # The component's input for each role of `ModelResult`. The role is also the model's name in the report.
@@ -281,6 +282,6 @@ def _logits(name, model, serialized, num_classes):
 def _description(model_metrics, temperature):
     """Return one sentence for the agreement and one for the divergence of the students."""
     students = {name: single.metrics() for name, single in model_metrics.items() if name != TEACHER}
-    agreement = ", ".join(f"{name} {100 * metrics['agreement']:.1f} %" for name, metrics in students.items())
+    agreement = ", ".join(f"{name} {format_percent(metrics['agreement'])}" for name, metrics in students.items())
     divergence = ", ".join(f"{name} {metrics['divergence']:.3f} nats" for name, metrics in students.items())
     return f"Agreement with the teacher: {agreement}. Divergence from the teacher at T = {temperature:g}: {divergence}."

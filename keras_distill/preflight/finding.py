@@ -32,13 +32,3 @@ class Finding(NamedTuple):
 def capitalize(text: str) -> str:
     """Return the text with its first letter in upper case, all others unchanged."""
     return text[0].upper() + text[1:]
-
-
-def format_percent(fraction: float, digits: int = 1) -> str:
-    """Return a fraction as percent, such as "12.3 %".
-
-    Args:
-        fraction: Number, 1 for 100 %.
-        digits: Digits after the decimal point. Defaults to 1.
-    """
-    return f"{100 * fraction:.{digits}f} %"

@@ -23,35 +23,40 @@ def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding
             continue
         rows = [row for data in batches for row in _present_labels(unpack(data, 0).labels, entry, position, spec)]
         values = np.concatenate(rows) if rows else np.zeros(0)
-        invalid, expected = _invalid_labels(values, loss, spec.shape[-1])
-        if len(invalid):
+        ignored = getattr(loss, "ignore_class", None)
+        if ignored is not None and values.ndim == 1:
+            values = values[values != ignored]
+        checked, is_invalid, expected, advice = _invalid_labels(values, loss, spec.shape[-1])
+        if is_invalid.any():
             name = "labels" if entry is None else f"labels {entry!r}"
             units = f"{spec.shape[-1]} {'classes' if spec.shape[-1] > 1 else 'unit'}"
-            examples = sorted(set(invalid.ravel().tolist()))[:5]
+            examples = sorted(set(checked[is_invalid].tolist()))[:5]
             findings.append(
                 Finding(
                     "labels out of range",
                     f"The {name} do not fit the student's output of {units}.",
-                    f"{len(invalid)} of {values.size} are invalid, e.g. {examples}. Expected: {expected}.",
-                    "Number the classes from 0, or set the units of the student's last layer to the number of classes.",
+                    f"{is_invalid.sum()} of {checked.size} are invalid, e.g. {examples}. Expected: {expected}.",
+                    advice,
                 )
             )
     return findings
 
 
-def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.ndarray, str]:
-    """Return the labels that the loss cannot use, and a description of valid ones."""
+def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.ndarray, np.ndarray, str, str]:
+    """Return `(numbers, which of them the loss cannot use, a description of valid ones, advice)`."""
     if values.ndim == 1 and classes > 1:
-        invalid = values[(values < 0) | (values >= classes) | (values != np.round(values))]
-        return invalid, f"integers from 0 to {classes - 1}, and -1 for a missing label"
+        is_invalid = (values < 0) | (values >= classes) | (values != np.round(values))
+        advice = "Number the classes from 0, or set the units of the student's last layer to the number of classes."
+        return values, is_invalid, f"integers from 0 to {classes - 1}, and -1 for a missing label", advice
     categorical = _is_loss(loss, keras.losses.CategoricalCrossentropy, "categorical_crossentropy")
     if not categorical and not _is_loss(loss, keras.losses.BinaryCrossentropy, "binary_crossentropy"):
-        return np.zeros(0), ""
-    invalid = values[(values < 0) | (values > 1)]
-    if categorical and not len(invalid) and values.ndim > 1:
+        return values, np.zeros(values.shape, bool), "", ""
+    is_invalid = (values < 0) | (values > 1)
+    if categorical and not is_invalid.any() and values.ndim > 1:
         sums = values.sum(-1)
-        return sums[np.abs(sums - 1) > SUM_TOLERANCE], "rows with a sum of 1"
-    return invalid, "values from 0 to 1"
+        advice = "Pass one-hot rows, or use BinaryCrossentropy if an example may have several classes."
+        return sums, np.abs(sums - 1) > SUM_TOLERANCE, "rows with a sum of 1", advice
+    return values, is_invalid, "values from 0 to 1", "Convert the labels to values from 0 to 1."
 
 
 def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:

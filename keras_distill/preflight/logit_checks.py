@@ -54,7 +54,7 @@ def check_temperatures(probe: Probe, stats: ForwardStats) -> list[Finding]:
                         "temperature too high",
                         f"The temperature of {name} ({loss}) is too high: the soft targets are uniform.",
                         f"{seen}; a uniform distribution has {1 - 1 / classes:.6g}.",
-                        "Lower the temperature; 2 to 8 is typical. If the logits are small, check that the teacher "
+                        "Lower the temperature; 1 to 4 is typical. If the logits are small, check that the teacher "
                         "was trained.",
                     )
                 )
@@ -64,7 +64,7 @@ def check_temperatures(probe: Probe, stats: ForwardStats) -> list[Finding]:
                         "temperature too low",
                         f"The temperature of {name} ({loss}) is too low: the soft targets equal hard labels.",
                         f"{seen}.",
-                        "Raise the temperature until this probability is a few hundredths; 2 to 8 is typical.",
+                        "Raise the temperature until this probability is a few hundredths; 1 to 4 is typical.",
                     )
                 )
     return findings

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_distill.data.batch import unpack
-from keras_distill.preflight.finding import Finding, capitalize, format_percent
+from keras_distill.preflight.finding import Finding, capitalize
 from keras_distill.preflight.probe import ForwardStats
 from keras_distill.training.base import BaseDistiller
+from keras_distill.utils.formatting import format_percent
 
 if TYPE_CHECKING:
     from keras_distill.preflight.optimization_checks import TrialSteps
@@ -131,7 +132,7 @@ def _nonfinite_losses(stats):
 
 
 def check_constant_features(trial: "TrialSteps") -> list[Finding]:
-    """Report taps that are 0 or constant for all examples; of the student, if the trial steps did not change that."""
+    """Report taps that are 0 or constant for all examples; for the student, both before and after the trial steps."""
     findings = []
     for side, taps_before, taps_after in (
         ("student", trial.stats.student, trial.stats_after.student),

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from keras_distill import _compat
 from keras_distill.distribution import replicas
-from keras_distill.preflight.finding import Finding, capitalize, format_percent
+from keras_distill.preflight.finding import Finding, capitalize
 from keras_distill.preflight.probe import STEPS_AHEAD, SUPERVISED, ForwardStats, Probe
+from keras_distill.utils.formatting import format_percent
 
 # Number of batches in the trial steps, and of passes over them.
 NUM_BATCHES, NUM_EPOCHS = 4, 3

@@ -157,20 +157,20 @@ class Probe:
 
     def _logit_pairs(self):
         """Return `{(student tap, teacher tap): term}` of the terms that compare class logits."""
-        return {
-            (term.student, term.teacher): term
-            for term in self.terms.values()
-            if term.loss.logits and not isinstance(term.loss, BinaryKD) and isinstance(term.student, str)
-        }
+        return {(term.student, term.teacher): term for term in self.terms.values() if _compares_classes(term)}
 
     def _temperatures(self, pair):
         step = self.distiller.optimizer.iterations
         temperatures = {
             name: term.loss.temperature_at(step)
             for name, term in self.terms.items()
-            if (term.student, term.teacher) == pair
+            if (term.student, term.teacher) == pair and _compares_classes(term)
         }
         return {name: float(temperature) for name, temperature in temperatures.items() if temperature is not None}
+
+
+def _compares_classes(term):
+    return term.loss.logits and not isinstance(term.loss, BinaryKD) and isinstance(term.student, str)
 
 
 def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:
@@ -190,8 +190,10 @@ def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:
     one_hot = rank == output_rank and labels.shape[-1] in (1, outputs.shape[-1])
     if not sparse and not one_hot:
         return None
-    indices = ops.argmax(one_hot_labels(labels, outputs), axis=-1)
-    return ops.where(label_mask(labels, outputs), ops.cast(indices, "int32"), -1)
+    rows = one_hot_labels(labels, outputs)
+    # A label out of range has a row of zeros, whose argmax would be class 0.
+    present = ops.logical_and(label_mask(labels, outputs), ops.any(rows > 0, axis=-1))
+    return ops.where(present, ops.cast(ops.argmax(rows, axis=-1), "int32"), -1)
 
 
 def _valid_logits(batch, student, teacher, term):

@@ -21,13 +21,13 @@ _MAX_DATASET_BYTES = 1 << 29
 
 @contextlib.contextmanager
 def state_restored(distiller: BaseDistiller) -> Iterator[None]:
-    """Restore the state of a `Distiller` and all random states on exit.
+    """Restore the state of a distiller and all random states on exit.
 
     Restored are the values of all variables (weights, statistics, optimizer, metrics, seed generators, the teacher's
     state) and the random states of Python, NumPy, Keras and TensorFlow.
 
     Args:
-        distiller: A compiled `Distiller`.
+        distiller: A compiled `Distiller` or `MutualDistiller`.
     """
     teacher = distiller.teacher
     models = [] if teacher is None else [model for model in teacher.models if isinstance(model, keras.layers.Layer)]

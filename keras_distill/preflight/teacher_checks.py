@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from keras_distill.preflight.finding import Finding, format_percent
+from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import ForwardStats
 from keras_distill.preflight.statistics import Predictions
+from keras_distill.utils.formatting import format_percent
 
 # Number of standard deviations: a teacher within CHANCE of random guessing is at chance level, and a difference of
 # SIGNIFICANT is not a coincidence.

@@ -29,7 +29,7 @@ def load_distiller(
             a teacher.
         custom_objects: `{name: class or function}` of custom objects in the student and the losses. Defaults to None.
         compile: Whether to restore the optimizer, loss and metrics, if the distiller was compiled. Defaults to True.
-        safe_mode: Whether to refuse `Lambda` layers, which can run arbitrary code. Defaults to True.
+        safe_mode: Whether to raise an error for `Lambda` layers, which can run arbitrary code. Defaults to True.
 
     Returns:
         The distiller, ready for `fit`.

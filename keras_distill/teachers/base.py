@@ -46,7 +46,10 @@ class Teacher:
     signature: str = ""
 
     def connect(self, taps: Sequence[str]) -> None:
-        """Set the activations that `activations` must return. Called once, before the first batch.
+        """Set the activations that `activations` must return.
+
+        Called when the distiller is made, and again if metrics given to `compile` need other taps; the last call
+        counts. Make one `Teacher` per distiller.
 
         Args:
             taps: Layer paths, as `Term` takes them.

@@ -59,7 +59,7 @@ def map_logits(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         attached.
 
     Raises:
-        ValueError: If the teacher has fewer classes than `groups` uses, or its output is a softmax or sigmoid.
+        ValueError: If the teacher has fewer classes than `groups` uses, or its output ends in a sigmoid.
     """
     num_classes = logits.shape[-1] if len(logits.shape) > 1 else 0
     out_of_range = [c for group in groups for c in group if num_classes is not None and c >= num_classes]

@@ -6,11 +6,10 @@ from typing import Any
 import keras
 
 from keras_distill.data.batch import Batch
-from keras_distill.schedules import Schedule, value_at
+from keras_distill.schedules import check_fraction, value_at
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.model import ModelTeacher
 from keras_distill.types import ScheduleLike, Structure
-from keras_distill.utils.arguments import check_number
 
 
 class EMATeacher(Teacher):
@@ -54,9 +53,7 @@ class EMATeacher(Teacher):
                 "EMATeacher copies a built keras.Model. Build it first, such as by `model.build(input_shape)`. "
                 f"Received: {student!r}"
             )
-        if not isinstance(decay, Schedule):
-            decay = check_number(decay, "decay", at_least=0, at_most=1, alternative=" or a schedule")
-        self.decay = decay
+        self.decay = check_fraction(decay, "decay")
         self.model = keras.models.clone_model(student)
         if not self.model.built:
             self.model.build_from_config(student.get_build_config())

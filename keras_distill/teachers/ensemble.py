@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.data.batch import Batch
 from keras_distill.models.taps import OUTPUT
 from keras_distill.schedules import check_positive, value_at
@@ -40,8 +41,8 @@ class Ensemble(Teacher):
 
     Raises:
         ValueError: If there are fewer than two members, a member is backed by precomputed activations, or `weights` or
-            `temperature` is invalid; when the distiller is made, if a tap does not belong to a member, or a member
-            outputs probabilities or other classes.
+            `temperature` is invalid; when the distiller is made, if a tap does not belong to a member, a member ends in
+            a sigmoid or has other classes, or members with a single logit have a `temperature` or `most_confident`.
 
     Reference:
         Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531, section 5; You et al., KDD 2017,
@@ -92,6 +93,14 @@ class Ensemble(Teacher):
         return tuple(weight for member in self.members.values() for weight in member.weights)
 
     @property
+    def state(self) -> tuple:
+        return tuple(variable for member in self.members.values() for variable in member.state)
+
+    def after_step(self, student: keras.Model) -> None:
+        for member in self.members.values():
+            member.after_step(student)
+
+    @property
     def models(self) -> tuple:
         return tuple(model for member in self.members.values() for model in member.models)
 
@@ -126,7 +135,7 @@ class Ensemble(Teacher):
         nested = [name for name, logits in predictions.items() if keras.tree.is_nested(logits)]
         if nested:
             raise ValueError(f"The members {nested} have several outputs. Tap one of them, such as '{OUTPUT}[0]'.")
-        purpose = f"the mean at '{tap}' is one of logits"
+        purpose = f"the mean at '{tap}' is one of logits of classes"
         predictions = {
             name: logits_of_prediction(prediction, f"Member '{name}' of the Ensemble", purpose)
             for name, prediction in predictions.items()
@@ -137,9 +146,23 @@ class Ensemble(Teacher):
                 f"The members of an Ensemble must have the same classes. Received at '{tap}': {shapes}. Map those of a "
                 "member by ModelTeacher(member, classes=...)."
             )
+        single = any(shape[-1] == 1 for shape in shapes.values())
+        if single and (self.temperature is not None or self.member_weights is most_confident):
+            raise ValueError(
+                f"`temperature` and `most_confident` need two classes or more. Received at '{tap}': {shapes}. For "
+                "members with a single logit, average the logits: `Ensemble(members)`."
+            )
         return predictions
 
     def _average(self, predictions, batch):
+        """Return the average of the logits, with the Keras mask of the first member that has one."""
+        average = self._averaged_logits(predictions, batch)
+        masks = [mask for mask in map(_compat.keras_mask, predictions) if mask is not None]
+        if masks:
+            _compat.set_keras_mask(average, masks[0])
+        return average
+
+    def _averaged_logits(self, predictions, batch):
         logits = ops.stack([ops.cast(prediction, "float32") for prediction in predictions])
         weights = self.member_weights
         weights = weights(logits, batch) if callable(weights) else ops.convert_to_tensor(weights)

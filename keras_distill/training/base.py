@@ -33,7 +33,8 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     ```
 
     A subclass that is not one of `Distiller` or `MutualDistiller` also calls `_declare_losses` when it is constructed
-    and implements `compared_activations`, `_compile_losses` and `_results`.
+    and implements `student_outputs`, `outputs`, `compared_activations`, `_compile_losses`, `_losses_without_metrics`
+    and `_results`.
 
     Attributes:
         terms: Built `Term`s. Their taps are keys of the activations that the hooks return.
@@ -240,7 +241,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         weights = {}
         for name, part in self._parts:
             if training:
-                self._check_labels(name, part, batch)
+                self._check_labels(part, batch)
                 part.weight.update(losses[name], losses[part.supervised], batch)
             weight = part.weight.value(batch.step)
             totals[part.total] += weight * losses[name]
@@ -249,11 +250,11 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         total = sum(totals.values()) + regularization_losses(self._extra_layers)
         return {**totals, "loss": total, **losses, **weights}
 
-    def _check_labels(self, name, part, batch):
+    def _check_labels(self, part, batch):
         if part.weight.needs_supervised_loss and batch.labels is None:
             raise ValueError(
-                f"The weight of '{name}' is a {type(part.weight).__name__}, which follows the supervised loss, but the "
-                "batch has no labels. Pass labels to `fit`, or use a number as weight."
+                f"The weight of {part.title} is a {type(part.weight).__name__}, which follows the supervised loss, but "
+                "the batch has no labels. Pass labels to `fit`, or use a number as weight."
             )
 
     def _logs(self, batch, student, teacher, losses):

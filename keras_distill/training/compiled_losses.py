@@ -15,22 +15,29 @@ from keras_distill.models.specs import Spec
 from keras_distill.types import Structure, Tensor
 
 
-def connect_loss(loss: Any, student: keras.Model, output: Structure) -> None:
-    """Let a loss that reads a layer of the student look it up.
+def connect_loss(loss: Any, student: keras.Model, output: Structure) -> Any:
+    """Return the losses, those that read a layer of the student with this layer looked up.
 
     Args:
         loss: Loss given to `compile`, or a structure of several.
         student: A `keras.Model`.
         output: `Spec` of the student's output, or a structure of several.
 
+    Returns:
+        The structure of `loss`.
+
     Raises:
         ValueError: If the layer does not exist, or does not take the student's output.
     """
-    for part in keras.tree.flatten(loss):
-        if isinstance(part, ChunkedCrossentropy):
-            if not isinstance(output, Spec):
-                raise ValueError(f"ChunkedCrossentropy needs a student with one output. Received: '{student.name}'.")
-            part.connect(student, output.shape)
+
+    def connected(part):
+        if not isinstance(part, ChunkedCrossentropy):
+            return part
+        if not isinstance(output, Spec):
+            raise ValueError(f"ChunkedCrossentropy needs a student with one output. Received: '{student.name}'.")
+        return part.connected(student, output.shape)
+
+    return keras.tree.map_structure(connected, loss)
 
 
 class CompiledLosses:

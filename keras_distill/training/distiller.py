@@ -8,11 +8,12 @@ from keras_distill.data.batch import Batch, split_inputs
 from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_names
+from keras_distill.schedules import check_positive
 from keras_distill.teachers import CachedTeacher, as_teacher
 from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, connect_loss
 from keras_distill.training.deserialization import teacher_to_load
-from keras_distill.training.loss_weight import WeightedLoss, as_weight, check_weight, serialize_weight
+from keras_distill.training.loss_weight import WeightedLoss, as_weight, serialize_weight
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
 from keras_distill.training.term_list import as_terms
@@ -101,7 +102,7 @@ class Distiller(BaseDistiller):
         teacher = CachedTeacher({}) if teacher is None else as_teacher(teacher)
         check_models(student, teacher)
         super().__init__(name=name, dtype=student.dtype_policy)
-        self.supervised_weight = check_weight(supervised_weight, "supervised_weight")
+        self.supervised_weight = check_positive(supervised_weight, "supervised_weight", zero=True)
         self.student = student
         self.teacher = teacher
         inputs = input_specs(inputs, student, *teacher.models)
@@ -221,9 +222,15 @@ class Distiller(BaseDistiller):
         output = self._traced.student[OUTPUT]
         check_supervised_loss(dict(self._parts), loss)
         warn_if_logits_taken_for_probabilities(loss, output)
-        connect_loss(loss, self.student, output)
+        loss = connect_loss(loss, self.student, output)
         metrics, of_teacher = split_metrics(metrics)
         weighted_metrics, weighted_of_teacher = split_metrics(weighted_metrics)
+        if not self.terms and (of_teacher or weighted_of_teacher):
+            names = [metric.name for metric in (*of_teacher, *weighted_of_teacher)]
+            raise ValueError(
+                f"The metrics {names} compare the student with a teacher, but `teacher` is None. Pass a teacher, or "
+                "remove them."
+            )
         output_names = getattr(self.student, "output_names", None)
         compiled = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
         check_log_names(self._trackers, compiled.output_loss_names)

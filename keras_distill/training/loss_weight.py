@@ -14,7 +14,8 @@ class LossWeight:
     """Factor that a distiller multiplies a loss with. Base class.
 
     A subclass implements `value`. One with state is also a `keras.layers.Layer`, so that its variables are saved with
-    the distiller; it creates them in `build()`, moves them in `update` and is logged as `<name>_weight`.
+    the distiller; it creates them in `build()`, moves them in `update` and is logged as `<name>_weight`. To save the
+    distiller, a weight also has a `get_config` and is registered with `keras.saving.register_keras_serializable`.
 
     Attributes:
         state: Variables that `update` assigns. Empty for a weight that depends on the step alone.

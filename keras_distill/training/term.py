@@ -143,7 +143,10 @@ class Term:
         first = tap_names(self.student)[0]
         labels = entry_of_tap(batch.labels, first)
         if self.loss.needs_labels and labels is None:
-            raise ValueError(f"Term '{self.name}' needs labels, but the batch has none for '{first}'.")
+            raise ValueError(
+                f"Term '{self.name}' needs labels, but the batch has none for '{first}'. Pass labels, or use a loss "
+                "without labels, such as KLDivergence()."
+            )
         main = _first(student)
         given = None if self.mask is None else batch.inputs[self.mask]
         student_mask, teacher_mask = joint_masks(main, _first(teacher), given)
@@ -190,7 +193,7 @@ class Term:
         tapped = [("student", *pair) for pair in zip(tap_names(self.student), _each(students))]
         tapped += [("teacher", *pair) for pair in zip(tap_names(self.teacher), _each(teachers))]
         activation = loss.activation if loss.logits else None
-        better = "BinaryKD, which compares independent yes-or-no logits" if activation == "Softmax" else "KLDivergence"
+        better = "BinaryKD, which compares independent binary logits" if activation == "Softmax" else "KLDivergence"
         advice = f"Use {better}, or tap another layer."
         for side, tap, spec in tapped:
             check_activation(spec, f"Term '{self.name}'", f"{side} '{tap}'", tap, activation, advice)
@@ -231,16 +234,21 @@ class Term:
             raise ValueError(f"Term '{self.name}' cannot compare {taps}. {error}") from error
 
     def _mismatch(self, loss, head, shape, student, teacher):
-        if loss.logits:
+        if loss.logits and shape[-1] != teacher[-1]:
             return (
                 f"Term '{self.name}' compares {shape[-1]} student classes with {teacher[-1]} teacher classes: "
                 f"student '{self.student}' has shape {student}, teacher '{self.teacher}' has {teacher}. "
                 "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...)."
             )
         mapped = "" if head is None else f", {shape} after head '{head.name}',"
-        advice = (
-            "Choose another head." if head is not None else f"Add a head, such as head='{AUTO}', or tap other layers."
-        )
+        if head is not None:
+            advice = "Choose another head."
+        elif loss.logits and len(shape) == 4:
+            advice = "Add head=keras_distill.heads.Resize(), or tap other layers."
+        elif loss.logits or isinstance(self.student, tuple):
+            advice = "Tap other layers."
+        else:
+            advice = f"Add a head, such as head='{AUTO}', or tap other layers."
         return (
             f"Term '{self.name}' cannot compare student '{self.student}' of shape {student}{mapped} with "
             f"teacher '{self.teacher}' of shape {teacher}. {advice}"

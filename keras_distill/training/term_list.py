@@ -38,8 +38,8 @@ def as_terms(terms: Any, teacher: Any) -> list[Term]:
     given = [term.name for term in terms if term.name is not None]
     repeated = [name for name, count in collections.Counter([*given, "supervised"]).items() if count > 1]
     if repeated:
-        raise ValueError(f"Terms need unique names other than 'supervised'. Received more than once: {repeated}.")
-    taken, named = set(given), []
+        raise ValueError(f"Terms need unique names other than 'supervised'. Rename: {repeated}.")
+    taken, named = {*given, "supervised"}, []
     for term in terms:
         name = term.name or _unused(_default_name(term.loss), taken)
         taken.add(name)

@@ -97,7 +97,7 @@ def check_predictions(predictions: dict[str, Structure], tap: str) -> None:
         tap: Tap of the predictions.
 
     Raises:
-        ValueError: For a model of several outputs, the probabilities of a sigmoid, and different numbers of classes.
+        ValueError: For a model of several outputs, and for different numbers of classes.
     """
     for name, spec in predictions.items():
         if not isinstance(spec, Spec):

@@ -19,8 +19,8 @@ def atomic_write(path: str | os.PathLike, several: bool = False) -> Iterator[Bin
 
     Args:
         path: The file to write, local or on cloud storage such as `gs://`.
-        several: Whether several processes may write the same file at once. Each then writes an unfinished file of its
-            own, and the last one to finish replaces `path`. Defaults to False.
+        several: Whether several processes may write the same file at once. Each then writes a separate
+            unfinished file, and the last one to finish replaces `path`. Defaults to False.
 
     Returns:
         A context manager that yields the open file.

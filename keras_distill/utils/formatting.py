@@ -27,6 +27,16 @@ def align_columns(lines: Sequence[Sequence[str]], left: int = 1) -> str:
     )
 
 
+def format_percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as percent, such as "12.3 %".
+
+    Args:
+        fraction: Number, 1 for 100 %.
+        digits: Digits after the decimal point. Defaults to 1.
+    """
+    return f"{100 * fraction:.{digits}f} %"
+
+
 def percent_with_spread(fraction: float, spread: float | None = None) -> str:
     """Return a fraction as a percentage, such as "98.52 ± 0.12 %".
 
@@ -34,7 +44,7 @@ def percent_with_spread(fraction: float, spread: float | None = None) -> str:
         fraction: 0 to 1.
         spread: Standard deviation as a fraction, 0 to 1. Defaults to None, which leaves it out.
     """
-    return f"{100 * fraction:.2f} %" if spread is None else f"{100 * fraction:.2f} ± {100 * spread:.2f} %"
+    return format_percent(fraction, 2) if spread is None else f"{100 * fraction:.2f} ± {100 * spread:.2f} %"
 
 
 def format_size(count: float) -> str:

@@ -11,7 +11,7 @@ from keras_distill import OUTPUT, Distiller, Term
 from keras_distill.cache import indexed, label, on_inputs, open_cache
 from keras_distill.data.batch import split_inputs
 from keras_distill.losses import Hint, KLDivergence
-from tests.support.helpers import compiled, data, mlp
+from tests.support.helpers import compiled, data, features, mlp
 
 pytestmark = pytest.mark.everyday
 
@@ -51,6 +51,22 @@ def test_the_activations_are_the_teachers(teacher, tmp_path, dtype, tolerance):
     teacher_cache = labeled(teacher, tmp_path, dtype=dtype)
     assert check(teacher_cache, teacher_cache.join(dataset()).batch(5), teacher, tolerance) == list(range(24))
     assert teacher_cache.taps["features"] == tf.TensorSpec((16,), dtype)
+
+
+def test_a_tuple_of_arrays_is_joined(teacher, tmp_path):
+    label(teacher, data(), tmp_path, TAPS, verbose=0)
+    assert sorted(check(None, open_cache(tmp_path).join(data()).batch(7), teacher)) == list(range(24))
+
+
+def test_two_inputs_are_loaded(tmp_path):
+    first, second = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model((first, second), keras.layers.Dense(2)(first - second))
+    a, b = features(10, 3), features(10, 3, seed=1)
+    label(model, tf.data.Dataset.from_tensor_slices(((a, b), np.arange(10))), tmp_path, verbose=0)
+    activations = split_inputs(open_cache(tmp_path).load((a, b)))[1]
+    np.testing.assert_allclose(activations[OUTPUT], model((a, b)), rtol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        open_cache(tmp_path).load((a, b[::-1].copy()))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -73,3 +73,10 @@ def test_a_teacher_of_logits_has_no_function(tmp_path):
 def test_functions_are_checked():
     with pytest.raises(ValueError, match="`functions` must be 'softmax' or 'sigmoid' for each tap"):
         CachedTeacher({"output": tf.TensorSpec((None, 3))}, functions={"output": "relu"})
+
+
+def test_top_k_of_a_sigmoid_raises(tmp_path):
+    # The logits of top classes are normalized by a softmax, of which a sigmoid is not independent.
+    with pytest.raises(ValueError, match="`top_k` requires the logits of a softmax, but 'output' ends in a sigmoid"):
+        label(teacher("sigmoid"), data()[0], tmp_path, top_k=2, verbose=0)
+    label(teacher("sigmoid"), data()[0], tmp_path, top_k=None, verbose=0)

@@ -95,8 +95,9 @@ def test_unknown_and_listed_formats(export, capsys):
     assert exit.value.code == 0 and capsys.readouterr().out.split() == list(exporting.FORMATS)
 
 
-@pytest.mark.parametrize("count", [100, 256, 300, 511, 1000])
-def test_examples_are_taken_from_the_whole_dataset(count):
+@pytest.mark.parametrize("count", [1, 100, 256, 300, 511, 1000])
+def test_examples_are_spread_over_the_whole_dataset(count):
     sample = sample_inputs(tf.data.Dataset.range(count))
-    assert min(count, EXAMPLES) / 2 <= len(sample) <= EXAMPLES
-    assert sample[-1] >= count - 4 and len(set(np.diff(sample))) == 1
+    assert len(sample) == min(count, EXAMPLES)
+    assert sample[0] == 0 and sample[-1] == count - 1
+    assert len(set(np.diff(sample))) <= 2

@@ -19,6 +19,9 @@ CASES = {
     "dense on tokens": (model_of((5, 8), LAYERS.Dense(4)), 5 * 8 * 4),
     "convolution": (model_of((6, 6, 2), LAYERS.Conv2D(4, 3)), 4 * 4 * 4 * (3 * 3 * 2)),
     "strides and padding": (model_of((6, 6, 2), LAYERS.Conv2D(4, 3, 2, padding="same")), 3 * 3 * 4 * (3 * 3 * 2)),
+    # Every input value is multiplied with the kernel of every output channel.
+    "transposed": (model_of((5, 5, 2), LAYERS.Conv2DTranspose(4, 3, 2)), 5 * 5 * 2 * (3 * 3 * 4)),
+    "three axes": (model_of((4, 4, 4, 2), LAYERS.Conv3D(3, 3)), 2 * 2 * 2 * 3 * (3 * 3 * 3 * 2)),
     "depthwise": (model_of((6, 6, 2), LAYERS.DepthwiseConv2D(3, depth_multiplier=2)), 4 * 4 * 4 * (3 * 3)),
     "separable": (
         model_of((6, 6, 2), LAYERS.SeparableConv2D(5, 3)),
@@ -86,3 +89,10 @@ def test_table_of_profiles():
     second = "student litert_int8 94.00 ± 1.41 % 50 kB 40.0x 40,000 0.6 M 0.1 / 0.2 – 2"
     third = "student keras – 200 kB 10.0x 40,000 0.6 M – – –"
     assert [" ".join(line.split()) for line in lines] == [first, second, third]
+
+
+def test_accuracy_of_a_single_unit_raises(tmp_path):
+    model, x = model_of((8,), LAYERS.Dense(1)), np.ones((4, 8), "float32")
+    (exported,) = export(model, tmp_path, x, ["keras"])
+    with pytest.raises(ValueError, match="needs one output per class, but the model has a single output unit"):
+        profiling.accuracy(exported, x, np.zeros(4, int))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_distill import HiddenStates
+from keras_distill import Distiller, HiddenStates
 from keras_distill.losses import ChunkedCrossentropy
 from tests.support.helpers import assert_same_weights, features, fitted, weights_of
 from tests.support.language_models import (
@@ -45,3 +45,19 @@ def test_crossentropy_trains_a_baseline():
         fitted(trained, x, y)
         weights.append(weights_of(model))
     assert_same_weights(*weights, atol=1e-6)
+
+
+def test_one_loss_trains_several_students():
+    x, y = texts(8)
+    loss, distillers = ChunkedCrossentropy("logits", tokens=4), []
+    for seed in range(2):
+        student = HiddenStates(language_model(seed=seed))
+        distiller = Distiller(student=student, teacher=None)
+        distiller.compile(keras.optimizers.SGD(0.0), loss)
+        distillers.append((distiller, student))
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    for seed, (distiller, _) in enumerate(distillers):
+        values = np.array(plain(np.maximum(y, 0), language_model(seed=seed)(x)))
+        counted = (y >= 0) & (x != 0)
+        expected = values[counted].mean()
+        np.testing.assert_allclose(distiller.evaluate(x, y, verbose=0, return_dict=True)["loss"], expected, rtol=1e-4)

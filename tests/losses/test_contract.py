@@ -23,7 +23,8 @@ SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
 # A head can change the resolution of feature maps only. Here one axis grows and the other shrinks.
 TEACHER_SHAPES = {**SHAPES, 4: (BATCH, 2, 6, 5)}
 # The adapter wraps any Keras loss. `test_adapter.py` tests it.
-NOT_LEAVES = {"__init__", "adapter", "base", "checks", "maths"}
+# `chunked_crossentropy` is a supervised loss.
+NOT_LEAVES = {"__init__", "adapter", "base", "checks", "chunked_crossentropy", "maths"}
 # Arguments that cannot be schedules.
 FIXED = {
     # The formula changes at 0 and 1.

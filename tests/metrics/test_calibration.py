@@ -91,3 +91,12 @@ def test_rejects_invalid_bins_and_single_classes():
         ExpectedCalibrationError(0)
     with pytest.raises(ValueError, match="at least two classes. Received: predictions of shape"):
         ExpectedCalibrationError().update_state(np.array([0, 1]), features(2, 1))
+
+
+def test_a_final_softmax_is_not_applied_twice():
+    x, labels = features(40, 8, scale=3), np.random.default_rng(1).integers(0, 3, 40)
+    logits = mlp()
+    model = keras.Sequential([keras.Input((8,)), logits, keras.layers.Softmax()])
+    model.compile(metrics=[ExpectedCalibrationError()])
+    found = model.evaluate(x, labels, batch_size=40, verbose=0, return_dict=True)["expected_calibration_error"]
+    np.testing.assert_allclose(found, reference(labels, softmax(logits.predict(x, verbose=0)), 15), rtol=1e-4)

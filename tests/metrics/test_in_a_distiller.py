@@ -279,7 +279,7 @@ def test_rejects_a_sigmoid():
 
 
 def test_need_a_teacher():
-    with pytest.raises(ValueError, match=r"activations \['output'\] were not stored"):
+    with pytest.raises(ValueError, match=r"metrics \['agreement'\] compare the student .* but `teacher` is None"):
         Distiller(student=mlp(), teacher=None, terms=[]).compile("sgd", metrics=[Agreement()])
     peers = MutualDistiller([mlp(), mlp(16, name="other")])
     with pytest.raises(ValueError, match=r"metrics \['agreement'\] compare a student with its teacher"):
@@ -306,3 +306,16 @@ def test_are_equal_on_several_replicas():
             logs[count] = model.evaluate(dataset, verbose=0, return_dict=True)
     for count in (2, 4):
         assert logs[count] == pytest.approx(logs[1], rel=1e-4)
+
+
+def test_weights_of_shape_batch_and_one_count():
+    student, teacher = features(6, 3), features(6, 3, seed=1)
+    weight = np.array([1, 0, 0, 2, 0, 1], "float32")
+    results = []
+    for shaped in (weight, weight[:, None]):
+        metric = Agreement()
+        metric.update_state(student, teacher, sample_weight=shaped)
+        results.append(float(metric.result()))
+    agrees = student.argmax(-1) == teacher.argmax(-1)
+    np.testing.assert_allclose(results, np.average(agrees, weights=weight), rtol=1e-6)
+    assert results[0] != agrees.mean()

@@ -64,6 +64,14 @@ def test_without_softmax_converts_each_output():
     np.testing.assert_array_equal(found["size"], original["size"])
 
 
+def test_a_sequential_model_without_its_softmax_is_a_student():
+    (x, y), model = data(), keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
+    student = without_softmax(model)
+    fitted(compiled(Distiller(student=student, teacher=mlp(name="teacher"))), x, y)
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(student.predict(x, verbose=0), x @ kernel + bias, rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_of_logits_raises():
     with pytest.raises(ValueError, match="'student' does not end in a softmax or a sigmoid. Use it as it is"):
         without_softmax(mlp())
@@ -76,8 +84,9 @@ def test_probabilities_without_their_input_become_logarithms(source):
     found = as_logits(tf.constant(p, "float32"), source)
     again = softmax(found) if source == "Softmax" else 1 / (1 + np.exp(-found))
     np.testing.assert_allclose(again, p, rtol=1e-5)
-    certain = as_logits(tf.constant([[1.0, 0.0]]), source)
-    assert np.isfinite(certain).all()
+    for dtype in ("float32", "float16"):
+        certain = as_logits(tf.constant([[1.0, 0.0]], dtype), source)
+        assert np.isfinite(certain).all()
 
 
 @pytest.mark.parametrize("ending", ["dense", "activation", "operation", "float32"])
@@ -113,8 +122,9 @@ def test_sigmoid_outputs_are_compared_by_their_logits():
     np.testing.assert_allclose(logged["binary_kd_loss"][0], expected, rtol=1e-4)
 
 
-def test_a_saturated_softmax_still_has_a_gradient():
-    student, teacher = classifier("dense", "student"), classifier("dense", "teacher")
+@pytest.mark.parametrize("ending", ["dense", "activation", "operation", "float32"])
+def test_a_saturated_softmax_still_has_a_gradient(ending):
+    student, teacher = classifier(ending, "student"), classifier(ending, "teacher")
     student.get_layer("logits").bias.assign([200.0, 0.0, 0.0])
     teacher.get_layer("logits").bias.assign([0.0, 200.0, 0.0])
     distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(1.0))])

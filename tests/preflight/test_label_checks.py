@@ -7,6 +7,7 @@ import pytest
 from keras_distill import Term
 from keras_distill.losses import Hint
 from keras_distill.preflight import check
+from keras_distill.preflight.probe import class_indices
 from tests.support.checked_models import clusters, healthy_distiller, only_finding
 
 
@@ -33,3 +34,31 @@ def test_invalid_one_hot_labels(teacher):
     # A regression loss accepts any number as label.
     regression = [Term(Hint(), "features", "features", head="auto")]
     assert check(healthy_distiller(teacher, terms=regression, loss="mse"), x, 3 * one_hot) == []
+
+
+def test_ignored_classes_are_not_invalid(teacher):
+    x, y = clusters()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    assert check(healthy_distiller(teacher, loss=loss), x, np.where(np.arange(len(y)) % 4, y, 255)) == []
+    only_finding(
+        check(healthy_distiller(teacher, loss=loss), x, np.where(np.arange(len(y)) % 4, y, 254)), "labels out of range"
+    )
+
+
+def test_advice_fits_the_loss(teacher):
+    x, y = clusters()
+    one_hot, findings = np.eye(4, dtype="float32")[y], {}
+    for loss in (
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+    ):
+        findings[type(loss).__name__] = check(healthy_distiller(teacher, loss=loss), x, 2 * one_hot - 1)[0].advice
+    assert set(findings.values()) == {"Convert the labels to values from 0 to 1."}
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    (finding,) = check(healthy_distiller(teacher, loss=loss), x, 0.5 * one_hot)
+    assert "256 of 256 are invalid, e.g. [0.5]" in finding.seen and finding.advice.startswith("Pass one-hot rows")
+
+
+def test_labels_out_of_range_have_no_class():
+    indices = class_indices(np.array([0, 3, 4, 255, -1]), np.zeros((5, 4), "float32"))
+    np.testing.assert_array_equal(indices, [0, 3, -1, -1, -1])

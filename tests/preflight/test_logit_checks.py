@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_distill import Term
-from keras_distill.losses import KLDivergence
+from keras_distill.losses import BinaryKD, KLDivergence
 from keras_distill.preflight import check
 from keras_distill.teachers import CachedTeacher, with_activations
 from tests.support.checked_models import (
@@ -55,3 +55,10 @@ def test_unsuitable_temperatures(temperature, name, teacher):
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_common_temperatures_give_no_findings(temperature, teacher):
     assert check(healthy_distiller(teacher, terms=[Term(KLDivergence(temperature))]), *clusters()) == []
+
+
+def test_temperatures_of_binary_logits_are_not_those_of_classes(teacher):
+    x, y = clusters()
+    # At this temperature a softmax would be uniform.
+    terms = [Term(KLDivergence(2.0)), Term(BinaryKD(5000.0))]
+    assert "temperature too high" not in names(check(healthy_distiller(teacher, terms=terms), x, y))

@@ -2,12 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill import OUTPUT, Distiller, Term
+from keras_distill import OUTPUT, Distiller, Term, _compat
 from keras_distill.cache import label, open_cache
 from keras_distill.data.batch import Batch
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.schedules import Linear
-from keras_distill.teachers import CachedTeacher, Ensemble, most_confident
+from keras_distill.teachers import CachedTeacher, EMATeacher, Ensemble, most_confident
 from tests.support.helpers import compiled, data, features, fitted, mlp, softmax, weights_of
 
 
@@ -135,3 +135,43 @@ def test_an_ensemble_of_other_weights_is_another_teacher(tmp_path):
     for other in (Ensemble(models), Ensemble(models, most_confident), Ensemble(models, [2, 1], temperature=4.0)):
         with pytest.raises(ValueError, match="of another teacher"):
             open_cache(tmp_path, other)
+
+
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_members_that_end_in_a_softmax_are_averaged_by_their_logits(temperature):
+    models, x = members(), features(5, 8)
+    twins = [keras.Sequential([keras.Input((8,)), model, keras.layers.Softmax()]) for model in models]
+    # Logits that are read as logarithms of probabilities differ by a constant per example.
+    expected, found = (
+        softmax(activations_of(Ensemble(each, temperature=temperature), x)[OUTPUT], temperature or 1.0)
+        for each in (models, twins)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 2.0}, {"weights": most_confident}])
+def test_members_with_a_single_logit_raise(options):
+    ensemble = Ensemble([mlp(classes=1, name="first"), mlp(classes=1, name="second")], **options)
+    with pytest.raises(ValueError, match="`temperature` and `most_confident` need two classes or more"):
+        activations_of(ensemble, features(5, 8))
+
+
+def test_a_mean_teacher_among_the_members_is_updated_and_saved():
+    student, fixed = mlp(), mlp(name="fixed")
+    ema = EMATeacher(student, decay=0.0)
+    distiller = Distiller(student=student, teacher=Ensemble([ema, fixed]), terms=[Term(KLDivergence())])
+    fitted(compiled(distiller), *data())
+    # A decay of 0 copies the student after every step.
+    for copied, weight in zip(ema.model.weights, student.weights):
+        np.testing.assert_allclose(copied, weight, rtol=1e-6)
+    saved = [id(variable) for variable in distiller.untracked_variables().values()]
+    assert {id(variable) for variable in ema.model.weights} <= set(saved)
+
+
+def test_the_mask_of_a_member_is_kept():
+    inputs = keras.Input((4,), dtype="int32")
+    masked = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
+    models = [keras.Model(inputs, keras.layers.Dense(2)(masked), name=name) for name in ("first", "second")]
+    tokens = np.array([[1, 2, 0, 0]])
+    average = activations_of(Ensemble(models), tokens)[OUTPUT]
+    np.testing.assert_array_equal(_compat.keras_mask(average), tokens != 0)

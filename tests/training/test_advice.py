@@ -114,7 +114,7 @@ CASES = {
     ),
     "a softmax loss on sigmoids": (
         lambda: step(student=sigmoid("student"), teacher=sigmoid("teacher"), terms=[KLDivergence()]),
-        "Use BinaryKD, which compares independent yes-or-no logits",
+        "Use BinaryKD, which compares independent binary logits",
         lambda: step(student=sigmoid("student"), teacher=sigmoid("teacher"), terms=[BinaryKD()]),
     ),
     "an ensemble of sigmoids": (

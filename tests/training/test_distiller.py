@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import OUTPUT, Distiller, Term
+from keras_distill import OUTPUT, Balance, Distiller, Term
 from keras_distill.data.batch import Batch
-from keras_distill.losses import Hint, KLDivergence
+from keras_distill.heads import Resize
+from keras_distill.losses import (
+    FSP,
+    AttentionRelation,
+    AttentionScores,
+    ContrastiveRepresentation,
+    Hint,
+    KLDivergence,
+    MultiLevelKD,
+)
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher, ModelTeacher, Teacher
 from tests.support.helpers import compiled, data, features, fitted, mlp
@@ -238,3 +247,47 @@ def test_a_term_named_like_an_output_raises():
     logs = renamed.fit(x, y, verbose=0).history
     assert {"start_loss", "end_loss", "start_kd_loss", "supervised_loss", "loss"} == set(logs)
     np.testing.assert_allclose(logs["supervised_loss"], logs["start_loss"][0] + logs["end_loss"][0], rtol=1e-6)
+
+
+def test_a_function_may_be_called_supervised():
+    def supervised(student, teacher):
+        return keras.ops.mean(keras.ops.abs(student - teacher), axis=-1)
+
+    x, y = data()
+    student, teacher = mlp(), mlp(name="teacher")
+    logits, targets = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
+    logs = fitted(
+        compiled(Distiller(student=student, teacher=teacher, terms=supervised), keras.optimizers.SGD(0.0)), x, y
+    )
+    np.testing.assert_allclose(logs["supervised_2_loss"][0], np.abs(logits - targets).mean(), rtol=1e-5)
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
+    np.testing.assert_allclose(logs["supervised_loss"][0], expected, rtol=1e-5)
+
+
+def test_the_supervised_weight_is_a_number_or_a_schedule():
+    with pytest.raises(ValueError, match="`supervised_weight` must be a finite number >= 0 or a schedule"):
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), supervised_weight=Balance(0.1))
+
+
+def test_logits_of_another_resolution_name_the_head_that_resizes_them():
+    def segmenter(size, name):
+        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(5, 3, 8 // size, "same")], name=name)
+
+    models = {"student": segmenter(4, "student"), "teacher": segmenter(8, "teacher")}
+    with pytest.raises(ValueError, match=r"\(None, 4, 4, 5\).*Add head=keras_distill.heads.Resize\(\)"):
+        Distiller(**models, terms=[Term(KLDivergence())])
+    fitted(compiled(Distiller(**models, terms=[Term(KLDivergence(), head=Resize())]), None, None), features(4, 8, 8, 3))
+
+
+@pytest.mark.parametrize("loss", [AttentionRelation(2), AttentionScores(), FSP()])
+def test_more_than_a_pair_raises(loss):
+    taps = ("features", "logits", "features")
+    with pytest.raises(ValueError, match="compares one activation or a pair. Received: 3"):
+        Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[Term(loss, taps, taps)])
+
+
+def test_arguments_that_are_no_schedules_or_out_of_range_raise():
+    with pytest.raises(ValueError, match="`temperatures` must be a finite number > 0. Received: <"):
+        MultiLevelKD([Linear(1.0, 2.0, 10)])
+    with pytest.raises(ValueError, match="`momentum` must be a finite number >= 0 and <= 1 or a schedule"):
+        ContrastiveRepresentation(momentum=1.5)

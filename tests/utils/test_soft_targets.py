@@ -12,7 +12,7 @@ def test_softened():
 
 def test_alternative_text():
     figure = bars(["cat", "dog"], 0, [("teacher", 1.0, np.array([0.9, 0.1]))], {"teacher": "#000000"})
-    assert figure.alt == "Class probabilities for a test image of cat. teacher at T = 1: cat 0.90, dog 0.10."
+    assert figure.alt == "Class probabilities for an image of cat. teacher at T = 1: cat 0.90, dog 0.10."
     assert figure.caption == ""
     assert figure.png().startswith(b"\x89PNG")
 
