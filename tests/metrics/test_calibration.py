@@ -97,6 +97,6 @@ def test_a_final_softmax_is_not_applied_twice():
     x, labels = features(40, 8, scale=3), np.random.default_rng(1).integers(0, 3, 40)
     logits = mlp()
     model = keras.Sequential([keras.Input((8,)), logits, keras.layers.Softmax()])
-    model.compile(metrics=[ExpectedCalibrationError()])
+    model.compile(loss="sparse_categorical_crossentropy", metrics=[ExpectedCalibrationError()])
     found = model.evaluate(x, labels, batch_size=40, verbose=0, return_dict=True)["expected_calibration_error"]
     np.testing.assert_allclose(found, reference(labels, softmax(logits.predict(x, verbose=0)), 15), rtol=1e-4)

@@ -13,7 +13,6 @@ from keras_distill.heads import Resize
 from keras_distill.losses import (
     FSP,
     AttentionRelation,
-    AttentionScores,
     ContrastiveRepresentation,
     Hint,
     KLDivergence,
@@ -279,7 +278,7 @@ def test_logits_of_another_resolution_name_the_head_that_resizes_them():
     fitted(compiled(Distiller(**models, terms=[Term(KLDivergence(), head=Resize())]), None, None), features(4, 8, 8, 3))
 
 
-@pytest.mark.parametrize("loss", [AttentionRelation(2), AttentionScores(), FSP()])
+@pytest.mark.parametrize("loss", [AttentionRelation(2), FSP()])
 def test_more_than_a_pair_raises(loss):
     taps = ("features", "logits", "features")
     with pytest.raises(ValueError, match="compares one activation or a pair. Received: 3"):
