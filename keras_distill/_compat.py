@@ -4,6 +4,7 @@ Each function says which public replacement is missing. `tests/test_compat.py` h
 of a dependency fails there first. No other module may use a private name of another package.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -138,6 +139,66 @@ def keras_logits(tensor: Any) -> Any:
     Stands for the attribute `_keras_logits`, from which Keras' own crossentropies read them.
     """
     return getattr(tensor, "_keras_logits", None)
+
+
+def set_keras_logits(tensor: Any, logits: Any) -> None:
+    """Attach the logits from which a softmax or sigmoid computed a tensor; see `keras_logits`."""
+    tensor._keras_logits = logits
+
+
+def resolved_loss(identifier: Any, y_true: Any = None, y_pred: Any = None) -> keras.losses.Loss:
+    """Return the loss object that `compile` makes of a loss in any form.
+
+    Stands for `compile_utils.get_loss`. The public `keras.losses.get` returns functions for names, and does not know
+    "crossentropy", which depends on the shapes of labels and outputs.
+
+    Args:
+        identifier: A loss, a function or a name.
+        y_true: Labels; needed for "crossentropy" and "ce".
+        y_pred: Outputs; needed for "crossentropy" and "ce".
+    """
+    # Imported here: a module of `keras.src` may move, and few callers need it.
+    from keras.src.trainers import compile_utils
+
+    return compile_utils.get_loss(identifier, y_true, y_pred)
+
+
+def resolved_metric(identifier: Any, y_true: Any = None, y_pred: Any = None) -> keras.metrics.Metric:
+    """Return the metric object that `compile` makes of a metric in any form.
+
+    Stands for `compile_utils.get_metric`. The public `keras.metrics.get` returns functions unwrapped, and does not know
+    which metric "accuracy" is.
+
+    Args:
+        identifier: A metric, a function or a name.
+        y_true: Labels; needed for "accuracy" and "acc".
+        y_pred: Outputs; needed for "accuracy" and "acc".
+    """
+    from keras.src.trainers import compile_utils
+
+    return compile_utils.get_metric(identifier, y_true, y_pred)
+
+
+def function_of_metric(metric: keras.metrics.Metric) -> Callable | None:
+    """Return the function of labels and outputs whose mean a metric is, or None.
+
+    Stands for `MeanMetricWrapper._fn` and `_fn_kwargs`.
+    """
+    if not isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return None
+    return functools.partial(metric._fn, **metric._fn_kwargs)
+
+
+def layer_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the metrics that a model and its layers own, without those of `compile`.
+
+    Stands for `Model._metrics`. The public `Model.metrics` mixes both.
+    """
+    metrics = list(model._metrics)
+    for layer in model._flatten_layers(include_self=False):
+        if not isinstance(layer, keras.Model):
+            metrics += layer.metrics
+    return metrics
 
 
 def global_seed_generator() -> keras.random.SeedGenerator | None:

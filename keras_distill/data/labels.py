@@ -9,32 +9,53 @@ from keras_distill.types import Tensor
 UNLABELLED = -1
 
 
-def label_mask(labels: Tensor, outputs: Tensor) -> Tensor:
-    """Return a mask of the examples, or of their positions, that have a label.
+def label_mask(labels: Tensor, class_indices: bool = False) -> Tensor:
+    """Return a mask of the labels that are present.
 
-    A batch may mix labeled and unlabeled examples. A missing label is `UNLABELLED` (-1) for class indices, and NaN for
-    floats. A one-hot or real-valued label is missing if all components of its last axis are. Booleans and unsigned
-    integers cannot be missing.
+    A batch may mix labeled and unlabeled examples. A missing label is NaN in a floating-point dtype, component by
+    component, and `UNLABELLED` (-1) in a signed integer dtype if the labels are class indices. Everything else is an
+    ordinary value: -1.0, -1 of a hinge loss or of an integer target, True, and 255 in uint8.
 
     Example:
-    >>> mask = label_mask(np.array([2, UNLABELLED, 0]), np.zeros((3, 4), "float32"))
-    >>> np.array(mask).tolist()
+    >>> label_mask(np.array([2, UNLABELLED, 0]), class_indices=True).numpy().tolist()
     [True, False, True]
+    >>> label_mask(np.array([[0.5, np.nan], [-1.0, 1.0]])).numpy().tolist()
+    [[True, False], [True, True]]
 
     Args:
         labels: Labels, shape `[batch, ...]`.
-        outputs: Outputs that the labels are compared with, shape `[batch, ..., channels]`; only the shape matters.
+        class_indices: Whether the labels are class indices. Defaults to False.
 
     Returns:
-        Booleans, shape `[batch, positions...]`: the shape of `labels` without the axis of the components of one label.
+        Booleans, the shape of `labels`.
     """
-    shape, rank = labels.shape, len(labels.shape)
-    present = ops.ones_like(labels, dtype="bool")
+    labels = ops.convert_to_tensor(labels)
     if keras.backend.is_float_dtype(labels.dtype):
-        present = ops.logical_not(ops.isnan(labels))
-    # Cast to a dtype without a sign, -1 would be an ordinary value: True, or 255.
-    signed = not keras.backend.standardize_dtype(labels.dtype).startswith(("bool", "uint"))
-    # Only class indices use -1, which is an ordinary value of a regression target.
-    if signed and rank and outputs.shape[-1] != 1 and (rank < len(outputs.shape) or shape[-1] == 1):
-        present = ops.logical_and(present, ops.not_equal(labels, ops.cast(UNLABELLED, labels.dtype)))
-    return ops.any(present, axis=-1) if 1 < rank == len(outputs.shape) else present
+        return ops.logical_not(ops.isnan(labels))
+    if class_indices and can_be_missing(labels.dtype, class_indices):
+        return ops.not_equal(labels, ops.cast(UNLABELLED, labels.dtype))
+    return ops.ones_like(labels, dtype="bool")
+
+
+def can_be_missing(dtype: str, class_indices: bool) -> bool:
+    """Return whether labels of a dtype may be missing.
+
+    Args:
+        dtype: Dtype of the labels.
+        class_indices: Whether the labels are class indices.
+    """
+    dtype = keras.backend.standardize_dtype(dtype)
+    return keras.backend.is_float_dtype(dtype) or class_indices and dtype.startswith("int")
+
+
+def are_class_indices(labels: Tensor, outputs: Tensor) -> bool:
+    """Return whether labels have the shape of class indices for outputs of several classes.
+
+    Args:
+        labels: Labels; only the shape matters.
+        outputs: Logits or probabilities, shape `[batch, positions..., classes]`; only the shape matters.
+    """
+    rank = len(labels.shape)
+    if not rank or outputs.shape[-1] == 1:
+        return False
+    return rank < len(outputs.shape) or labels.shape[-1] == 1

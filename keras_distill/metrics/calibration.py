@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.data.labels import label_mask
+from keras_distill.data.labels import are_class_indices, label_mask
 from keras_distill.data.sample_weights import multiply_weights
 from keras_distill.losses.maths import one_hot_labels
 from keras_distill.models.softmax import as_logits
@@ -77,7 +77,10 @@ class ExpectedCalibrationError(keras.metrics.Metric):
                 f"Metric '{self.name}' needs predictions of at least two classes. Received: predictions of shape "
                 f"{tuple(predictions.shape)}."
             )
-        weight = ops.cast(label_mask(labels, predictions), "float32")
+        present = label_mask(labels, are_class_indices(labels, predictions))
+        if len(labels.shape) == len(predictions.shape):
+            present = ops.all(present, axis=-1)
+        weight = ops.cast(present, "float32")
         weight = weight if sample_weight is None else multiply_weights(sample_weight, weight)
         probabilities = ops.softmax(predictions, axis=-1) if self.from_logits else predictions
         confidence = ops.max(probabilities, axis=-1)

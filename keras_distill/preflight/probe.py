@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill.data.batch import unpack
-from keras_distill.data.labels import label_mask
+from keras_distill.data.labels import are_class_indices, label_mask
 from keras_distill.data.sample_weights import entry_of_tap
 from keras_distill.losses import BinaryKD
 from keras_distill.losses.maths import one_hot_labels
@@ -192,7 +192,9 @@ def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:
         return None
     rows = one_hot_labels(labels, outputs)
     # A label out of range has a row of zeros, whose argmax would be class 0.
-    present = ops.logical_and(label_mask(labels, outputs), ops.any(rows > 0, axis=-1))
+    present = label_mask(labels, are_class_indices(labels, outputs))
+    present = ops.all(present, axis=-1) if one_hot else present
+    present = ops.logical_and(present, ops.any(rows > 0, axis=-1))
     return ops.where(present, ops.cast(ops.argmax(rows, axis=-1), "int32"), -1)
 
 

@@ -1,17 +1,13 @@
-"""Supervised losses and metrics given to `compile`, on the labeled part of a batch."""
+"""Supervised losses and metrics given to `compile`."""
 
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_distill import _compat
-from keras_distill.data.labels import label_mask
-from keras_distill.data.sample_weights import multiply_weights
-from keras_distill.distribution import replicas
 from keras_distill.losses import ChunkedCrossentropy
-from keras_distill.models.masking import expand_to_rank
 from keras_distill.models.specs import Spec
+from keras_distill.training.labeled_losses import LabeledLoss, reads_class_indices
+from keras_distill.training.labeled_metrics import LabeledMetric
 from keras_distill.types import Structure, Tensor
 
 
@@ -43,8 +39,8 @@ def connect_loss(loss: Any, student: keras.Model, output: Structure) -> Any:
 class CompiledLosses:
     """Losses and metrics given to `compile(loss=, metrics=)`.
 
-    Missing labels (see `label_mask`) are left out: the loss is the mean over the labeled examples, and metrics see only
-    these.
+    Keras' own compiled state computes them, so that labels and sample weights may have every structure that it takes.
+    Missing labels are left out, see `LabeledLoss` and `LabeledMetric`.
 
     Args:
         loss: Loss in any form that `keras.Model.compile` takes, or None.
@@ -54,12 +50,19 @@ class CompiledLosses:
         output_names: Names of the student's outputs, or None.
     """
 
+    # The regularizers of the student are added to the loss.
+    counts_regularizers = False
+
     def __init__(self, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, output_names=None):
         self.supervised = loss is not None
         self._loss_arguments = {"loss": loss, "loss_weights": loss_weights, "output_names": output_names}
-        # Two models, since Keras passes no weights to `metrics`, which here must leave out missing labels.
-        self._plain = _Compiled(output_names, loss=loss, loss_weights=loss_weights, weighted_metrics=metrics)
-        self._weighted = _Compiled(output_names, weighted_metrics=weighted_metrics)
+        self._compiled = _Compiled(
+            output_names,
+            loss=on_labeled(loss),
+            loss_weights=loss_weights,
+            metrics=metrics_on_labeled(metrics, loss, output_names),
+            weighted_metrics=metrics_on_labeled(weighted_metrics, loss, output_names),
+        )
 
     @classmethod
     def per_model(
@@ -92,7 +95,7 @@ class CompiledLosses:
     @property
     def output_loss_names(self) -> list[str]:
         """Names under which Keras logs the loss of each output, if there are several."""
-        loss, names = self._loss_arguments["loss"], self._plain.output_names or ()
+        loss, names = self._loss_arguments["loss"], self._compiled.output_names or ()
         if loss is None or len(names) < 2:
             return []
         return [f"{name}_loss" for name in names if not isinstance(loss, dict) or name in loss]
@@ -100,62 +103,77 @@ class CompiledLosses:
     @property
     def metrics(self) -> list:
         """Keras metrics that have seen data."""
-        return [*self._plain.own_metrics, *self._weighted.own_metrics]
+        return self._compiled.own_metrics
 
     def results(self) -> dict[str, Tensor]:
         """Return `{name: value}` of the metrics, with the names that Keras gives them."""
-        plain, weighted = self._plain.own_results(), self._weighted.own_results()
-        return plain | {self._weighted_name(name) if name in plain else name: value for name, value in weighted.items()}
+        results = {}
+        for metric in self.metrics:
+            result = metric.result()
+            results.update(result if isinstance(result, dict) else {metric.name: result})
+        return results
 
-    def loss(self, labels: Structure, outputs: Structure, sample_weight: Structure = None) -> Tensor | None:
+    def loss(
+        self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None, training: bool = True
+    ) -> Tensor | None:
         """Return the supervised loss without regularizers; None without labels or without a loss.
 
         Args:
-            labels: Labels given to `fit`, a structure of tensors or None.
-            outputs: Outputs of the student.
+            x: Inputs of the student.
+            y: Labels given to `fit`, a structure of tensors or None.
+            y_pred: Outputs of the student.
             sample_weight: Sample weights given to `fit`, or None.
+            training: Whether the student runs in training mode.
 
         Returns:
-            Scalar. As in Keras, the mean over a replica's examples divided by the number of replicas.
+            Scalar, or one value per example for a loss with `reduction=None`. As in Keras, the mean over a replica's
+            examples divided by the number of replicas.
         """
-        if labels is None or not self.supervised:
+        if y is None or not self.supervised:
             return None
-        present = self._map(_present, labels, outputs)
-        balance = self._map(_balance, present, outputs)
-        labels = keras.tree.map_structure(_filled, labels, present)
-        return self._plain.compute_loss(None, labels, outputs, _times(sample_weight, balance))
+        return self._compiled.compute_loss(x, y, y_pred, sample_weight, training)
 
-    def update_metrics(self, labels: Structure, outputs: Structure, sample_weight: Structure = None) -> None:
+    def update_metrics(self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None) -> None:
         """Update the metrics; does nothing without labels.
 
         Args:
-            labels: Labels given to `fit`, a structure of tensors or None.
-            outputs: Outputs of the student.
+            x: Inputs of the student.
+            y: Labels given to `fit`, a structure of tensors or None.
+            y_pred: Outputs of the student.
             sample_weight: Sample weights given to `fit`, or None.
         """
-        if labels is None:
-            return
-        present = self._map(_present, labels, outputs)
-        labels = keras.tree.map_structure(_filled, labels, present)
-        present = keras.tree.map_structure(lambda p: ops.cast(p, "float32"), present)
-        self._plain.compute_metrics(None, labels, outputs, present)
-        self._weighted.compute_metrics(None, labels, outputs, _times(sample_weight, present))
+        if y is not None:
+            self._compiled.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _weighted_name(self, name):
-        for output in self._plain.output_names or ():
-            if name.startswith(f"{output}_"):
-                return f"{output}_weighted_{name.removeprefix(f'{output}_')}"
-        return f"weighted_{name}"
 
-    def _map(self, function, labels, outputs):
-        """Return `function(label, output)` in the structure of the labels."""
-        if isinstance(labels, dict):
-            outputs = outputs if isinstance(outputs, dict) else dict(zip(self._plain.output_names, outputs))
-            return {key: self._map(function, labels[key], outputs[key]) for key in labels}
-        if isinstance(labels, (list, tuple)):
-            outputs = [outputs[key] for key in self._plain.output_names] if isinstance(outputs, dict) else outputs
-            return type(labels)(self._map(function, *pair) for pair in zip(labels, outputs))
-        return function(labels, keras.tree.flatten(outputs)[0])
+def on_labeled(loss: Any) -> Any:
+    """Return the losses given to `compile`, each as a `LabeledLoss`."""
+    return keras.tree.map_structure(lambda part: None if part is None else LabeledLoss(part), loss)
+
+
+def metrics_on_labeled(metrics: Any, loss: Any, output_names: Any) -> Any:
+    """Return the metrics given to `compile`, each as a `LabeledMetric`.
+
+    Args:
+        metrics: Metrics in any form that `compile` takes.
+        loss: Losses in any form that `compile` takes: metrics of an output whose loss reads class indices leave out -1.
+        output_names: Names of the outputs, or None.
+    """
+
+    def wrapped(part, losses):
+        reads = any(reads_class_indices(each) for each in keras.tree.flatten(losses) if each is not None)
+        return keras.tree.map_structure(lambda metric: None if metric is None else LabeledMetric(metric, reads), part)
+
+    names = list(output_names or ())
+    if isinstance(loss, (list, tuple)) and len(loss) == len(names):
+        loss = dict(zip(names, loss))
+    if isinstance(metrics, dict):
+        return {
+            name: wrapped(part, loss.get(name) if isinstance(loss, dict) else loss) for name, part in metrics.items()
+        }
+    if isinstance(loss, dict) and isinstance(metrics, (list, tuple)) and len(metrics) == len(names):
+        return [wrapped(part, loss.get(name)) for name, part in zip(names, metrics)]
+    return wrapped(metrics, loss)
 
 
 class _Compiled(keras.Model):
@@ -172,44 +190,6 @@ class _Compiled(keras.Model):
         # The distiller tracks the loss; a metric without variables has not seen data yet.
         return [metric for metric in self.metrics if metric.name != "loss" and metric.variables]
 
-    def own_results(self):
-        results = {}
-        for metric in self.own_metrics:
-            result = metric.result()
-            results.update(result if isinstance(result, dict) else {metric.name: result})
-        return results
-
 
 def _copy_of_metric(metric):
     return type(metric).from_config(metric.get_config()) if isinstance(metric, keras.metrics.Metric) else metric
-
-
-def _present(labels, outputs):
-    return label_mask(ops.convert_to_tensor(labels), outputs)
-
-
-def _balance(present, outputs):
-    """Return weights that make the loss a mean over the labeled examples of all replicas.
-
-    Keras takes the mean over a replica's examples, which is then multiplied by the replica's fraction of the step.
-    """
-    present = ops.cast(present, "float32")
-    mask = _compat.keras_mask(outputs)
-    counted = ops.ones_like(present) if mask is None or mask.shape != present.shape else ops.cast(mask, "float32")
-    examples = ops.cast(ops.shape(present)[0], "float32")
-    labeled, total = replicas.all_reduce_sum([ops.sum(counted * present), examples])
-    return present * ops.divide_no_nan(ops.sum(counted) * total, examples * labeled)
-
-
-def _filled(labels, present):
-    """Return the labels with 0, which every loss accepts, in place of missing ones."""
-    labels = ops.convert_to_tensor(labels)
-    return ops.where(expand_to_rank(present, len(labels.shape)), labels, ops.zeros_like(labels))
-
-
-def _times(sample_weight, weights):
-    if sample_weight is None:
-        return weights
-    if keras.tree.is_nested(weights) and not keras.tree.is_nested(sample_weight):
-        return keras.tree.map_structure(lambda w: multiply_weights(sample_weight, w), weights)
-    return keras.tree.map_structure(multiply_weights, sample_weight, weights)

@@ -173,11 +173,11 @@ class Distiller(BaseDistiller):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the supervised loss alone, or None; see `keras.Model.compute_loss`."""
-        return self._compiled_losses.loss(y, y_pred, sample_weight)
+        return self._compiled_losses.loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update and return the metrics, missing labels left out; see `keras.Model.compute_metrics`."""
-        self._compiled_losses.update_metrics(y, y_pred, sample_weight)
+        self._compiled_losses.update_metrics(x, y, y_pred, sample_weight)
         return self.get_metrics_result()
 
     @property

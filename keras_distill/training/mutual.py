@@ -139,20 +139,25 @@ class MutualDistiller(BaseDistiller):
             compared[term.student.partition("/")[0]].append(mean_over_examples(values))
         losses = {}
         for peer, outputs in self.student_outputs(student).items():
-            supervised = self._compiled_losses[peer].loss(batch.labels, outputs, batch.sample_weight)
+            supervised = self._compiled_losses[peer].loss(
+                batch.inputs, batch.labels, outputs, batch.sample_weight, training
+            )
             losses[f"{peer}_supervised_loss"] = local_mean(supervised, batch)
             losses[f"{peer}_mutual_loss"] = sum(compared[peer]) / len(compared[peer])
         return losses
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the sum of the peers' supervised losses, or None; see `keras.Model.compute_loss`."""
-        losses = [compiled.loss(y, y_pred[peer], sample_weight) for peer, compiled in self._compiled_losses.items()]
+        losses = [
+            compiled.loss(x, y, y_pred[peer], sample_weight, training)
+            for peer, compiled in self._compiled_losses.items()
+        ]
         return None if losses[0] is None else sum(losses)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update and return the metrics of each peer, missing labels left out; see `keras.Model.compute_metrics`."""
         for peer, compiled in self._compiled_losses.items():
-            compiled.update_metrics(y, y_pred[peer], sample_weight)
+            compiled.update_metrics(x, y, y_pred[peer], sample_weight)
         return self.get_metrics_result()
 
     @property
