@@ -13,6 +13,8 @@ from keras_distill.models.specs import Spec
 from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.statistics import SUM_TOLERANCE
 from keras_distill.training.base import BaseDistiller
+from keras_distill.training.labeled_losses import reads_class_indices
+from keras_distill.training.task_loss import has_own_loss
 
 
 def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding]:
@@ -21,7 +23,7 @@ def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding
     for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
         if loss is None or not isinstance(spec, Spec) or isinstance(loss, ChunkedCrossentropy):
             continue
-        rows = [row for data in batches for row in _present_labels(unpack(data, 0).labels, entry, position, spec)]
+        rows = [row for data in batches for row in _present_labels(unpack(data, 0).labels, entry, position, spec, loss)]
         values = np.concatenate(rows) if rows else np.zeros(0)
         ignored = getattr(loss, "ignore_class", None)
         if ignored is not None and values.ndim == 1:
@@ -44,7 +46,7 @@ def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding
 
 def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.ndarray, np.ndarray, str, str]:
     """Return `(numbers, which of them the loss cannot use, a description of valid ones, advice)`."""
-    if values.ndim == 1 and classes > 1:
+    if reads_class_indices(loss) and classes > 1:
         is_invalid = (values < 0) | (values >= classes) | (values != np.round(values))
         advice = "Number the classes from 0, or set the units of the student's last layer to the number of classes."
         return values, is_invalid, f"integers from 0 to {classes - 1}, and -1 for a missing label", advice
@@ -62,7 +64,7 @@ def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.nda
 def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
     """Return `(entry of the labels or None, Spec, loss)` of each output of the student."""
     loss = distiller.loss
-    if loss is None:
+    if loss is None or any(has_own_loss(model) for model in distiller.outputs.values()):
         return []
     # Peers have the same labels; those of the first one stand for all.
     tap, student = next(iter(distiller.outputs.items()))
@@ -82,7 +84,7 @@ def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
     return outputs
 
 
-def _present_labels(labels: Any, entry: Any, position: int, spec: Spec) -> Iterator[np.ndarray]:
+def _present_labels(labels: Any, entry: Any, position: int, spec: Spec, loss: Any) -> Iterator[np.ndarray]:
     """Yield the labels of an output that are not missing, shape `[labels]` or `[labels, components]`."""
     if isinstance(labels, dict):
         labels = labels.get(entry)
@@ -90,11 +92,10 @@ def _present_labels(labels: Any, entry: Any, position: int, spec: Spec) -> Itera
         labels = labels[position]
     if labels is None:
         return
-    present = np.asarray(label_mask(labels, spec))
-    values = np.asarray(labels)
+    present, values = np.asarray(label_mask(labels, reads_class_indices(loss))), np.asarray(labels)
     if values.ndim == len(spec.shape) and values.shape[-1] == 1 and spec.shape[-1] != 1:
-        values = values[..., 0]
-    yield values[present]
+        present, values = present[..., 0], values[..., 0]
+    yield values[present.all(-1) if values.ndim == len(spec.shape) else present]
 
 
 def _is_loss(loss, loss_class, name):

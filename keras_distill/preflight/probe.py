@@ -152,7 +152,7 @@ class Probe:
         losses = self.distiller.losses_of(batch, student, teacher, training)
         parts = self.distiller.parts
         supervised = {part.supervised for part in parts.values()}
-        absent = supervised if batch.labels is None or self.distiller.loss is None else ()
+        absent = supervised if batch.labels is None or not self.distiller.supervised else ()
         return {parts[name].title: loss for name, loss in losses.items() if name not in absent}
 
     def _logit_pairs(self):

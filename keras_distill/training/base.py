@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,12 @@ from keras import ops
 
 from keras_distill import _compat
 from keras_distill.data.batch import Batch, batch_size, unpack
+from keras_distill.data.class_weights import class_weighted
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import regularization_losses, replica_fraction
-from keras_distill.training.strategy_checks import check_batch_size, check_step
+from keras_distill.training.strategy_checks import check_batch_size, check_step, check_trainable
 from keras_distill.types import Structure, Tensor
 
 
@@ -33,8 +35,8 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     ```
 
     A subclass that is not one of `Distiller` or `MutualDistiller` also calls `_declare_losses` when it is constructed
-    and implements `student_outputs`, `outputs`, `compared_activations`, `_compile_losses`, `_losses_without_metrics`
-    and `_results`.
+    and implements `student_outputs`, `outputs`, `compared_activations`, `_compile_losses`, `_losses_without_metrics`,
+    `_losses_by_total` and `_results`.
 
     Attributes:
         terms: Built `Term`s. Their taps are keys of the activations that the hooks return.
@@ -46,6 +48,9 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     terms = ()
     teacher = None
     _traced = None
+
+    # Ids of the weights that the optimizer was built with.
+    _optimized = frozenset()
 
     # True from the start of `fit` until its first batch has been checked.
     _starts_training = False
@@ -82,6 +87,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
             # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
+            self._optimized = frozenset(id(variable) for variable in self.trainable_variables)
             if replicas.num_replicas() > 1:
                 for layer in _compat.flatten_layers(self):
                     if isinstance(layer, keras.layers.BatchNormalization):
@@ -90,7 +96,10 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         self._starts_training = True
-        return super().fit(*args, **kwargs)
+        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        if isinstance(given.get("x"), tf.data.Dataset) and given.get("class_weight"):
+            given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}
+        return keras.Model.fit(**given)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Return the batch that the models are given. Hook; returns it unchanged by default."""
@@ -150,6 +159,11 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         raise NotImplementedError
 
     @property
+    def supervised(self) -> bool:
+        """Whether there is a supervised loss: `compile` got one, or a student computes its own."""
+        return any(losses.supervised for losses in self._losses_by_total().values())
+
+    @property
     def specs(self) -> Traced:
         """Inputs and activations of the models, as `Traced`."""
         return self._traced
@@ -160,6 +174,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         return dict(self._parts)
 
     def train_step(self, data):
+        check_trainable(self.trainable_variables, self._optimized)
         batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
         teacher = self.teacher_activations(batch)
         with tf.GradientTape() as tape:
@@ -213,6 +228,10 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         """Return the compiled losses without metrics and trackers."""
         raise NotImplementedError
 
+    def _losses_by_total(self):
+        """Return `{log name of a sum: CompiledLosses or TaskLoss}`."""
+        raise NotImplementedError
+
     def _results(self):
         """Return `{name: tensor}` of everything that is logged."""
         raise NotImplementedError
@@ -236,7 +255,11 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     def _total_losses(self, batch, student, teacher, training):
         """Return this replica's means, by log name: the total loss, its parts, sums of models and stateful weights."""
-        totals = {name: regularization_losses([model]) for name, model in self._trained}
+        compiled = self._losses_by_total()
+        totals = {
+            name: 0.0 if compiled[name].counts_regularizers else regularization_losses([model])
+            for name, model in self._trained
+        }
         losses = self.losses_of(batch, student, teacher, training)
         weights = {}
         for name, part in self._parts:
@@ -273,7 +296,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     def _loss_trackers(self):
         """Return the metrics of the losses; supervised losses only if `compile` got a loss."""
-        hidden = self._supervised_names if self.loss is None else ()
+        hidden = () if self.supervised else self._supervised_names
         return [tracker for name, tracker in self._trackers.items() if name not in hidden]
 
     def build_before_first_step(self, iterator: Any = None, data_batch: Any = None) -> None:

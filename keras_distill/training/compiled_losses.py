@@ -1,13 +1,16 @@
 """Supervised losses and metrics given to `compile`."""
 
+import warnings
 from typing import Any
 
 import keras
 
+from keras_distill import _compat
 from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.models.specs import Spec
 from keras_distill.training.labeled_losses import LabeledLoss, reads_class_indices
 from keras_distill.training.labeled_metrics import LabeledMetric
+from keras_distill.training.task_loss import TaskLoss, has_own_loss
 from keras_distill.types import Structure, Tensor
 
 
@@ -43,19 +46,20 @@ class CompiledLosses:
     Missing labels are left out, see `LabeledLoss` and `LabeledMetric`.
 
     Args:
+        model: The student or peer.
         loss: Loss in any form that `keras.Model.compile` takes, or None.
         loss_weights: Weights of the losses of several outputs, or None.
         metrics: Metrics that sample weights do not apply to, or None.
         weighted_metrics: Metrics that sample weights apply to, or None.
-        output_names: Names of the student's outputs, or None.
     """
 
     # The regularizers of the student are added to the loss.
     counts_regularizers = False
 
-    def __init__(self, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, output_names=None):
+    def __init__(self, model, loss=None, loss_weights=None, metrics=None, weighted_metrics=None):
         self.supervised = loss is not None
-        self._loss_arguments = {"loss": loss, "loss_weights": loss_weights, "output_names": output_names}
+        self._loss_arguments = {"model": model, "loss": loss, "loss_weights": loss_weights}
+        output_names = getattr(model, "output_names", None)
         self._compiled = _Compiled(
             output_names,
             loss=on_labeled(loss),
@@ -63,30 +67,6 @@ class CompiledLosses:
             metrics=metrics_on_labeled(metrics, loss, output_names),
             weighted_metrics=metrics_on_labeled(weighted_metrics, loss, output_names),
         )
-
-    @classmethod
-    def per_model(
-        cls, output_names: dict, loss: Any = None, loss_weights: Any = None, metrics: Any = None, weighted: Any = None
-    ) -> dict[str, "CompiledLosses"]:
-        """Return `{name: CompiledLosses}` for several models with the same loss, each with its own metrics.
-
-        Args:
-            output_names: `{model name: names of its outputs, or None}`.
-            loss: See `CompiledLosses`.
-            loss_weights: See `CompiledLosses`.
-            metrics: See `CompiledLosses`.
-            weighted: See `weighted_metrics` of `CompiledLosses`.
-        """
-        return {
-            name: cls(
-                loss,
-                loss_weights,
-                keras.tree.map_structure(_copy_of_metric, metrics),
-                keras.tree.map_structure(_copy_of_metric, weighted),
-                outputs,
-            )
-            for name, outputs in output_names.items()
-        }
 
     def without_metrics(self) -> "CompiledLosses":
         """Return the same loss without metrics, with its own trackers for the parts of the loss."""
@@ -102,8 +82,8 @@ class CompiledLosses:
 
     @property
     def metrics(self) -> list:
-        """Keras metrics that have seen data."""
-        return self._compiled.own_metrics
+        """Metrics that have seen data, followed by those that layers of the model own."""
+        return [*self._compiled.own_metrics, *_compat.layer_metrics(self._loss_arguments["model"])]
 
     def results(self) -> dict[str, Tensor]:
         """Return `{name: value}` of the metrics, with the names that Keras gives them."""
@@ -129,21 +109,55 @@ class CompiledLosses:
             Scalar, or one value per example for a loss with `reduction=None`. As in Keras, the mean over a replica's
             examples divided by the number of replicas.
         """
+        if self.supervised and y is None:
+            warnings.warn(
+                "`compile` got a loss, but the data hold no labels: the supervised loss is 0. Pass labels, or compile "
+                "without a loss. A loss without labels belongs in the student's `add_loss` or `compute_loss`.",
+                stacklevel=2,
+            )
+        model = self._loss_arguments["model"]
+        if y is not None and not self.supervised and getattr(model, "loss", None) is not None:
+            warnings.warn(
+                f"The labels are not used: '{model.name}' is compiled with a loss, but the distiller is compiled "
+                "without one. Pass `loss=` to the distiller's `compile`, or train without labels.",
+                stacklevel=2,
+            )
         if y is None or not self.supervised:
             return None
         return self._compiled.compute_loss(x, y, y_pred, sample_weight, training)
 
-    def update_metrics(self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None) -> None:
-        """Update the metrics; does nothing without labels.
+    def update_metrics(
+        self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None
+    ) -> dict[str, Any]:
+        """Update the metrics; do nothing without labels.
 
         Args:
             x: Inputs of the student.
             y: Labels given to `fit`, a structure of tensors or None.
             y_pred: Outputs of the student.
             sample_weight: Sample weights given to `fit`, or None.
+
+        Returns:
+            `{name: value}` of what is logged besides `results`: nothing.
         """
         if y is not None:
             self._compiled.compute_metrics(x, y, y_pred, sample_weight)
+        return {}
+
+
+def supervised_losses(model: keras.Model, **compiled: Any) -> CompiledLosses | TaskLoss:
+    """Return the supervised loss and metrics of a student or peer.
+
+    Args:
+        model: The student or peer.
+        **compiled: `loss`, `loss_weights`, `metrics` and `weighted_metrics` given to `compile`.
+    """
+    return (TaskLoss if has_own_loss(model) else CompiledLosses)(model, **compiled)
+
+
+def copied_metrics(metrics: Any) -> Any:
+    """Return the metrics given to `compile` as new objects, so that each peer has its own."""
+    return keras.tree.map_structure(_copy_of_metric, metrics)
 
 
 def on_labeled(loss: Any) -> Any:

@@ -11,10 +11,11 @@ from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_name
 from keras_distill.schedules import check_positive
 from keras_distill.teachers import CachedTeacher, as_teacher
 from keras_distill.training.base import BaseDistiller
-from keras_distill.training.compiled_losses import CompiledLosses, connect_loss
+from keras_distill.training.compiled_losses import CompiledLosses, connect_loss, supervised_losses
 from keras_distill.training.deserialization import teacher_to_load
 from keras_distill.training.loss_weight import WeightedLoss, as_weight, serialize_weight
 from keras_distill.training.reductions import local_mean, mean_over_examples
+from keras_distill.training.task_loss import has_own_loss
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
 from keras_distill.training.term_list import as_terms
 from keras_distill.training.validation import (
@@ -131,7 +132,7 @@ class Distiller(BaseDistiller):
                 f"term '{term.name}'", as_weight(term.weight), weight_name=f"{term.name}_weight"
             )
         self._declare_losses(parts, {"loss": student}, (*self.heads, *self.term_losses))
-        self._compiled_losses, self._teacher_metrics = CompiledLosses(), TeacherMetrics()
+        self._compiled_losses, self._teacher_metrics = CompiledLosses(student), TeacherMetrics()
         self.built = True
 
     def call(self, inputs, training=None):
@@ -177,8 +178,8 @@ class Distiller(BaseDistiller):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update and return the metrics, missing labels left out; see `keras.Model.compute_metrics`."""
-        self._compiled_losses.update_metrics(x, y, y_pred, sample_weight)
-        return self.get_metrics_result()
+        logs = self._compiled_losses.update_metrics(x, y, y_pred, sample_weight)
+        return self.get_metrics_result() | logs
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -220,7 +221,7 @@ class Distiller(BaseDistiller):
 
     def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
         output = self._traced.student[OUTPUT]
-        check_supervised_loss(dict(self._parts), loss)
+        check_supervised_loss(dict(self._parts), loss is not None or has_own_loss(self.student))
         warn_if_logits_taken_for_probabilities(loss, output)
         loss = connect_loss(loss, self.student, output)
         metrics, of_teacher = split_metrics(metrics)
@@ -231,14 +232,22 @@ class Distiller(BaseDistiller):
                 f"The metrics {names} compare the student with a teacher, but `teacher` is None. Pass a teacher, or "
                 "remove them."
             )
-        output_names = getattr(self.student, "output_names", None)
-        compiled = CompiledLosses(loss, loss_weights, metrics, weighted_metrics, output_names)
+        compiled = supervised_losses(
+            self.student,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+        )
         check_log_names(self._trackers, compiled.output_loss_names)
         self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._trackers))
         self._compiled_losses = compiled
 
     def _losses_without_metrics(self):
         return self._compiled_losses.without_metrics()
+
+    def _losses_by_total(self):
+        return {"loss": self._compiled_losses}
 
     def _results(self):
         losses = {tracker.name: tracker.result() for tracker in self._loss_trackers()}

@@ -46,9 +46,11 @@ def reads_class_indices(loss: Any) -> bool:
     """
     if isinstance(loss, str):
         loss = keras.losses.get(loss) if loss.lower() not in ("crossentropy", "ce") else _SPARSE_CROSSENTROPY
-    if hasattr(loss, "reads_class_indices"):
-        return bool(loss.reads_class_indices)
-    return isinstance(loss, ChunkedCrossentropy) or getattr(loss, "fn", loss) is _SPARSE_CROSSENTROPY
+    function = getattr(loss, "fn", loss)
+    declared = getattr(loss, "reads_class_indices", getattr(function, "reads_class_indices", None))
+    if declared is not None:
+        return bool(declared)
+    return isinstance(loss, ChunkedCrossentropy) or function is _SPARSE_CROSSENTROPY
 
 
 class LabeledLoss(keras.losses.Loss):

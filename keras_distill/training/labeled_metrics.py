@@ -77,7 +77,9 @@ class LabeledMetric(keras.metrics.Metric):
             rank = self._ranks.of_function(function, labels, outputs)
         else:
             rank = len(labels.shape)
-            if not isinstance(self.metric, _OF_COMPONENTS) and rank == len(outputs.shape) and rank > 1:
+            # The IoU of sparse labels counts each component, too.
+            of_components = isinstance(self.metric, _OF_COMPONENTS) or getattr(self.metric, "sparse_y_true", False)
+            if not of_components and rank == len(outputs.shape) and rank > 1:
                 rank -= 1
         if not rank:
             return labels, sample_weight
@@ -85,8 +87,10 @@ class LabeledMetric(keras.metrics.Metric):
         labels = ops.where(present, labels, ops.zeros_like(labels))
         components = tuple(range(rank, len(present.shape)))
         present = ops.all(present, axis=components) if components else expand_to_rank(present, rank)
-        present = ops.cast(present, "float32")
-        return labels, present if sample_weight is None else multiply_weights(sample_weight, present)
+        if sample_weight is None:
+            # Metrics that count, such as `MeanIoU`, have an integer dtype.
+            return labels, ops.cast(present, self.metric.dtype)
+        return labels, multiply_weights(sample_weight, ops.cast(present, "float32"))
 
     def result(self):
         return self.metric.result()

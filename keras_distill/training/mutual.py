@@ -11,7 +11,7 @@ from keras_distill.models.specs import Traced, input_specs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps
 from keras_distill.schedules import check_positive
 from keras_distill.training.base import BaseDistiller
-from keras_distill.training.compiled_losses import CompiledLosses
+from keras_distill.training.compiled_losses import CompiledLosses, copied_metrics, supervised_losses
 from keras_distill.training.loss_weight import WeightedLoss, as_weight
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import split_metrics
@@ -105,7 +105,7 @@ class MutualDistiller(BaseDistiller):
         check_masks(self.terms, inputs, specs)
         self.term_losses = [term.loss for term in self.terms]
         self._declare_losses(self._loss_parts(), {f"{peer}_loss": model for peer, model in peers.items()})
-        self._compiled_losses = CompiledLosses.per_model(dict.fromkeys(peers))
+        self._compiled_losses = {peer: CompiledLosses(model) for peer, model in peers.items()}
         self.built = True
 
     def call(self, inputs, training=None):
@@ -156,9 +156,11 @@ class MutualDistiller(BaseDistiller):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update and return the metrics of each peer, missing labels left out; see `keras.Model.compute_metrics`."""
+        logs = {}
         for peer, compiled in self._compiled_losses.items():
-            compiled.update_metrics(x, y, y_pred[peer], sample_weight)
-        return self.get_metrics_result()
+            own = compiled.update_metrics(x, y, y_pred[peer], sample_weight)
+            logs |= {f"{peer}_{name}": value for name, value in own.items()}
+        return self.get_metrics_result() | logs
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -206,8 +208,16 @@ class MutualDistiller(BaseDistiller):
             )
         for tap in self.outputs:
             warn_if_logits_taken_for_probabilities(loss, self._traced.student[tap])
-        outputs = {peer: getattr(model, "output_names", None) for peer, model in self.peers.items()}
-        compiled = CompiledLosses.per_model(outputs, loss, loss_weights, metrics, weighted_metrics)
+        compiled = {
+            peer: supervised_losses(
+                model,
+                loss=loss,
+                loss_weights=loss_weights,
+                metrics=copied_metrics(metrics),
+                weighted_metrics=copied_metrics(weighted_metrics),
+            )
+            for peer, model in self.peers.items()
+        }
         names = [f"{peer}_{name}" for peer, losses in compiled.items() for name in losses.output_loss_names]
         check_log_names(self._trackers, names)
         self._compiled_losses = compiled
@@ -220,6 +230,9 @@ class MutualDistiller(BaseDistiller):
 
     def _losses_without_metrics(self):
         return {peer: compiled.without_metrics() for peer, compiled in self._compiled_losses.items()}
+
+    def _losses_by_total(self):
+        return {f"{peer}_loss": compiled for peer, compiled in self._compiled_losses.items()}
 
     def _activations(self, inputs, training):
         """Return `{"peer/tap": activation}` of all peers."""

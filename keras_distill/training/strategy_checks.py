@@ -1,5 +1,6 @@
 """Checks of models, options and batches against the `tf.distribute` strategy."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import keras
@@ -117,3 +118,21 @@ def _kind(strategy):
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return "no strategy of several replicas"
     return f"{type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas"
+
+
+def check_trainable(variables: Iterable[keras.Variable], optimized: Collection[int]) -> None:
+    """Check that the optimizer was built with all weights that are trained.
+
+    Args:
+        variables: Trainable weights.
+        optimized: Ids of the weights that were trainable when the distiller was compiled.
+
+    Raises:
+        ValueError: For weights that became trainable later.
+    """
+    new = [variable.path for variable in variables if id(variable) not in optimized]
+    if new:
+        raise ValueError(
+            f"{len(new)} weights became trainable after `compile`, such as '{new[0]}'. Call `compile` again, after "
+            "layers were unfrozen or `enable_lora` was called."
+        )

@@ -35,6 +35,7 @@ def check_models(student: keras.Model, teacher: Any) -> None:
     """
     if not isinstance(student, keras.Model):
         raise ValueError(f"`student` must be a keras.Model. Received: {student!r}")
+    check_train_step(student)
     check_scope({f"student '{student.name}'": student, "teacher": teacher})
     if any(model is student for model in teacher.models):
         raise ValueError(
@@ -70,6 +71,8 @@ def check_peers(peers: dict[str, keras.Model]) -> None:
     invalid = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}
     if invalid:
         raise ValueError(f"Each peer must be a keras.Model. Received: {invalid!r}")
+    for peer in peers.values():
+        check_train_step(peer)
     unnamed = [name for name in peers if not (isinstance(name, str) and name)]
     if unnamed:
         raise ValueError(f"Each peer needs a non-empty name for the logs. Received: {unnamed}.")
@@ -87,6 +90,22 @@ def check_peers(peers: dict[str, keras.Model]) -> None:
             raise ValueError(
                 f"The weights {_shortened(_non_finite_weights(peer))} of peer '{name}' contain NaN or infinity."
             )
+
+
+def check_train_step(model: keras.Model) -> None:
+    """Check that a model to train has the training step of Keras, which the distiller's replaces.
+
+    Args:
+        model: The student or a peer.
+
+    Raises:
+        ValueError: For a model that overrides `train_step`.
+    """
+    if getattr(type(model), "train_step", None) is not keras.Model.train_step or "train_step" in vars(model):
+        raise ValueError(
+            f"'{model.name}' ({type(model).__name__}) overrides `train_step`, which a distiller replaces. Move its "
+            "loss to `compute_loss(x, y, y_pred, sample_weight, training)`, which a distiller calls."
+        )
 
 
 def check_predictions(predictions: dict[str, Structure], tap: str) -> None:
@@ -140,18 +159,18 @@ def check_masks(users: Iterable[Any], inputs: Structure, students: dict[str, Spe
             )
 
 
-def check_supervised_loss(parts: dict[str, Any], loss: Any) -> None:
+def check_supervised_loss(parts: dict[str, Any], supervised: bool) -> None:
     """Check that there is a supervised loss where a weight needs one.
 
     Args:
         parts: `{log name: WeightedLoss}`.
-        loss: Loss given to `compile`.
+        supervised: Whether there is a supervised loss.
 
     Raises:
-        ValueError: For a weight that follows the supervised loss if `loss` is None.
+        ValueError: For a weight that follows the supervised loss if there is none.
     """
     names = [name.removesuffix("_loss") for name, part in parts.items() if part.weight.needs_supervised_loss]
-    if names and loss is None:
+    if names and not supervised:
         raise ValueError(
             f"The weights of the terms {names} follow the supervised loss, but `compile` got no loss. Pass "
             "`loss=`, or use numbers as weights."

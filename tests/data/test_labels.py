@@ -9,26 +9,26 @@ from keras_distill.data import label_mask
 
 
 @pytest.mark.parametrize(
-    ("labels", "output_shape", "mask"),
+    ("labels", "class_indices", "mask"),
     [
-        (np.array([2, -1, 0]), (3, 4), [True, False, True]),
-        (np.array([[2], [-1], [0]]), (3, 4), [True, False, True]),
-        (np.array([2.0, -1.0, np.nan], "float32"), (3, 4), [True, False, False]),
-        (np.array([[2, -1], [0, 1]]), (2, 2, 4), [[True, False], [True, True]]),
-        # Two regression targets: -1 is a value, and a row is missing if it is NaN throughout.
-        (np.array([[-1.0, -1.0], [np.nan, np.nan]], "float32"), (2, 2), [True, False]),
-        # A single output is a regression target or a binary label.
-        (np.array([-1.0, np.nan], "float32"), (2, 1), [True, False]),
-        (np.array([True, False]), (2, 2), [True, True]),
-        (np.array([[True], [False]]), (2, 2), [True, True]),
-        (np.array([255, 1], "uint8"), (2, 256), [True, True]),
-        (np.array([65535, 1], "uint16"), (2, 65536), [True, True]),
+        (np.array([2, -1, 0]), True, [True, False, True]),
+        (np.array([[2], [-1], [0]]), True, [[True], [False], [True]]),
+        (np.array([[2, -1], [0, 1]], "int8"), True, [[True, False], [True, True]]),
+        # Labels of a hinge loss, or integer targets.
+        (np.array([2, -1, 0]), False, [True, True, True]),
+        (np.array([2.0, -1.0, np.nan], "float32"), True, [True, True, False]),
+        (np.array([[-1.0, np.nan], [np.nan, np.nan]], "float16"), False, [[True, False], [False, False]]),
+        (np.array([True, False]), True, [True, True]),
+        (np.array([255, 1], "uint8"), True, [True, True]),
+        (np.array([65535, 1], "uint16"), True, [True, True]),
     ],
 )
-def test_which_labels_are_present(labels, output_shape, mask):
-    np.testing.assert_array_equal(label_mask(labels, np.zeros(output_shape, "float32")), mask)
+@pytest.mark.case("A4")
+def test_which_labels_are_present(labels, class_indices, mask):
+    np.testing.assert_array_equal(label_mask(labels, class_indices), mask)
 
 
+@pytest.mark.case("E1")
 @pytest.mark.parametrize(("dtype", "labels"), [("uint8", [255, 255, 255, 255, 1, 2, 3, 4]), ("bool", [1, 0] * 4)])
 def test_labels_without_a_sign_train_as_in_keras(dtype, labels):
     def student():
