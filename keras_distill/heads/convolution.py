@@ -5,26 +5,28 @@ from typing import Any
 import keras
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.checks import check_maps, needs_resize, resize
+from keras_distill.heads.checks import check_positions, needs_resize
+from keras_distill.models.resampling import resize_maps
 from keras_distill.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_distill")
 class Convolution(Head):
-    """Convolution to the teacher's channels, then bilinear resizing to its height and width.
+    """Convolution to the teacher's channels, then linear interpolation to its resolution.
 
-    Takes feature maps of shape `[batch, height, width, channels]`. A height or width that is unknown when the head is
-    built is assumed to equal the teacher's. `head="auto"` chooses this head for feature maps.
+    Takes series, feature maps and volumes of shape `[batch, positions..., channels]`. Lengths that are unknown when the
+    distiller is made are matched in each step. `head="auto"` chooses this head where the channels differ.
 
     Args:
-        kernel_size: Height and width of the kernel, an integer or a pair of integers; borders are padded with zeros.
-            Defaults to 1.
+        kernel_size: Size of the kernel along the positions, an integer or a tuple of integers; borders are padded with
+            zeros. Defaults to 1.
         use_bias: True to add a trained bias. Defaults to True.
         kernel_initializer: Initializer of the kernel, as for `keras.layers.Conv2D`. Defaults to "glorot_uniform".
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
-        ValueError: When the distiller is made, if an activation is not a feature map with known channels.
+        ValueError: When the distiller is made, if an activation is not a series, feature map or volume with
+            known channels.
 
     Example:
     >>> term = Term(Hint(), student="block_2", teacher="block_4", head=Convolution(kernel_size=3))
@@ -32,7 +34,7 @@ class Convolution(Head):
 
     def __init__(
         self,
-        kernel_size: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...] = 1,
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
@@ -43,9 +45,10 @@ class Convolution(Head):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
-        check_maps("Convolution", student_shape, teacher_shape)
-        self.size = teacher_shape[1:3] if needs_resize(student_shape, teacher_shape) else None
-        self.convolution = keras.layers.Conv2D(
+        check_positions("Convolution", student_shape, teacher_shape)
+        self.size = teacher_shape[1:-1] if needs_resize(student_shape, teacher_shape) else None
+        layer = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}[len(student_shape)]
+        self.convolution = layer(
             teacher_shape[-1],
             self.kernel_size,
             padding="same",
@@ -59,7 +62,7 @@ class Convolution(Head):
 
     def call(self, student: Tensor) -> Tensor:
         maps = self.convolution(student)
-        return maps if self.size is None else resize(maps, self.size)
+        return maps if self.size is None else resize_maps(maps, self.size)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.checks import check_maps, needs_resize, resize
+from keras_distill.heads.checks import check_maps, needs_resize
+from keras_distill.models.resampling import resize_maps
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_number
 
@@ -85,7 +86,7 @@ class Masking(Head):
 
     def call(self, student: Tensor, training: bool = False) -> Tensor:
         maps = student if self.align is None else self.align(student)
-        maps = maps if self.size is None else resize(maps, self.size)
+        maps = maps if self.size is None else resize_maps(maps, self.size)
         if training:
             batch, height, width, channels = ops.shape(maps)
             shape = (batch, 1, 1, channels) if self.channels else (batch, height, width, 1)

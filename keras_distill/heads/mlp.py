@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.checks import needs_resize, resize
+from keras_distill.heads.checks import needs_resize
+from keras_distill.models.resampling import resize_maps
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
 
@@ -74,7 +75,7 @@ class MLP(Head):
     def call(self, student: Tensor) -> Tensor:
         for layer in self.dense:
             student = layer(student)
-        return student if self.size is None else resize(student, self.size)
+        return student if self.size is None else resize_maps(student, self.size)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_distill.heads.base import Head
-from keras_distill.heads.checks import check_maps, needs_resize, resize
+from keras_distill.heads.checks import check_maps, needs_resize
+from keras_distill.models.resampling import resize_maps
 from keras_distill.types import Tensor
 
 SLOPE = 0.1
@@ -68,7 +69,7 @@ class Translator(Head):
             if self.normalization:
                 student = self.normalizations[index](student, training=training)
             student = ops.leaky_relu(student, SLOPE)
-        return student if self.size is None else resize(student, self.size)
+        return student if self.size is None else resize_maps(student, self.size)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "normalization": self.normalization}

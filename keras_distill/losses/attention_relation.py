@@ -78,6 +78,7 @@ class AttentionRelation(DistillationLoss):
     ... ]
     """
 
+    resizable = False
     takes_several = True
 
     def __init__(self, heads: int | None = None, **kwargs: Any):

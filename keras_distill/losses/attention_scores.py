@@ -61,6 +61,7 @@ class AttentionScores(DistillationLoss):
     >>> term = Term(AttentionScores(), student=query_key, teacher=query_key)
     """
 
+    resizable = False
     rank = 4
     takes_several = True
 

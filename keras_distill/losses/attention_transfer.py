@@ -72,6 +72,8 @@ class AttentionTransfer(DistillationLoss):
     >>> term = Term(AttentionTransfer(), student="block_2", teacher="block_4", weight=1000.0)
     """
 
+    resizable = False
+
     def __init__(self, power: float = 2, **kwargs: Any):
         super().__init__(**kwargs)
         # Below 1 the gradient is infinite at every activation that is 0.

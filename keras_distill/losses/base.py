@@ -26,6 +26,8 @@ class DistillationLoss(keras.layers.Layer):
         pointwise: True for a loss of logits that compares each position independently and has no weights.
         relational: True if the loss of an example depends on the other examples of the batch. Under `tf.distribute`,
             `compare` then receives the examples of all replicas.
+        resizable: True if feature maps are compared position by position, so that a `Term` resizes the student's to
+            the teacher's height and width where these are unknown before the first step.
         takes_several: True if each side may be a tuple of activations. Shapes are then tuples of shapes.
         temperature: Softmax temperature, a number or a schedule. None for a loss without a temperature.
 
@@ -47,6 +49,7 @@ class DistillationLoss(keras.layers.Layer):
     needs_labels: bool = False
     pointwise: bool = False
     relational: bool = False
+    resizable: bool = True
     takes_several: bool = False
     temperature: ScheduleLike | None = None
 

@@ -86,6 +86,7 @@ class FSP(DistillationLoss):
     >>> gram = Term(FSP(), student="block_2", teacher="block_4", head="auto", weight=50.0)
     """
 
+    resizable = False
     takes_several = True
 
     def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:

@@ -6,8 +6,9 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import shapes_match
-from keras_distill.losses.maths import adaptive_average_pool, float32
+from keras_distill.losses.maths import float32
 from keras_distill.models.masking import expand_to_rank, mean_over_positions
+from keras_distill.models.resampling import adaptive_average_pool
 from keras_distill.types import Structure, Tensor
 
 SIZES = (4, 2, 1)
@@ -24,7 +25,7 @@ def hierarchical_context(student: Tensor, teacher: Tensor, position_weight: Tens
     Sizes are compared with the height alone, as in the authors' code.
 
     Args:
-        student: Feature maps after the head, shape `[batch, height, width, channels]`; height and width must be known.
+        student: Feature maps after the head, shape `[batch, height, width, channels]`.
         teacher: Feature maps, the same shape.
         position_weight: Weight of each position, shape `[batch, height, width]`. A position of weight 0 is excluded at
             every resolution, but the pooling grid covers it. Defaults to None: all positions count equally.
@@ -44,17 +45,22 @@ def hierarchical_context(student: Tensor, teacher: Tensor, position_weight: Tens
     loss = _mean_square(difference, weight)
     scale = total = 1.0
     # Pooling is linear, so the difference is pooled once instead of both maps.
-    for size in SIZES:
-        if size >= student.shape[1]:
+    for size, is_less in ((size, size < ops.shape(student)[1]) for size in SIZES):
+        if is_less is False:
             continue
-        scale /= 2.0
-        total += scale
+        if is_less is True:
+            factor = scale = scale / 2.0
+        else:
+            # The height is unknown before the first step.
+            scale = ops.where(is_less, scale / 2.0, scale)
+            factor = ops.where(is_less, scale, 0.0)
+        total += factor
         if weight is None:
-            loss += scale * _mean_square(_pool(difference, size))
+            loss += factor * _mean_square(_pool(difference, size))
         else:
             pooled_weight = _pool(weight, size)
             pooled = ops.divide_no_nan(_pool(weight * difference, size), pooled_weight)
-            loss += scale * _mean_square(pooled, pooled_weight)
+            loss += factor * _mean_square(pooled, pooled_weight)
     return loss / total
 
 
@@ -76,9 +82,6 @@ class HierarchicalContext(DistillationLoss):
     that have the size of the first one. ReviewKD uses it with a `Fusion` head, at weights of 0.6 to 8 on CIFAR-100 and
     1 on ImageNet. Maps of different shapes need a head.
 
-    Raises:
-        ValueError: When the distiller is made, if the height or width of a map is unknown.
-
     Reference:
         Chen et al., CVPR 2021, https://arxiv.org/abs/2104.09044
 
@@ -93,13 +96,6 @@ class HierarchicalContext(DistillationLoss):
     def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
         students, teachers = _levels(student_shape), _levels(teacher_shape)
         return len(students) == len(teachers) and all(shapes_match(s[1:], t[1:]) for s, t in zip(students, teachers))
-
-    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
-        if any(None in shape[1:3] for shape in (*_levels(student_shape), *_levels(teacher_shape))):
-            raise ValueError(
-                "HierarchicalContext needs feature maps of known height and width. "
-                f"Received: student shape {student_shape}, teacher shape {teacher_shape}"
-            )
 
     def compare(self, student: Structure, teacher: Structure, batch: Batch) -> Tensor:
         if not isinstance(student, tuple):

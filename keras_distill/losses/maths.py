@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from keras_distill.data.labels import UNLABELLED
 from keras_distill.losses.checks import Shape, shapes_match
 from keras_distill.models.masking import expand_to_rank
+from keras_distill.models.resampling import adaptive_average_pool, is_known, position_size
 from keras_distill.types import Tensor
 
 
@@ -159,16 +159,16 @@ def match_resolutions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
     Args:
         student: Shape `[batch, positions..., channels]`.
-        teacher: Shape `[batch, positions..., channels]`. Axes of unknown length are not pooled.
+        teacher: Shape `[batch, positions..., channels]`.
 
     Returns:
         `(student, teacher)` of equal resolution.
     """
-    for axis in range(1, len(student.shape) - 1):
-        lengths = student.shape[axis], teacher.shape[axis]
-        if None not in lengths:
-            student = adaptive_average_pool(student, axis, min(lengths))
-            teacher = adaptive_average_pool(teacher, axis, min(lengths))
+    sizes = zip(position_size(student), position_size(teacher))
+    for axis, lengths in enumerate(sizes, 1):
+        bins = min(lengths) if is_known(lengths) else ops.minimum(*lengths)
+        student = adaptive_average_pool(student, axis, bins)
+        teacher = adaptive_average_pool(teacher, axis, bins)
     return student, teacher
 
 
@@ -185,19 +185,6 @@ def resolutions_can_match(student_shape: Shape, teacher_shape: Shape) -> bool:
     if len(student_shape) == len(teacher_shape) > 3:
         return True
     return shapes_match(student_shape[1:-1], teacher_shape[1:-1])
-
-
-def adaptive_average_pool(features: Tensor, axis: int, bins: int) -> Tensor:
-    """Average-pool one axis of n positions: bin i averages positions floor(i*n/bins) to ceil((i+1)*n/bins) - 1."""
-    length = features.shape[axis]
-    if length == bins:
-        return features
-    # A product with a constant matrix: XLA has no adaptive pooling, and bins may overlap.
-    matrix = np.zeros((length, bins), "float32")
-    for i in range(bins):
-        start, stop = i * length // bins, -(-(i + 1) * length // bins)
-        matrix[start:stop, i] = 1 / (stop - start)
-    return ops.moveaxis(ops.tensordot(features, matrix, axes=[[axis], [0]]), -1, axis)
 
 
 def channels_first(features: Tensor) -> Tensor:

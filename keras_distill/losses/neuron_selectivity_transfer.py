@@ -57,6 +57,8 @@ class NeuronSelectivityTransfer(DistillationLoss):
     >>> term = Term(NeuronSelectivityTransfer(), student="block_2", teacher="block_4", weight=50.0)
     """
 
+    resizable = False
+
     def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
         return resolutions_can_match(student_shape, teacher_shape)
 

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_distill import _compat
+from keras_distill.models.resampling import resize_weights
 from keras_distill.types import Tensor
 
 
@@ -12,7 +13,8 @@ def mean_over_positions(values: Tensor, position_weight: Tensor | None = None) -
     Args:
         values: Shape `[batch]` or `[batch, positions...]`.
         position_weight: Weights >= 0, shape `[batch, positions...]`, of the rank of `values` or a lower one; 0 for
-            padding. None weights all positions alike. Defaults to None.
+            padding. At the rank of `values`, weights of other positions are resized by area. None weights all positions
+            alike. Defaults to None.
 
     Returns:
         Shape `[batch]`; 0 for an example whose positions all have the weight 0.
@@ -23,6 +25,8 @@ def mean_over_positions(values: Tensor, position_weight: Tensor | None = None) -
     if position_weight is None:
         return ops.mean(values, axis=axes)
     weight = ops.cast(expand_to_rank(position_weight, len(values.shape)), values.dtype)
+    if len(position_weight.shape) == len(values.shape) and 1 not in weight.shape[1:]:
+        weight = resize_weights(weight, ops.shape(values)[1:])
     weight = ops.broadcast_to(weight, ops.shape(values))
     return ops.divide_no_nan(ops.sum(values * weight, axis=axes), ops.sum(weight, axis=axes))
 

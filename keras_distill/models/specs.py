@@ -21,11 +21,13 @@ class Spec(NamedTuple):
         shape: Shape with the batch axis; None where a length is unknown.
         dtype: Name of the dtype.
         source: TensorFlow operation that computes it, such as "Softmax".
+        inputs: Indices of the model inputs, flattened, that its values depend on.
     """
 
     shape: tuple
     dtype: str
     source: str
+    inputs: frozenset = frozenset()
 
     @property
     def probabilities(self) -> bool:
@@ -99,7 +101,9 @@ def trace(function: Callable, inputs: Structure) -> Structure:
     specs = []
 
     def traced(x):
-        specs.append(keras.tree.map_structure(spec_of, function(x)))
+        outputs = function(x)
+        used = _inputs_of_operations(keras.tree.flatten(x))
+        specs.append(keras.tree.map_structure(lambda tensor: spec_of(tensor, used), outputs))
         return tf.zeros(())
 
     tf.function(traced, autograph=False).get_concrete_function(inputs)
@@ -138,10 +142,26 @@ def symbolic(spec: tf.TensorSpec) -> keras.KerasTensor:
     return keras.KerasTensor(spec.shape, spec.dtype.name)
 
 
-def spec_of(tensor: tf.Tensor) -> Spec:
-    """Return the `Spec` of a symbolic tensor of the graph that is being traced."""
+def spec_of(tensor: tf.Tensor, used: dict[str, frozenset] | None = None) -> Spec:
+    """Return the `Spec` of a symbolic tensor of the graph that is being traced.
+
+    Args:
+        tensor: The tensor.
+        used: `{name of an operation: indices of the inputs that it depends on}`, or None.
+    """
     tensor = tf.convert_to_tensor(tensor)
-    return Spec(tuple(tensor.shape), tensor.dtype.name, producer(tensor).type)
+    used = (used or {}).get(tensor.op.name, frozenset())
+    return Spec(tuple(tensor.shape), tensor.dtype.name, producer(tensor).type, used)
+
+
+def _inputs_of_operations(inputs):
+    """Return `{name of an operation: indices of the inputs on whose values it depends}` for the current graph."""
+    used = {tensor.op.name: frozenset([index]) for index, tensor in enumerate(inputs)}
+    # Operations are listed in the order of their creation, so that those before are known.
+    for operation in tf.compat.v1.get_default_graph().get_operations():
+        if operation.type != "Shape" and operation.name not in used:
+            used[operation.name] = frozenset().union(*(used.get(x.op.name, frozenset()) for x in operation.inputs))
+    return used
 
 
 def producer(tensor: tf.Tensor) -> tf.Operation:

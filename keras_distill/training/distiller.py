@@ -14,6 +14,7 @@ from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, connect_loss, supervised_losses
 from keras_distill.training.deserialization import teacher_to_load
 from keras_distill.training.loss_weight import WeightedLoss, as_weight, serialize_weight
+from keras_distill.training.positions import for_tap
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.task_loss import has_own_loss
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
@@ -108,7 +109,9 @@ class Distiller(BaseDistiller):
         self.teacher = teacher
         inputs = input_specs(inputs, student, *teacher.models)
         student_taps = [tap for term in terms for tap in tap_names(term.student)]
-        self._tap(inputs, [OUTPUT, *student_taps], [tap for term in terms for tap in tap_names(term.teacher)])
+        teacher_taps = [tap for term in terms for tap in tap_names(term.teacher)]
+        teacher_taps += [term.positions for term in terms if isinstance(term.positions, str)]
+        self._tap(inputs, [OUTPUT, *student_taps], teacher_taps)
         # Checked again: tracing may have created the weights of a model that was not built.
         check_models(student, teacher)
         students, teachers = self._traced.student, self._traced.teacher
@@ -151,7 +154,9 @@ class Distiller(BaseDistiller):
         losses = {"supervised_loss": local_mean(supervised, batch)}
         for term in self.terms:
             pair = self.compared_activations(term, student, teacher)
-            losses[f"{term.name}_loss"] = mean_over_examples(term.compare(*pair, batch, training))
+            weighted = for_tap(batch, tap_names(term.student)[0], self._traced.student)
+            values = term.compare(*pair, weighted, training, activations=teacher)
+            losses[f"{term.name}_loss"] = mean_over_examples(values)
         return losses
 
     def compared_activations(self, term: Any, student: dict, teacher: dict) -> tuple[Structure, Structure]:
@@ -255,7 +260,8 @@ class Distiller(BaseDistiller):
 
     def _update_teacher_metrics(self, batch, student, teacher):
         for metric in self._teacher_metrics.metrics:
-            self._teacher_metrics.update(metric, *self.compared_activations(metric, student, teacher), batch)
+            pair = self.compared_activations(metric, student, teacher)
+            self._teacher_metrics.update(metric, *pair, for_tap(batch, metric.student, self._traced.student))
 
     def _tap(self, inputs, student_taps, teacher_taps):
         """Tap both models, and trace them for the specs of all activations."""

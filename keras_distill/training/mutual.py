@@ -13,6 +13,7 @@ from keras_distill.schedules import check_positive
 from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, copied_metrics, supervised_losses
 from keras_distill.training.loss_weight import WeightedLoss, as_weight
+from keras_distill.training.positions import for_tap
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import split_metrics
 from keras_distill.training.term import Term
@@ -135,8 +136,10 @@ class MutualDistiller(BaseDistiller):
     def losses_of(self, batch: Batch, student: dict, teacher: dict, training: bool) -> dict:
         compared = {peer: [] for peer in self.peers}
         for term in self.terms:
-            values = term.compare(*self.compared_activations(term, student, teacher), batch, training)
-            compared[term.student.partition("/")[0]].append(mean_over_examples(values))
+            peer = term.student.partition("/")[0]
+            weighted = for_tap(batch, term.student, self._traced.student, output=f"{peer}/{OUTPUT}")
+            values = term.compare(*self.compared_activations(term, student, teacher), weighted, training)
+            compared[peer].append(mean_over_examples(values))
         losses = {}
         for peer, outputs in self.student_outputs(student).items():
             supervised = self._compiled_losses[peer].loss(

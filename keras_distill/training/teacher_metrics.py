@@ -6,10 +6,11 @@ from typing import Any
 from keras import ops
 
 from keras_distill.data.batch import Batch
-from keras_distill.data.sample_weights import multiply_weights, weights_of_tap
+from keras_distill.data.sample_weights import multiply_weights
 from keras_distill.distribution import replicas
 from keras_distill.metrics import DistillationMetric
-from keras_distill.models.masking import joint_masks, zero_padding
+from keras_distill.models.masking import joint_masks, mean_over_positions, zero_padding
+from keras_distill.training.positions import fit_positions
 from keras_distill.types import Tensor
 
 
@@ -40,19 +41,26 @@ class TeacherMetrics:
             metric: The metric.
             student: Activation of the student, shape `[batch, ...]`.
             teacher: Activation of the teacher, shape `[batch, ...]`.
-            batch: The `Batch`.
+            batch: The `Batch`, with the sample weights of the student's tap.
         """
         given = None if metric.mask is None else batch.inputs[metric.mask]
         student_mask, teacher_mask = joint_masks(student, teacher, given)
         student = zero_padding(ops.cast(student, "float32"), student_mask)
         teacher = zero_padding(ops.cast(teacher, "float32"), teacher_mask)
-        weight = weights_of_tap(batch.sample_weight, metric.student) if id(metric) in self._weighted else None
+        weight = self._weight(metric, student, batch.sample_weight)
         if student_mask is not None:
             counted = ops.cast(student_mask, "float32")
             weight = counted if weight is None else multiply_weights(weight, counted)
         if metric.relational:
             student, teacher, weight = replicas.all_gather((student, teacher, weight))
         metric.update_state(student, teacher, sample_weight=weight)
+
+    def _weight(self, metric, student, sample_weight):
+        """Return the sample weights of a weighted metric, at the positions of the activation or for each example."""
+        if sample_weight is None or id(metric) not in self._weighted:
+            return None
+        fitted = fit_positions(ops.cast(sample_weight, "float32"), student) if len(sample_weight.shape) > 1 else None
+        return mean_over_positions(ops.cast(sample_weight, "float32")) if fitted is None else fitted
 
     def results(self) -> dict[str, Tensor]:
         """Return `{name: value}`."""

@@ -2,23 +2,31 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill.data.batch import Batch
-from keras_distill.data.sample_weights import entry_of_tap, split_weights, weights_of_tap
+from keras_distill.data.sample_weights import entry_of_tap
 from keras_distill.distribution import replicas
-from keras_distill.heads import Convolution, Head, Projection
+from keras_distill.heads import Head
 from keras_distill.losses import DistillationLoss, LossAdapter
-from keras_distill.models.masking import joint_masks, zero_padding
+from keras_distill.models.masking import joint_masks, mask_fits, zero_padding
 from keras_distill.models.specs import check_activation
 from keras_distill.models.taps import OUTPUT, tap_names
 from keras_distill.training.loss_weight import LossWeight, check_weight, serialize_weight
+from keras_distill.training.positions import (
+    fit_positions,
+    match_resolution,
+    position_weight_of,
+    split_weights,
+    token_weights,
+    without_classes,
+)
+from keras_distill.training.term_shapes import AUTO, automatic_head, mismatch
 from keras_distill.types import ScheduleLike, Tap, Tensor
-
-AUTO = "auto"
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -43,8 +51,15 @@ class Term:
             is typical for softened logits; feature losses range from 0.01 to 1000. Defaults to 1.
         name: Log name; the suffix `_loss` is appended. Defaults to the name of the loss: "hint", then "hint_2".
         mask: Name of an input that is 1 at tokens or pixels that count and 0 at padding, shape `[batch, positions...]`,
-            for models that take their padding mask as an input, such as KerasHub's `padding_mask`. Defaults to the
-            Keras masks of the activations.
+            for models that take their padding mask as an input, such as KerasHub's `padding_mask`. At another
+            resolution than the activation's it is resized by area. For logits whose classes are positions, such as the
+            start of an answer, it has the shape of the logits. Defaults to the Keras masks of the activations.
+        positions: Weights >= 0 of the positions: a tap of the teacher, or a function `(batch, teacher)` of the `Batch`
+            and of `{tap: activation}` of all that is tapped of the teacher. It gives `[batch, positions...]` or
+            `[batch, positions..., 1]`, at any resolution. Defaults to None: sample weights and masks alone.
+        over: "examples" for the mean over the positions of each example and then over the examples, "tokens" for the
+            mean over all positions of a step, on all replicas, that have a weight: long sequences then count more.
+            Defaults to "examples".
         across_replicas: Whether a loss that compares the examples of a batch with one another gets the examples of all
             replicas under `tf.distribute`, as it would on a single device. Each replica then receives the activations
             of all others. False compares the examples of each replica only. Defaults to True.
@@ -69,6 +84,8 @@ class Term:
     weight: ScheduleLike | LossWeight = 1.0
     name: str | None = None
     mask: str | None = None
+    positions: str | Callable | None = None
+    over: str = "examples"
     across_replicas: bool = True
 
     def __post_init__(self):
@@ -87,6 +104,10 @@ class Term:
             raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
         if not (self.mask is None or isinstance(self.mask, str)):
             raise ValueError(f"A Term's `mask` must be the name of an input or None. Received: {self.mask!r}")
+        if not (self.positions is None or isinstance(self.positions, str) or callable(self.positions)):
+            raise ValueError(f"A Term's `positions` must be a tap, a function or None. Received: {self.positions!r}")
+        if self.over not in ("examples", "tokens"):
+            raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {self.over!r}")
         object.__setattr__(self, "weight", check_weight(self.weight, f"weight of {type(self.loss).__name__}"))
 
     @property
@@ -117,7 +138,7 @@ class Term:
             head = _copy_unless_built(self.head)
         shape = student_shape if head is None else self._build_head(head, student_shape, teacher_shape)
         if not loss.comparable(shape, teacher_shape):
-            raise ValueError(self._mismatch(loss, head, shape, student_shape, teacher_shape))
+            raise ValueError(mismatch(self, head, shape, student_shape, teacher_shape))
         if not loss.built:
             with self._taps_in_errors():
                 loss.build(shape, teacher_shape)
@@ -128,36 +149,43 @@ class Term:
                 weight.build()
         return dataclasses.replace(self, loss=loss, head=head, weight=weight)
 
-    def compare(self, student: Any, teacher: Any, batch: Batch, training: bool = False) -> Tensor:
+    def compare(
+        self,
+        student: Any,
+        teacher: Any,
+        batch: Batch,
+        training: bool = False,
+        activations: Mapping[str, Any] | None = None,
+    ) -> Tensor:
         """Return the unweighted loss of each example, times the example's sample weight.
 
         Args:
             student: Activation of the student, shape `[batch, ...]`, any float dtype.
             teacher: Activation of the teacher, shape `[batch, ...]`, any float dtype.
-            batch: The `Batch`.
+            batch: The `Batch`, with the sample weights of the student's tap: `[batch]` or `[batch, positions...]`.
             training: Whether the head runs in training mode and a loss with state updates it.
+            activations: `{tap: activation}` of the teacher, for `positions`. Defaults to None.
 
         Returns:
             float32, shape `[batch]`. Positions that `mask` or either model's Keras mask marks as padding are left out.
         """
-        first = tap_names(self.student)[0]
-        labels = entry_of_tap(batch.labels, first)
-        if self.loss.needs_labels and labels is None:
-            raise ValueError(
-                f"Term '{self.name}' needs labels, but the batch has none for '{first}'. Pass labels, or use a loss "
-                "without labels, such as KLDivergence()."
-            )
+        labels = self._labels(batch)
+        mask = None if self.mask is None else batch.inputs[self.mask]
+        if mask is not None and self.logits and len(mask.shape) == len(student.shape):
+            student, teacher, mask = without_classes(student, mask), without_classes(teacher, mask), None
         main = _first(student)
-        given = None if self.mask is None else batch.inputs[self.mask]
-        student_mask, teacher_mask = joint_masks(main, _first(teacher), given)
-        position_weight, example_weight = split_weights(
-            weights_of_tap(batch.sample_weight, first), student_mask, len(main.shape)
-        )
+        fits = mask is None or mask_fits(mask, main)
+        student_mask, teacher_mask = joint_masks(main, _first(teacher), mask if fits else None)
         student, teacher = _float32(student), keras.tree.map_structure(ops.stop_gradient, _float32(teacher))
         student = student if self.head is None else _float32(self.head(student, training=training))
+        student = match_resolution(student, teacher) if self.loss.resizable else student
         student = keras.tree.map_structure(lambda x: zero_padding(x, student_mask), student)
         teacher = keras.tree.map_structure(lambda x: zero_padding(x, teacher_mask), teacher)
-        batch = batch._replace(labels=labels, position_weight=position_weight)
+        compared = _first(student)
+        weights = split_weights(batch.sample_weight, student_mask, compared)
+        for more in self._more_weights(None if fits else mask, batch, activations, compared):
+            weights = weights._replace(positions=more if weights.positions is None else weights.positions * more)
+        batch = batch._replace(labels=labels, position_weight=weights.positions)
         gathers = self.loss.relational and self.across_replicas
         if gathers:
             student, teacher, batch = _gather(student, teacher, batch)
@@ -166,7 +194,29 @@ class Term:
             self.loss.remember(student, teacher, batch)
         if gathers:
             values = replicas.local_slice(values, ops.shape(main)[0])
-        return values if example_weight is None else values * example_weight
+        if self.over == "tokens":
+            return values * token_weights(weights, compared)
+        return values if weights.examples is None else values * weights.examples
+
+    def _labels(self, batch):
+        """Return the labels of the tapped output, or all labels for another tap."""
+        tap = tap_names(self.student)[0]
+        labels = entry_of_tap(batch.labels, tap)
+        if labels is None and "[" not in tap and not self.loss.logits:
+            labels = batch.labels
+        if self.loss.needs_labels and labels is None:
+            raise ValueError(
+                f"Term '{self.name}' needs labels, but the batch has none for '{tap}'. Pass labels, or use a loss "
+                "without labels, such as KLDivergence()."
+            )
+        return labels
+
+    def _more_weights(self, mask, batch, activations, compared):
+        """Yield weights of positions besides those of the samples: of a mask of other resolution, of `positions`."""
+        if mask is not None:
+            yield fit_positions(ops.cast(mask, "float32"), compared)
+        if self.positions is not None:
+            yield position_weight_of(self.positions, batch, activations or {}, compared)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -178,6 +228,8 @@ class Term:
             "weight": serialize_weight(self.weight),
             "name": self.name,
             "mask": self.mask,
+            "positions": serialize(self.positions) if callable(self.positions) else self.positions,
+            "over": self.over,
             "across_replicas": self.across_replicas,
         }
 
@@ -202,11 +254,8 @@ class Term:
             raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")
 
     def _automatic_head(self, loss, student, teacher):
-        if loss.logits or loss.comparable(student, teacher):
-            return None
-        ranks = {len(student), len(teacher)}
-        head = Projection() if ranks in ({2}, {3}) else Convolution() if ranks == {4} else None
-        if head is None or isinstance(self.student, tuple):
+        head = automatic_head(loss, student, teacher)
+        if head is None and not loss.logits and not loss.comparable(student, teacher):
             raise ValueError(
                 f"Term '{self.name}' has no default head from student '{self.student}' of shape {student} to "
                 f"teacher '{self.teacher}' of shape {teacher}. Pass one as `head=`, or tap other layers."
@@ -232,27 +281,6 @@ class Term:
         except ValueError as error:
             taps = f"student '{self.student}' with teacher '{self.teacher}'"
             raise ValueError(f"Term '{self.name}' cannot compare {taps}. {error}") from error
-
-    def _mismatch(self, loss, head, shape, student, teacher):
-        if loss.logits and shape[-1] != teacher[-1]:
-            return (
-                f"Term '{self.name}' compares {shape[-1]} student classes with {teacher[-1]} teacher classes: "
-                f"student '{self.student}' has shape {student}, teacher '{self.teacher}' has {teacher}. "
-                "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...)."
-            )
-        mapped = "" if head is None else f", {shape} after head '{head.name}',"
-        if head is not None:
-            advice = "Choose another head."
-        elif loss.logits and len(shape) == 4:
-            advice = "Add head=keras_distill.heads.Resize(), or tap other layers."
-        elif loss.logits or isinstance(self.student, tuple):
-            advice = "Tap other layers."
-        else:
-            advice = f"Add a head, such as head='{AUTO}', or tap other layers."
-        return (
-            f"Term '{self.name}' cannot compare student '{self.student}' of shape {student}{mapped} with "
-            f"teacher '{self.teacher}' of shape {teacher}. {advice}"
-        )
 
 
 def _gather(student, teacher, batch):

@@ -152,7 +152,11 @@ def check_masks(users: Iterable[Any], inputs: Structure, students: dict[str, Spe
                 f"Inputs: {available}."
             )
         tap, mask = tap_names(user.student)[0], inputs[user.mask]
-        if len(mask.shape) < 2 or not mask_fits(mask, students[tap]):
+        shape, axes = students[tap].shape, len(mask.shape) - 1
+        # A term resizes the mask of an image, and takes logits whose classes are positions.
+        of_classes = kind == "term" and user.logits and mask_fits(mask, Spec((*shape, 1), "", ""))
+        resized = kind == "term" and axes in (2, 3) and axes == len(shape) - 2
+        if not axes or not (mask_fits(mask, students[tap]) or of_classes or resized):
             raise ValueError(
                 f"The mask '{user.mask}' of {kind} '{user.name}' has shape {tuple(mask.shape)}, which does not fit "
                 f"student '{tap}' of shape {students[tap].shape}: its axes must be the leading axes of that shape."

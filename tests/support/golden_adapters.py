@@ -16,7 +16,6 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import gather_top_k
-from keras_distill.heads.checks import resize
 from keras_distill.heads.masking import kept
 from keras_distill.losses import DIST, AttentionRelation, KLDivergence, LogitStandardization, RelationalKD
 from keras_distill.losses.activation_boundary import activation_boundary
@@ -40,7 +39,7 @@ from keras_distill.losses.kl_divergence import kl_divergence
 from keras_distill.losses.logit_mse import logit_mse
 from keras_distill.losses.margin_relu import margin_relu, negative_mean
 from keras_distill.losses.masked_generative import masked_generative
-from keras_distill.losses.maths import adaptive_average_pool, channels_first, unit_vectors
+from keras_distill.losses.maths import channels_first, unit_vectors
 from keras_distill.losses.multi_level_kd import batch_level, class_level
 from keras_distill.losses.neuron_selectivity_transfer import neuron_selectivity_transfer
 from keras_distill.losses.patient_kd import patient_kd
@@ -51,6 +50,7 @@ from keras_distill.losses.similarity_preserving import similarity_preserving
 from keras_distill.losses.top_k import top_k
 from keras_distill.losses.total_variation import total_variation
 from keras_distill.losses.variational_information import regress, variational_information
+from keras_distill.models.resampling import adaptive_average_pool, resize_maps
 
 IGNORED = -100
 
@@ -413,9 +413,9 @@ def _(inputs, settings):
     student, teacher = inputs["student"], inputs["teacher"]
     if student.shape[1] != teacher.shape[1]:
         if settings["resize_student"]:
-            student = resize(student, teacher.shape[1:3])
+            student = resize_maps(student, teacher.shape[1:3])
         else:
-            teacher = resize(teacher, student.shape[1:3])
+            teacher = resize_maps(teacher, student.shape[1:3])
     return ops.mean(pearson_kd(student, teacher))
 
 

@@ -1,0 +1,63 @@
+"""Shapes of a term's activations: which head maps one to the other, and what is said where none does."""
+
+from typing import Any
+
+import keras
+
+from keras_distill.heads import Convolution, Head, Projection, Resize
+from keras_distill.losses import DistillationLoss
+
+AUTO = "auto"
+
+
+def automatic_head(loss: DistillationLoss, student: tuple, teacher: tuple) -> Head | None:
+    """Return the head that `head="auto"` stands for; None if the loss can compare the shapes, or if none is known.
+
+    Args:
+        loss: The loss of the term.
+        student: Shape of the student's activation, batch axis included, or a tuple of shapes.
+        teacher: Shape of the teacher's activation, or a tuple of shapes.
+    """
+    if loss.comparable(student, teacher) or isinstance(student[0], tuple) or len(student) != len(teacher):
+        return None
+    axes, channels_agree = len(student) - 2, student[-1] == teacher[-1]
+    lengths_agree = all(None in pair or len(set(pair)) == 1 for pair in zip(student[1:-1], teacher[1:-1]))
+    if axes in (1, 2, 3) and channels_agree:
+        return Resize()
+    # A trained map of logits would give the classes another meaning.
+    if loss.logits:
+        return None
+    if axes == 0 or axes == 1 and lengths_agree:
+        return Projection()
+    return Convolution() if axes in (1, 2, 3) else None
+
+
+def mismatch(term: Any, head: keras.layers.Layer | None, shape: tuple, student: tuple, teacher: tuple) -> str:
+    """Return the message for activations that the loss of a term cannot compare.
+
+    Args:
+        term: The `Term`.
+        head: Its head, or None.
+        shape: Shape of the student's activation after the head.
+        student: Shape of the student's activation.
+        teacher: Shape of the teacher's activation.
+    """
+    if term.loss.logits and shape[-1] != teacher[-1]:
+        return (
+            f"Term '{term.name}' compares {shape[-1]} student classes with {teacher[-1]} teacher classes: "
+            f"student '{term.student}' has shape {student}, teacher '{term.teacher}' has {teacher}. "
+            "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...)."
+        )
+    mapped = "" if head is None else f", {shape} after head '{head.name}',"
+    if head is not None:
+        advice = "Choose another head."
+    elif term.loss.logits and len(shape) in (3, 4, 5) and len(shape) == len(teacher):
+        advice = "Add head=keras_distill.heads.Resize(), or tap other layers."
+    elif term.loss.logits or isinstance(term.student, tuple):
+        advice = "Tap other layers."
+    else:
+        advice = f"Add a head, such as head='{AUTO}', or tap other layers."
+    return (
+        f"Term '{term.name}' cannot compare student '{term.student}' of shape {student}{mapped} with "
+        f"teacher '{term.teacher}' of shape {teacher}. {advice}"
+    )
