@@ -60,6 +60,35 @@ def symbolic_inputs(model: keras.Model) -> Structure:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def own_inputs(model: Any, inputs: Structure) -> Structure:
+    """Return the inputs that a model takes from a batch, in which another model may have more.
+
+    A functional model that got a dictionary with more entries than its inputs would take them in alphabetical order.
+
+    Args:
+        model: The model; only functional ones say which inputs they have.
+        inputs: Inputs of the batch.
+
+    Raises:
+        ValueError: For a dictionary without an input of the model.
+    """
+    if not isinstance(inputs, dict) or not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        return inputs
+    taken = symbolic_inputs(model)
+    if not isinstance(taken, dict) and len(model.inputs) > 1 and len(model.inputs) == len(inputs):
+        return inputs
+    names = list(taken) if isinstance(taken, dict) else [tensor.name for tensor in model.inputs]
+    if set(names) == set(inputs) or not isinstance(taken, dict) and len(inputs) == 1:
+        return inputs
+    missing = [name for name in names if name not in inputs]
+    if missing:
+        raise ValueError(
+            f"'{model.name}' takes the inputs {names}, but the batch has {list(inputs)}. Name the inputs of the model "
+            "as those of the batch, or add the missing ones."
+        )
+    return {name: inputs[name] for name in names} if len(names) > 1 or isinstance(taken, dict) else inputs[names[0]]
+
+
 def input_specs(inputs: Structure, *models: Any) -> Structure:
     """Return the inputs as `tf.TensorSpec`s with an open batch axis.
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_distill.models.layers import find_layer, walk_layers
 from keras_distill.models.recording import recording
+from keras_distill.models.specs import own_inputs
 from keras_distill.types import Structure, Tap
 
 OUTPUT = "output"
@@ -65,6 +66,7 @@ class Taps:
                 and the tap does not choose a call; or if its activation is not accessible: inside a loop, in a
                 quantized layer, or in an operation fused with others.
         """
+        inputs = own_inputs(self.model, inputs)
         if self._layers is None:
             self._layers = self._find(inputs)
         with recording(self._layers.values(), self._attentions) as calls:

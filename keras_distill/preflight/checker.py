@@ -25,6 +25,7 @@ def check(
     - a teacher at chance level, less accurate than the student, confidently wrong, or with another class order
     - temperatures at which the soft targets are uniform or equal to hard labels
     - dead or constant features, exploding heads, unsuitable weight precision
+    - random augmentation in the student that the teacher does not see
     - a frozen student, terms without gradient, a loss that dominates the gradient
     - a learning rate that is far too high or far too low
 
@@ -64,7 +65,7 @@ def check(
     with state_restored(distiller), distiller.untracked():
         data_batches = first_batches(data, y, batches, batch_size)
         _check_inputs_match(data_batches[0], distiller)
-        findings = numeric_checks.check_weight_precision(distiller)
+        findings = numeric_checks.check_weight_precision(distiller) + numeric_checks.check_random_layers(distiller)
         # Each of the next two steps ends the check: with these problems, later measurements are meaningless.
         invalid = numeric_checks.check_inputs(data_batches) or label_checks.check_labels(distiller, data_batches)
         if invalid:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_distill import _compat
 from keras_distill.data.batch import unpack
 from keras_distill.preflight.finding import Finding, capitalize
 from keras_distill.preflight.probe import ForwardStats
@@ -15,12 +16,43 @@ from keras_distill.utils.formatting import format_percent
 if TYPE_CHECKING:
     from keras_distill.preflight.optimization_checks import TrialSteps
 
+# Layers of Keras that change inputs at random, in training mode.
+_RANDOM = {
+    layer
+    for name, layer in vars(keras.layers).items()
+    if name.startswith("Random") or name in ("AugMix", "CutMix", "MixUp", "RandAugment")
+}
 # Fraction of constant channels from which features count as dead. In a healthy ReLU layer up to half of the channels
 # are constant over a few examples.
 DEAD_FRACTION = 0.9
 # Ratio of a head's output to the teacher's activation (root mean square) above which a head explodes. With Keras'
 # initializers a new head stays below 10 for any widths, if student and teacher activations have the same scale.
 EXPLODING_RATIO = 100.0
+
+
+def check_random_layers(distiller: BaseDistiller) -> list[Finding]:
+    """Report random preprocessing of the student's inputs that the teacher does not have."""
+    if distiller.teacher is None:
+        return []
+    teachers = [layer for model in distiller.teacher.models for layer in _random_layers(model)]
+    students = [layer for model in distiller.outputs.values() for layer in _random_layers(model)]
+    if not students or teachers:
+        return []
+    return [
+        Finding(
+            "random layers",
+            "The student sees other inputs than the teacher: it changes them at random.",
+            f"Layers of the student: {students}. The teacher has none.",
+            "Move these layers into the dataset, `dataset.map`, so that both models see the same inputs.",
+        )
+    ]
+
+
+def _random_layers(model):
+    """Return the names of random preprocessing layers; dropout is none."""
+    if not isinstance(model, keras.layers.Layer):
+        return []
+    return [layer.name for layer in _compat.flatten_layers(model) if type(layer) in _RANDOM]
 
 
 def check_weight_precision(distiller: BaseDistiller) -> list[Finding]:

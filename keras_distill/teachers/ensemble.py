@@ -13,7 +13,7 @@ from keras_distill.models.taps import OUTPUT
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.checks import logits_of_prediction
-from keras_distill.teachers.model import as_teacher
+from keras_distill.teachers.conversion import as_teacher
 from keras_distill.types import ScheduleLike, Structure, Tensor
 
 

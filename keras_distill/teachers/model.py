@@ -1,7 +1,6 @@
 """Model or function as the teacher."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -95,7 +94,16 @@ class ModelTeacher(Teacher):
 
     def activations(self, batch: Batch) -> dict[str, Structure]:
         inputs = batch.inputs if self.inputs is None else self.inputs(batch.inputs)
-        activations = self._taps(inputs, training=False)
+        try:
+            activations = self._taps(inputs, training=False)
+        except (NotImplementedError, TypeError, AttributeError) as error:
+            if isinstance(self.model, keras.layers.Layer):
+                raise
+            name = getattr(self.model, "__name__", type(self.model).__name__)
+            raise ValueError(
+                f"The teacher '{name}' failed for TensorFlow tensors: {error}. If it takes NumPy arrays, pass "
+                "keras_distill.teachers.NumPyTeacher(function)."
+            ) from error
         if self.classes is None:
             return activations
         return {tap: self._map_classes(tap, activation) for tap, activation in activations.items()}
@@ -104,18 +112,6 @@ class ModelTeacher(Teacher):
         # Several outputs at once pass: the term raises an error that says how to choose one.
         is_output = tap.partition("[")[0] == OUTPUT and not keras.tree.is_nested(activation)
         return map_logits(ops.convert_to_tensor(activation), self.classes) if is_output else activation
-
-
-def as_teacher(teacher: Any) -> Teacher:
-    """Return a `Teacher` unchanged and wrap anything else in a `ModelTeacher`.
-
-    Args:
-        teacher: A `Teacher`, a `keras.Model`, a Keras layer or a function of the inputs.
-
-    Raises:
-        ValueError: If `teacher` is none of these.
-    """
-    return teacher if isinstance(teacher, Teacher) else ModelTeacher(teacher)
 
 
 class _Function:

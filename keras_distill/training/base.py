@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import inspect
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +12,9 @@ from keras import ops
 
 from keras_distill import _compat
 from keras_distill.data.batch import Batch, batch_size, unpack
-from keras_distill.data.class_weights import class_weighted
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
+from keras_distill.training.fitting import fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import regularization_losses, replica_fraction
 from keras_distill.training.strategy_checks import check_batch_size, check_step, check_trainable
@@ -43,11 +43,15 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         teacher: The `Teacher`, or None.
         outputs: `{tap: model}` of the outputs that labels are compared with.
         parts: `{log name: WeightedLoss}` of the parts of the total loss.
+        evaluate_terms: Whether validation computes the terms.
+        left_out: Log names that the last validation left out.
     """
 
     terms = ()
     teacher = None
     _traced = None
+    evaluate_terms = True
+    left_out = frozenset()
 
     # Ids of the weights that the optimizer was built with.
     _optimized = frozenset()
@@ -62,6 +66,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
+        evaluate_terms: bool = True,
         **kwargs: Any,
     ) -> None:
         """Configure training, as `keras.Model.compile` does.
@@ -74,6 +79,8 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             loss_weights: Weights of the losses of several outputs.
             metrics: Metrics of the student; `DistillationMetric`s compare it with the teacher.
             weighted_metrics: Metrics that sample weights apply to.
+            evaluate_terms: Whether validation computes the terms, for which the teacher runs, too. They are left out,
+                with a warning, where a `CachedTeacher` finds no activations with the inputs. Defaults to True.
             **kwargs: Other arguments of `keras.Model.compile`, such as `jit_compile` or `steps_per_execution`.
 
         Raises:
@@ -85,6 +92,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             check_step(optimizer, **kwargs)
             self._compile_losses(loss, loss_weights, metrics, weighted_metrics)
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+            self.evaluate_terms, self.left_out = evaluate_terms, frozenset()
             # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
             self._optimized = frozenset(id(variable) for variable in self.trainable_variables)
@@ -96,10 +104,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         self._starts_training = True
-        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
-        if isinstance(given.get("x"), tf.data.Dataset) and given.get("class_weight"):
-            given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}
-        return keras.Model.fit(**given)
+        return keras.Model.fit(**fit_arguments(self, *args, **kwargs))
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Return the batch that the models are given. Hook; returns it unchanged by default."""
@@ -119,11 +124,12 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         Args:
             batch: The `Batch`.
             student: Result of `student_activations`.
-            teacher: Result of `teacher_activations`.
+            teacher: Result of `teacher_activations`; None in a validation without terms.
             training: Whether losses with state are updated.
 
         Returns:
-            float32 scalars: means over this replica's examples, before any weight.
+            float32 scalars: means over this replica's examples, before any weight. Without a teacher, supervised losses
+            alone.
         """
         raise NotImplementedError
 
@@ -189,7 +195,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     def test_step(self, data):
         batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
         student = self.student_activations(batch, training=False)
-        teacher = self.teacher_activations(batch)
+        teacher = self.teacher_activations(batch) if self._evaluates_terms(batch) else None
         losses = self._total_losses(batch, student, teacher, training=False)
         return self._logs(batch, student, teacher, losses)
 
@@ -199,6 +205,9 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             name: value if tf.is_symbolic_tensor(value) or len(ops.shape(value)) else float(value)
             for name, value in self._results().items()
         }
+
+    def get_compile_config(self):
+        return {**super().get_compile_config(), "evaluate_terms": self.evaluate_terms} if self.compiled else None
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -263,6 +272,8 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         losses = self.losses_of(batch, student, teacher, training)
         weights = {}
         for name, part in self._parts:
+            if name not in losses:
+                continue
             if training:
                 self._check_labels(part, batch)
                 part.weight.update(losses[name], losses[part.supervised], batch)
@@ -283,13 +294,33 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     def _logs(self, batch, student, teacher, losses):
         for name, value in losses.items():
             self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
-        self._update_teacher_metrics(batch, student, teacher)
+        if teacher is not None:
+            self._update_teacher_metrics(batch, student, teacher)
         outputs = self.student_outputs(student)
         logs = self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
+        if teacher is None:
+            self.left_out = self._names_of_terms() - set(losses)
+            logs = {name: value for name, value in logs.items() if name not in self.left_out}
         if workers.num_workers(tf.distribute.get_strategy()) == 1:
             return logs
         # With several workers Keras takes the mean along an axis, which scalars do not have.
         return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
+
+    def _evaluates_terms(self, batch):
+        """Return whether the terms can and should be computed for a batch of validation data."""
+        if not self.evaluate_terms or self.teacher is None or not self.teacher.stored or batch.cached is not None:
+            return self.evaluate_terms
+        warnings.warn(
+            "Validation leaves out the terms: the validation data hold no activations of the teacher. Pass "
+            "`with_activations(x, activations)`, or compile with `evaluate_terms=False`.",
+            stacklevel=2,
+        )
+        return False
+
+    def _names_of_terms(self):
+        """Return the log names of all that needs a teacher."""
+        weights = {part.weight_name for _, part in self._parts}
+        return {name for name, _ in self._parts if name not in self._supervised_names} | weights
 
     def _update_teacher_metrics(self, batch, student, teacher):
         """Update the metrics that compare student and teacher. Does nothing by default."""

@@ -6,7 +6,7 @@ import keras
 
 from keras_distill.data.batch import Batch, split_inputs
 from keras_distill.models.softmax import logits_of
-from keras_distill.models.specs import Traced, input_specs, symbolic, trace
+from keras_distill.models.specs import Traced, input_specs, own_inputs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_names
 from keras_distill.schedules import check_positive
 from keras_distill.teachers import CachedTeacher, as_teacher
@@ -23,6 +23,7 @@ from keras_distill.training.validation import (
     check_log_names,
     check_masks,
     check_models,
+    check_shared_weights,
     check_supervised_loss,
     warn_if_logits_taken_for_probabilities,
 )
@@ -139,7 +140,7 @@ class Distiller(BaseDistiller):
         self.built = True
 
     def call(self, inputs, training=None):
-        return self.student(split_inputs(inputs)[0], training=training)
+        return self.student(own_inputs(self.student, split_inputs(inputs)[0]), training=training)
 
     def teacher_activations(self, batch: Batch) -> dict[str, Structure]:
         return self.teacher.activations(batch)
@@ -152,7 +153,7 @@ class Distiller(BaseDistiller):
             batch.inputs, batch.labels, self.student_outputs(student), batch.sample_weight, training
         )
         losses = {"supervised_loss": local_mean(supervised, batch)}
-        for term in self.terms:
+        for term in self.terms if teacher is not None else ():
             pair = self.compared_activations(term, student, teacher)
             weighted = for_tap(batch, tap_names(term.student)[0], self._traced.student)
             values = term.compare(*pair, weighted, training, activations=teacher)
@@ -226,6 +227,8 @@ class Distiller(BaseDistiller):
 
     def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
         output = self._traced.student[OUTPUT]
+        # Checked again: layers may have been unfrozen since.
+        check_shared_weights(self.student, self.teacher)
         check_supervised_loss(dict(self._parts), loss is not None or has_own_loss(self.student))
         warn_if_logits_taken_for_probabilities(loss, output)
         loss = connect_loss(loss, self.student, output)
@@ -262,6 +265,9 @@ class Distiller(BaseDistiller):
         for metric in self._teacher_metrics.metrics:
             pair = self.compared_activations(metric, student, teacher)
             self._teacher_metrics.update(metric, *pair, for_tap(batch, metric.student, self._traced.student))
+
+    def _names_of_terms(self):
+        return super()._names_of_terms() | {metric.name for metric in self._teacher_metrics.metrics}
 
     def _tap(self, inputs, student_taps, teacher_taps):
         """Tap both models, and trace them for the specs of all activations."""

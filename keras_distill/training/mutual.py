@@ -7,7 +7,7 @@ import keras
 from keras_distill.data.batch import Batch, split_inputs
 from keras_distill.losses import DistillationLoss, KLDivergence
 from keras_distill.models.softmax import logits_of
-from keras_distill.models.specs import Traced, input_specs, symbolic, trace
+from keras_distill.models.specs import Traced, input_specs, own_inputs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps
 from keras_distill.schedules import check_positive
 from keras_distill.training.base import BaseDistiller
@@ -111,7 +111,7 @@ class MutualDistiller(BaseDistiller):
 
     def call(self, inputs, training=None):
         inputs = split_inputs(inputs)[0]
-        return {peer: model(inputs, training=training) for peer, model in self.peers.items()}
+        return {peer: model(own_inputs(model, inputs), training=training) for peer, model in self.peers.items()}
 
     def teacher_activations(self, batch: Batch) -> dict:
         # The targets of each peer are the predictions of the others.
@@ -135,7 +135,7 @@ class MutualDistiller(BaseDistiller):
 
     def losses_of(self, batch: Batch, student: dict, teacher: dict, training: bool) -> dict:
         compared = {peer: [] for peer in self.peers}
-        for term in self.terms:
+        for term in self.terms if teacher is not None else ():
             peer = term.student.partition("/")[0]
             weighted = for_tap(batch, term.student, self._traced.student, output=f"{peer}/{OUTPUT}")
             values = term.compare(*self.compared_activations(term, student, teacher), weighted, training)
@@ -146,7 +146,8 @@ class MutualDistiller(BaseDistiller):
                 batch.inputs, batch.labels, outputs, batch.sample_weight, training
             )
             losses[f"{peer}_supervised_loss"] = local_mean(supervised, batch)
-            losses[f"{peer}_mutual_loss"] = sum(compared[peer]) / len(compared[peer])
+            if compared[peer]:
+                losses[f"{peer}_mutual_loss"] = sum(compared[peer]) / len(compared[peer])
         return losses
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

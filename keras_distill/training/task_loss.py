@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_distill.distribution import replicas
+from keras_distill.models.specs import own_inputs
 from keras_distill.types import Structure, Tensor
 
 _ABSENT = object()
@@ -91,7 +92,11 @@ class TaskLoss:
         has_training = "training" in inspect.signature(self._student.compute_loss).parameters
         with self._as_compiled():
             return self._student.compute_loss(
-                x, y, y_pred, sample_weight, **({"training": training} if has_training else {})
+                own_inputs(self._student, x),
+                y,
+                y_pred,
+                sample_weight,
+                **({"training": training} if has_training else {}),
             )
 
     def update_metrics(
@@ -101,7 +106,7 @@ class TaskLoss:
         if y is None:
             return {}
         with self._as_compiled():
-            logs = self._student.compute_metrics(x, y, y_pred, sample_weight)
+            logs = self._student.compute_metrics(own_inputs(self._student, x), y, y_pred, sample_weight)
         known = self.results()
         return {name: value for name, value in logs.items() if name != "loss" and name not in known}
 

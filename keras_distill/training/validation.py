@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.models.masking import mask_fits
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import tap_names
@@ -19,6 +20,16 @@ _CROSSENTROPIES = (
     keras.losses.SparseCategoricalCrossentropy,
     keras.losses.CategoricalCrossentropy,
     keras.losses.BinaryCrossentropy,
+)
+
+
+# Preprocessing layers, whose weights training never changes.
+_CONSTANT = (
+    keras.layers.Discretization,
+    keras.layers.IntegerLookup,
+    keras.layers.Normalization,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
 )
 
 
@@ -37,20 +48,40 @@ def check_models(student: keras.Model, teacher: Any) -> None:
         raise ValueError(f"`student` must be a keras.Model. Received: {student!r}")
     check_train_step(student)
     check_scope({f"student '{student.name}'": student, "teacher": teacher})
+    if getattr(student, "preprocessor", None) is not None:
+        warnings.warn(
+            f"A distiller does not apply the preprocessor of '{student.name}', as its own `fit` does. Map it over the "
+            "dataset, `dataset.map(student.preprocessor)`, and make the model with `preprocessor=None`.",
+            stacklevel=4,
+        )
     if any(model is student for model in teacher.models):
         raise ValueError(
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
         )
-    shared = _shared_weights(student, teacher)
-    if shared:
-        raise ValueError(
-            f"'{student.name}' shares the weights {_shortened(shared)} with its teacher, which must not change during "
-            "training. Build the student from its own layers and copy the values with `set_weights`."
-        )
+    check_shared_weights(student, teacher)
     broken = _non_finite_weights(teacher)
     if broken:
         raise ValueError(
             f"The teacher's weights {_shortened(broken)} contain NaN or infinity. Check how it was trained and loaded."
+        )
+
+
+def check_shared_weights(student: keras.Model, teacher: Any) -> None:
+    """Check that training the student does not change weights of the teacher.
+
+    Args:
+        student: The student.
+        teacher: A `Teacher`.
+
+    Raises:
+        ValueError: For shared weights, but for those of frozen layers and of preprocessing layers.
+    """
+    shared = _shared_weights(student, teacher)
+    if shared:
+        raise ValueError(
+            f"'{student.name}' shares the weights {_shortened(shared)} with its teacher, which must not change during "
+            "training. Build the student from its own layers and copy the values with `set_weights`, or freeze the "
+            "shared layers, `layer.trainable = False`."
         )
 
 
@@ -219,8 +250,16 @@ def warn_if_logits_taken_for_probabilities(loss: Any, output: Structure) -> None
 
 
 def _shared_weights(model, other):
+    """Return the paths of shared weights that training changes: not those of frozen layers and of preprocessing."""
     own = {id(weight) for weight in model.weights}
-    return [weight.path for weight in other.weights if id(weight) in own]
+    trained = {id(weight) for weight in model.trainable_weights}
+    constant = {
+        id(weight)
+        for layer in _compat.flatten_layers(model)
+        if isinstance(layer, _CONSTANT) or not layer.trainable
+        for weight in layer.non_trainable_weights
+    }
+    return [weight.path for weight in other.weights if id(weight) in own and id(weight) not in constant - trained]
 
 
 def _non_finite_weights(model):

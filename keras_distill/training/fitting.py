@@ -1,0 +1,47 @@
+"""Arguments of `fit`: class weights of datasets, and callbacks that monitor what validation leaves out."""
+
+import inspect
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_distill.data.class_weights import class_weighted
+
+
+def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of `keras.Model.fit` by name.
+
+    Args:
+        model: The distiller.
+        *args: Positional arguments of `fit`.
+        **kwargs: Arguments of `fit` by name.
+
+    Raises:
+        TypeError: For arguments that `fit` does not have.
+    """
+    given = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs).arguments
+    if isinstance(given.get("x"), tf.data.Dataset) and given.get("class_weight"):
+        given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}
+    callbacks = given.get("callbacks")
+    if isinstance(callbacks, (list, tuple)):
+        given["callbacks"] = [*callbacks, _MonitorCheck(callbacks)]
+    return given
+
+
+class _MonitorCheck(keras.callbacks.Callback):
+    """Raises where a callback monitors a value that validation leaves out; Keras would only warn."""
+
+    def __init__(self, callbacks):
+        super().__init__()
+        self._callbacks = tuple(callbacks)
+
+    def on_epoch_end(self, epoch, logs=None):
+        left_out = {f"val_{name}" for name in self.model.left_out}
+        for callback in self._callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if monitor in left_out and monitor not in (logs or {}):
+                raise ValueError(
+                    f"{type(callback).__name__} monitors '{monitor}', which validation leaves out. Monitor "
+                    "'val_supervised_loss' or a metric, or pass validation data with the teacher's activations."
+                )
