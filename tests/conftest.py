@@ -52,9 +52,18 @@ def pytest_xdist_auto_num_workers(config):
     return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
-def pytest_collection_modifyitems(items):
-    """Start long files first."""
+def pytest_addoption(parser):
+    parser.addoption("--cases", help="run only the tests of these cases, such as A1,B2; see tests/cases.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Start long files first, and choose the tests of `--cases`."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    for item in items:
+        item.user_properties += [("case", marker.args[0]) for marker in item.iter_markers("case")]
+    if config.getoption("cases"):
+        chosen = set(config.getoption("cases").split(","))
+        items[:] = [item for item in items if chosen & {marker.args[0] for marker in item.iter_markers("case")}]
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,7 @@ def run(line, clone):
     return done.stdout
 
 
+@pytest.mark.case("C8")
 @pytest.mark.parametrize("order", [("main", "tests"), ("tests", "main")], ids=" then ".join)
 def test_commands_work_one_after_the_other(order, tmp_path):
     clone = tmp_path / "clone"

@@ -40,6 +40,7 @@ CASES = {
 }
 
 
+@pytest.mark.case("C3")
 @pytest.mark.parametrize("case", CASES)
 def test_matches_numpy(case):
     loss, reference, name = CASES[case]
@@ -68,6 +69,7 @@ def test_positions_are_averaged_and_sample_weights_apply():
     np.testing.assert_allclose(logged["loss"][0], (errors * weight).mean(), rtol=1e-5)
 
 
+@pytest.mark.case("C3")
 def test_bare_losses_become_terms():
     distiller = Distiller(student=mlp(), teacher=mlp(name="teacher"), terms=[KLDivergence(2.0), "mse", absolute])
     assert [term.name for term in distiller.terms] == ["kl_divergence", "mean_squared_error", "absolute"]

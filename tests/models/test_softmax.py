@@ -38,6 +38,7 @@ def reference_logits(model, x):
 ENDINGS = ["dense", "activation", "operation", "reshape", "float32"]
 
 
+@pytest.mark.case("C2")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_without_softmax_returns_the_logits_and_shares_the_weights(ending):
     model, x = classifier(ending), features(5, 8)
@@ -89,6 +90,7 @@ def test_probabilities_without_their_input_become_logarithms(source):
         assert np.isfinite(certain).all()
 
 
+@pytest.mark.case("C2")
 @pytest.mark.parametrize("ending", ["dense", "activation", "operation", "float32"])
 @pytest.mark.parametrize("sides", ["student", "teacher", "both"])
 def test_terms_compare_the_input_of_the_softmax(ending, sides):

@@ -23,12 +23,14 @@ def sgd(**options):
     return keras.optimizers.SGD(0.05, **options)
 
 
-def trained(count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, **options):
+def trained(
+    count, make, data, epochs=2, loss="sparse_categorical_crossentropy", optimizer=sgd, metrics=("accuracy",), **options
+):
     """Train on a number of replicas, and return the weights and logs. The last batch is smaller."""
     with strategy(count).scope():
         keras.utils.set_random_seed(0)
         model = make()
-        model.compile(optimizer(), loss, metrics=None if loss is None else ["accuracy"], **options)
+        model.compile(optimizer(), loss, metrics=None if loss is None else metrics, **options)
         dataset = data() if callable(data) else tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
         history = model.fit(dataset, epochs=epochs, verbose=0).history
         evaluated = model.evaluate(dataset, verbose=0, return_dict=True)

@@ -92,6 +92,7 @@ def test_losses_of_changes_the_loss():
     np.testing.assert_allclose(penalized["loss"][0], plain["loss"][0] + 3.5, rtol=1e-5)
 
 
+@pytest.mark.case("C1")
 def test_positional_arguments_raise():
     with pytest.raises(TypeError, match=r"Distiller\(student=..., teacher=..., terms=...\).*\(teacher, student, ...\)"):
         Distiller(mlp(name="teacher"), mlp(), [Term(KLDivergence())])
@@ -109,6 +110,7 @@ def test_default_terms_are_one_kl_divergence():
     assert Distiller(student=student, teacher=None).terms == ()
 
 
+@pytest.mark.case("F5")
 def test_zero_weight_matches_training_without_a_teacher():
     (x, y), first, second = data(), mlp(), mlp()
     second.set_weights(first.get_weights())
