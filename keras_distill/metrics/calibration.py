@@ -70,7 +70,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             ValueError: If the predictions have fewer than two classes.
         """
         labels, predictions = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        # Of a model that ends in a softmax, Keras passes the probabilities.
+        # Keras passes the probabilities of a model that ends in a softmax.
         predictions = ops.cast(as_logits(predictions) if self.from_logits else predictions, "float32")
         if len(predictions.shape) < 2 or predictions.shape[-1] == 1:
             raise ValueError(
