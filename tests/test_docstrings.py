@@ -90,9 +90,7 @@ def listed_errors(docstring):
 
 
 def test_listed_errors():
-    docstring = (
-        "Load it.\n\nRaises:\n    ValueError: If KeyError:\n        OSError: only text.\n    TypeError: Else.\n"
-    )
+    docstring = "Load it.\n\nRaises:\n    ValueError: If KeyError:\n        OSError: only text.\n    TypeError: Else.\n"
     assert listed_errors(docstring) == {"ValueError", "TypeError"}
     assert listed_errors("Load it.\n\nReturns:\n    ValueError: No.\n") == set()
 
