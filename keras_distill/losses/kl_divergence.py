@@ -6,7 +6,8 @@ import keras
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 
@@ -31,7 +32,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor)
     Reference:
         Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     return temperature**2 * kl_from_logits(student, teacher, temperature)
 
 

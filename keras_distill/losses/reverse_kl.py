@@ -6,7 +6,8 @@ import keras
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 
@@ -34,7 +35,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1
         Gu et al., ICLR 2024, https://arxiv.org/abs/2306.08543; Agarwal et al., ICLR 2024,
         https://arxiv.org/abs/2306.13649
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     return temperature**2 * kl_from_logits(teacher, student, temperature)
 
 
