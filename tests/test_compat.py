@@ -71,6 +71,13 @@ def test_symbolic_build():
     assert len(model.metrics_variables) == 4 and model.optimizer.built
 
 
+def test_producing_call():
+    inputs, layer = keras.Input((3,)), keras.layers.Dense(3)
+    hidden = layer(inputs)
+    operation, (tensor,) = _compat.producing_call(layer(hidden))
+    assert operation is layer and tensor is hidden
+
+
 def test_distribute_strategy():
     assert _compat.distribute_strategy(mlp()) is None
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
