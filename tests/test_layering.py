@@ -31,7 +31,7 @@ LEVELS = [
     {"cli"},
 ]
 # Files of a catalog import only these files of the same folder, so that its entries are independent.
-COMMON_FILES = {"base", "checks", "maths", "mean", "model"}
+COMMON_FILES = {"base", "checks", "class_masks", "maths", "mean", "model"}
 CATALOGS = {"losses", "heads", "teachers", "metrics"}
 
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_distill.compression.attention_heads import head_indices
 from keras_distill.compression.layer_matching import matching_layers
-from keras_distill.models.layers import find_layer, walk_layers
+from keras_distill.models.layers import direct_weights, find_layer, walk_layers
 
 
 class CopiedWeight(NamedTuple):
@@ -89,7 +89,7 @@ def copy_weights(
     # Several paths may lead to one weight.
     visited = set()
     for path, layer in walk_layers(student):
-        for weight in _direct_weights(layer):
+        for weight in direct_weights(layer):
             if id(weight) in visited:
                 continue
             visited.add(id(weight))
@@ -139,7 +139,7 @@ def _paired_sources(student_layer, teacher_layer, student_path, teacher_path):
 
 def _source_of_same_name(weight, path, layer):
     """Return `(name, shape, weight)` of the weight of the same name in a teacher layer; None if it does not fit."""
-    for source in _direct_weights(layer):
+    for source in direct_weights(layer):
         if source.name == weight.name and _fits(weight, source):
             return f"{path}/{source.name}", tuple(source.shape), source
     return None
@@ -152,14 +152,8 @@ def _fits(weight, source):
 def _nested_weights(layer):
     """Return `[(path inside of the layer, weight)]` of a layer and all layers inside."""
     return [
-        (path, weight) for path, inner in [("", layer), *walk_layers(layer, "/")] for weight in _direct_weights(inner)
+        (path, weight) for path, inner in [("", layer), *walk_layers(layer, "/")] for weight in direct_weights(inner)
     ]
-
-
-def _direct_weights(layer):
-    """Return the weights of a layer without those of layers inside. Seed generator states are not `weights`."""
-    inside = {id(weight) for _, child in walk_layers(layer) for weight in child.weights}
-    return [weight for weight in layer.weights if id(weight) not in inside]
 
 
 def _names_and_shapes(weights):

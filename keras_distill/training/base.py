@@ -80,8 +80,9 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             check_step(optimizer, **kwargs)
             self._compile_losses(loss, loss_weights, metrics, weighted_metrics)
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-            # Without a loss, Keras keeps the loss of an earlier call.
-            self.loss = loss
+            if loss is None:
+                # Keras keeps the loss of an earlier call.
+                self.loss = None
             # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
             if replicas.num_replicas() > 1:
