@@ -21,6 +21,10 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor)
 
     Takes logits, not probabilities. `T^2` keeps the size of the gradient roughly independent of the temperature.
 
+    A logit below -60,000, such as -inf and -1e9, masks its class. A class that both models mask is left out. A class
+    that only the student masks has the probability 0 there: instead of infinity, its term is the teacher's probability
+    times at most 100 nats, without gradient.
+
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
         teacher: Logits, shape `[batch, positions..., classes]`.
