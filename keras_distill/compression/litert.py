@@ -1,7 +1,7 @@
 """Conversion to LiteRT files.
 
-The converter of TensorFlow ends its process by a segmentation fault for some models, such as recurrent layers in int8.
-`convert` therefore runs this file as a script in a new process.
+The converter of TensorFlow ends its process by a segmentation fault when it calibrates some models, such as recurrent
+layers. For int8, `convert` therefore runs this file as a script in a new process.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def convert(saved_model: str | os.PathLike, format: str, examples: list[Mapping[str, Any]], name: str) -> bytes:
-    """Return the content of a LiteRT file, converted in a separate process.
+    """Return the content of a LiteRT file. Converts to int8 in a separate process.
 
     Args:
         saved_model: Folder of a SavedModel.
@@ -25,8 +25,10 @@ def convert(saved_model: str | os.PathLike, format: str, examples: list[Mapping[
         name: Name of the model, for the error.
 
     Raises:
-        ValueError: If the converter fails or ends its process.
+        ValueError: If the conversion to int8 fails or ends its process.
     """
+    if format != "litert_int8":
+        return _convert(os.fspath(saved_model), format, examples)
     with tempfile.TemporaryDirectory() as folder:
         request, result = pathlib.Path(folder) / "request.pickle", pathlib.Path(folder) / "model.tflite"
         request.write_bytes(pickle.dumps((os.fspath(saved_model), format, examples)))

@@ -17,9 +17,9 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
     loss = 1/classes * sum_c (z_s[c] - z_t[c])^2
     ```
 
-    Unlike the divergences, the loss depends on a shift of all logits. Classes that either model masks, by a logit such as
-    -inf, are left out. The paper has half the sum over the classes.
-    Published code for transformers has the sum, and a temperature that only divides the loss by its square.
+    Unlike the divergences, the loss depends on a shift of all logits. Classes that either model masks, by a logit such
+    as -inf, are left out. The paper has half the sum over the classes. Published code for transformers has the sum, and
+    a temperature that only divides the loss by its square.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.

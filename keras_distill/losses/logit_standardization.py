@@ -20,8 +20,8 @@ def logit_standardization(logits: Tensor) -> Tensor:
     ```
 
     The student then need not match the range of the teacher's logits, only their relations. `std` divides by
-    `classes - 1`, as the authors' code does. Equal logits become 0. Masked classes, with a logit such as -inf, are left out
-    and stay masked.
+    `classes - 1`, as the authors' code does. Equal logits become 0. Masked classes, with a logit such as -inf, are left
+    out and stay masked.
 
     Args:
         logits: Shape `[batch, positions..., classes]`.

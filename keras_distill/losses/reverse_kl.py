@@ -20,9 +20,11 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1
     ```
 
     Mode-seeking: a small student fits some modes of the teacher well instead of all of them badly, and avoids classes
-    that are improbable under the teacher. A class that only the teacher masks, by a logit such as -inf, has a term of at
-    most 100 nats times the student's probability, whose gradient lowers that probability. The papers use a temperature of 1; published code for language models omits
+    that are improbable under the teacher. The papers use a temperature of 1; published code for language models omits
     `T^2` at other temperatures.
+
+    A class that only the teacher masks, by a logit such as -inf, has a term of the student's probability times at most
+    100 nats instead of infinity. Its gradient lowers that probability.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
