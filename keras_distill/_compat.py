@@ -28,6 +28,18 @@ def flatten_layers(layer: keras.layers.Layer, include_self: bool = True, recursi
     return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
 
 
+def producing_call(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTensor]]:
+    """Return the layer or operation that produced a symbolic tensor, and the input tensors of that call.
+
+    Reads `KerasTensor._keras_history`. The public `Layer.input` raises for a layer that is called several times.
+
+    Args:
+        tensor: Output of a functional model.
+    """
+    history = tensor._keras_history
+    return history.operation, list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
 class StrategyBuild:
     """Mixin that replaces how Keras builds a model before the first step. Put it before `keras.Model`.
 

@@ -52,7 +52,9 @@ def layers(model: keras.Model, pattern: str) -> list[str]:
 def uniform(student_layers: Sequence[str], teacher_layers: Sequence[str]) -> list[tuple[str, str]]:
     """Pair student layers with evenly spaced teacher layers: layer i of m with layer i * n / m of n, counted from 1.
 
-    The last layers are paired with each other: 6 student layers are paired with the layers 2, 4, ... 12 of 12.
+    The last layers are paired with each other: 6 student layers are paired with the layers 2, 4, ... 12 of 12. The
+    first teacher layer has no pair if n > m. For `copy_weights` this leaves out the block that reads the embeddings, on
+    which language models depend: `by_hand` with both ends in its pairs, such as `{0: 0, 1: 2, 2: 3}`, keeps it.
 
     Args:
         student_layers: List of m paths.

@@ -69,11 +69,18 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def clean():
     """Start each test with the same seed, in float32, with automatic names numbered from the first."""
+    _assert_no_deprecations("before this test: by the collection or a fixture of its module or session")
     keras.utils.clear_session()
     # Keras has just collected garbage. Frozen objects are not searched again before each of the following tests.
     gc.freeze()
     keras.utils.set_random_seed(0)
-    deprecations.messages.clear()
     yield
     keras.config.set_dtype_policy("float32")
-    assert not deprecations.messages, deprecations.messages
+    _assert_no_deprecations("in this test")
+
+
+def _assert_no_deprecations(when):
+    # Cleared, so that each message fails a single test.
+    messages = deprecations.messages.copy()
+    deprecations.messages.clear()
+    assert not messages, f"Deprecated calls {when}: {messages}"

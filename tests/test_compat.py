@@ -71,6 +71,13 @@ def test_symbolic_build():
     assert len(model.metrics_variables) == 4 and model.optimizer.built
 
 
+def test_producing_call():
+    inputs, layer = keras.Input((3,)), keras.layers.Dense(3)
+    hidden = layer(inputs)
+    operation, (tensor,) = _compat.producing_call(layer(hidden))
+    assert operation is layer and tensor is hidden
+
+
 def test_distribute_strategy():
     assert _compat.distribute_strategy(mlp()) is None
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
@@ -232,7 +239,8 @@ def test_grid():
 
 # Methods of named tuples, and protected methods that TFX provides for executors.
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_log_startup", "_make_beam_pipeline"}
-# Uses that await their function of `_compat`: `(file, name)`.
+# Modules that are not public, although their names are.
+INTERNAL = ("keras.src", "keras_tuner.src", "tensorflow.python")
 
 
 def private(name):
@@ -269,17 +277,23 @@ def own_names(tree):
 
 
 def used_names(tree):
-    """Private attributes that a module reads or sets, and the modules that it imports."""
+    """Attributes that a module reads or sets."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
             # getattr, setattr, hasattr and delattr.
             yield from (item.value for item in node.args[1:2] if isinstance(item, ast.Constant))
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+
+
+def imported_names(tree):
+    """Full names of the modules and objects that a module imports from other packages."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from (name for name in names if name.split(".")[0] != "keras_distill")
 
 
 def methods(tree):
@@ -288,26 +302,70 @@ def methods(tree):
     return {item.name for node in classes for item in node.body if isinstance(item, ast.FunctionDef)}
 
 
-def test_private_names_of_other_packages_are_used_in_compat_only():
-    trees = {
-        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text())
-        for path in PACKAGE.rglob("*.py")
-        if path.name != "_compat.py"
-    }
+def private_uses(sources, keras_names):
+    """`{(file, name)}` of private names of other packages in `{file: source}`."""
+    trees = {file: ast.parse(source) for file, source in sources.items()}
     own = {file: set(own_names(tree)) for file, tree in trees.items()}
     everywhere = set().union(DOCUMENTED, *own.values())
-    keras_names = names_of_keras()
     found = set()
     for file, tree in trees.items():
-        used = set(used_names(tree))
-        found |= {
-            (file, name) for name in used if name.startswith(("keras.src", "keras_tuner.src", "tensorflow.python"))
-        }
+        used, imported = set(used_names(tree)), set(imported_names(tree))
+        found |= {(file, name) for name in imported if name.startswith(INTERNAL) or any(map(private, name.split(".")))}
         found |= {(file, name) for name in used if private(name) and name not in everywhere}
         # Names of Keras that the package gives to something else, too.
         found |= {(file, name) for name in used & keras_names - own[file] if private(name)}
         found |= {(file, name) for name in methods(tree) & keras_names}
+    return found
+
+
+def test_private_names_of_other_packages_are_used_in_compat_only():
+    sources = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text()
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "_compat.py"
+    }
+    found = private_uses(sources, names_of_keras())
     assert not found, f"Move to keras_distill/_compat.py: {sorted(found)}"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from x import _y", "x._y"),
+        ("import x._y", "x._y"),
+        ("from x._y import z", "x._y.z"),
+        ("def f():\n    from x import y, _y as z", "x._y"),
+        ("from keras.src.ops import node", "keras.src.ops.node"),
+        ("import tensorflow.python.eager as eager", "tensorflow.python.eager"),
+        ("x._y", "_y"),
+        ("x._y = 1", "_y"),
+        ("getattr(x, '_y')", "_y"),
+        ("class A:\n    def f(self):\n        return self._track", "_track"),
+        ("class A:\n    def _track(self): ...", "_track"),
+    ],
+)
+def test_private_uses_are_found(source, name):
+    assert ("a.py", name) in private_uses({"a.py": source}, {"_track"})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from keras_distill import _compat",
+        "from keras_distill._compat import grid_order",
+        "from __future__ import annotations",
+        "import keras\nkeras.Model()",
+        "def _y(): ...\nx._y",
+        "x.__class__",
+    ],
+)
+def test_own_and_public_names_are_allowed(source):
+    assert not private_uses({"a.py": source}, {"_track"})
+
+
+def test_a_private_import_is_found_beside_an_own_name():
+    sources = {"a.py": "from x import _y", "b.py": "def _y(): ..."}
+    assert private_uses(sources, set()) == {("a.py", "x._y")}
 
 
 def test_importing_needs_no_tensorflow_lite():

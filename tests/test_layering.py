@@ -31,7 +31,7 @@ LEVELS = [
     {"cli"},
 ]
 # Files of a catalog import only these files of the same folder, so that its entries are independent.
-COMMON_FILES = {"base", "checks", "conversion", "maths", "mean", "model", "numpy_teacher"}
+COMMON_FILES = {"base", "checks", "class_masks", "conversion", "maths", "mean", "model", "numpy_teacher"}
 CATALOGS = {"losses", "heads", "teachers", "metrics"}
 
 
@@ -77,7 +77,12 @@ def test_folders_are_not_nested(path):
 @pytest.mark.parametrize("folder", sorted(CATALOGS))
 def test_every_file_of_a_catalog_is_exported(folder):
     listed = {imported[1] for imported in imports(PACKAGE / folder / "__init__.py") if len(imported) > 1}
-    assert {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__", "checks", "maths"} <= listed
+    assert {path.stem for path in (PACKAGE / folder).glob("*.py")} - {
+        "__init__",
+        "checks",
+        "class_masks",
+        "maths",
+    } <= listed
 
 
 def test_import_is_silent_and_loads_no_optional_packages():

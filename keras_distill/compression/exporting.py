@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill.compression import litert
 from keras_distill.compression.fake_quantization import Quantized
+from keras_distill.compression.onnx_files import write_onnx
 from keras_distill.compression.quantization import bake_quantization
 from keras_distill.compression.runtimes import runtime, silence_runtime
 from keras_distill.models.layers import walk_layers
@@ -92,9 +94,10 @@ def export(
         List of `Exported`, in the order of `formats`.
 
     Raises:
-        ValueError: If a format is unknown or its package is not installed, if the model has several outputs, if LiteRT
-            meets inputs of unknown length, or if the outputs of a file differ from the model's by more than the
-            tolerance in `FORMATS`. The file is kept for inspection.
+        ValueError: Before a file is written: if a format is unknown, if the model has several outputs, or if LiteRT
+            meets inputs of unknown length. Later: if the package of a format is not installed, if TensorFlow cannot
+            convert the model to LiteRT, or if the outputs of a file differ from the model's by more than the tolerance
+            in `FORMATS`. That file is kept for inspection.
 
     Example:
 
@@ -105,8 +108,8 @@ def export(
     unknown = [format for format in formats if format not in FORMATS]
     if unknown:
         raise ValueError(f"`formats` must be among {list(FORMATS)}. Received: {unknown}")
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if any(format.startswith("litert") for format in formats):
+        _check_input_shapes(model)
     examples = keras.tree.map_structure(lambda x: np.asarray(x)[:_NUM_EXAMPLES], examples)
     expected = model(examples, training=False)
     if keras.tree.is_nested(expected):
@@ -116,6 +119,8 @@ def export(
             "of them: keras.Model(model.inputs, output)."
         )
     expected = np.asarray(expected)
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     sources, tolerances = _sources(model, formats)
     results = []
     for format in formats:
@@ -170,29 +175,23 @@ def _write(format, model, path, examples):
         elif format == "saved_model":
             model.export(path, verbose=False)
         elif format == "onnx":
-            _write_onnx(model, path)
+            write_onnx(model, path)
         else:
             path.write_bytes(_convert_to_litert(format, model, examples))
 
 
-def _write_onnx(model, path):
-    try:
-        model.export(path, format="onnx", verbose=False, input_signature=[input_specs(None, model)])
-    except ImportError as error:
-        raise ValueError(
-            f"The format 'onnx' requires tf2onnx. Run: pip install 'keras-distill[export]'. ({error})"
-        ) from error
-
-
-def _convert_to_litert(format, model, examples):
-    """Return the content of a LiteRT file."""
-    specs = input_specs(None, model)
-    shapes = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+def _check_input_shapes(model):
+    shapes = [tuple(spec.shape) for spec in keras.tree.flatten(input_specs(None, model))]
     if any(None in shape[1:] for shape in shapes):
         raise ValueError(
             f"LiteRT requires inputs of fixed shape. The inputs of '{model.name}' have the shapes "
             f"{', '.join(map(str, shapes))}. Build the model on a keras.Input of fixed shape."
         )
+
+
+def _convert_to_litert(format, model, examples):
+    """Return the content of a LiteRT file."""
+    specs = input_specs(None, model)
     # A LiteRT file loses the order of the inputs. These names sort alphabetically in that order.
     single_specs = [
         tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name=f"input_{number:03}")
@@ -202,43 +201,16 @@ def _convert_to_litert(format, model, examples):
     def serve(*inputs):
         return model(keras.tree.pack_sequence_as(specs, inputs), training=False)
 
-    def calibration():
-        for arrays in zip(*(x[:, None] for x in keras.tree.flatten(examples))):
-            yield {spec.name: array for spec, array in zip(single_specs, arrays)}
-
+    calibration = [
+        {spec.name: array for spec, array in zip(single_specs, arrays)}
+        for arrays in zip(*(x[:, None] for x in keras.tree.flatten(examples)))
+    ]
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint("serve", serve, single_specs)
         archive.write_out(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if format != "litert_float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if format == "litert_float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if format == "litert_int8":
-            converter.representative_dataset = calibration
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-        return _merge_equal_buffers(converter.convert())
-
-
-def _merge_equal_buffers(content):
-    """Store equal buffers of a LiteRT file once: the converter writes shared weights once per use."""
-    # Imported here: TensorFlow may drop `tensorflow.lite`, and everything else must still work.
-    from tensorflow.lite.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    first_of_content = {}
-    for number, buffer in enumerate(model.buffers):
-        # Buffers without data hold activations.
-        if buffer.data is not None and len(buffer.data):
-            first = first_of_content.setdefault(bytes(buffer.data), number)
-            if first != number:
-                buffer.data = None
-                for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
-                    tensor.buffer = first if tensor.buffer == number else tensor.buffer
-    return flatbuffer_utils.convert_object_to_bytearray(model)
+        return litert.convert(folder, format, calibration, model.name)
 
 
 def _compare(outputs, expected):

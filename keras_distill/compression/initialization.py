@@ -1,12 +1,15 @@
 """Initialization of a student from its teacher's weights."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from keras_distill.models.layers import find_layer, walk_layers
+from keras_distill.compression.attention_heads import head_indices
+from keras_distill.compression.layer_matching import matching_layers
+from keras_distill.models.layers import direct_weights, find_layer, walk_layers
 
 
 class CopiedWeight(NamedTuple):
@@ -46,7 +49,8 @@ def copy_weights(
 
     A narrower student gets the first units of each axis, `weight[:m, :n]`. All layers use the same units, so the copied
     part of the teacher still fits together; how useful these units are is a matter of chance. Statistics of layers such
-    as BatchNormalization are copied, too.
+    as BatchNormalization are copied, too. In grouped-query attention, a student with fewer query heads per key-value
+    head gets the first ones of each group.
 
     Args:
         student: A built `keras.Model`. Its weights are changed.
@@ -54,14 +58,16 @@ def copy_weights(
         pairs: `(student path, teacher path)` of layers, as the functions of `mapping` return them. Layers nested inside
             are copied as well. Defaults to none.
         unpaired: Whether to initialize layers without a pair, too: from the teacher's layer of the same path, if its
-            weights have the same number of axes and no axis is shorter. Defaults to True.
+            weights have the same number of axes and no axis is shorter. Names that Keras made up are compared without
+            their running numbers: "gpt2_backbone_1" is "gpt2_backbone". Warns if weights are left. Defaults to True.
 
     Returns:
         List of `CopiedWeight`, one per weight of the student, in the order of its layers.
 
     Raises:
         ValueError: If a layer of a pair does not exist or if its weights do not fit: another number of weights or axes,
-            or an axis of the student longer than the teacher's. No weight is changed then.
+            or an axis of the student longer than the teacher's; if heads with rotary position embeddings differ in
+            size; or if the student has more query heads per key-value head. No weight is changed then.
 
     Example:
 
@@ -78,25 +84,39 @@ def copy_weights(
     for student_path, teacher_path in pairs:
         student_layer, teacher_layer = find_layer(student, student_path), find_layer(teacher, teacher_path)
         sources |= _paired_sources(student_layer, teacher_layer, student_path, teacher_path)
-    teacher_layers = dict(walk_layers(teacher))
-    rows, copies = [], []
+    counterparts = matching_layers(student, teacher) if unpaired else {}
+    rows, copies = [], {}
     # Several paths may lead to one weight.
     visited = set()
     for path, layer in walk_layers(student):
-        for weight in _direct_weights(layer):
+        for weight in direct_weights(layer):
             if id(weight) in visited:
                 continue
             visited.add(id(weight))
             source = sources.get(id(weight))
-            if source is None and unpaired and path in teacher_layers:
-                source = _source_of_same_name(weight, teacher_layers[path], path)
+            if source is None and id(layer) in counterparts:
+                source = _source_of_same_name(weight, *counterparts[id(layer)])
             name, teacher_shape = (None, None) if source is None else source[:2]
             rows.append(CopiedWeight(f"{path}/{weight.name}", tuple(weight.shape), name, teacher_shape))
             if source is not None:
-                copies.append((weight, source[2]))
-    for weight, source in copies:
-        weight.assign(ops.cast(source[tuple(slice(size) for size in weight.shape)], weight.dtype))
+                copies[id(weight)] = weight, source[2]
+    heads = head_indices(student, lambda weight: copies.get(id(weight), (None, None))[1])
+    for key, (weight, source) in copies.items():
+        values = ops.take(source, heads[key][1], axis=heads[key][0]) if key in heads else source
+        weight.assign(ops.cast(values[tuple(slice(size) for size in weight.shape)], weight.dtype))
+    if unpaired:
+        _warn_of_skipped(student, teacher, [row.student for row in rows if row.teacher is None])
     return rows
+
+
+def _warn_of_skipped(student, teacher, skipped):
+    if skipped:
+        names = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
+        warnings.warn(
+            f"{len(skipped)} weights of '{student.name}' keep their values, because '{teacher.name}' has no layer of "
+            f"the same path whose weights fit: {names}. Pass `pairs` of layers for them, or `unpaired=False`.",
+            stacklevel=3,
+        )
 
 
 def _paired_sources(student_layer, teacher_layer, student_path, teacher_path):
@@ -117,9 +137,9 @@ def _paired_sources(student_layer, teacher_layer, student_path, teacher_path):
     }
 
 
-def _source_of_same_name(weight, layer, path):
+def _source_of_same_name(weight, path, layer):
     """Return `(name, shape, weight)` of the weight of the same name in a teacher layer; None if it does not fit."""
-    for source in _direct_weights(layer):
+    for source in direct_weights(layer):
         if source.name == weight.name and _fits(weight, source):
             return f"{path}/{source.name}", tuple(source.shape), source
     return None
@@ -132,14 +152,8 @@ def _fits(weight, source):
 def _nested_weights(layer):
     """Return `[(path inside of the layer, weight)]` of a layer and all layers inside."""
     return [
-        (path, weight) for path, inner in [("", layer), *walk_layers(layer, "/")] for weight in _direct_weights(inner)
+        (path, weight) for path, inner in [("", layer), *walk_layers(layer, "/")] for weight in direct_weights(inner)
     ]
-
-
-def _direct_weights(layer):
-    """Return the weights of a layer without those of layers inside. Seed generator states are not `weights`."""
-    inside = {id(weight) for _, child in walk_layers(layer) for weight in child.weights}
-    return [weight for weight in layer.weights if id(weight) not in inside]
 
 
 def _names_and_shapes(weights):

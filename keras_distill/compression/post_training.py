@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from keras_distill.compression.folding import rebuild
-from keras_distill.compression.quantization import select_layers
+from keras_distill.compression.quantization import select_layers, warn_of_float_kernels
 
 _QUANTIZABLE = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
 MODES = ("int8", "int4", "float8")
@@ -19,7 +19,7 @@ def quantize_post_training(
     Keras quantizes Dense, EinsumDense (MultiHeadAttention included) and Embedding, so this function suits transformers.
     For convolutions use `quantize_aware`, and `export` for integer arithmetic on devices. In "int8" and "int4" the
     scales of activations are computed in every pass, so calibration data are not needed; "float8" quantizes activations
-    during training only.
+    during training only. A warning names the layers whose kernels stay in float.
 
     Args:
         model: A functional or Sequential `keras.Model`. It is not modified.
@@ -49,7 +49,9 @@ def quantize_post_training(
             raise ValueError(f"A quantization mode must be one of {list(MODES)}. Received: {layer_mode!r}")
     copy = rebuild(model, lambda layer: type(layer).from_config(layer.get_config()))
     copy.set_weights(model.get_weights())
-    for layer, layer_mode in select_layers(copy, _QUANTIZABLE, mode, overrides):
+    selected = select_layers(copy, _QUANTIZABLE, mode, overrides)
+    warn_of_float_kernels(copy, {id(layer) for layer, _ in selected}, ())
+    for layer, layer_mode in selected:
         if layer_mode is not None:
             layer.quantize(layer_mode)
     return copy

@@ -1,6 +1,7 @@
 """Quantization-aware training (QAT)."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 
 from keras_distill.compression.fake_quantization import CHANNEL_AXES, Quantized
 from keras_distill.compression.folding import fold_batch_norm, rebuild
-from keras_distill.models.layers import matches_pattern, walk_layers
+from keras_distill.models.layers import direct_weights, matches_pattern, walk_layers
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
 
@@ -47,7 +48,9 @@ def quantize_aware(
     Kernels are rounded to multiples of a scale per channel, `max|w| / (2^(bits-1) - 1)`, and the inputs of a layer to
     `2^bits` steps of a range. Gradients pass the rounding unchanged (straight-through estimator). The ranges of the
     inputs are calibrated on `examples`. Batch normalization is folded first (`fold_batch_norm`), as devices do.
-    Quantized layers are Dense, Conv1D, Conv2D, DepthwiseConv2D and Conv2DTranspose.
+    Quantized layers are Dense, Conv1D, Conv2D, DepthwiseConv2D and Conv2DTranspose. A warning names the layers whose
+    kernels stay in float: layers of other classes, such as SeparableConv2D, and those inside of other layers, such as
+    the Dense of a TimeDistributed.
 
     Args:
         model: A trained functional or Sequential `keras.Model`. It is not modified.
@@ -80,17 +83,22 @@ def quantize_aware(
     check_integer(batch_size, "batch_size")
     model = fold_batch_norm(model)
     layer_bits = {id(layer): value for layer, value in select_layers(model, tuple(CHANNEL_AXES), bits, overrides)}
-    copies = []
+    copies, quantized = [], set()
 
     def clone(layer):
         copy = type(layer).from_config(layer.get_config())
         if layer_bits.get(id(layer)) is not None:
+            quantized.add(id(layer))
             weights, activations = layer_bits[id(layer)]
             copy = Quantized(copy, weights, activations, train_ranges, name=layer.name, dtype=layer.dtype_policy)
         copies.append((layer, copy))
         return copy
 
     quantized_model = rebuild(model, clone)
+    excluded = {key for key, value in layer_bits.items() if value is None}
+    if not quantized and not excluded:
+        _raise_nothing_to_quantize(model, tuple(CHANNEL_AXES))
+    warn_of_float_kernels(model, quantized, excluded)
     for layer, copy in copies:
         if isinstance(layer, keras.layers.Layer):
             (copy.layer if isinstance(copy, Quantized) else copy).set_weights(layer.get_weights())
@@ -152,8 +160,7 @@ def select_layers(
     """
     candidates = [(path, layer) for path, layer in walk_layers(model) if type(layer) in classes]
     if not candidates:
-        names = ", ".join(layer_class.__name__ for layer_class in classes)
-        raise ValueError(f"'{model.name}' has no layer that can be quantized ({names}).")
+        _raise_nothing_to_quantize(model, classes)
     for pattern in overrides:
         if not any(matches_pattern(path, pattern) for path, _ in candidates):
             paths = [path for path, _ in candidates]
@@ -167,6 +174,35 @@ def select_layers(
         for path, layer in reversed(candidates)
     }
     return list(settings.values())
+
+
+def _raise_nothing_to_quantize(model, classes):
+    names = ", ".join(layer_class.__name__ for layer_class in classes)
+    raise ValueError(f"'{model.name}' has no layer that can be quantized ({names}).")
+
+
+def warn_of_float_kernels(model: keras.Model, quantized: Collection[int], excluded: Collection[int]) -> None:
+    """Warn of layers whose kernels or embeddings stay in float.
+
+    Args:
+        model: The model that is quantized.
+        quantized: `id` of its layers that are quantized.
+        excluded: `id` of its layers that the user excluded.
+    """
+    known = {*quantized, *excluded}
+    # Kernels have two axes or more; biases, scales and statistics have one.
+    left = {
+        id(layer): f"'{path}' ({type(layer).__name__})"
+        for path, layer in walk_layers(model)
+        if id(layer) not in known and any(len(weight.shape) > 1 for weight in direct_weights(layer))
+    }
+    if left:
+        names = ", ".join(list(left.values())[:10]) + (", ..." if len(left) > 10 else "")
+        warnings.warn(
+            f"{len(left)} layers of '{model.name}' are not quantized, their kernels stay in float: {names}. Replace "
+            "them by layers that can be quantized, outside of wrappers such as TimeDistributed, or accept their size.",
+            stacklevel=3,
+        )
 
 
 def _check_bits(settings):

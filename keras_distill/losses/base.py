@@ -6,6 +6,7 @@ import keras
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.checks import Shape, check_classes, shapes_match
+from keras_distill.losses.class_masks import finite_logits
 from keras_distill.losses.maths import kl_from_logits
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive, deserialize_values, value_at
@@ -222,7 +223,7 @@ class LogitLossWrapper(DistillationLoss):
         if self.loss is not None:
             return self.loss.compare(student, teacher, batch)
         temperature = self.default_temperature
-        values = temperature**2 * kl_from_logits(student, teacher, temperature)
+        values = temperature**2 * kl_from_logits(*finite_logits(student, teacher), temperature)
         return mean_over_positions(values, batch.position_weight)
 
     def temperature_at(self, step: Tensor) -> float | Tensor | None:

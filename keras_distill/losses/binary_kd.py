@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
-from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.losses.class_masks import classes_left, finite_logits, mean_over_classes
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 
@@ -32,9 +33,11 @@ def binary_kd(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.
     Reference:
         Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531, with a sigmoid instead of the softmax.
     """
+    student, teacher = finite_logits(student, teacher)
+    left = classes_left(student, teacher)
     # A sigmoid is a softmax over a logit and 0.
-    student, teacher = (ops.stack([logits, ops.zeros_like(logits)], axis=-1) for logits in float32(student, teacher))
-    return temperature**2 * ops.mean(kl_from_logits(student, teacher, temperature), axis=-1)
+    student, teacher = (ops.stack([logits, ops.zeros_like(logits)], axis=-1) for logits in (student, teacher))
+    return temperature**2 * mean_over_classes(kl_from_logits(student, teacher, temperature), left)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -47,3 +47,12 @@ def check_positions(loss: str, student_shape: Shape, teacher_shape: Shape) -> No
             f"{loss} compares activations of rank 3 or more: it needs positions. "
             f"Received: student shape {student_shape}, teacher shape {teacher_shape}."
         )
+
+
+def as_shape_pair(shape: Shape) -> Shape:
+    """Return the two shapes of a loss that takes pairs, a single one twice; raise ValueError for more than two."""
+    if not isinstance(shape[0], (tuple, list)):
+        return (shape, shape)
+    if len(shape) != 2:
+        raise ValueError(f"The loss compares one activation or a pair. Received: {len(shape)}. Make a term per pair.")
+    return shape

@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
-from keras_distill.losses.maths import float32, relative_temperatures
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import relative_temperatures
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
 
@@ -38,7 +39,7 @@ def confidence_temperature(
         Wen, Lai and Qian, 2019, https://arxiv.org/abs/1911.07471. TextBrewer adds the term with `beta` to the
         temperature instead of to a factor: its `beta` is this one times the temperature of the inner loss.
     """
-    (student,) = float32(student)
+    (student,) = finite_logits(student)
     difficulty = 1.0 / (ops.max(ops.softmax(student, axis=-1), axis=-1) + 1e-3)
     return relative_temperatures(difficulty, beta, position_weight)
 
@@ -77,7 +78,7 @@ class ConfidenceTemperature(LogitLossWrapper):
         self.beta = check_positive(beta, "beta")
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        student, teacher = float32(student, teacher)
+        student, teacher = finite_logits(student, teacher)
         factor = confidence_temperature(student, value_at(self.beta, batch.step), batch.position_weight)
         factor = ops.expand_dims(factor, -1)
         return self.compare_inner(student / factor, teacher / factor, batch)

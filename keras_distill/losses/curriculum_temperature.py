@@ -8,6 +8,7 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
 from keras_distill.losses.checks import Shape
+from keras_distill.losses.class_masks import finite_logits, is_masked
 from keras_distill.losses.maths import float32
 from keras_distill.models.masking import expand_to_rank, mean_over_positions
 from keras_distill.schedules import check_positive, value_at
@@ -119,7 +120,7 @@ class CurriculumTemperature(LogitLossWrapper):
         return trained if inner is None else trained * inner
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        student, teacher = float32(student, teacher)
+        student, teacher = finite_logits(student, teacher)
         temperature = curriculum_temperature(self._score(student, teacher, batch), *self._settings(batch.step))
         divisor = expand_to_rank(temperature, len(student.shape))
         return ops.square(temperature) * self.compare_inner(student / divisor, teacher / divisor, batch)
@@ -132,6 +133,7 @@ class CurriculumTemperature(LogitLossWrapper):
         if not self.instance:
             return ops.convert_to_tensor(self.bias)
         logits = ops.stop_gradient(ops.concatenate([student, teacher], axis=-1))
+        logits = ops.where(is_masked(logits), 0.0, logits)
         hidden = ops.relu(ops.matmul(logits, self.hidden_kernel) + self.hidden_bias)
         scores = ops.squeeze(ops.matmul(hidden, self.kernel) + self.bias, axis=-1)
         return mean_over_positions(scores, batch.position_weight)

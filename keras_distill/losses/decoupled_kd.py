@@ -8,7 +8,8 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits, one_hot_labels
+from keras_distill.losses.class_masks import MASKED, finite_logits
+from keras_distill.losses.maths import kl_from_logits, one_hot_labels
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
@@ -48,7 +49,7 @@ def decoupled_kd(
     Reference:
         Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     labels = one_hot_labels(labels, student)
     target = ops.one_hot(ops.argmax(labels, axis=-1), student.shape[-1], dtype="bool")
 
@@ -62,7 +63,7 @@ def decoupled_kd(
 
 def _exclude_target(logits, target):
     # Low enough that the target has probability 0 for logits of any size; the authors subtract 1000.
-    return ops.where(target, -1e30, logits)
+    return ops.where(target, MASKED, logits)
 
 
 def _binary_logits(logits, target, temperature):

@@ -8,7 +8,8 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import center, cosine_distance, flatten_positions, float32
+from keras_distill.losses.class_masks import classes_left, columns_left, finite_logits, mean_over_classes
+from keras_distill.losses.maths import center, cosine_distance, flatten_positions
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
@@ -54,12 +55,16 @@ def dist(
     Reference:
         Huang et al., NeurIPS 2022, https://arxiv.org/abs/2205.10536
     """
-    student, teacher = (ops.softmax(logits / temperature, axis=-1) for logits in float32(student, teacher))
-    over_classes = _correlation_distance(center(student, axis=-1), center(teacher, axis=-1))
+    student, teacher = finite_logits(student, teacher)
+    left = classes_left(student, teacher)
+    student, teacher = (ops.softmax(logits / temperature, axis=-1) for logits in (student, teacher))
+    over_classes = _correlation_distance(center(student, axis=-1, weight=left), center(teacher, axis=-1, weight=left))
     over_examples = _correlation_distance(
         _centered_columns(student, position_weight), _centered_columns(teacher, position_weight)
     )
-    return temperature**2 * (beta * over_classes + gamma * ops.mean(over_examples))
+    # The distance of a class that no example has is 1; it is left out.
+    columns = columns_left(left, position_weight)
+    return temperature**2 * (beta * over_classes + gamma * mean_over_classes(columns * over_examples, columns))
 
 
 def _centered_columns(probabilities, position_weight):

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
+from keras_distill.losses.class_masks import finite_logits, is_masked
 from keras_distill.losses.maths import cosine_distance, float32, relative_temperatures
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
@@ -43,7 +44,10 @@ def focal_temperature(
         Wen, Lai and Qian, 2019, https://arxiv.org/abs/1911.07471. TextBrewer adds the term with `beta` to the
         temperature instead of to a factor: its `beta` is this one times the temperature of the inner loss.
     """
-    difficulty = ops.power(cosine_distance(*float32(student, teacher)), gamma)
+    student, teacher = float32(student, teacher)
+    masked = ops.logical_or(is_masked(student), is_masked(teacher))
+    student, teacher = (ops.where(masked, 0.0, logits) for logits in (student, teacher))
+    difficulty = ops.power(cosine_distance(student, teacher), gamma)
     return relative_temperatures(difficulty, beta, position_weight)
 
 
@@ -89,7 +93,7 @@ class FocalTemperature(LogitLossWrapper):
         self.gamma = check_positive(gamma, "gamma")
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        student, teacher = float32(student, teacher)
+        student, teacher = finite_logits(student, teacher)
         beta, gamma = value_at(self.beta, batch.step), value_at(self.gamma, batch.step)
         factor = ops.expand_dims(focal_temperature(student, teacher, beta, gamma, batch.position_weight), -1)
         return self.compare_inner(student / factor, teacher / factor, batch)

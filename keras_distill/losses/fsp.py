@@ -5,8 +5,8 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.checks import check_positions, shapes_match
-from keras_distill.losses.maths import as_pair, as_shape_pair, float32, match_resolutions
+from keras_distill.losses.checks import as_shape_pair, check_positions, shapes_match
+from keras_distill.losses.maths import as_pair, float32, match_resolutions
 from keras_distill.models.masking import expand_to_rank
 from keras_distill.types import Structure, Tensor
 

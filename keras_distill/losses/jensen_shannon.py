@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits, kl_from_probabilities, softmax_pair
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import kl_from_logits, kl_from_probabilities, softmax_pair
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_number
 
@@ -36,7 +37,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5, temperat
     Reference:
         Agarwal et al., ICLR 2024, https://arxiv.org/abs/2306.13649, equation 1
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     if beta == 0:
         return temperature**2 * kl_from_logits(student, teacher, temperature)
     if beta == 1:

@@ -6,7 +6,8 @@ import keras
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 
@@ -20,6 +21,10 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor)
 
     Takes logits, not probabilities. `T^2` keeps the size of the gradient roughly independent of the temperature.
 
+    A logit below -60,000, such as -inf and -1e9, masks its class. A class that both models mask is left out. A class
+    that only the student masks has the probability 0 there: instead of infinity, its term is the teacher's probability
+    times at most 100 nats, without gradient.
+
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
         teacher: Logits, shape `[batch, positions..., classes]`.
@@ -31,7 +36,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor)
     Reference:
         Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     return temperature**2 * kl_from_logits(student, teacher, temperature)
 
 

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32
+from keras_distill.losses.class_masks import finite_logits, is_masked, mean_over_classes
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.types import Tensor
 
@@ -17,8 +17,9 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
     loss = 1/classes * sum_c (z_s[c] - z_t[c])^2
     ```
 
-    Unlike the divergences, the loss depends on a shift of all logits. The paper has half the sum over the classes.
-    Published code for transformers has the sum, and a temperature that only divides the loss by its square.
+    Unlike the divergences, the loss depends on a shift of all logits. Classes that either model masks, by a logit such
+    as -inf, are left out. The paper has half the sum over the classes. Published code for transformers has the sum, and
+    a temperature that only divides the loss by its square.
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
@@ -30,8 +31,10 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Reference:
         Ba and Caruana, NeurIPS 2014, https://arxiv.org/abs/1312.6184
     """
-    student, teacher = float32(student, teacher)
-    return ops.mean(ops.square(student - teacher), axis=-1)
+    student, teacher = finite_logits(student, teacher)
+    masked = ops.logical_or(is_masked(student), is_masked(teacher))
+    squares = ops.where(masked, 0.0, ops.square(student - teacher))
+    return mean_over_classes(squares, 1.0 - ops.cast(masked, "float32"))
 
 
 @keras.saving.register_keras_serializable("keras_distill")

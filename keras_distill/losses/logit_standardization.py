@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
-from keras_distill.losses.maths import center, divide_by_deviation, float32
+from keras_distill.losses.class_masks import MASKED, finite_logits, is_masked
+from keras_distill.losses.maths import center, divide_by_deviation
 from keras_distill.types import Tensor
 
 
@@ -19,7 +20,8 @@ def logit_standardization(logits: Tensor) -> Tensor:
     ```
 
     The student then need not match the range of the teacher's logits, only their relations. `std` divides by
-    `classes - 1`, as the authors' code does. Equal logits become 0.
+    `classes - 1`, as the authors' code does. Equal logits become 0. Masked classes, with a logit such as -inf, are left
+    out and stay masked.
 
     Args:
         logits: Shape `[batch, positions..., classes]`.
@@ -30,10 +32,14 @@ def logit_standardization(logits: Tensor) -> Tensor:
     Reference:
         Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
     """
-    (logits,) = float32(logits)
-    logits = center(logits, axis=-1)
-    variance = ops.sum(ops.square(logits), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
-    return divide_by_deviation(logits, variance, 1e-7)
+    (logits,) = finite_logits(logits)
+    masked = is_masked(logits)
+    left = 1.0 - ops.cast(masked, "float32")
+    logits = center(logits, axis=-1, weight=left)
+    # 0 for a single class, whose logit becomes 0.
+    degrees_of_freedom = ops.maximum(ops.sum(left, axis=-1, keepdims=True) - 1.0, 1.0)
+    variance = ops.sum(ops.square(logits), axis=-1, keepdims=True) / degrees_of_freedom
+    return ops.where(masked, MASKED, divide_by_deviation(logits, variance, 1e-7))
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -175,9 +175,10 @@ def match_resolutions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 def divide_by_deviation(features: Tensor, variance: Tensor, epsilon: float) -> Tensor:
     """Divide centered features by `sqrt(variance) + epsilon`. Constant features stay 0 and pass no gradient."""
     # sqrt has an infinite gradient at 0, and 1/epsilon would be an enormous one.
-    varies = variance > 0
-    scale = ops.sqrt(ops.where(varies, variance, 1.0)) + epsilon
-    return ops.where(varies, features / scale, 0.0)
+    # NaN is not <= 0 and remains NaN.
+    constant = variance <= 0
+    scale = ops.sqrt(ops.where(constant, 1.0, variance)) + epsilon
+    return ops.where(constant, 0.0, features / scale)
 
 
 def resolutions_can_match(student_shape: Shape, teacher_shape: Shape) -> bool:
@@ -226,7 +227,9 @@ def softmax_pair(student: Tensor, teacher: Tensor, temperature: float | Tensor =
     teacher, teacher_mass = _shifted_logits(teacher, temperature)
     q, p = ops.exp(student / temperature - student_mass), ops.exp(teacher / temperature - teacher_mass)
     # log p - log q from the logits themselves: the remaining rounding error is the same for every class.
-    return q, p, (teacher - student) / temperature - (teacher_mass - student_mass)
+    ratio = (teacher - student) / temperature - (teacher_mass - student_mass)
+    # A class that only one model masks: see `class_masks`.
+    return q, p, ops.where(ops.abs(ratio) < 1e10, ratio, ops.clip(ratio, -100.0, 100.0))
 
 
 def _shifted_logits(logits, temperature):
@@ -275,12 +278,3 @@ def attention_scores_of(first: Tensor, second: Tensor) -> Tensor:
 def as_pair(activation: Any) -> Any:
     """Return the two activations of a loss that takes pairs. A single activation is paired with itself."""
     return activation if isinstance(activation, (tuple, list)) else (activation, activation)
-
-
-def as_shape_pair(shape: Shape) -> Shape:
-    """Return the two shapes of a loss that takes pairs, a single one twice; raise ValueError for more than two."""
-    if not isinstance(shape[0], (tuple, list)):
-        return (shape, shape)
-    if len(shape) != 2:
-        raise ValueError(f"The loss compares one activation or a pair. Received: {len(shape)}. Make a term per pair.")
-    return shape

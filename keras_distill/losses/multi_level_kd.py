@@ -9,9 +9,9 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import Shape, check_classes
+from keras_distill.losses.class_masks import classes_left, columns_left, finite_logits, mean_over_classes
 from keras_distill.losses.maths import (
     flatten_positions,
-    float32,
     kl_from_probabilities,
     probability_difference,
     softmax_pair,
@@ -50,12 +50,14 @@ def multi_level_kd(
     Reference:
         Jin, Wang and Lin, CVPR 2023, "Multi-Level Logit Distillation"
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
+    columns = columns_left(classes_left(student, teacher), position_weight)
     values = 0.0
     for temperature in temperatures:
         q, p, ratio = softmax_pair(student, teacher, temperature)
         values = values + temperature**2 * kl_from_probabilities(p, q, ratio)
-        values = values + _batch_level(q, p, ratio, position_weight) + _class_level(q, p, ratio, position_weight)
+        values = values + _batch_level(q, p, ratio, position_weight)
+        values = values + _class_level(q, p, ratio, position_weight, columns)
     return values / len(temperatures)
 
 
@@ -79,7 +81,7 @@ def batch_level(student: Tensor, teacher: Tensor, temperature: float, position_w
     Returns:
         Unitless, shape `[batch, positions...]`. The mean is the loss of the paper.
     """
-    return _batch_level(*softmax_pair(*float32(student, teacher), temperature), position_weight)
+    return _batch_level(*softmax_pair(*finite_logits(student, teacher), temperature), position_weight)
 
 
 def _batch_level(q, p, ratio, position_weight):
@@ -111,14 +113,16 @@ def class_level(student: Tensor, teacher: Tensor, temperature: float, position_w
     Returns:
         Unitless, shape `[batch, positions...]`. The mean is the loss of the paper.
     """
-    return _class_level(*softmax_pair(*float32(student, teacher), temperature), position_weight)
+    student, teacher = finite_logits(student, teacher)
+    columns = columns_left(classes_left(student, teacher), position_weight)
+    return _class_level(*softmax_pair(student, teacher, temperature), position_weight, columns)
 
 
-def _class_level(q, p, ratio, position_weight):
+def _class_level(q, p, ratio, position_weight, columns):
     difference, total, weight = _difference_and_sum(q, p, ratio, position_weight)
     difference = difference if weight is None else difference * weight
     square = ops.square(_symmetric(ops.matmul(ops.transpose(difference), total)))
-    return ops.broadcast_to(ops.mean(ops.sum(square, axis=-1)), ops.shape(q)[:-1])
+    return ops.broadcast_to(mean_over_classes(ops.sum(square, axis=-1), columns), ops.shape(q)[:-1])
 
 
 def _difference_and_sum(q, p, ratio, position_weight):

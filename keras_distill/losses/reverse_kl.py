@@ -6,7 +6,8 @@ import keras
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 
@@ -22,6 +23,9 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1
     that are improbable under the teacher. The papers use a temperature of 1; published code for language models omits
     `T^2` at other temperatures.
 
+    A class that only the teacher masks, by a logit such as -inf, has a term of the student's probability times at most
+    100 nats instead of infinity. Its gradient lowers that probability.
+
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
         teacher: Logits, shape `[batch, positions..., classes]`.
@@ -34,7 +38,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1
         Gu et al., ICLR 2024, https://arxiv.org/abs/2306.08543; Agarwal et al., ICLR 2024,
         https://arxiv.org/abs/2306.13649
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     return temperature**2 * kl_from_logits(teacher, student, temperature)
 
 

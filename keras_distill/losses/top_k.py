@@ -8,7 +8,8 @@ from keras import ops
 from keras_distill.data.top_k import gather_top_k
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, kl_from_logits
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_integer
 
@@ -39,7 +40,7 @@ def top_k(
     Reference:
         No paper. Hugging Face's TRL has the loss with the bucket, NVIDIA's Model Optimizer without it.
     """
-    student, teacher = float32(student, teacher)
+    student, teacher = finite_logits(student, teacher)
     _, classes = ops.top_k(teacher, min(k, teacher.shape[-1]))
     student = gather_top_k(student, classes, temperature, tail)
     teacher = gather_top_k(teacher, classes, temperature, tail)

@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
-from keras_distill.losses.maths import float32, probability_difference, softmax_pair
+from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.maths import probability_difference, softmax_pair
 from keras_distill.types import ScheduleLike, Tensor
 
 
@@ -33,7 +34,7 @@ def total_variation(student: Tensor, teacher: Tensor, temperature: float | Tenso
     Reference:
         Wen et al., ACL 2023, https://arxiv.org/abs/2307.15190
     """
-    difference = probability_difference(*softmax_pair(*float32(student, teacher), temperature))
+    difference = probability_difference(*softmax_pair(*finite_logits(student, teacher), temperature))
     return temperature / 2.0 * ops.sum(ops.abs(difference), axis=-1)
 
 

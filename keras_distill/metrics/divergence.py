@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_distill.losses.class_masks import finite_logits
 from keras_distill.losses.maths import kl_from_logits
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.types import Tensor
@@ -45,7 +46,7 @@ class TeacherDivergence(MeanMetric):
         self.temperature = check_number(temperature, "temperature", above=0)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return kl_from_logits(student, teacher, self.temperature)
+        return kl_from_logits(*finite_logits(student, teacher), self.temperature)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}

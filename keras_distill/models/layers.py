@@ -54,3 +54,9 @@ def walk_layers(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[s
         path = prefix + child.name
         yield path, child
         yield from walk_layers(child, path + "/")
+
+
+def direct_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer without those of layers inside. Seed generator states are not `weights`."""
+    inside = {id(weight) for _, child in walk_layers(layer) for weight in child.weights}
+    return [weight for weight in layer.weights if id(weight) not in inside]

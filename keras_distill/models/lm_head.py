@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_distill import _compat
 from keras_distill.models.specs import symbolic_inputs, trace
 from keras_distill.types import Structure, Tensor
 
@@ -23,9 +24,9 @@ class HiddenStates(keras.Model):
 
     `predict` returns hidden states, and metrics receive them, too. Call both on the model itself.
 
-    A model whose last layer is its tied embedding, or that is not functional, does not need this class: pass the part
-    that returns hidden states, `keras.Model(model.input, model.get_layer("final_norm").output)` or a KerasHub backbone,
-    as the student and name the embedding in the loss.
+    The last layer may be a tied embedding, as in the causal language models of KerasHub: name it in the loss,
+    "token_embedding". A model that is not functional does not need this class: pass the part that returns hidden states
+    as the student.
 
     Example:
     >>> student_body, teacher_body = HiddenStates(student), HiddenStates(teacher)
@@ -39,7 +40,8 @@ class HiddenStates(keras.Model):
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
-        ValueError: If `model` is not functional, not built, or does not end in a layer that is called once.
+        ValueError: If `model` is not functional, not built, or does not end in a layer that maps one tensor to the
+            output.
     """
 
     def __init__(self, model: keras.Model, name: str | None = None, **kwargs: Any):
@@ -154,15 +156,12 @@ def _input_of_last_layer(model: keras.Model) -> keras.KerasTensor:
     functional = isinstance(model, keras.Model) and getattr(model, "inputs", None) and getattr(model, "layers", None)
     if not functional:
         raise ValueError(f"`model` must be a functional or sequential keras.Model that is built. Received: {model!r}")
-    layer = model.layers[-1]
-    try:
-        hidden, output = layer.input, layer.output
-    except (AttributeError, ValueError):
-        # Keras raises for a layer that is called more than once.
-        hidden = output = None
-    if len(model.outputs) != 1 or model.outputs[0] is not output or not isinstance(hidden, keras.KerasTensor):
+    # The call, not the layer: a tied embedding is called twice.
+    layer, tensors = _compat.producing_call(model.outputs[0])
+    if len(model.outputs) != 1 or len(tensors) != 1 or not isinstance(layer, keras.layers.Layer):
+        backbone = ", such as `model.backbone`" if hasattr(model, "backbone") else ""
         raise ValueError(
-            f"'{model.name}' does not end in a layer '{layer.name}' that is called once, on one tensor. Pass the part "
-            "of the model that returns hidden states to the distiller: `keras.Model(model.input, hidden)`."
+            f"'{model.name}' does not end in a layer that maps one tensor to one output. Pass the part of the model "
+            f"that returns hidden states to the distiller{backbone or ': `keras.Model(model.input, hidden)`'}."
         )
-    return hidden
+    return tensors[0]

@@ -4,7 +4,14 @@ import keras
 
 from keras_distill import _compat
 from keras_distill.data.batch import unpack
-from keras_distill.preflight import label_checks, logit_checks, numeric_checks, optimization_checks, teacher_checks
+from keras_distill.preflight import (
+    label_checks,
+    logit_checks,
+    numeric_checks,
+    optimization_checks,
+    teacher_checks,
+    weight_checks,
+)
 from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import Probe
 from keras_distill.preflight.state_restoration import first_batches, state_restored
@@ -21,7 +28,8 @@ def check(
     Run it before a long training. It looks for:
 
     - NaN and infinity in inputs, activations, losses and gradients
-    - probabilities where logits are required, and labels out of range
+    - probabilities where logits are required, labels out of range, and a supervised loss without any label
+    - sample weights that are NaN, negative or all 0
     - a teacher at chance level, less accurate than the student, confidently wrong, or with another class order
     - temperatures at which the soft targets are uniform or equal to hard labels
     - dead or constant features, exploding heads, unsuitable weight precision
@@ -67,9 +75,14 @@ def check(
         _check_inputs_match(data_batches[0], distiller)
         findings = numeric_checks.check_weight_precision(distiller) + numeric_checks.check_random_layers(distiller)
         # Each of the next two steps ends the check: with these problems, later measurements are meaningless.
-        invalid = numeric_checks.check_inputs(data_batches) or label_checks.check_labels(distiller, data_batches)
+        invalid = (
+            numeric_checks.check_inputs(data_batches)
+            or weight_checks.check_sample_weights(data_batches)
+            or label_checks.check_labels(distiller, data_batches)
+        )
         if invalid:
             return findings + invalid
+        findings += label_checks.check_missing_labels(distiller, data_batches)
         probe = Probe(distiller, data_batches)
         stats = probe.forward_stats()
         invalid = numeric_checks.check_activations(stats)

@@ -44,6 +44,27 @@ def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding
     return findings
 
 
+def check_missing_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding]:
+    """Report outputs that have a supervised loss but not a single label."""
+    findings = []
+    for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
+        if loss is None or not isinstance(spec, Spec):
+            continue
+        labels = [unpack(data, 0).labels for data in batches]
+        if not any(rows.size for data in labels for rows in _present_labels(data, entry, position, spec)):
+            output = "the student's output" if entry is None else f"output {entry!r}"
+            passed = [data for data in labels if data is not None]
+            findings.append(
+                Finding(
+                    "no labels",
+                    f"The supervised loss of {output} has no label: only the terms are trained there.",
+                    f"{len(batches)} batches, all labels missing (-1 or NaN)." if passed else "No `y` in the batches.",
+                    "Pass labels, such as `fit(x, y)`. To train without labels, compile without `loss`.",
+                )
+            )
+    return findings
+
+
 def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.ndarray, np.ndarray, str, str]:
     """Return `(numbers, which of them the loss cannot use, a description of valid ones, advice)`."""
     if reads_class_indices(loss) and classes > 1:

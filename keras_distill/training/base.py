@@ -93,6 +93,9 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             self._compile_losses(loss, loss_weights, metrics, weighted_metrics)
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
             self.evaluate_terms, self.left_out = evaluate_terms, frozenset()
+            if loss is None:
+                # Keras keeps the loss of an earlier call.
+                self.loss = None
             # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
             self._optimized = frozenset(id(variable) for variable in self.trainable_variables)

@@ -158,3 +158,46 @@ def test_the_package_can_be_imported_without_tensorflow_lite():
     code = f"import sys, keras, tensorflow as tf; {removal}; import keras_distill, keras_distill.preflight"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.case("F4")
+def test_exact_gelu_in_onnx(tmp_path):
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(8, activation="gelu")(inputs)
+    x = keras.layers.Lambda(lambda x: keras.ops.gelu(x, approximate=False))(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x), name="student")
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    (exported,) = export(model, tmp_path, x, ["onnx"])
+    np.testing.assert_allclose(runtime(exported.path, "onnx")(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.case("D8")
+@pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU])
+def test_a_converter_that_crashes_raises(layer, tmp_path):
+    def recurrent(unroll):
+        inputs = keras.Input((6, 3))
+        x = keras.layers.Bidirectional(layer(4, unroll=unroll))(inputs)
+        return keras.Model(inputs, keras.layers.Dense(3)(x), name="student")
+
+    x = np.random.default_rng(0).normal(size=(64, 6, 3)).astype("float32")
+    message = "^TensorFlow cannot convert 'student' to 'litert_int8': .*`unroll=True`"
+    with pytest.raises(ValueError, match=message):
+        export(recurrent(False), tmp_path, x, ["litert_int8"])
+    # The advice works.
+    (exported,) = export(recurrent(True), tmp_path, x, ["litert_int8"])
+    (dynamic,) = export(recurrent(False), tmp_path, x, ["litert_dynamic"])
+    assert exported.difference < 0.1 and dynamic.difference < 0.1
+
+
+def test_nothing_is_written_for_a_model_that_cannot_be_exported(tmp_path):
+    inputs = keras.Input((4,))
+    two = keras.Model(inputs, {"a": keras.layers.Dense(2)(inputs), "b": inputs}, name="two")
+    with pytest.raises(ValueError, match="'two' has several"):
+        export(two, tmp_path / "files", np.ones((4, 4), "float32"))
+    # The advice works.
+    export(keras.Model(two.inputs, two.outputs[0]), tmp_path / "one", np.ones((4, 4), "float32"), ["keras"])
+    inputs = keras.Input((None, 4))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(inputs)), name="open")
+    with pytest.raises(ValueError, match="LiteRT requires inputs of fixed shape"):
+        export(model, tmp_path / "files", np.ones((4, 3, 4), "float32"), ["keras", "litert_float32"])
+    assert not (tmp_path / "files").exists()

@@ -76,3 +76,12 @@ def test_rejects_what_keras_does_not_quantize():
         quantize_post_training(transformer(), overrides={"logit": None})
     with pytest.raises(ValueError, match="one of \\['int8', 'int4', 'float8'\\]. Received: 'int2'"):
         quantize_post_training(transformer(), "int2")
+
+
+def test_layers_that_stay_in_float_are_named():
+    inputs = keras.Input((6, 6, 2))
+    x = LAYERS.Flatten()(LAYERS.Conv2D(4, 3, name="conv")(inputs))
+    model = keras.Model(inputs, LAYERS.Dense(2, name="logits")(x), name="student")
+    with pytest.warns(UserWarning, match=r"1 layers of .* stay in float: 'conv' \(Conv2D\)\."):
+        small = quantize_post_training(model)
+    assert small.get_layer("conv").kernel.dtype == "float32" and small.get_layer("logits").kernel.dtype == "int8"

@@ -1,5 +1,7 @@
 """Quantization-aware training."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -205,3 +207,40 @@ def test_tied_blocks_stay_tied():
         assert copy.count_params() == folded.count_params() + ranges == bake_quantization(copy).count_params()
         np.testing.assert_allclose(folded(x), model(x), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(bake_quantization(copy)(x), copy(x), atol=1e-5)
+
+
+def partly_quantizable():
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = layers.BatchNormalization(name="norm")(layers.ReLU()(x))
+    x = layers.SeparableConv2D(4, 3, name="separable")(x)
+    x = layers.Reshape((4, 4))(x)
+    x = layers.DepthwiseConv1D(3, name="depthwise")(x)
+    x = layers.TimeDistributed(layers.Dense(3, name="inner"), name="steps")(x)
+    return keras.Model(inputs, layers.Dense(2, name="logits")(layers.Flatten()(x)), name="student")
+
+
+def test_layers_that_stay_in_float_are_named():
+    x = np.ones((4, 6, 6, 2), "float32")
+    with pytest.warns(UserWarning, match="3 layers of 'student' are not quantized") as record:
+        copy = quantize_aware(partly_quantizable(), x)
+    (message,) = [str(warning.message) for warning in record if "stay in float" in str(warning.message)]
+    assert "'separable' (SeparableConv2D), 'depthwise' (DepthwiseConv1D), 'steps/inner' (Dense)." in message
+    assert [layer.name for layer in copy.layers if isinstance(layer, Quantized)] == ["conv", "logits"]
+
+
+def test_no_warning_for_excluded_layers():
+    inputs = keras.Input((4,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(3, activation="relu", name="hidden")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantize_aware(model, np.ones((4, 4), "float32"), overrides={"logits": None})
+
+
+def test_a_model_without_a_layer_that_is_quantized_raises():
+    inputs = keras.Input((4, 3))
+    model = keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dense(2), name="steps")(inputs), name="m")
+    with pytest.raises(ValueError, match="'m' has no layer that can be quantized"):
+        quantize_aware(model, np.ones((2, 4, 3), "float32"))

@@ -56,9 +56,11 @@ def test_key_of_a_model_output(tap):
     model, x = Heads(), features(4, 8)
     activations = Taps(model, [tap, "output"])(x, training=False)
     np.testing.assert_array_equal(activations[tap], activations["output"]["doubled"])
-    with pytest.raises(
-        ValueError, match=r"no entry of 'heads'. Available entries: \['(doubled', 'logits|logits', 'doubled)'\]"
-    ):
+    message = (
+        r"^Tap 'output\[logit\]' matches no entry of 'heads'\. "
+        r"Available entries: \['(doubled', 'logits|logits', 'doubled)'\]\.$"
+    )
+    with pytest.raises(ValueError, match=message):
         Taps(model, ["output[logit]"])(x, training=False)
 
 

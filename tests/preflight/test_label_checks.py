@@ -62,3 +62,26 @@ def test_advice_fits_the_loss(teacher):
 def test_labels_out_of_range_have_no_class():
     indices = class_indices(np.array([0, 3, 4, 255, -1]), np.zeros((5, 4), "float32"))
     np.testing.assert_array_equal(indices, [0, 3, -1, -1, -1])
+
+
+@pytest.mark.case("E15")
+@pytest.mark.parametrize("labels", ["no y", "all -1"])
+def test_a_supervised_loss_without_any_label(labels, teacher):
+    x, y = clusters()
+    y = None if labels == "no y" else np.full(len(y), -1)
+    finding = only_finding(check(healthy_distiller(teacher), x, y), "no labels", "the student's output")
+    assert finding.seen == ("No `y` in the batches." if y is None else "8 batches, all labels missing (-1 or NaN).")
+
+
+@pytest.mark.case("E15")
+def test_training_without_a_supervised_loss_needs_no_labels(teacher):
+    distiller = healthy_distiller(teacher)
+    distiller.compile(keras.optimizers.Adam(1e-3))
+    assert check(distiller, clusters()[0]) == []
+
+
+@pytest.mark.case("E15")
+def test_a_single_label_is_enough(teacher):
+    x, y = clusters()
+    found = check(healthy_distiller(teacher), x, np.where(np.arange(len(y)) < 8, y, -1))
+    assert "no labels" not in [finding.name for finding in found]

@@ -215,7 +215,10 @@ def test_errors_are_raised_before_the_teacher_is_trained(tmp_path, more_flags):
         "minilm_layers", "--smoke", "--layers=4", f"--workdir={tmp_path}", *more_flags["minilm_layers"], check=False
     )
     assert process.returncode != 0
-    assert "Received: 4 student layers, 6 teacher layers" in process.stderr
+    assert (
+        "The number of teacher layers must be a multiple of the number of student layers. "
+        "Received: 4 student layers, 6 teacher layers"
+    ) in process.stderr
     assert not list(tmp_path.glob("teacher*"))
 
 

@@ -76,7 +76,8 @@ def test_losses(name, tmp_path):
     assert_round_trip(distiller, distiller.teacher, *loss_models.images(8, name), tmp_path / "d.keras")
 
 
-def test_every_head_with_variables_has_a_case():
+def test_every_loss_and_head_with_variables_has_a_case():
+    assert losses_with_variables() == ["ContrastiveRepresentation", "CurriculumTemperature", "VariationalInformation"]
     assert sorted(TERMS) == sorted(heads_with_variables())
 
 

@@ -7,7 +7,7 @@ import pytest
 from keras_distill import Balance, Distiller, Term, load_distiller, without_softmax
 from keras_distill.losses import BinaryKD, Hint, KLDivergence
 from keras_distill.teachers import Ensemble, ModelTeacher
-from tests.support.helpers import crossentropy, data, fitted, mlp
+from tests.support.helpers import assert_same_weights, crossentropy, data, fitted, mlp, weights_of
 
 
 def step(loss=None, **arguments):
@@ -150,7 +150,10 @@ def test_advice_works(case):
 
 def test_load_model_names_the_function_that_loads(tmp_path):
     teacher = mlp(16, name="teacher")
-    step(teacher=teacher).save(tmp_path / "d.keras")
+    distiller = step(teacher=teacher)
+    distiller.save(tmp_path / "d.keras")
     with pytest.raises(ValueError, match=r"keras_distill.load_distiller\(path, teacher=...\)"):
         keras.saving.load_model(tmp_path / "d.keras")
-    load_distiller(tmp_path / "d.keras", teacher=teacher)
+    loaded = load_distiller(tmp_path / "d.keras", teacher=teacher)
+    assert_same_weights(weights_of(distiller), weights_of(loaded), rtol=0, atol=0)
+    assert_same_weights(weights_of(distiller.student), weights_of(loaded.student), rtol=0, atol=0)

@@ -57,7 +57,11 @@ def test_layer_pairs():
     assert pairs("last", "ab", "1234") == [("a", "3"), ("b", "4")]
     assert pairs("first", "ab", "1234") == [("a", "1"), ("b", "2")]
     assert pairs("final", "ab", "1234") == [("b", "4")]
-    with pytest.raises(ValueError, match="Received: 3 student layers, 2 teacher layers"):
+    message = (
+        "^`layer_pairs` needs at least as many teacher layers as student layers. Pass fewer `student_layers`. "
+        "Received: 3 student layers, 2 teacher layers$"
+    )
+    with pytest.raises(ValueError, match=message):
         pairs("uniform", "abc", "12")
 
 
