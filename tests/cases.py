@@ -40,7 +40,7 @@ CASES = {
     "B8": "preprocessing and frozen layers in both models",
     "B9": "teachers that are functions of NumPy",
     "B10": "a loss of an inner tap that needs all labels",
-    "B11": "random augmentation in the student alone",
+    "B11": "random augmentation that only the student has",
     "B12": "a model with a preprocessor",
     "C1": "the order of keras.distillation.Distiller",
     "C2": "models that end in a softmax",

@@ -51,7 +51,7 @@ def check_missing_labels(distiller: BaseDistiller, batches: list[tuple]) -> list
         if loss is None or not isinstance(spec, Spec):
             continue
         labels = [unpack(data, 0).labels for data in batches]
-        if not any(rows.size for data in labels for rows in _present_labels(data, entry, position, spec)):
+        if not any(rows.size for data in labels for rows in _present_labels(data, entry, position, spec, loss)):
             output = "the student's output" if entry is None else f"output {entry!r}"
             passed = [data for data in labels if data is not None]
             findings.append(

@@ -11,12 +11,12 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill import _compat
-from keras_distill.data.batch import Batch, batch_size, unpack
+from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
 from keras_distill.training.fitting import fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
-from keras_distill.training.reductions import regularization_losses, replica_fraction
+from keras_distill.training.reductions import replica_fraction
 from keras_distill.training.strategy_checks import check_batch_size, check_step, check_trainable
 from keras_distill.types import Structure, Tensor
 
@@ -34,7 +34,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     after_update(batch)                               after the optimizer's update
     ```
 
-    A subclass that is not one of `Distiller` or `MutualDistiller` also calls `_declare_losses` when it is constructed
+    A subclass that is not one of `Distiller` or `MutualDistiller` also sets `_total_loss` when it is constructed
     and implements `student_outputs`, `outputs`, `compared_activations`, `_compile_losses`, `_losses_without_metrics`,
     `_losses_by_total` and `_results`.
 
@@ -169,7 +169,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     @property
     def supervised(self) -> bool:
-        """Whether there is a supervised loss: `compile` got one, or a student computes its own."""
+        """True if there is a supervised loss: `compile` got one, or a student computes its own."""
         return any(losses.supervised for losses in self._losses_by_total().values())
 
     @property
@@ -180,7 +180,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     @property
     def parts(self) -> dict[str, WeightedLoss]:
         """`{log name: WeightedLoss}` of the parts of the total loss."""
-        return dict(self._parts)
+        return dict(self._total_loss.parts)
 
     def train_step(self, data):
         check_trainable(self.trainable_variables, self._optimized)
@@ -248,55 +248,14 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         """Return `{name: tensor}` of everything that is logged."""
         raise NotImplementedError
 
-    def _declare_losses(self, parts, trained, extra_layers=()):
-        """Declare the parts of the total loss.
-
-        Args:
-            parts: `{log name: WeightedLoss}` of what `losses_of` returns.
-            trained: `{log name of a sum: model}`: each sum includes the regularizers of its model.
-            extra_layers: Other layers with regularizers, such as heads.
-        """
-        # Tuples: Keras would wrap a dictionary that holds models.
-        self._parts, self._trained, self._extra_layers = tuple(parts.items()), tuple(trained.items()), extra_layers
-        names = ["loss"]
-        for total in trained:
-            names += [total, *(name for name, part in parts.items() if part.total == total)]
-        names += [part.weight_name for part in parts.values() if part.weight.state]
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in dict.fromkeys(names)}
-        self._supervised_names = frozenset(part.supervised for part in parts.values())
-
     def _total_losses(self, batch, student, teacher, training):
-        """Return this replica's means, by log name: the total loss, its parts, sums of models and stateful weights."""
-        compiled = self._losses_by_total()
-        totals = {
-            name: 0.0 if compiled[name].counts_regularizers else regularization_losses([model])
-            for name, model in self._trained
-        }
+        """Return this replica's means, by log name."""
+        regularization = self._total_loss.regularization(self._losses_by_total())
         losses = self.losses_of(batch, student, teacher, training)
-        weights = {}
-        for name, part in self._parts:
-            if name not in losses:
-                continue
-            if training:
-                self._check_labels(part, batch)
-                part.weight.update(losses[name], losses[part.supervised], batch)
-            weight = part.weight.value(batch.step)
-            totals[part.total] += weight * losses[name]
-            if part.weight.state:
-                weights[part.weight_name] = weight
-        total = sum(totals.values()) + regularization_losses(self._extra_layers)
-        return {**totals, "loss": total, **losses, **weights}
-
-    def _check_labels(self, part, batch):
-        if part.weight.needs_supervised_loss and batch.labels is None:
-            raise ValueError(
-                f"The weight of {part.title} is a {type(part.weight).__name__}, which follows the supervised loss, but "
-                "the batch has no labels. Pass labels to `fit`, or use a number as weight."
-            )
+        return self._total_loss.values(losses, regularization, batch, training)
 
     def _logs(self, batch, student, teacher, losses):
-        for name, value in losses.items():
-            self._trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
+        self._total_loss.track(losses, batch)
         if teacher is not None:
             self._update_teacher_metrics(batch, student, teacher)
         outputs = self.student_outputs(student)
@@ -322,16 +281,15 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     def _names_of_terms(self):
         """Return the log names of all that needs a teacher."""
-        weights = {part.weight_name for _, part in self._parts}
-        return {name for name, _ in self._parts if name not in self._supervised_names} | weights
+        return self._total_loss.term_names
 
     def _update_teacher_metrics(self, batch, student, teacher):
         """Update the metrics that compare student and teacher. Does nothing by default."""
 
     def _loss_trackers(self):
         """Return the metrics of the losses; supervised losses only if `compile` got a loss."""
-        hidden = () if self.supervised else self._supervised_names
-        return [tracker for name, tracker in self._trackers.items() if name not in hidden]
+        hidden = () if self.supervised else self._total_loss.supervised_names
+        return [tracker for name, tracker in self._total_loss.trackers.items() if name not in hidden]
 
     def build_before_first_step(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build everything from the first replica's part of a batch; on one device Keras builds in the first step."""

@@ -19,6 +19,7 @@ from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.task_loss import has_own_loss
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
 from keras_distill.training.term_list import as_terms
+from keras_distill.training.total_loss import TotalLoss
 from keras_distill.training.validation import (
     check_log_names,
     check_masks,
@@ -135,7 +136,7 @@ class Distiller(BaseDistiller):
             parts[f"{term.name}_loss"] = WeightedLoss(
                 f"term '{term.name}'", as_weight(term.weight), weight_name=f"{term.name}_weight"
             )
-        self._declare_losses(parts, {"loss": student}, (*self.heads, *self.term_losses))
+        self._total_loss = TotalLoss(parts, {"loss": student}, (*self.heads, *self.term_losses))
         self._compiled_losses, self._teacher_metrics = CompiledLosses(student), TeacherMetrics()
         self.built = True
 
@@ -229,7 +230,7 @@ class Distiller(BaseDistiller):
         output = self._traced.student[OUTPUT]
         # Checked again: layers may have been unfrozen since.
         check_shared_weights(self.student, self.teacher)
-        check_supervised_loss(dict(self._parts), loss is not None or has_own_loss(self.student))
+        check_supervised_loss(self._total_loss.parts, loss is not None or has_own_loss(self.student))
         warn_if_logits_taken_for_probabilities(loss, output)
         loss = connect_loss(loss, self.student, output)
         metrics, of_teacher = split_metrics(metrics)
@@ -247,8 +248,8 @@ class Distiller(BaseDistiller):
             metrics=metrics,
             weighted_metrics=weighted_metrics,
         )
-        check_log_names(self._trackers, compiled.output_loss_names)
-        self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._trackers))
+        check_log_names(self._total_loss.trackers, compiled.output_loss_names)
+        self._set_teacher_metrics(TeacherMetrics(of_teacher, weighted_of_teacher, self._total_loss.trackers))
         self._compiled_losses = compiled
 
     def _losses_without_metrics(self):

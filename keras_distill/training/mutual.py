@@ -17,6 +17,7 @@ from keras_distill.training.positions import for_tap
 from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.teacher_metrics import split_metrics
 from keras_distill.training.term import Term
+from keras_distill.training.total_loss import TotalLoss
 from keras_distill.training.validation import (
     check_log_names,
     check_masks,
@@ -105,7 +106,7 @@ class MutualDistiller(BaseDistiller):
         self.terms = tuple(self._built_term(peer, other, specs) for peer in peers for other in peers if other != peer)
         check_masks(self.terms, inputs, specs)
         self.term_losses = [term.loss for term in self.terms]
-        self._declare_losses(self._loss_parts(), {f"{peer}_loss": model for peer, model in peers.items()})
+        self._total_loss = TotalLoss(self._loss_parts(), {f"{peer}_loss": model for peer, model in peers.items()})
         self._compiled_losses = {peer: CompiledLosses(model) for peer, model in peers.items()}
         self.built = True
 
@@ -223,7 +224,7 @@ class MutualDistiller(BaseDistiller):
             for peer, model in self.peers.items()
         }
         names = [f"{peer}_{name}" for peer, losses in compiled.items() for name in losses.output_loss_names]
-        check_log_names(self._trackers, names)
+        check_log_names(self._total_loss.trackers, names)
         self._compiled_losses = compiled
 
     def _results(self):

@@ -1,4 +1,4 @@
-"""Which positions of an activation count, and how much: sample weights, masks, and weights that a term computes."""
+"""Weights of the positions of an activation, from sample weights, masks and a term's `positions`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -40,7 +40,7 @@ class TaskLoss:
         weighted_metrics: Weighted metrics given to `compile`, or None.
 
     Raises:
-        ValueError: For metrics without a loss if the student was compiled with a loss of its own, and for arguments
+        ValueError: For metrics without a loss if the student is compiled, and for arguments
             that `student.compile` does not take.
     """
 

@@ -25,6 +25,16 @@ from keras_distill.training.positions import (
     token_weights,
     without_classes,
 )
+from keras_distill.training.term_activations import (
+    copy_unless_built,
+    each_of,
+    first_of,
+    float32,
+    gather,
+    shape_of,
+    symbolic_of,
+    takes_several,
+)
 from keras_distill.training.term_shapes import AUTO, automatic_head, mismatch
 from keras_distill.types import ScheduleLike, Tap, Tensor
 
@@ -98,7 +108,7 @@ class Term:
             object.__setattr__(self, side, tuple(taps) if isinstance(taps, list) else taps)
         if not self.loss.takes_several:
             self._check_single("teacher", self.teacher)
-            if not _takes_several(self.head):
+            if not takes_several(self.head):
                 self._check_single("student", self.student)
         if not (self.name is None or isinstance(self.name, str) and self.name):
             raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
@@ -126,16 +136,16 @@ class Term:
         Raises:
             ValueError: If the loss cannot compare the activations; the error names term, taps and shapes.
         """
-        loss = _copy_unless_built(self.loss)
+        loss = copy_unless_built(self.loss)
         if models is not None:
             with self._taps_in_errors():
                 loss.connect(*models)
         self._check_activations(loss, student, teacher)
-        student_shape, teacher_shape = _shape(student), _shape(teacher)
+        student_shape, teacher_shape = shape_of(student), shape_of(teacher)
         if self.head == AUTO:
             head = self._automatic_head(loss, student_shape, teacher_shape)
         else:
-            head = _copy_unless_built(self.head)
+            head = copy_unless_built(self.head)
         shape = student_shape if head is None else self._build_head(head, student_shape, teacher_shape)
         if not loss.comparable(shape, teacher_shape):
             raise ValueError(mismatch(self, head, shape, student_shape, teacher_shape))
@@ -144,7 +154,7 @@ class Term:
                 loss.build(shape, teacher_shape)
         weight = self.weight
         if isinstance(weight, keras.layers.Layer):
-            weight = _copy_unless_built(weight)
+            weight = copy_unless_built(weight)
             if not weight.built:
                 weight.build()
         return dataclasses.replace(self, loss=loss, head=head, weight=weight)
@@ -173,22 +183,22 @@ class Term:
         mask = None if self.mask is None else batch.inputs[self.mask]
         if mask is not None and self.logits and len(mask.shape) == len(student.shape):
             student, teacher, mask = without_classes(student, mask), without_classes(teacher, mask), None
-        main = _first(student)
+        main = first_of(student)
         fits = mask is None or mask_fits(mask, main)
-        student_mask, teacher_mask = joint_masks(main, _first(teacher), mask if fits else None)
-        student, teacher = _float32(student), keras.tree.map_structure(ops.stop_gradient, _float32(teacher))
-        student = student if self.head is None else _float32(self.head(student, training=training))
+        student_mask, teacher_mask = joint_masks(main, first_of(teacher), mask if fits else None)
+        student, teacher = float32(student), keras.tree.map_structure(ops.stop_gradient, float32(teacher))
+        student = student if self.head is None else float32(self.head(student, training=training))
         student = match_resolution(student, teacher) if self.loss.resizable else student
         student = keras.tree.map_structure(lambda x: zero_padding(x, student_mask), student)
         teacher = keras.tree.map_structure(lambda x: zero_padding(x, teacher_mask), teacher)
-        compared = _first(student)
+        compared = first_of(student)
         weights = split_weights(batch.sample_weight, student_mask, compared)
         for more in self._more_weights(None if fits else mask, batch, activations, compared):
             weights = weights._replace(positions=more if weights.positions is None else weights.positions * more)
         batch = batch._replace(labels=labels, position_weight=weights.positions)
         gathers = self.loss.relational and self.across_replicas
         if gathers:
-            student, teacher, batch = _gather(student, teacher, batch)
+            student, teacher, batch = gather(student, teacher, batch)
         values = self.loss.compare(student, teacher, batch)
         if training:
             self.loss.remember(student, teacher, batch)
@@ -242,8 +252,8 @@ class Term:
             raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
 
     def _check_activations(self, loss, students, teachers):
-        tapped = [("student", *pair) for pair in zip(tap_names(self.student), _each(students))]
-        tapped += [("teacher", *pair) for pair in zip(tap_names(self.teacher), _each(teachers))]
+        tapped = [("student", *pair) for pair in zip(tap_names(self.student), each_of(students))]
+        tapped += [("teacher", *pair) for pair in zip(tap_names(self.teacher), each_of(teachers))]
         activation = loss.activation if loss.logits else None
         better = "BinaryKD, which compares independent binary logits" if activation == "Softmax" else "KLDivergence"
         advice = f"Use {better}, or tap another layer."
@@ -264,14 +274,14 @@ class Term:
 
     def _build_head(self, head, student_shape, teacher_shape):
         """Build the head and return the shape of its output."""
-        if isinstance(self.student, tuple) and not _takes_several(head):
+        if isinstance(self.student, tuple) and not takes_several(head):
             raise ValueError(
                 f"The head of term '{self.name}' maps one activation, but the term taps several: {self.student}."
             )
         if not head.built:
             with self._taps_in_errors():
                 head.build(*((student_shape, teacher_shape) if isinstance(head, Head) else (student_shape,)))
-        return _shape(head.compute_output_spec(_symbolic(student_shape)))
+        return shape_of(head.compute_output_spec(symbolic_of(student_shape)))
 
     @contextlib.contextmanager
     def _taps_in_errors(self):
@@ -281,42 +291,3 @@ class Term:
         except ValueError as error:
             taps = f"student '{self.student}' with teacher '{self.teacher}'"
             raise ValueError(f"Term '{self.name}' cannot compare {taps}. {error}") from error
-
-
-def _gather(student, teacher, batch):
-    """Return activations and batch with the examples of all replicas."""
-    student, teacher, labels, position_weight, index = replicas.all_gather(
-        (student, teacher, batch.labels, batch.position_weight, batch.index)
-    )
-    return student, teacher, batch._replace(labels=labels, position_weight=position_weight, index=index)
-
-
-def _each(specs):
-    return specs if type(specs) is tuple else (specs,)
-
-
-def _first(activations):
-    return activations[0] if isinstance(activations, tuple) else activations
-
-
-def _shape(specs):
-    return tuple(tuple(spec.shape) for spec in specs) if type(specs) in (tuple, list) else tuple(specs.shape)
-
-
-def _symbolic(shape):
-    """Return symbolic tensors of one shape or of several, from which a head infers its output shape."""
-    several = isinstance(shape[0], tuple)
-    return tuple(_symbolic(one) for one in shape) if several else keras.KerasTensor(shape, "float32")
-
-
-def _takes_several(head):
-    return isinstance(head, Head) and head.takes_several
-
-
-def _float32(activations):
-    return keras.tree.map_structure(lambda x: ops.cast(x, "float32"), activations)
-
-
-def _copy_unless_built(layer):
-    """Return the layer if it already has variables, else a new one with the same configuration."""
-    return layer if layer is None or layer.built else type(layer).from_config(layer.get_config())

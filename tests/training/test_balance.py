@@ -239,7 +239,7 @@ def test_missing_supervised_loss_raises():
     )
     with pytest.raises(ValueError, match=r"terms \['hint'\] follow the supervised loss, but `compile` got"):
         model.compile("sgd")
-    with pytest.raises(ValueError, match="'hint_loss' is a Balance, .* but the batch has no labels"):
+    with pytest.raises(ValueError, match="term 'hint' is a Balance, .* but the batch has no labels"):
         fitted(compiled(model), data()[0])
 
 

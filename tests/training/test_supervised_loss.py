@@ -36,7 +36,7 @@ def assert_equal(histories, models, rtol=0.0):
 
 
 class Penalized(keras.Model):
-    """Has a loss of its own: 1000 and the mean square of its outputs."""
+    """Adds 1000 and the mean square of its outputs to the loss."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -50,7 +50,7 @@ class Penalized(keras.Model):
 
 
 class OfMetrics(keras.Model):
-    """Computes a metric of its own from the labels."""
+    """Computes metrics of reversed labels."""
 
     def __init__(self):
         super().__init__()

@@ -55,7 +55,7 @@ def test_default_heads(loss, student, teacher, head):
         ),
         (Term(Hint(), "a", "b", head="auto", name="t"), (4, 3), (3,), "has no default head from student 'a'"),
         (
-            Term(Hint(), "a", "b", head="auto", name="t"),
+            Term(Hint(), "a", "b", head=Projection(), name="t"),
             (4, 3),
             (5, 3),
             r"shape \(None, 4, 3\), \(None, 4, 3\) after head 'projection.*Choose another",
