@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import Distiller, Term, with_activations
+from keras_distill import Distiller, Term
+from keras_distill.data.batch import with_activations
 from keras_distill.losses import KLDivergence
 from keras_distill.teachers import CachedTeacher
 from tests.support.helpers import compiled, data, features, fitted, mlp, softened_kl, softmax, zero_rate_sgd
