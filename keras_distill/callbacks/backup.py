@@ -33,9 +33,9 @@ class Backup(keras.callbacks.Callback):
     far, and the history. Any built `keras.Model` can be trained. Layers that draw random numbers must use a
     `keras.random.SeedGenerator`, as Keras' own layers do.
 
-    One process at a time trains in a folder. The data must come in the same order again. `batches` and `epochs` make datasets whose order is a function of the
-    seed and the epoch, and resume an interrupted epoch at its next batch. Any other dataset must have the same order in
-    every epoch; an interrupted epoch then reads it from the start and skips the batches that were already used.
+    One process at a time trains in a folder. The data must come in the same order again. `batches` and `epochs` make
+    datasets whose order is a function of the seed and the epoch, and resume an interrupted epoch at its next batch. Any
+    other dataset must have the same order in every epoch; an interrupted epoch then skips the batches that were used.
 
     On SIGTERM, which preemptible instances send before they stop, the current step or validation is finished, a
     checkpoint is written, and the process exits with status 75 (`EXIT_PREEMPTED`). `fit` must run in the main thread

@@ -99,5 +99,7 @@ class Training:
         except NonFiniteError as error:
             # Rerun with the same options, the training would end in the same step again.
             backup.delete()
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()
             raise CommandError(f"training of '{name}' stopped. {error} {data.describe_non_finite()}".strip()) from error
         return Trained(distiller.student, history)
