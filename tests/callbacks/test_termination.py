@@ -55,7 +55,9 @@ def test_several_steps_per_execution():
 
 def test_peers_and_plain_models():
     peers = compiled(MutualDistiller([mlp(name="a"), mlp(name="b")]))
-    fit_until_it_ends(peers, *with_nan(0), "in step 1 of epoch 1. The supervised loss of 'peer_0' is nan, the mutual loss")
+    fit_until_it_ends(
+        peers, *with_nan(0), "in step 1 of epoch 1. The supervised loss of 'peer_0' is nan, the mutual loss"
+    )
     model = mlp()
     model.compile("sgd", crossentropy())
     fit_until_it_ends(model, *with_nan(0), "^The loss is nan in step 1 of epoch 1. Lower")
