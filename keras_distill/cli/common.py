@@ -280,4 +280,5 @@ def _reason(error: Exception) -> str:
     # TensorFlow surrounds the reason with locations in its graph, some before it and some after it.
     text = re.split(r"\n\s*\[\[|\nTraceback", str(error))[0]
     text = re.sub(r"^(Graph execution error:|Detected at node .*|<stack traces.*|\s+File \".*)$", "", text, flags=re.M)
-    return re.sub(r"\{\{.*?\}\}|\s*\[Op:\w+\].*", "", text).strip() or type(error).__name__
+    text = re.sub(r"\{\{.*?\}\}|\s*\[Op:\w+\]( name: ?)?|Error in user-defined function .*? iterator: \S+: ", "", text)
+    return text.strip() or type(error).__name__

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
 import keras
@@ -140,8 +141,10 @@ def _decoded(path, channels):
     try:
         return tf.io.decode_image(tf.io.read_file(path), channels, expand_animations=False).numpy()
     except (tf.errors.OpError, OSError) as error:
+        # TensorFlow surrounds the reason with the name of its operation.
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip().rstrip(".")
         raise ValueError(
-            f"'{path.decode()}' cannot be read as an image: {error.message}. Replace or delete the file."
+            f"'{path.decode()}' cannot be read as an image: {reason}. Replace or delete the file."
         ) from error
 
 

@@ -83,7 +83,9 @@ WRONG = [
             *("--temperature=0", "--temperature=hot", "--alpha=1", "--alpha=-0.1", "--epochs=0", "--epochs=1.5"),
             *("--learning-rate=0", "--learning-rate=inf", "--optimizer=adamm", "--seed=-1", "--validation=0"),
             *("--validation=1", "--validation=1.5", "--batch-size=0", "--backup-every=0", "--hint=:a", "--hint=a:"),
-            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2", "--hint=a:b:", "--scale=nan"),
+            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2", "--hint=a:b:", "--scale=nan", "--scale=1e39"),
+            *("--temperature=1e30", "--temperature=1e-30", "--temperature=nan", "--epochs=1000000000000"),
+            *(f"--epochs={'9' * 5000}", "--batch-size=3000000000", "--seed=4294967296", "--learning-rate=1e39"),
         )
     ),
     ["export", "x", "--dataset=y"],
@@ -92,6 +94,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.case("E14")
 @pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -120,6 +123,8 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         ([*DISTILL, "--seed=-1"], "error: --seed must be an integer >= 0, got -1\n"),
         ([*DISTILL, "--scale=big"], "error: --scale must be a finite number such as 0.5 or 1/255, got big\n"),
         ([*DISTILL, "--temperature=0"], "error: --temperature must be > 0, got 0\n"),
+        ([*DISTILL, "--temperature=1e30"], "error: --temperature must be from 0.001 to 10000, got 1e30\n"),
+        ([*DISTILL, "--epochs=1000000000000"], "error: --epochs must be at most 1000000, got 1000000000000\n"),
         ([*DISTILL, "--hint=a:b:0"], "error: --hint must be STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT with WEIGHT > 0"),
         ([*DISTILL, "--validation=0"], "error: --validation must be a fraction in (0, 1), a split or a dataset, got 0"),
         ([*DISTILL, "--optimizer=adamm"], "error: --optimizer: invalid choice: 'adamm' (choose from "),
