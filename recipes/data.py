@@ -26,7 +26,7 @@ EVALUATE_ON = flags.DEFINE_enum(
 )
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
-# Of MNIST and of Fashion-MNIST.
+# Original files, of the same names for MNIST and Fashion-MNIST.
 _FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",

@@ -41,7 +41,7 @@ class ShardArray:
         check_inside(directory, self.path)
         if not self.path.exists():
             raise file_error(self.path, "is missing")
-        # Neither a folder nor a device, which could be read for ever.
+        # Reading a device might never end.
         if is_local(directory) and not os.path.isfile(self.path):
             raise file_error(self.path, "is not a file")
         array = self._open()

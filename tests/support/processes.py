@@ -1,4 +1,4 @@
-"""Commands of `keras-distill` as processes, on file systems of their own."""
+"""Processes of `keras-distill`, also on mounted file systems."""
 
 import os
 import pathlib
