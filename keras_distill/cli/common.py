@@ -124,6 +124,7 @@ def add_command(
         epilog="\n".join(["examples:", *(f"  {example}" for example in examples), *([notes] if notes else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print whole fingerprints in errors")
     parser.set_defaults(error=parser.error, resumable=False)
     return parser
 

@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return options.run(options) or 0
     except CommandError as error:
         # Some errors of Keras and TensorFlow have several lines. The remedy may be in the last one.
-        lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+        text = str(error) if options.verbose else re.sub(r"\b([0-9a-f]{6})[0-9a-f]{26,}\b", r"\1...", str(error))
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         print("\n  ".join([f"keras-distill: error: {lines[0]}", *lines[1:]]), file=sys.stderr)
         return 1
     except _StoppedError:

@@ -12,11 +12,14 @@ import sys
 import time
 import warnings
 
+import keras
 import pytest
 
 import keras_distill
+from keras_distill.cache import fingerprint
 from keras_distill.callbacks.backup import EXIT_PREEMPTED
 from keras_distill.cli import main
+from tests.support.helpers import mlp
 
 pytestmark = pytest.mark.processes
 
@@ -136,6 +139,7 @@ def test_usage_errors(arguments, expected, capsys):
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.case("C11")
 def test_without_arguments_the_help_is_printed(capsys):
     with pytest.raises(SystemExit) as exit:
         main([])
@@ -144,6 +148,7 @@ def test_without_arguments_the_help_is_printed(capsys):
     assert all(f"\n    {command} " in printed.err for command in COMMANDS) and "exit status:" in printed.err
 
 
+@pytest.mark.case("C11")
 def test_version(capsys, monkeypatch):
     with pytest.raises(SystemExit) as exit:
         main(["--version"])
@@ -154,6 +159,7 @@ def test_version(capsys, monkeypatch):
     assert exit.value.code == 0 and capsys.readouterr().out == f"keras-distill {keras_distill.__version__}\n"
 
 
+@pytest.mark.case("C5")
 def test_errors_are_not_shortened(path, npz, tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise ValueError(f"First line.\n\n  Indented {'long ' * 300}line.\nDo this.\n")
@@ -163,6 +169,18 @@ def test_errors_are_not_shortened(path, npz, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == (
         f"keras-distill: error: cannot label {npz}: First line.\n    Indented {'long ' * 300}line.\n  Do this.\n"
     )
+
+
+@pytest.mark.case("C5")
+def test_fingerprints_are_printed_whole_on_request(path, npz, tmp_path, capsys):
+    cache, other = tmp_path / "cache", tmp_path / "other.keras"
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={cache}"]) == 0
+    mlp(9, name="teacher").save(other)
+    fingerprints = [fingerprint.of_weights(keras.saving.load_model(file).weights) for file in (path, other)]
+    for options in ((), ("-v",)):
+        assert main(["check", str(cache), f"--teacher={other}", *options]) == 1
+        error = capsys.readouterr().err
+        assert all((print in error) == bool(options) and print[:6] in error for print in fingerprints), error
 
 
 @pytest.mark.parametrize("command", COMMANDS)
