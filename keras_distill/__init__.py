@@ -1,6 +1,13 @@
 """Knowledge distillation for Keras 3 on TensorFlow."""
 
 import importlib
+import os
+import sys
+
+# `python -m keras_distill.cli` puts the current directory first in the search path. A file there, such as keras.py,
+# must not be imported in place of a package.
+if sys.argv[:1] == ["-m"] and "keras_distill.cli" in sys.orig_argv and sys.path[0] == os.getcwd():
+    del sys.path[0]
 
 import keras
 

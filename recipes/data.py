@@ -2,6 +2,8 @@
 
 import hashlib
 import pathlib
+import urllib.error
+import urllib.request
 from typing import Any, NamedTuple
 
 import keras
@@ -12,7 +14,8 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS datase
 ORIGINALS = flags.DEFINE_string(
     "originals",
     None,
-    "Folder of the dataset's original files, such as train-images-idx3-ubyte.gz, to prepare it offline.",
+    "Folder of the dataset's original files, such as train-images-idx3-ubyte.gz, to prepare it offline; or a folder "
+    "with a subfolder for each dataset, such as fashion_mnist.",
 )
 EVALUATE_ON = flags.DEFINE_enum(
     "evaluate_on",
@@ -23,6 +26,13 @@ EVALUATE_ON = flags.DEFINE_enum(
 )
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
+# Original files, of the same names for MNIST and Fashion-MNIST.
+_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
 DIGITS = tuple("0123456789")
 
 
@@ -100,9 +110,7 @@ def movie_snippets() -> Data:
     (Hutto and Gilbert, 2014). Sentences with rating 0 are left out.
     """
     name = "movieReviewSnippets_GroundTruth.txt"
-    path = pathlib.Path(ORIGINALS.value or ".").expanduser() / name
-    if not path.exists():
-        raise SystemExit(f"{path} does not exist. Pass --originals=FOLDER, the folder that contains {name}.")
+    path = _originals("movie_snippets", [name], default=".") / name
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").strip().split("\n")]
     ratings = {text.strip(): float(rating) for _, rating, text in lines}
     # The file lists positive sentences first. The order of digests is a shuffle that is the same on every machine.
@@ -124,21 +132,56 @@ def _split(train, load_test, validation, classes):
     return Data(rows(train, slice(-validation)), rows(train, slice(-validation, None)), classes)
 
 
+def _originals(name, files, default=None):
+    """Return the folder of the original files of a dataset: that of `--originals`, or its subfolder of this name."""
+    given = pathlib.Path(ORIGINALS.value or default).expanduser()
+    folders = [given, given / name]
+    for folder in folders:
+        if all((folder / file).exists() for file in files):
+            return folder
+    raise SystemExit(
+        f"The original files of {name} were not found: {', '.join(files)} do not all exist in {folders[0]} or "
+        f"{folders[1]}. Pass --originals=FOLDER, the folder that contains them."
+    )
+
+
 def _tfds(name, split):
     import tensorflow_datasets as tfds
 
     folder = pathlib.Path(DATA_DIR.value or tfds.core.constants.DATA_DIR).expanduser()
+    builder, originals = tfds.builder(name, data_dir=str(folder)), None
+    if not builder.is_prepared():
+        if ORIGINALS.value is None:
+            _check_reachable(name, folder, next(iter(builder.url_infos)))
+        else:
+            originals = str(_originals(name, _FILES))
     # TFDS names extracted files after the original file, and MNIST and Fashion-MNIST have files of the same names: in a
     # shared folder the second dataset would silently contain the images of the first.
-    config = tfds.download.DownloadConfig(manual_dir=ORIGINALS.value, extract_dir=str(folder / "extracted" / name))
-    images, labels = tfds.as_numpy(
-        tfds.load(
-            name,
-            split=split,
-            data_dir=str(folder),
-            as_supervised=True,
-            batch_size=-1,
-            download_and_prepare_kwargs={"download_config": config},
-        )
-    )
+    config = tfds.download.DownloadConfig(manual_dir=originals, extract_dir=str(folder / "extracted" / name))
+    options = {"as_supervised": True, "batch_size": -1, "download_and_prepare_kwargs": {"download_config": config}}
+    try:
+        images, labels = tfds.as_numpy(tfds.load(name, split=split, data_dir=str(folder), **options))
+    except Exception as error:
+        # TensorFlow Datasets raises errors of many classes.
+        raise _unavailable(name, folder, error) from error
     return (images / np.float32(255)).astype("float32"), labels.astype("int64")
+
+
+def _check_reachable(name, folder, url):
+    """Exit if a file cannot be downloaded: TensorFlow Datasets would retry for minutes."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        # The server answers.
+        return
+    except OSError as error:
+        raise _unavailable(name, folder, error) from error
+
+
+def _unavailable(name, folder, error):
+    reason = str(error).strip().splitlines()
+    return SystemExit(
+        f"{name} is not prepared in {folder / name}, and cannot be prepared there: "
+        f"{reason[0] if reason else type(error).__name__}. Pass --originals=FOLDER, the folder that contains "
+        f"{', '.join(_FILES)}, or --data_dir=FOLDER, the folder where TensorFlow Datasets has prepared {name}."
+    )

@@ -13,6 +13,7 @@ from absl import flags
 
 from keras_distill import OUTPUT, Backup, Distiller
 from keras_distill.cache import label, open_cache
+from keras_distill.callbacks import TerminateOnNonFinite
 from keras_distill.distribution import workers
 from keras_distill.models.taps import tap_names
 from keras_distill.preflight import Finding, check
@@ -252,7 +253,7 @@ def _compiled(model, data, num_epochs, learning_rate):
 def _fit(model, data, num_epochs, title, backup):
     """Train a model or a `Distiller`, from the latest checkpoint on; return the history of all epochs."""
     options = {"batch_size": common.BATCH_SIZE.value, "epochs": num_epochs, "validation_data": data.test, "verbose": 0}
-    return model.fit(*data.train, **options, callbacks=[EpochBar(title), backup]).history
+    return model.fit(*data.train, **options, callbacks=[EpochBar(title), TerminateOnNonFinite(), backup]).history
 
 
 def _evaluate(model, data, seed, history):

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
+from keras_distill.cache.arrays import ShardArray, file_error, is_usable
 from keras_distill.cache.indexing import as_element, indexed, input_signature, is_indexed, split_element
-from keras_distill.cache.manifest import Manifest
+from keras_distill.cache.manifest import EXAMPLES, Manifest
 from keras_distill.cache.views import Views
 from keras_distill.data.batch import split_inputs, with_activations, with_index
 from keras_distill.teachers import Teacher, as_teacher
@@ -89,8 +90,9 @@ class TeacherCache:
         self.teacher = packing.cached_teacher(manifest.taps)
         self._manifest = manifest
         self._fields = packing.all_fields(manifest.taps)
+        self._rows_of = manifest.rows()
         self._arrays = [
-            {name: shards.open_array(directory, shard, name) for name in shard.files} for shard in manifest.shards
+            {name: ShardArray(directory, manifest, shard, name) for name in shard.files} for shard in manifest.shards
         ]
 
     def join(
@@ -162,19 +164,33 @@ class TeacherCache:
             )
         return with_activations(inputs, activations)
 
+    def check_values(self) -> None:
+        """Read all activations of the cache, and look for values that no loss can use.
+
+        Raises:
+            ValueError: If an activation is NaN or +infinity. The error names the example.
+            OSError: If the file system fails.
+        """
+        for number, arrays in enumerate(self._arrays):
+            for name, spec in self._fields.items():
+                row = arrays[name].find_unusable(spec.dtype)
+                if row is not None:
+                    raise self._unusable_error(name, number * self._manifest.shard_examples + row)
+
     def verify(self, verbose: int = 0) -> None:
-        """Read all files of the cache and compare them with the checksums that `label` stored.
+        """Read all files of the cache: compare them with the checksums that `label` stored, and check the values.
 
         Args:
             verbose: 1 shows a progress bar, 0 is silent. Defaults to 0.
 
         Raises:
-            ValueError: If a file is missing or has changed.
+            ValueError: If a file is missing or has changed, or an activation is NaN or +infinity.
         """
         progress = keras.utils.Progbar(len(self._manifest.shards), unit_name="shard", verbose=verbose)
         for shard in self._manifest.shards:
             shards.verify_checksums(self.directory, shard)
             progress.add(1)
+        self.check_values()
 
     def _indexed(self, dataset):
         dataset = indexed(dataset)
@@ -189,7 +205,7 @@ class TeacherCache:
 
     def _joined(self, *element):
         inputs, index, fingerprints, rest = split_element(as_element(element))
-        dtypes = [_file_dtype(spec.dtype) for spec in self._fields.values()]
+        dtypes = [tf.as_dtype(self._rows_of[name][0]) for name in self._fields]
         rows = tf.numpy_function(self._rows, [index, fingerprints], dtypes, stateful=False)
         tensors = {}
         for (name, spec), tensor in zip(self._fields.items(), rows):
@@ -209,7 +225,7 @@ class TeacherCache:
                 f"The cache '{self.directory}' holds {self.examples} examples, but the dataset has an example "
                 f"{missing[0]}. Run `label(...)` for this dataset into another directory."
             )
-        stored = self._gather(shards.EXAMPLES, flat)
+        stored = self._gather(EXAMPLES, flat)
         different = np.flatnonzero(stored != fingerprints.reshape(-1).astype(stored.dtype))
         if len(different):
             raise ValueError(
@@ -217,18 +233,26 @@ class TeacherCache:
                 "dataset is shuffled, filtered or changed, call `indexed(dataset)` before that; else run `label(...)` "
                 "for this dataset into another directory."
             )
-        return [self._gather(name, flat).reshape(*index.shape, *spec.shape) for name, spec in self._fields.items()]
+        rows = {name: self._gather(name, flat) for name in self._fields}
+        for name, spec in self._fields.items():
+            usable = is_usable(rows[name], spec.dtype)
+            if not usable.all():
+                raise self._unusable_error(name, int(flat[np.argmin(usable)]))
+        return [rows[name].reshape(*index.shape, *spec.shape) for name, spec in self._fields.items()]
 
     def _gather(self, name, index):
         if len(self._arrays) == 1:
-            return self._arrays[0][name][index]
+            return self._arrays[0][name].rows(index)
         shard, row = np.divmod(index, self._manifest.shard_examples)
-        rows = np.empty((len(index), *self._arrays[0][name].shape[1:]), self._arrays[0][name].dtype)
+        dtype, shape = self._rows_of[name]
+        rows = np.empty((len(index), *shape), dtype)
         for number in np.unique(shard):
             in_shard = shard == number
-            rows[in_shard] = self._arrays[number][name][row[in_shard]]
+            rows[in_shard] = self._arrays[number][name].rows(row[in_shard])
         return rows
 
-
-def _file_dtype(dtype: tf.DType) -> tf.DType:
-    return tf.uint16 if dtype == tf.bfloat16 else dtype
+    def _unusable_error(self, name, index):
+        shard, row = divmod(index, self._manifest.shard_examples)
+        return file_error(
+            self._arrays[shard][name].path, f"holds NaN or infinity in the activations of example {index} (row {row})"
+        )

@@ -1,5 +1,6 @@
 """Caching of a teacher's outputs for a dataset."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -11,14 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
+from keras_distill.cache.arrays import ShardArray
 from keras_distill.cache.indexing import indexed, input_signature, split_element
-from keras_distill.cache.manifest import Manifest
+from keras_distill.cache.manifest import EXAMPLES, Manifest
 from keras_distill.cache.packing import StoredTap
 from keras_distill.cache.views import Views
 from keras_distill.data.batch import Batch
 from keras_distill.models.specs import trace
 from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import Teacher, as_teacher
+from keras_distill.teachers.checks import check_finite_weights
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
 
@@ -64,8 +67,8 @@ def label(
             for 1,000 classes or more. At temperature 1 the loss `TopK` of the same `k` is exact; for other
             temperatures and for losses of all classes, the remaining probability is distributed evenly among the
             other classes. None stores all classes. Defaults to None.
-        views: `Views`, to give teacher and student the same augmented examples. None labels the examples without
-            augmentation. Defaults to None.
+        views: `Views`, to give teacher and student the same augmented examples. The views of a few examples are made
+            twice, to check that they are repeatable. None labels the examples without augmentation. Defaults to None.
         batch_size: Number of examples per forward pass of the teacher, >= 1. Defaults to 128.
         shard_bytes: Approximate size of a shard in bytes, >= 1. An interruption loses at most one shard. Defaults to
             64 MiB.
@@ -75,17 +78,25 @@ def label(
 
     Raises:
         ValueError: If the directory holds a cache of another teacher, dataset or settings, or one that is corrupted or
-            was written by keras_distill 0.1.0; if the dataset has no examples; or if `taps`, `dtype`, `top_k`,
-            `batch_size` or `shard_bytes` are invalid.
+            was written by keras_distill 0.1.0; if the dataset has no examples; if the teacher's weights or outputs
+            contain NaN or infinity, or its outputs exceed the range of `dtype`; if `views` are not repeatable; or if
+            `taps`, `dtype`, `top_k`, `batch_size` or `shard_bytes` are invalid.
         RuntimeError: If another process is labeling into the directory.
         OSError: As raised by the file system, e.g. if the disk is full. Finished shards are kept.
     """
     teacher = as_teacher(teacher)
-    dataset = indexed(dataset) if views is None else views.all_of(indexed(dataset))
+    check_finite_weights(teacher)
+    dataset = indexed(dataset)
+    if views is not None:
+        views.check_repeatable(dataset)
+        dataset = views.all_of(dataset)
     inputs = split_element(dataset.element_spec)[0]
     num_views = 1 if views is None else views.count
     requested = new_manifest(teacher, inputs, taps, dtype, top_k, num_views, version, shard_bytes, batch_size)
-    with shards.write_lock(directory):
+    stored = shards.read_manifest(directory)
+    # Reading needs no lock: a finished cache may be on a read-only file system.
+    is_finished = stored is not None and stored.complete
+    with contextlib.nullcontext() if is_finished else shards.write_lock(directory):
         manifest = begin_or_resume(directory, requested, batch_size)
         _check_examples(directory, manifest, dataset)
         if not manifest.complete:
@@ -170,8 +181,12 @@ def begin_or_resume(directory: str | os.PathLike, requested: Manifest, batch_siz
     return manifest
 
 
-def teacher_function(teacher: Teacher, taps: Mapping[str, StoredTap]) -> Callable[[Structure], dict[str, np.ndarray]]:
-    """Return a function from a batch of inputs to the arrays to store, `{name: array}`.
+def teacher_function(
+    teacher: Teacher, taps: Mapping[str, StoredTap]
+) -> Callable[[Structure, np.ndarray], dict[str, np.ndarray]]:
+    """Return a function from a batch of inputs and the indices of its examples to the arrays to store.
+
+    The function returns `{name: array}`, and raises ValueError for an activation that cannot be stored.
 
     Args:
         teacher: A `Teacher` that is connected.
@@ -182,16 +197,37 @@ def teacher_function(teacher: Teacher, taps: Mapping[str, StoredTap]) -> Callabl
     def encode(inputs):
         activations = teacher.activations(Batch(inputs))
         encoded = [stored.encode(tap, activations[tap]) for tap, stored in taps.items()]
-        return {name: tensor for tensors in encoded for name, tensor in tensors.items()}
+        faults = {tap: stored.faults(tap, activations[tap]) for tap, stored in taps.items()}
+        return {name: tensor for tensors in encoded for name, tensor in tensors.items()}, faults
 
-    return lambda inputs: {name: packing.to_numpy(tensor) for name, tensor in encode(inputs).items()}
+    def arrays(inputs, indices):
+        tensors, faults = encode(inputs)
+        for tap, (unusable, overflow) in faults.items():
+            _check_storable(tap, taps[tap].dtype, indices[unusable.numpy()], indices[overflow.numpy()])
+        return {name: packing.to_numpy(tensor) for name, tensor in tensors.items()}
+
+    return arrays
+
+
+def _check_storable(tap, dtype, unusable, overflow):
+    if len(unusable):
+        raise ValueError(
+            f"The teacher outputs NaN or infinity at '{tap}' for example {unusable[0]}. Check the inputs of the "
+            "example, and how the teacher was trained and loaded."
+        )
+    if len(overflow):
+        advice = "Store it as bfloat16 or float32." if dtype == "float16" else "Scale the activation down."
+        raise ValueError(
+            f"The activation at '{tap}' of example {overflow[0]} exceeds the largest {dtype}, "
+            f"{tf.as_dtype(dtype).max:,.5g}. {advice}"
+        )
 
 
 def _check_examples(directory: str | os.PathLike, manifest: Manifest, dataset: tf.data.Dataset) -> None:
     """Raise if the finished shards hold other examples than the dataset."""
     if not manifest.shards:
         return
-    stored = np.concatenate([shards.open_array(directory, shard, shards.EXAMPLES) for shard in manifest.shards])
+    stored = np.concatenate([ShardArray(directory, manifest, shard, EXAMPLES).all_rows() for shard in manifest.shards])
     # A complete cache is compared with one example more, to detect a longer dataset.
     batches = dataset.take(len(stored) + manifest.complete).batch(1024)
     fingerprints = [np.zeros(0, "int64"), *(split_element(element)[2].numpy() for element in batches)]
@@ -225,7 +261,7 @@ def _write_missing_shards(
     progress = keras.utils.Progbar(count, unit_name="example", verbose=verbose)
     progress.update(done)
     remaining = dataset.skip(done).batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    batches = _labeled_batches(teacher, remaining, manifest.taps, progress)
+    batches = _labeled_batches(teacher, remaining, manifest, progress)
     while shard := list(itertools.islice(batches, manifest.shard_examples // batch_size)):
         arrays = {name: np.concatenate([batch[name] for batch in shard]) for name in shard[0]}
         written = shards.write_shard(directory, len(manifest.shards), arrays)
@@ -237,12 +273,13 @@ def _write_missing_shards(
 
 
 def _labeled_batches(
-    teacher: Teacher, batches: tf.data.Dataset, taps: Mapping[str, StoredTap], progress: Any
+    teacher: Teacher, batches: tf.data.Dataset, manifest: Manifest, progress: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the arrays to store for each batch, `{name: array}`, with the fingerprints of the examples."""
-    encode = teacher_function(teacher, taps)
+    encode = teacher_function(teacher, manifest.taps)
     for element in batches:
-        inputs, _, fingerprints, _ = split_element(element)
-        fingerprints = fingerprints.numpy().astype(packing.fingerprint_dtype(taps))
-        yield encode(inputs) | {shards.EXAMPLES: fingerprints}
+        inputs, index, fingerprints, _ = split_element(element)
+        fingerprints = fingerprints.numpy().astype(packing.fingerprint_dtype(manifest.taps))
+        # All views of an example count as the example.
+        yield encode(inputs, index.numpy() // manifest.views) | {EXAMPLES: fingerprints}
         progress.add(len(fingerprints))

@@ -3,13 +3,22 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_distill.cache.packing import StoredTap, row_bytes
+import numpy as np
+import tensorflow as tf
 
-# 1: written by keras_distill 0.1.0. 2: written since 0.2.0.
-FORMAT = 2
+from keras_distill.cache import packing
+from keras_distill.cache.packing import StoredTap
+
+# 1: written by keras_distill 0.1.0. 2: without the checksum, before 0.2.0 was released. 3: written since 0.2.0.
+FORMAT = 3
+# Name of the array of fingerprints.
+EXAMPLES = "examples"
+# Key of the checksum of all other values.
+_CHECKSUM = "sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +77,29 @@ class Manifest:
     @property
     def row_bytes(self) -> int:
         """Stored bytes per example, without its fingerprint."""
-        return row_bytes(self.taps)
+        return packing.row_bytes(self.taps)
+
+    def rows(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """Return `{name of an array: (dtype in its file, shape of one row)}`, of the fingerprints and all taps."""
+        rows = {EXAMPLES: (np.dtype(packing.fingerprint_dtype(self.taps)), ())}
+        for name, spec in packing.all_fields(self.taps).items():
+            dtype = tf.uint16 if spec.dtype == tf.bfloat16 else spec.dtype
+            rows[name] = (np.dtype(dtype.as_numpy_dtype), tuple(spec.shape))
+        return rows
+
+    def check_shard(self, number: int, shard: Shard) -> None:
+        """Raise ValueError for a shard with other files or another number of examples than `label` writes.
+
+        Args:
+            number: Number of the shard, from 0.
+            shard: The shard.
+        """
+        names = list(self.rows())
+        # The names of the files follow from the taps, so that no name leads out of the folder or occurs twice.
+        if shard.files != file_names(number, names) or set(shard.sha256) != set(names):
+            raise ValueError(f"shard {number} lists files that do not belong to a cache: {shard.files}")
+        if not _is_count(shard.examples) or shard.examples > self.shard_examples:
+            raise ValueError(f"shard {number} lists {shard.examples!r} examples, of {self.shard_examples} at most")
 
     def settings(self) -> dict[str, Any]:
         """Return what the cache must have in common with another labeling run that resumes it, as JSON values."""
@@ -84,21 +115,28 @@ class Manifest:
     def digest(self) -> str:
         """Return the SHA-256 of everything but the finished shards, hexadecimal."""
         values = {**self.settings(), "shard_examples": self.shard_examples}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return _checksum(values)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest as JSON values, in the order of the file."""
-        return {
+        """Return the manifest as JSON values, in the order of the file. The last one is a checksum of all others."""
+        values = {
             **self.settings(),
             "shard_examples": self.shard_examples,
             "shards": [shard.to_json() for shard in self.shards],
             "complete": self.complete,
         }
+        return {**values, _CHECKSUM: _checksum(values)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
-        """Return the `Manifest` of the values that `to_json` returned."""
-        return cls(
+        """Return the `Manifest` of the values that `to_json` returned.
+
+        Raises:
+            ValueError: If a value has changed, or cannot be that of a cache.
+        """
+        if values[_CHECKSUM] != _checksum({key: value for key, value in values.items() if key != _CHECKSUM}):
+            raise ValueError("its checksum does not match")
+        manifest = cls(
             teacher=values["teacher"],
             version=values["version"],
             inputs=values["inputs"],
@@ -108,3 +146,31 @@ class Manifest:
             shards=tuple(Shard.from_json(shard) for shard in values["shards"]),
             complete=values["complete"],
         )
+        manifest._check()
+        return manifest
+
+    def _check(self):
+        if not self.taps or not _is_count(self.views) or not _is_count(self.shard_examples):
+            raise ValueError(f"{len(self.taps)} taps, {self.views!r} views, {self.shard_examples!r} examples per shard")
+        for number, shard in enumerate(self.shards):
+            self.check_shard(number, shard)
+            if shard.examples != self.shard_examples and number < len(self.shards) - 1:
+                raise ValueError(f"shard {number} lists {shard.examples} examples instead of {self.shard_examples}")
+
+
+def file_names(number: int, names: Iterable[str]) -> dict[str, str]:
+    """Return the files of a shard, `{name of an array: name of its file}`.
+
+    Args:
+        number: Number of the shard, from 0.
+        names: Names of the arrays.
+    """
+    return {name: f"{number:05d}.{urllib.parse.quote(name, safe='')}.npy" for name in names}
+
+
+def _checksum(values):
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

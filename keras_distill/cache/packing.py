@@ -16,6 +16,7 @@ from keras_distill.types import Structure, Tensor
 from keras_distill.utils.arguments import check_integer
 
 DTYPES = ("float32", "float16", "bfloat16")
+_FUNCTIONS = tuple(name.lower() for name in PROBABILITIES)
 # Class indices below this number fit into two bytes.
 _UINT16_CLASSES = 2**16
 
@@ -67,17 +68,40 @@ class StoredTap:
             tap: Name of the tap.
             activation: Shape `[batch, *shape]`.
         """
+        return {
+            name: tf.cast(values, self.fields(tap)[name].dtype) for name, values in self._exact(tap, activation).items()
+        }
+
+    def faults(self, tap: str, activation: Tensor) -> tf.Tensor:
+        """Return which examples of a batch cannot be stored.
+
+        -infinity, the logit of a masked class, can be stored.
+
+        Args:
+            tap: Name of the tap.
+            activation: Shape `[batch, *shape]`.
+
+        Returns:
+            Booleans, shape `[2, batch]`: whether the activation contains NaN or +infinity, and whether a finite value
+            of it becomes infinite in `dtype`.
+        """
+        values = [values for values in self._exact(tap, activation).values() if values.dtype.is_floating]
+        (values,) = [tf.reshape(values, (tf.shape(values)[0], -1)) for values in values]
+        # Not `logical_not(values < inf)`: TensorFlow's graph optimizer rewrites it to `values >= inf`, False for NaN.
+        unusable = tf.reduce_any(tf.logical_or(tf.math.is_nan(values), tf.equal(values, np.inf)), axis=1)
+        stored = tf.cast(values, self.dtype)
+        overflow = tf.logical_and(tf.math.is_finite(values), tf.logical_not(tf.math.is_finite(stored)))
+        return tf.stack([unusable, tf.reduce_any(overflow, axis=1)])
+
+    def _exact(self, tap, activation):
+        """Return the tensors of `fields` before they are cast to their dtypes."""
         if self.function is not None:
             activation = as_logits(activation, self.function.capitalize())
         if self.top_k is None:
-            return {tap: tf.cast(activation, self.dtype)}
+            return {tap: tf.convert_to_tensor(activation)}
         logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
         _, classes = tf.math.top_k(logits, self.top_k)
-        fields = self.fields(tap)
-        return {
-            f"{tap}.top": tf.cast(gather_top_k(logits, classes), self.dtype),
-            f"{tap}.classes": tf.cast(classes, fields[f"{tap}.classes"].dtype),
-        }
+        return {f"{tap}.top": gather_top_k(logits, classes), f"{tap}.classes": classes}
 
     def decode(self, tap: str, tensors: Mapping[str, Tensor]) -> Structure:
         """Convert the tensors of `fields` to the activation that a `CachedTeacher` takes.
@@ -110,8 +134,21 @@ class StoredTap:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StoredTap":
-        """Return the `StoredTap` of the values that `to_json` returned."""
-        return cls(tuple(values["shape"]), values["dtype"], values["top"], values.get("function"))
+        """Return the `StoredTap` of the values that `to_json` returned.
+
+        Raises:
+            ValueError: If they cannot be those of a tap.
+        """
+        stored = cls(tuple(values["shape"]), values["dtype"], values["top"], values.get("function"))
+        sizes = [*stored.shape, *([] if stored.top_k is None else [stored.top_k])]
+        if (
+            stored.dtype not in DTYPES
+            or stored.function not in (None, *_FUNCTIONS)
+            or not all(isinstance(size, int) and size >= 0 for size in sizes)
+            or (stored.top_k is not None and not 1 <= stored.top_k < stored.shape[-1])
+        ):
+            raise ValueError(f"not the format of a stored activation: {stored}")
+        return stored
 
 
 def stored_taps(

@@ -2,7 +2,7 @@
 
 ```
 DIR/manifest.json                 teacher, examples and taps, and the finished shards with their checksums
-DIR/00000.output.npy              activations of one tap, rows of one shard; memory-mapped when read
+DIR/00000.output.npy              activations of one tap, rows of one shard
 DIR/00000.examples.npy            fingerprints of the examples, integers of one to eight bytes
 DIR/00000.json                    manifest entry of a shard, while several processes write shards
 ```
@@ -16,39 +16,37 @@ import hashlib
 import io
 import json
 import os
-import urllib.parse
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from etils import epath
 
-from keras_distill.cache.manifest import FORMAT, Manifest, Shard
+from keras_distill.cache.arrays import CorruptedCacheError, check_inside, file_error
+from keras_distill.cache.manifest import EXAMPLES, FORMAT, Manifest, Shard, file_names
+from keras_distill.utils import locks
 from keras_distill.utils.files import UNFINISHED_SUFFIX, atomic_write, is_local
 
-EXAMPLES = "examples"
 _MANIFEST = "manifest.json"
 _LOCK = "writing.lock"
-
-
-class CorruptedCacheError(ValueError):
-    """Cache whose files are missing, unreadable or different from what its manifest lists."""
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest | None:
     """Return the manifest of a cache, or None if the directory has none.
 
     Raises:
-        CorruptedCacheError: If the file cannot be read.
+        CorruptedCacheError: If the file has changed since it was written, or is not that of a cache.
+        OSError: If the file system fails.
         ValueError: If another version of keras_distill wrote it in another format.
     """
     path = epath.Path(directory) / _MANIFEST
     if not path.exists():
         return None
+    check_inside(directory, path)
     try:
         values = json.loads(path.read_text())
         version = values["format"]
         manifest = Manifest.from_json(values) if version == FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptedCacheError(
             f"'{path}' is not the manifest of a cache: {type(error).__name__}: {error}. Delete '{directory}' and run "
             "`label(...)` again."
@@ -87,7 +85,7 @@ def write_shard(
     Raises:
         OSError: As raised by the file system, e.g. if the disk is full. The files of the shard are removed.
     """
-    names = {name: f"{number:05d}.{urllib.parse.quote(name, safe='')}.npy" for name in arrays}
+    names = file_names(number, arrays)
     checksums = {}
     try:
         for name, array in arrays.items():
@@ -116,12 +114,23 @@ def write_entry(directory: str | os.PathLike, number: int, shard: Shard, manifes
 
 
 def read_entry(directory: str | os.PathLike, number: int, manifest: Manifest) -> Shard | None:
-    """Return the entry that `write_entry` wrote for this manifest, or None."""
+    """Return the entry that `write_entry` wrote for this manifest, or None.
+
+    Raises:
+        CorruptedCacheError: If the entry lists files that do not belong to the shard.
+    """
     path = _entry_path(directory, number)
     if not path.exists():
         return None
     values = json.loads(path.read_text())
-    return Shard.from_json(values) if values["of"] == manifest.digest() else None
+    if values["of"] != manifest.digest():
+        return None
+    shard = Shard.from_json(values)
+    try:
+        manifest.check_shard(number, shard)
+    except ValueError as error:
+        raise CorruptedCacheError(f"'{path}' is corrupted: {error}. Delete it to label the shard again.") from error
+    return shard
 
 
 def remove_entries(directory: str | os.PathLike) -> None:
@@ -129,31 +138,6 @@ def remove_entries(directory: str | os.PathLike) -> None:
     for pattern in ("[0-9]*.json", f"*{UNFINISHED_SUFFIX}"):
         for path in epath.Path(directory).glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def open_array(directory: str | os.PathLike, shard: Shard, name: str) -> np.ndarray:
-    """Return one array of a shard, memory-mapped if the file is local.
-
-    Raises:
-        CorruptedCacheError: If the file is missing, is not a plain array or has another length than the manifest.
-    """
-    path = epath.Path(directory) / shard.files[name]
-    try:
-        if is_local(path):
-            array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
-        else:
-            with path.open("rb") as file:
-                array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CorruptedCacheError(
-            f"'{path}' cannot be read: {error}. Restore the file, or delete '{directory}' and run `label(...)` again."
-        ) from error
-    if len(array) != shard.examples:
-        raise CorruptedCacheError(
-            f"'{path}' has {len(array)} rows, but the manifest lists {shard.examples}. Restore the file, or delete "
-            f"'{directory}' and run `label(...)` again."
-        )
-    return array
 
 
 def verify_checksums(directory: str | os.PathLike, shard: Shard) -> None:
@@ -164,15 +148,15 @@ def verify_checksums(directory: str | os.PathLike, shard: Shard) -> None:
     """
     for name, file in shard.files.items():
         path = epath.Path(directory) / file
+        check_inside(directory, path)
         if not path.exists():
-            raise CorruptedCacheError(
-                f"'{path}' is missing. Restore it, or delete '{directory}' and run `label(...)` again."
-            )
+            raise file_error(path, "is missing")
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         if checksum != shard.sha256[name]:
-            raise CorruptedCacheError(
-                f"'{path}' has changed since it was written: its checksum is {checksum[:12]}, the manifest lists "
-                f"{shard.sha256[name][:12]}. Restore it, or delete '{directory}' and run `label(...)` again."
+            raise file_error(
+                path,
+                f"has changed since it was written: its checksum is {checksum[:12]}, the manifest lists "
+                f"{shard.sha256[name][:12]}",
             )
 
 
@@ -183,27 +167,17 @@ def write_lock(directory: str | os.PathLike) -> Iterator[None]:
     Raises:
         RuntimeError: If another process holds the lock.
     """
-    directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if not is_local(directory):
-        # Cloud storage has no locks.
-        yield
-        return
-    import fcntl
-
-    with open(os.fspath(directory / _LOCK), "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RuntimeError(
-                f"Another process is labeling into '{directory}': {lock.read().strip() or 'unknown'}. Wait until it "
-                "has finished, or choose another directory."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
-        yield
+    epath.Path(directory).mkdir(parents=True, exist_ok=True)
+    # Cloud storage has no locks.
+    lock = locks.locked(os.path.join(directory, _LOCK)) if is_local(directory) else contextlib.nullcontext()
+    try:
+        with lock:
+            yield
+    except locks.LockedError as error:
+        raise RuntimeError(
+            f"Another process is labeling into '{directory}': {error.holder}. Wait until it has finished, or choose "
+            "another directory."
+        ) from None
 
 
 def _entry_path(directory: str | os.PathLike, number: int) -> epath.Path:

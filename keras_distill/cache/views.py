@@ -10,6 +10,9 @@ from keras_distill.cache.indexing import split_element, with_fingerprint
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
 
+# Number of examples whose views are compared.
+_COMPARED = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Views:
@@ -44,6 +47,23 @@ class Views:
     def __post_init__(self) -> None:
         check_integer(self.count, "count")
 
+    def check_repeatable(self, dataset: tf.data.Dataset) -> None:
+        """Make the views of a few examples twice, and raise ValueError if they differ.
+
+        Args:
+            dataset: Indexed dataset of single examples.
+        """
+        first = _fingerprints(self.all_of(dataset.take(_COMPARED)))
+        # The second time in another order, since a seeded random state repeats itself in the same order.
+        skipped = min(1, len(first) // self.count - 1)
+        again = _fingerprints(self.all_of(dataset.take(_COMPARED).skip(skipped)))
+        if first[skipped * self.count :] != again:
+            raise ValueError(
+                "`Views.augment` made two different views from the same example and seed. It must depend on nothing "
+                "but its arguments: use the seed, as in `tf.image.stateless_random_flip_left_right(inputs, seed)`, and "
+                "no layer or function that draws random numbers itself."
+            )
+
     def all_of(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Return the dataset of all views, each as an example with the index `index * count + view`.
 
@@ -75,3 +95,7 @@ class Views:
         inputs, index, _, rest = split_element(element)
         inputs = self.augment(inputs, tf.stack([index, view]))
         return with_fingerprint(index * self.count + view, (inputs, *rest) if rest else inputs)
+
+
+def _fingerprints(dataset):
+    return [int(split_element(element)[2]) for element in dataset]

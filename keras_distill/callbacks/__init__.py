@@ -1,11 +1,12 @@
-"""Keras callbacks: fault-tolerant training and TensorBoard."""
+"""Keras callbacks: fault-tolerant training, termination on NaN, and TensorBoard."""
 
 from typing import Any
 
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.preemption import EXIT_PREEMPTED
+from keras_distill.callbacks.termination import NonFiniteError, TerminateOnNonFinite
 
-__all__ = ["EXIT_PREEMPTED", "Backup", "TensorBoard"]
+__all__ = ["EXIT_PREEMPTED", "Backup", "NonFiniteError", "TensorBoard", "TerminateOnNonFinite"]
 
 
 def __getattr__(name: str) -> Any:

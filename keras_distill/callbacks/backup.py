@@ -33,9 +33,9 @@ class Backup(keras.callbacks.Callback):
     far, and the history. Any built `keras.Model` can be trained. Layers that draw random numbers must use a
     `keras.random.SeedGenerator`, as Keras' own layers do.
 
-    The data must come in the same order again. `batches` and `epochs` make datasets whose order is a function of the
-    seed and the epoch, and resume an interrupted epoch at its next batch. Any other dataset must have the same order in
-    every epoch; an interrupted epoch then reads it from the start and skips the batches that were already used.
+    One process at a time trains in a folder. The data must come in the same order again. `batches` and `epochs` make
+    datasets whose order is a function of the seed and the epoch, and resume an interrupted epoch at its next batch. Any
+    other dataset must have the same order in every epoch; an interrupted epoch then skips the batches that were used.
 
     On SIGTERM, which preemptible instances send before they stop, the current step or validation is finished, a
     checkpoint is written, and the process exits with status 75 (`EXIT_PREEMPTED`). `fit` must run in the main thread
@@ -43,9 +43,9 @@ class Backup(keras.callbacks.Callback):
 
     With several workers (`MultiWorkerMirroredStrategy`), each worker creates a `Backup` of the same folder, which all
     workers must be able to read. The chief writes. A signal to any worker stops all workers after the same step.
-    Workers that run different trainings raise an error before the first step. Create the `Backup` within the strategy's
-    scope and before the models, so that settings and versions are compared first: TensorFlow waits forever when workers
-    create variables of different shapes.
+    Workers of different trainings raise an error before the first step. Create the `Backup` within the strategy's scope
+    and before the models, so that settings are compared first: TensorFlow waits forever when workers create variables
+    of different shapes.
 
     A finished training deletes its checkpoints. With `keep=True` they remain, and rerunning the script restores the
     finished training without another step. Nothing is lost then if the process dies before it saves the model; call
@@ -68,6 +68,7 @@ class Backup(keras.callbacks.Callback):
             of training also for a model that is not built; for a checkpoint of another model, seed, data or settings,
             or of other versions of Keras, TensorFlow or keras_distill; and for a folder in which no checkpoint is
             intact. A single corrupted or incomplete checkpoint causes a warning, and the previous one is used.
+        RuntimeError: At the start of training, if another process trains in the folder.
 
     Example:
     >>> backup = Backup("checkpoints", every=500)
@@ -145,6 +146,7 @@ class Backup(keras.callbacks.Callback):
         """
         if workers.is_chief(tf.distribute.get_strategy() if self.model is None else self.model.distribute_strategy):
             checkpoints.remove(self.folder)
+            runs.unlock(self.folder)
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -160,7 +162,7 @@ class Backup(keras.callbacks.Callback):
         self._order.check_steps(self.params["steps"])
         data = self._order.signature or {"steps": self.params["steps"]}
         self._run = runs.describe(model, seed=self.seed, settings=self.settings, data=data)
-        self._checkpoint, self._number = runs.find_checkpoint(self.folder, self._strategy, self._run)
+        self._checkpoint, self._number = runs.lock_checkpoint(self.folder, self._strategy, self._run)
         self._started = False
         self._order.reset()
         self._callback_arrays = {}
@@ -203,6 +205,7 @@ class Backup(keras.callbacks.Callback):
         self._preemption.uninstall()
         if not self.keep:
             self.delete()
+        runs.unlock(self.folder)
 
     def _restore(self):
         """Restore variables and the position in the training."""
@@ -291,6 +294,7 @@ class Backup(keras.callbacks.Callback):
     def _exit(self):
         self._preemption.uninstall()
         _compat.set_initial_epoch(self.model, None)
+        runs.unlock(self.folder)
         message = f"Preempted: checkpoint written to '{self.folder}'. Run the same command again to resume."
         print(message, file=sys.stderr, flush=True)
         raise SystemExit(EXIT_PREEMPTED)

@@ -17,6 +17,10 @@ from typing import Any, NoReturn, TypeAlias
 Commands: TypeAlias = Any
 
 
+# Largest float32.
+_LARGEST = 3.4e38
+
+
 class CommandError(Exception):
     """Error that a command reports to the user: the reason, then the remedy."""
 
@@ -120,6 +124,7 @@ def add_command(
         epilog="\n".join(["examples:", *(f"  {example}" for example in examples), *([notes] if notes else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print whole fingerprints in errors")
     parser.set_defaults(error=parser.error, resumable=False)
     return parser
 
@@ -202,7 +207,8 @@ def finite_number(text: str) -> float:
         number = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
         number = math.nan
-    if not math.isfinite(number):
+    # Most computations are in float32.
+    if not abs(number) <= _LARGEST:
         raise argparse.ArgumentTypeError(f"must be a finite number such as 0.5 or 1/255, got {text}")
     return number
 
@@ -212,6 +218,14 @@ def positive_number(text: str) -> float:
     number = finite_number(text)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"must be > 0, got {text}")
+    return number
+
+
+def softmax_temperature(text: str) -> float:
+    """Return a number in [0.001, 10000]: outside, soft targets or their differences vanish in float32."""
+    number = positive_number(text)
+    if not 1e-3 <= number <= 1e4:
+        raise argparse.ArgumentTypeError(f"must be from 0.001 to 10000, got {text}")
     return number
 
 
@@ -225,12 +239,17 @@ def fraction_below_one(text: str) -> float:
 
 def positive_integer(text: str) -> int:
     """Return an integer >= 1."""
-    return _integer(text, 1)
+    return _integer(text, 1, 2**31 - 1)
 
 
-def non_negative_integer(text: str) -> int:
-    """Return an integer >= 0."""
-    return _integer(text, 0)
+def number_of_epochs(text: str) -> int:
+    """Return an integer from 1 to 1,000,000."""
+    return _integer(text, 1, 10**6)
+
+
+def random_seed(text: str) -> int:
+    """Return an integer that seeds all random generators."""
+    return _integer(text, 0, 2**32 - 1)
 
 
 def count_noun(count: int, noun: str) -> str:
@@ -246,16 +265,21 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     print(align_columns(rows, left=len(rows[0]) - 1))
 
 
-def _integer(text: str, at_least: int) -> int:
-    # `int` also accepts "1_000" and " 1 ".
-    if not text.isdecimal() or int(text) < at_least:
+def _integer(text: str, at_least: int, at_most: int) -> int:
+    # `int` also accepts "1_000" and " 1 ", and raises another error for thousands of digits.
+    number = int(text[:20]) if text.isdecimal() else -1
+    if number < at_least:
         raise argparse.ArgumentTypeError(f"must be an integer >= {at_least}, got {text}")
-    return int(text)
+    if number > at_most:
+        raise argparse.ArgumentTypeError(f"must be at most {at_most}, got {text}")
+    return number
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"missing entry {error}"
-    # TensorFlow surrounds the reason with locations in its graph.
-    text = re.split(r"\n\s*\[\[|\nTraceback|Detected at node", str(error))[0]
-    return re.sub(r"\{\{.*?\}\}", "", text).strip() or type(error).__name__
+    # TensorFlow surrounds the reason with locations in its graph, some before it and some after it.
+    text = re.split(r"\n\s*\[\[|\nTraceback", str(error))[0]
+    text = re.sub(r"^(Graph execution error:|Detected at node .*|<stack traces.*|\s+File \".*)$", "", text, flags=re.M)
+    text = re.sub(r"\{\{.*?\}\}|\s*\[Op:\w+\]( name: ?)?|Error in user-defined function .*? iterator: \S+: ", "", text)
+    return text.strip() or type(error).__name__

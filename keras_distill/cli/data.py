@@ -15,6 +15,7 @@ from keras_distill.data.datasets import has_splits
 from keras_distill.data.labels import UNLABELLED
 
 from .common import CommandError
+from .labels import class_error, invalid_classes, label_kind
 from .reading import examples
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Memory of the shuffle buffer; datasets that fit into it are shuffled uniformly.
 _SHUFFLE_BYTES = 2**30
+# Examples that are checked at once.
+_CHECKED = 256
 
 
 class Data:
@@ -46,11 +49,12 @@ class Data:
 
     def __init__(self, options: argparse.Namespace, job: "DistillationJob", validation: float | str = 0.0):
         self._batch_size = options.batch_size
+        self._source = options.dataset
         self._job = job
         self.teacher = job.teacher
         models = job.student, job.teacher
         dataset = examples(options, *models)
-        self.labels = _label_kind(options.dataset, dataset.element_spec, job.classes)
+        self.labels = label_kind(options.dataset, dataset.element_spec, job.classes)
         self._training = self._whole = _check_not_empty(indexed(dataset), options.dataset)
         # `_other` is the validation dataset if it is not a part of `_whole`.
         self._validation, self._other = self._training.take(0), None
@@ -76,13 +80,40 @@ class Data:
 
         Raises:
             CommandError: If it is a file.
-            ValueError: If the cache is corrupted, or of another teacher.
+            ValueError: If the cache is corrupted, contains NaN or infinity, or is of another teacher.
         """
         if pathlib.Path(directory).is_file():
             raise CommandError(f"--cache={directory} is a file, not a directory. Choose another --cache.")
         manifest = read_manifest(directory)
         if manifest is not None and manifest.complete:
-            open_cache(directory, self._job.teacher)
+            open_cache(directory, self._job.teacher).check_values()
+
+    def check_labels(self) -> None:
+        """Read all training examples, and raise CommandError for a class index that is not a class of the student."""
+        if self.labels != "integer":
+            return
+        for element in self._training.batch(_CHECKED).prefetch(tf.data.AUTOTUNE):
+            _, index, _, (labels, *_) = split_element(element)
+            invalid = invalid_classes(labels.numpy(), self._job.classes)
+            if invalid.any():
+                position = int(np.argmax(invalid))
+                raise class_error(
+                    labels.numpy().reshape(len(labels))[position],
+                    f"example {int(index[position])} of {self._source}",
+                    self._job.classes,
+                )
+
+    def describe_non_finite(self) -> str:
+        """Return a sentence that names the first training example with NaN or infinity in its inputs, or ""."""
+        for element in self._training.batch(_CHECKED):
+            inputs, index, _, _ = split_element(element)
+            for leaf in keras.tree.flatten(inputs):
+                if leaf.dtype.is_floating:
+                    finite = tf.reduce_all(tf.math.is_finite(tf.reshape(leaf, (len(leaf), -1))), axis=1).numpy()
+                    if not finite.all():
+                        example = int(index[int(np.argmin(finite))])
+                        return f"Example {example} of {self._source} has NaN or infinity in its inputs."
+        return ""
 
     def use_cache(self, directory: str, validation_directory: pathlib.Path) -> None:
         """Read the teacher's outputs from a cache. It is written first if it does not exist.
@@ -113,6 +144,9 @@ class Data:
         finished = manifest is not None and manifest.complete
         label(self._job.teacher, self._whole, directory, **kept, verbose=int(not finished))
         self._stored = self._stored_validation = open_cache(directory, self._job.teacher)
+        if not finished:
+            # Some shards may be those of an earlier process.
+            self._stored.check_values()
         if self._other is not None:
             label(self._job.teacher, self._other, validation_directory, **kept, verbose=0)
             self._stored_validation = open_cache(validation_directory, self._job.teacher)
@@ -161,15 +195,13 @@ class Data:
         labels = np.concatenate([batch_labels for _, batch_labels in elements])
         indices = labels.argmax(-1) if self.labels == "one-hot" else labels.reshape(len(labels))
         is_labeled = ~np.isnan(labels).reshape(len(labels), -1).any(-1) & (indices != UNLABELLED)
-        indices = indices[is_labeled].astype("int64")
+        indices = indices[is_labeled]
         if not len(indices):
             raise CommandError("no validation example has a label. Choose another --validation.")
-        classes = self._job.classes
-        if indices.min() < 0 or indices.max() >= classes:
-            raise CommandError(
-                f"the labels of the validation examples range from {indices.min()} to {indices.max()}, but the student "
-                f"has the classes 0 to {classes - 1}. Number the classes from 0 without gaps."
-            )
+        invalid = invalid_classes(indices, self._job.classes)
+        if invalid.any():
+            raise class_error(indices[np.argmax(invalid)], "a validation example", self._job.classes)
+        indices = indices.astype("int64")
         return keras.tree.map_structure(lambda array: array[is_labeled], inputs), indices
 
     def _batched(self, dataset: tf.data.Dataset, stored: TeacherCache | None) -> tf.data.Dataset:
@@ -179,21 +211,6 @@ class Data:
         else:
             dataset = stored.join(dataset)
         return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _label_kind(source: str, spec: Any, classes: int) -> str | None:
-    if not isinstance(spec, tuple):
-        return None
-    labels = spec[1]
-    if labels.dtype.is_floating or labels.dtype.is_integer:
-        if labels.shape in ((), (1,)):
-            return "integer"
-        if labels.shape == (classes,):
-            return "one-hot"
-    raise CommandError(
-        f"labels of {source} have dtype {labels.dtype.name} and shape {labels.shape}. They must be class indices, "
-        f"shape () or (1,), or one-hot for the student's {classes} classes, shape ({classes},)."
-    )
 
 
 def _check_not_empty(dataset: tf.data.Dataset, source: str) -> tf.data.Dataset:

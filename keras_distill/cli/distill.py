@@ -1,9 +1,11 @@
 """Command `keras-distill distill`."""
 
 import argparse
+import contextlib
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     CommandError,
@@ -16,6 +18,7 @@ from .common import (
     as_command_error,
     count_noun,
     finite_number,
+    number_of_epochs,
     positive_integer,
 )
 from .objective import add_objective, add_training
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from .data import Data
     from .job import DistillationJob
+    from .training import Training
 
 
 def add(commands: Commands) -> None:
@@ -73,7 +77,7 @@ def add(commands: Commands) -> None:
     add_objective(parser)
     training = add_training(parser)
     training.add_argument(
-        "--epochs", type=positive_integer, default=10, metavar="N", help="number of epochs, >= 1 (default: 10)"
+        "--epochs", type=number_of_epochs, default=10, metavar="N", help="number of epochs, >= 1 (default: 10)"
     )
     training.add_argument(
         "--baseline", action="store_true", help="also train the student without a teacher, for comparison"
@@ -107,12 +111,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
-    from keras_distill.saving.runs import CheckpointMismatchError
-
     from .data import Data
     from .job import DistillationJob
-    from .results import FILES, Evaluator, previous_results, print_results, run_settings
-    from .training import VALIDATION, Training
+    from .results import FILES, previous_results, print_results, run_settings
+    from .training import Training
 
     job = DistillationJob(options)
     data = Data(options, job, options.validation)
@@ -122,17 +124,36 @@ def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
         )
     settings = run_settings(options, job)
     training = Training(options, job, data, settings)
-    files = [out / name for name in FILES]
-    if not (options.force or training.has_checkpoints()) and any(path.exists() for path in files):
+    if not (options.force or training.has_checkpoints()) and any((out / name).exists() for name in FILES):
         results = previous_results(out, settings)
         if results is None:
             raise CommandError(f"{out} contains another run. Choose another --out, or replace it with --force.")
         print(f"{out} already contains the results of this run:")
         print_results(results)
         return
+    with _locked(out):
+        _train(options, out, job, data, settings, training)
+
+
+def _train(
+    options: argparse.Namespace,
+    out: pathlib.Path,
+    job: "DistillationJob",
+    data: "Data",
+    settings: dict[str, Any],
+    training: "Training",
+) -> None:
+    from keras_distill.saving.runs import CheckpointMismatchError
+
+    from .results import FILES, Evaluator, print_results
+    from .training import VALIDATION
+
+    files = [out / name for name in FILES]
+    if not training.has_checkpoints():
+        data.check_labels()
     if options.cache is not None:
         data.check_cache(options.cache)
-    findings = _check_before_training(options, out, job, data)
+    findings = _check_before_training(options, job, data)
     if options.force:
         training.delete_checkpoints()
         for path in files:
@@ -154,19 +175,32 @@ def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
     print(f"Wrote {', '.join(path.name for path in files if path.exists())} to {out}")
 
 
-def _check_before_training(
-    options: argparse.Namespace, out: pathlib.Path, job: "DistillationJob", data: "Data"
-) -> "list[Finding]":
-    """Run the pre-flight diagnostics, print their findings as warnings and return them."""
+@contextlib.contextmanager
+def _locked(out: pathlib.Path) -> Iterator[None]:
+    """Lock the directory of the results for this process; create it, and remove it again if nothing is written."""
+    from keras_distill.utils import locks
+
     is_new = not out.exists()
-    # Made first, so that a directory that cannot be written to fails before the diagnostics, which take seconds.
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locks.locked(out / "writing.lock"):
+            yield
+    except locks.LockedError as error:
+        raise CommandError(
+            f"another `keras-distill distill` is writing to {out}: {error.holder}. Wait until it has ended, or choose "
+            "another --out."
+        ) from None
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+
+
+def _check_before_training(options: argparse.Namespace, job: "DistillationJob", data: "Data") -> "list[Finding]":
+    """Run the pre-flight diagnostics, print their findings as warnings and return them."""
     findings = job.findings(data)
     for finding in findings:
         print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
     if findings and options.strict:
-        if is_new:
-            out.rmdir()
         raise CommandError(f"training did not start: {count_noun(len(findings), 'problem')} found with --strict set.")
     return findings
 

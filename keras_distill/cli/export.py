@@ -116,12 +116,17 @@ def _export(
 ) -> "tuple[list[tuple[Exported, Profile]], list[str]]":
     """Export and profile each format; return the files, and an error line for each format that failed."""
     from keras_distill.compression import export, profile
+    from keras_distill.utils.files import name_file
 
     exported, errors = [], []
     for each in formats:
         try:
             (file,) = export(model, directory, inputs, [each], name)
             exported.append((file, profile(model, file, inputs)))
+        except OSError as error:
+            # A full disk fails all formats.
+            name_file(error, directory)
+            raise
         except (ValueError, RuntimeError, ImportError) as error:
             errors.append(f"keras-distill: error: {each}: {' '.join(str(error).split())}")
     return exported, errors

@@ -24,6 +24,10 @@ STATUS = """exit status:
   130  interrupted from the keyboard (Ctrl-C); `label` and `distill` resume when rerun"""
 
 
+class _StoppedError(SystemExit):
+    """SIGTERM outside of `fit`, where `Backup` handles it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -43,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return options.run(options) or 0
     except CommandError as error:
         # Some errors of Keras and TensorFlow have several lines. The remedy may be in the last one.
-        lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+        text = str(error) if options.verbose else re.sub(r"\b([0-9a-f]{6})[0-9a-f]{26,}\b", r"\1...", str(error))
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         print("\n  ".join([f"keras-distill: error: {lines[0]}", *lines[1:]]), file=sys.stderr)
         return 1
+    except _StoppedError:
+        print("keras-distill: stopped by SIGTERM. Rerun the same command to resume.", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of the pipe has closed it, as `head` does. Python would fail again when it flushes stdout at exit.
         sys.stdout = None
@@ -117,7 +125,8 @@ def _exit_on_sigterm() -> Iterator[None]:
     """Exit with `EXIT_PREEMPTED` on SIGTERM. Files are written atomically, so none is left incomplete."""
 
     def stop(number, frame):
-        raise SystemExit(EXIT_PREEMPTED)
+        # Nothing is printed here: Python may be in the middle of printing.
+        raise _StoppedError(EXIT_PREEMPTED)
 
     # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from .common import (
     Parser,
     fraction_below_one,
-    non_negative_integer,
     positive_integer,
     positive_number,
+    random_seed,
+    softmax_temperature,
     wrap_text,
 )
 
@@ -53,10 +54,10 @@ def add_objective(parser: Parser) -> None:
     )
     group.add_argument(
         "--temperature",
-        type=positive_number,
+        type=softmax_temperature,
         default=4.0,
         metavar="T",
-        help="softmax temperature, > 0; 1 to 4 is typical (default: 4)",
+        help="softmax temperature, from 0.001 to 10000; 1 to 4 is typical (default: 4)",
     )
     group.add_argument(
         "--alpha",
@@ -93,7 +94,7 @@ def add_training(parser: Parser) -> Any:
     )
     group.add_argument(
         "--seed",
-        type=non_negative_integer,
+        type=random_seed,
         default=0,
         metavar="N",
         help="seed of heads, dropout and shuffling, an integer >= 0 (default: 0)",

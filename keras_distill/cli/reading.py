@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import pathlib
 import re
 import sys
@@ -37,11 +38,8 @@ def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
         CommandError: If a module cannot be imported, or the file cannot be loaded.
     """
     with as_command_error(f"cannot read {path}"):
-        # A console script, unlike `python -m`, does not find the modules of the current directory.
-        if "" not in sys.path:
-            sys.path.insert(0, "")
         for module in modules:
-            importlib.import_module(module)
+            _import(module)
         _check_file(pathlib.Path(path))
         try:
             model = keras.saving.load_model(path, compile=False)
@@ -50,6 +48,16 @@ def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
         if not isinstance(model, keras.Model):
             raise CommandError(f"cannot read {path}: it contains a {type(model).__name__}, not a model.")
         return model
+
+
+def _import(module: str) -> None:
+    """Import a module of the user, also from the current directory, which nothing else is imported from."""
+    # Last, so that the module's own imports of installed packages find these.
+    paths, sys.path = sys.path, [*sys.path, os.getcwd()]
+    try:
+        importlib.import_module(module)
+    finally:
+        sys.path = paths
 
 
 def examples(
@@ -134,6 +142,11 @@ def _check_inputs(source: str, inputs: Any, model: keras.Model) -> None:
         raise ValueError(
             f"examples of '{source}' have shape {tuple(inputs.shape)}, but '{model.name}' takes {tuple(shape)}. Choose "
             "another dataset or model."
+        )
+    if inputs.dtype.is_complex and not expected.dtype.is_complex:
+        raise ValueError(
+            f"examples of '{source}' have dtype {inputs.dtype.name}, but '{model.name}' takes {expected.dtype.name}. "
+            "Save real and imaginary parts, or the magnitudes, as channels of real numbers."
         )
     if (inputs.dtype == tf.string) != (expected.dtype == tf.string):
         raise ValueError(

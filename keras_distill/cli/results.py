@@ -107,6 +107,7 @@ class Evaluator:
         # The baseline comes before the distilled student, as in all reports.
         for name in reversed(list(trained)):
             runs[name] = self._evaluate(self._predict(trained[name].model), trained[name].history)
+        findings = [*self._accuracy_loss(runs[DISTILLED].accuracy), *findings]
         results = Results(
             title=f"Distillation of '{self._job.teacher.name}' into '{self._job.student.name}'",
             description=self._describe(runs[TEACHER].accuracy, runs[DISTILLED].accuracy),
@@ -125,6 +126,16 @@ class Evaluator:
         )
         self._write(results, trained)
         return results
+
+    def _accuracy_loss(self, accuracy: float) -> list[Finding]:
+        """Return a finding, and print it as a warning, if the student is less accurate than before training."""
+        if accuracy >= self._initial_accuracy:
+            return []
+        what = "The student is less accurate than before training."
+        seen = f"{format_percent(accuracy, 2)} after training, {format_percent(self._initial_accuracy, 2)} before."
+        advice = "Take a teacher that is more accurate than the student, or lower --learning-rate."
+        print(f"keras-distill: warning: {what} {seen} {advice}", file=sys.stderr)
+        return [Finding("accuracy lost", what, seen, advice)]
 
     def _predict(self, model: "keras.Model") -> np.ndarray:
         return logits_model(model).predict(self._inputs, batch_size=self._options.batch_size, verbose=0)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 
-from keras_distill.callbacks.backup import Backup
+from keras_distill.callbacks import Backup, NonFiniteError, TerminateOnNonFinite
 from keras_distill.saving import checkpoints
 
-from .common import count_noun
+from .common import CommandError, count_noun
 
 if TYPE_CHECKING:
     from .data import Data
@@ -85,14 +85,21 @@ class Training:
         )
         size = f"{count_noun(options.epochs, 'epoch')} of {count_noun(steps, 'step')}"
         print(f"Training '{name}': {size}, {data.num_training:,} examples", flush=True)
-        history = distiller.fit(
-            backup.epochs(lambda seed: data.batches(seed, with_teacher)),
-            epochs=options.epochs,
-            validation_data=data.validation_batches(with_teacher),
-            callbacks=[backup],
-            # `Data.batches` shuffles, with the seed that `Backup.epochs` passes.
-            shuffle=False,
-            # A progress bar would fill a log file with control characters.
-            verbose=1 if sys.stdout.isatty() else 2,
-        ).history
+        try:
+            history = distiller.fit(
+                backup.epochs(lambda seed: data.batches(seed, with_teacher)),
+                epochs=options.epochs,
+                validation_data=data.validation_batches(with_teacher),
+                callbacks=[TerminateOnNonFinite(options.backup_every), backup],
+                # `Data.batches` shuffles, with the seed that `Backup.epochs` passes.
+                shuffle=False,
+                # A progress bar would fill a log file with control characters.
+                verbose=1 if sys.stdout.isatty() else 2,
+            ).history
+        except NonFiniteError as error:
+            # Rerun with the same options, the training would end in the same step again.
+            backup.delete()
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()
+            raise CommandError(f"training of '{name}' stopped. {error} {data.describe_non_finite()}".strip()) from error
         return Trained(distiller.student, history)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
 import keras
@@ -68,6 +69,8 @@ def open_dataset(
         dataset = _from_tfds(source, path, split, feature, data_dir)
     else:
         dataset = _from_images(path, like)
+    if scale != 1:
+        _check_real(source, dataset)
     return dataset if scale == 1 else dataset.map(lambda *element: _scaled(element, scale), tf.data.AUTOTUNE)
 
 
@@ -120,14 +123,29 @@ def _from_images(directory, like):
             f"The images of '{directory}' are resized to the input of a model, which must be one image of fixed size: "
             f"(height, width, channels), with 1, 3 or 4 channels. Received: an input of shape {shape}"
         )
-    return keras.utils.image_dataset_from_directory(
-        directory,
-        image_size=shape[:2],
-        color_mode={1: "grayscale", 3: "rgb", 4: "rgba"}[shape[-1]],
-        batch_size=None,
-        shuffle=False,
-        verbose=False,
-    )
+    listed = keras.utils.image_dataset_from_directory(directory, batch_size=None, shuffle=False, verbose=False)
+    paths = list(listed.file_paths)
+    labels = [listed.class_names.index(pathlib.Path(path).relative_to(directory).parts[0]) for path in paths]
+
+    def load(path, label):
+        # The error of TensorFlow's own function in a graph would not name the file.
+        (image,) = tf.numpy_function(lambda path: _decoded(path, shape[-1]), [path], [tf.uint8])
+        image.set_shape((None, None, shape[-1]))
+        return tf.ensure_shape(tf.image.resize(image, shape[:2]), shape), label
+
+    files = tf.data.Dataset.from_tensor_slices((paths, tf.constant(labels, "int32")))
+    return files.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _decoded(path, channels):
+    try:
+        return tf.io.decode_image(tf.io.read_file(path), channels, expand_animations=False).numpy()
+    except (tf.errors.OpError, OSError) as error:
+        # TensorFlow surrounds the reason with the name of its operation.
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip().rstrip(".")
+        raise ValueError(
+            f"'{path.decode()}' cannot be read as an image: {reason}. Replace or delete the file."
+        ) from error
 
 
 def _from_tfds(source, path, split, feature, data_dir):
@@ -152,6 +170,16 @@ def _from_tfds(source, path, split, feature, data_dir):
         raise ValueError(f"'{source}' has no feature '{feature}'. Choose one of {list(features)}.")
     label = supervised_keys[1] if supervised_keys and supervised_keys[1] != feature else None
     return dataset.map(lambda example: (example[feature], example[label]) if label else example[feature])
+
+
+def _check_real(source, dataset):
+    spec = dataset.element_spec
+    for inputs in keras.tree.flatten(spec[0] if isinstance(spec, tuple) else spec):
+        if inputs.dtype.is_complex:
+            raise ValueError(
+                f"'{source}' holds inputs of dtype {inputs.dtype.name}, which cannot be scaled to float32. Pass "
+                "`scale=1`, or save real and imaginary parts as channels of real numbers."
+            )
 
 
 def _scaled(element, scale):

@@ -1,5 +1,6 @@
 """Beam transform LabelWithTeacher: cache teacher outputs of large datasets on many machines."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -13,9 +14,11 @@ import tensorflow as tf
 from apache_beam.utils import shared
 
 from keras_distill.cache import fingerprint, labelling, packing, shards
-from keras_distill.cache.shards import EXAMPLES
+from keras_distill.cache.arrays import ShardArray
+from keras_distill.cache.manifest import EXAMPLES
 from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import as_teacher
+from keras_distill.teachers.checks import check_finite_weights
 from keras_distill.types import Structure
 
 
@@ -85,8 +88,12 @@ class LabelWithTeacher(beam.PTransform):
 
     def expand(self, examples):
         directory = self._directory
-        requested = labelling.new_manifest(self._load(), self._inputs, **self._settings, **self._sizes)
-        with shards.write_lock(directory):
+        teacher = self._load()
+        check_finite_weights(teacher)
+        requested = labelling.new_manifest(teacher, self._inputs, **self._settings, **self._sizes)
+        stored = shards.read_manifest(directory)
+        is_finished = stored is not None and stored.complete
+        with contextlib.nullcontext() if is_finished else shards.write_lock(directory):
             manifest = labelling.begin_or_resume(directory, requested, self._sizes["batch_size"])
         # A complete cache is only compared with the examples, so its batch size need not match. No batch may cross the
         # border between two of its shards, hence the common divisor.
@@ -155,7 +162,7 @@ class _RunTeacher(beam.DoFn):
         shard, row = divmod(batch * self._batch_size, self._manifest.shard_examples)
         written = self._written_fingerprints(shard)
         if written is None:
-            yield shard, (row, self._runner.outputs(inputs) | {EXAMPLES: prints})
+            yield shard, (row, self._runner.outputs(inputs, indices) | {EXAMPLES: prints})
         else:
             _check_written(indices, prints, written[row : row + len(prints)], self._directory)
             yield shard, None
@@ -165,7 +172,7 @@ class _RunTeacher(beam.DoFn):
         if shard not in self._written:
             entry = _read_entry(self._directory, shard, self._manifest)
             if entry is not None:
-                self._written[shard] = shards.open_array(self._directory, entry, EXAMPLES)
+                self._written[shard] = ShardArray(self._directory, self._manifest, entry, EXAMPLES).all_rows()
             else:
                 # A complete cache gets no more shards: an empty array makes the comparison fail.
                 self._written[shard] = np.zeros(0, "uint8") if self._manifest.complete else None
@@ -185,8 +192,8 @@ class _TeacherRunner:
             ],
         )
 
-    def outputs(self, inputs):
-        return self._teacher(keras.tree.map_structure(tf.convert_to_tensor, inputs))
+    def outputs(self, inputs, indices):
+        return self._teacher(keras.tree.map_structure(tf.convert_to_tensor, inputs), indices)
 
     def fingerprints(self, inputs):
         return self._fingerprints(inputs).numpy().astype(self._dtype)

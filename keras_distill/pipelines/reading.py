@@ -53,14 +53,14 @@ class Reader:
             raw_specs, transformed_specs = output.raw_feature_spec(), output.transformed_feature_spec()
         raw_specs = {name: spec for name, spec in raw_specs.items() if not name.startswith(activations.PREFIX)}
         label = [] if settings.label is None else [settings.label]
-        features = [name for name in raw_specs if name not in label]
+        sources, only_label = self._label_sources(raw_specs)
+        features = [name for name in raw_specs if name not in only_label]
         if settings.features is not None:
             features = list(settings.features)
         _check_available(features, raw_specs, schema_path)
         _check_available(label, transformed_specs, transform_graph or schema_path)
         self._features = {name: raw_specs[name] for name in features}
-        # A Transform may make the label, so it need not be a raw feature.
-        self._label = {name: raw_specs[name] for name in label if name in raw_specs}
+        self._label = {name: raw_specs[name] for name in sources}
         self._teacher = teacher
         self.stored_taps = activations.stored_taps_from_schema(schema)
         if teacher is not None:
@@ -115,6 +115,30 @@ class Reader:
             # Without the missing ones: reading an absent key above has added it to the protobuf map.
             available = sorted(name for name in features if name not in missing)
             raise ValueError(f"The examples at {patterns} have no features {missing}. Available: {available}.")
+
+    def _label_sources(self, raw_specs):
+        """Return the raw features that the label depends on, and those of them that nothing else depends on.
+
+        The latter are unknown in serving. A Transform may make the label of other features.
+        """
+        label = self.settings.label
+        if label is None or self.transform is None:
+            sources = [label] if label in raw_specs else []
+            return sources, sources
+        everything = self._transformed_names(raw_specs)
+        lost = {
+            name: everything - self._transformed_names({key: raw_specs[key] for key in raw_specs if key != name})
+            for name in raw_specs
+        }
+        sources = [name for name in raw_specs if label in lost[name]]
+        return sources, [name for name in sources if lost[name] == {label}]
+
+    def _transformed_names(self, raw_specs):
+        """Return the names of the transformed features that some raw features suffice for."""
+        if not raw_specs:
+            return set()
+        parse = tf.function(lambda serialized: self._transformed(tf.io.parse_example(serialized, raw_specs)))
+        return set(parse.get_concrete_function(tf.TensorSpec([None], tf.string)).structured_outputs)
 
     def _needed(self):
         return {**self._features, **self._label, **activations.parsing_specs(self._parsed_taps)}

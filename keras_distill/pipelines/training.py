@@ -11,6 +11,7 @@ from tfx.components.tuner.component import TunerFnResult
 from keras_distill.cache import packing
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.tensorboard import TensorBoard
+from keras_distill.callbacks.termination import TerminateOnNonFinite
 from keras_distill.distribution import workers
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
@@ -58,7 +59,7 @@ def run_fn(fn_args: FnArgs) -> None:
         backup.epochs(inputs.train_dataset),
         validation_data=inputs.eval_dataset(),
         epochs=settings.epochs,
-        callbacks=[tensorboard, backup],
+        callbacks=[TerminateOnNonFinite(settings.backup_every), tensorboard, backup],
         verbose=2,
     )
     if workers.is_chief(inputs.strategy):

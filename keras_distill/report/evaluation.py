@@ -47,7 +47,8 @@ def prediction_milliseconds(
 ) -> dict[str, float]:
     """Measure the median prediction time per example of several models, in batches.
 
-    The models run in turn, so that other load on the machine slows all of them alike.
+    The models run in turn, so that other load on the machine slows all of them alike. Models of one architecture are
+    measured once: a difference between them would be noise.
 
     Args:
         models: `{name: keras.Model}`.
@@ -60,16 +61,18 @@ def prediction_milliseconds(
     """
     index = np.resize(np.arange(len(keras.tree.flatten(inputs)[0])), batch_size)
     inputs = keras.tree.map_structure(lambda array: tf.constant(array[index]), inputs)
-    functions = {name: tf.function(lambda x, model=model: model(x, training=False)) for name, model in models.items()}
-    times = {name: [] for name in models}
+    architectures = {name: _architecture(model) for name, model in models.items()}
+    measured = {architectures[name]: model for name, model in models.items()}
+    functions = {key: tf.function(lambda x, model=model: model(x, training=False)) for key, model in measured.items()}
+    times = {key: [] for key in measured}
     for repeat in range(repeats + 1):
-        for name, function in functions.items():
+        for key, function in functions.items():
             start = time.perf_counter()
             function(inputs).numpy()
             # The first call traces the graph.
             if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: 1000 * float(np.median(seconds)) / batch_size for name, seconds in times.items()}
+                times[key].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(times[key])) / batch_size for name, key in architectures.items()}
 
 
 def profile_models(
@@ -142,3 +145,13 @@ def least_confident_examples(models: dict[str, keras.Model], images: Structure, 
 def _uint8_image(image):
     image = image[..., 0] if image.shape[-1] == 1 else image
     return np.uint8(np.clip(image * 255 if image.max() <= 1 else image, 0, 255))
+
+
+def _architecture(model):
+    """Return a key that models of the same architecture share."""
+    try:
+        # Without the names of the model and its layers, which do not change the computation.
+        return re.sub(r'"name": "[^"]*"', "", model.to_json())
+    except (NotImplementedError, TypeError, ValueError):
+        # A subclassed model without a configuration.
+        return str(id(model))

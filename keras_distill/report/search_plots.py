@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from keras_distill.report.search import Search
 from keras_distill.utils.drawing import FIRST, Figure, figure, render_figure, shorten
+from keras_distill.utils.files import atomic_write
 
 # Pale for bad trials and dark for good ones; the best trial has its own color.
 BETTER = LinearSegmentedColormap.from_list("better", ["#CFD8DF", "#7FBCE0", "#0072B2", "#003B5C"])
@@ -59,7 +60,8 @@ def draw_search(search: Search, folder: str | pathlib.Path) -> list[pathlib.Path
     folder.mkdir(parents=True, exist_ok=True)
     paths = {folder / f"{name}.png": rendered for name, rendered in search_figures(search).items()}
     for path, rendered in paths.items():
-        path.write_bytes(rendered.png())
+        with atomic_write(path) as file:
+            file.write(rendered.png())
     return list(paths)
 
 

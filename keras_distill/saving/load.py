@@ -8,6 +8,7 @@ import keras
 
 from keras_distill.training.deserialization import loading_with
 from keras_distill.training.distiller import Distiller
+from keras_distill.utils.files import name_file
 
 
 def load_distiller(
@@ -59,9 +60,17 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
     Args:
         model: The model to save.
         path: File name, ending in `.keras`.
+
+    Raises:
+        OSError: If the file system fails, such as for a full disk. The unfinished file is deleted then.
     """
     path = pathlib.Path(path)
     # Keras requires a name that ends in `.keras`, and opens the file itself.
     unfinished = path.with_name(f"unfinished_{path.name}")
-    model.save(unfinished)
-    os.replace(unfinished, path)
+    try:
+        model.save(unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        name_file(error, path)
+        raise

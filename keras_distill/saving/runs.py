@@ -1,5 +1,6 @@
 """State and description of a training run, and differences between two runs."""
 
+import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -12,6 +13,10 @@ import tensorflow as tf
 from keras_distill.distribution import workers
 from keras_distill.saving import checkpoints
 from keras_distill.training.base import BaseDistiller
+from keras_distill.utils import locks
+from keras_distill.utils.files import is_local
+
+_LOCK = "training.lock"
 
 
 class CheckpointMismatchError(ValueError):
@@ -167,6 +172,47 @@ def find_checkpoint(
         if text:
             raise CheckpointMismatchError(folder, text)
     return metadata, number
+
+
+def lock_checkpoint(
+    folder: str | os.PathLike, strategy: tf.distribute.Strategy, run: dict
+) -> tuple[dict, int] | tuple[None, None]:
+    """Lock a folder of checkpoints for this training, and return `find_checkpoint`. Collective, as that is.
+
+    The chief holds the lock, until `unlock` or the end of its process. Cloud storage has no locks.
+
+    Args:
+        folder: The folder of the checkpoints.
+        strategy: The current strategy.
+        run: As for `find_checkpoint`.
+
+    Raises:
+        RuntimeError: If another process trains in the folder.
+        ValueError: As `find_checkpoint`. The folder is not locked then.
+    """
+    holder = ""
+    if workers.is_chief(strategy) and is_local(folder):
+        try:
+            locks.lock(os.path.join(folder, _LOCK))
+        except locks.LockedError as error:
+            holder = error.holder
+    holder = "".join(workers.all_gather_text(strategy, holder))
+    if holder:
+        raise RuntimeError(
+            f"Another process is training in '{folder}': {holder}. Wait until it has ended, or choose another folder."
+        )
+    try:
+        return find_checkpoint(folder, strategy, run)
+    except ValueError:
+        unlock(folder)
+        raise
+
+
+def unlock(folder: str | os.PathLike) -> None:
+    """Release the lock of this process, and delete the folder if nothing else is in it."""
+    locks.unlock(os.path.join(folder, _LOCK))
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def versions() -> dict[str, str]:

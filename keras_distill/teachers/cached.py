@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import scatter_top_k
+from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers.base import Teacher
 from keras_distill.types import Structure, Tensor
 
@@ -22,10 +24,10 @@ class CachedTeacher(Teacher):
     `label` and `open_cache`.
 
     Args:
-        activations: `{tap: array or tf.TensorSpec}` of the activations that will come with the batches; only shapes and
-            dtypes are read. The logits of the k most probable classes are a dictionary of `top`, shape `[batch, ..., k
-            + 1]` (their k logits, then one logit for the total probability of all other classes), and `classes`,
-            integers of shape `[batch, ..., k]`.
+        activations: `{tap: array or tf.TensorSpec}` of the activations that will come with the batches; only their
+            shapes and dtypes are kept. The logits of the k most probable classes are a dictionary of `top`, shape
+            `[batch, ..., k + 1]` (their k logits, then one logit for the total probability of all other classes), and
+            `classes`, integers of shape `[batch, ..., k]`.
         counts: `{tap: number of classes}` of the taps stored as their k most probable classes. The probability of the
             other classes is distributed evenly among them. Defaults to None: no such taps.
         functions: `{tap: "softmax" or "sigmoid"}` of the taps whose logits come with the batches in place of
@@ -33,8 +35,8 @@ class CachedTeacher(Teacher):
             None: activations are returned as they come.
 
     Raises:
-        ValueError: If `counts` does not have exactly the taps that are stored as their most probable classes, and for
-            another function.
+        ValueError: If `counts` does not have exactly the taps that are stored as their most probable classes, for
+            another function, and for an array of probabilities at "output".
 
     Example:
     >>> logits = teacher.predict(x, verbose=0)
@@ -61,6 +63,15 @@ class CachedTeacher(Teacher):
             )
 
         self._functions = dict(functions or {})
+        probabilities = [
+            tap for tap, value in activations.items() if tap not in self._functions and _are_probabilities(tap, value)
+        ]
+        if probabilities:
+            raise ValueError(
+                f"The activations {probabilities} are probabilities: their rows are >= 0 and have the sum 1. Losses "
+                "compare logits. Pass the logarithms, here and to `with_activations`: `np.log(probabilities)` are "
+                "logits of the same softmax, -inf for a probability of 0."
+            )
         unknown = set(self._functions.values()) - set(_FUNCTIONS)
         if unknown:
             raise ValueError(f"`functions` must be 'softmax' or 'sigmoid' for each tap. Received: {functions}")
@@ -83,3 +94,11 @@ class CachedTeacher(Teacher):
             stored = scatter_top_k(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])
         function = self._functions.get(tap)
         return stored if function is None else _FUNCTIONS[function](ops.cast(stored, "float32"))
+
+
+def _are_probabilities(tap, value):
+    """Return whether an array of a model's outputs has rows of probabilities. Features may have such rows."""
+    if tap.partition("[")[0] != OUTPUT or isinstance(value, (dict, tf.TensorSpec)) or len(value.shape) < 2:
+        return False
+    rows = np.asarray(value[:1024], "float64").reshape(-1, value.shape[-1])
+    return rows.shape[-1] > 1 and len(rows) > 0 and bool(np.all(rows >= 0) and np.allclose(rows.sum(-1), 1, atol=1e-3))

@@ -1,10 +1,11 @@
-"""Checks of class mappings and logits, and the mapping of logits between classes, for several teachers."""
+"""Checks of weights, class mappings and logits, and the mapping of logits between classes, for several teachers."""
 
 import collections
 import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -13,6 +14,33 @@ from keras_distill import _compat
 from keras_distill.models.softmax import as_logits
 from keras_distill.models.specs import spec_of
 from keras_distill.types import Tensor
+
+
+def check_finite_weights(teacher: Any) -> None:
+    """Raise ValueError if weights of a teacher contain NaN or infinity. The error names them.
+
+    Args:
+        teacher: A `Teacher`.
+    """
+    broken = non_finite_weights(teacher.weights)
+    if broken:
+        raise ValueError(
+            f"The teacher's weights {shorten(broken)} contain NaN or infinity. Check how it was trained and loaded."
+        )
+
+
+def non_finite_weights(weights: Sequence[Any]) -> list[str]:
+    """Return the paths of the weights that contain NaN or infinity."""
+    return [
+        weight.path
+        for weight in weights
+        if keras.backend.is_float_dtype(weight.dtype) and not bool(tf.reduce_all(tf.math.is_finite(weight)))
+    ]
+
+
+def shorten(names: list[str]) -> list[str]:
+    """Return the first three names of a list, and the number of the others."""
+    return names if len(names) <= 3 else [*names[:3], f"and {len(names) - 3} more"]
 
 
 def class_map(classes: Any) -> tuple[tuple[int, ...], ...]:

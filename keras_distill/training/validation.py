@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_distill import _compat
 from keras_distill.models.masking import mask_fits
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import tap_names
+from keras_distill.teachers.checks import check_finite_weights, non_finite_weights, shorten
 from keras_distill.training.strategy_checks import check_scope
 from keras_distill.training.term import Term
 from keras_distill.types import Structure
@@ -59,11 +58,7 @@ def check_models(student: keras.Model, teacher: Any) -> None:
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
         )
     check_shared_weights(student, teacher)
-    broken = _non_finite_weights(teacher)
-    if broken:
-        raise ValueError(
-            f"The teacher's weights {_shortened(broken)} contain NaN or infinity. Check how it was trained and loaded."
-        )
+    check_finite_weights(teacher)
 
 
 def check_shared_weights(student: keras.Model, teacher: Any) -> None:
@@ -79,7 +74,7 @@ def check_shared_weights(student: keras.Model, teacher: Any) -> None:
     shared = _shared_weights(student, teacher)
     if shared:
         raise ValueError(
-            f"'{student.name}' shares the weights {_shortened(shared)} with its teacher, which must not change during "
+            f"'{student.name}' shares the weights {shorten(shared)} with its teacher, which must not change during "
             "training. Build the student from its own layers and copy the values with `set_weights`, or freeze the "
             "shared layers, `layer.trainable = False`."
         )
@@ -110,17 +105,16 @@ def check_peers(peers: dict[str, keras.Model]) -> None:
     for (first, one), (second, other) in itertools.combinations(peers.items(), 2):
         shared = _shared_weights(one, other)
         if one is other or shared:
-            what = f"the weights {_shortened(shared)}" if one is not other else "one model"
+            what = f"the weights {shorten(shared)}" if one is not other else "one model"
             raise ValueError(
                 f"The peers '{first}' and '{second}' share {what}, so that they would always agree there. Build each "
                 "peer from its own layers."
             )
     check_scope({f"peer '{name}'": peer for name, peer in peers.items()})
     for name, peer in peers.items():
-        if _non_finite_weights(peer):
-            raise ValueError(
-                f"The weights {_shortened(_non_finite_weights(peer))} of peer '{name}' contain NaN or infinity."
-            )
+        broken = non_finite_weights(peer.weights)
+        if broken:
+            raise ValueError(f"The weights {shorten(broken)} of peer '{name}' contain NaN or infinity.")
 
 
 def check_train_step(model: keras.Model) -> None:
@@ -252,23 +246,5 @@ def warn_if_logits_taken_for_probabilities(loss: Any, output: Structure) -> None
 def _shared_weights(model, other):
     """Return the paths of shared weights that training changes: not those of frozen layers and of preprocessing."""
     own = {id(weight) for weight in model.weights}
-    trained = {id(weight) for weight in model.trainable_weights}
-    constant = {
-        id(weight)
-        for layer in _compat.flatten_layers(model)
-        if isinstance(layer, _CONSTANT) or not layer.trainable
-        for weight in layer.non_trainable_weights
-    }
-    return [weight.path for weight in other.weights if id(weight) in own and id(weight) not in constant - trained]
-
-
-def _non_finite_weights(model):
-    return [weight.path for weight in model.weights if not _is_finite(weight)]
-
-
-def _is_finite(weight):
-    return not keras.backend.is_float_dtype(weight.dtype) or bool(tf.reduce_all(tf.math.is_finite(weight)))
-
-
-def _shortened(names):
-    return names if len(names) <= 3 else [*names[:3], f"and {len(names) - 3} more"]
+    check_shared_weights(student, teacher)
+    check_finite_weights(teacher)

@@ -38,10 +38,23 @@ def atomic_write(path: str | os.PathLike, several: bool = False) -> Iterator[Bin
             if is_local(path):
                 os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            name_file(error, path)
         raise
+
+
+def name_file(error: OSError, path: str | os.PathLike) -> None:
+    """Add the name of a file to an error of the file system that has none, such as that for a full disk.
+
+    Args:
+        error: The error.
+        path: The file.
+    """
+    if error.filename is None and error.errno is not None:
+        error.filename = os.fspath(path)
 
 
 def is_local(path: str | os.PathLike) -> bool:

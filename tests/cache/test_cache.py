@@ -12,6 +12,7 @@ from keras_distill.cache import indexed, label, on_inputs, open_cache
 from keras_distill.data.batch import split_inputs
 from keras_distill.losses import Hint, KLDivergence
 from tests.support.helpers import compiled, data, features, mlp
+from tests.support.manifests import rewrite
 
 pytestmark = pytest.mark.everyday
 
@@ -171,11 +172,11 @@ def test_other_settings_raise(teacher, tmp_path, change):
         (lambda d: (d / "manifest.json").unlink(), "holds no cache. Run `label"),
         (lambda d: (d / "manifest.json").write_text("{"), "is not the manifest of a cache"),
         (lambda d: (d / "manifest.json").write_text('{"format": 99}'), "has cache format 99, but"),
-        (lambda d: (d / "00000.output.npy").unlink(), "00000.output.npy' cannot be read"),
+        (lambda d: (d / "00000.output.npy").unlink(), "00000.output.npy' is missing. Restore the file"),
         (lambda d: truncate(d / "00000.output.npy"), "00000.output.npy' cannot be read"),
         (
             lambda d: np.save(d / "00000.output.npy", np.zeros((23, 3), "float32")),
-            "has 23 rows, but the manifest lists 24",
+            r"has shape \(23, 3\) and dtype float32, but the manifest lists \(24, 3\) and float32",
         ),
         (lambda d: np.save(d / "00000.output.npy", np.array([{}] * 24)), "00000.output.npy' cannot be read"),
         (lambda d: mark_unfinished(d), "holds an unfinished cache"),
@@ -194,7 +195,7 @@ def truncate(path):
 
 def mark_unfinished(directory):
     manifest = json.loads((directory / "manifest.json").read_text())
-    (directory / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    rewrite(directory, **{**manifest, "complete": False})
 
 
 @pytest.mark.parametrize("examples", [dataset().skip(1), dataset().take(23), dataset().shuffle(24, seed=1)])
@@ -243,5 +244,5 @@ def test_sizes_are_checked(teacher, tmp_path, name):
 def test_verify_detects_a_missing_file(teacher, tmp_path):
     teacher_cache = labeled(teacher, tmp_path)
     (tmp_path / "00000.features.npy").unlink()
-    with pytest.raises(ValueError, match="00000.features.npy' is missing. Restore it, or delete"):
+    with pytest.raises(ValueError, match="00000.features.npy' is missing. Restore the file, or delete"):
         teacher_cache.verify()

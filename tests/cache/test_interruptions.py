@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from keras_distill.cache import label, open_cache, shards
@@ -90,7 +91,7 @@ def test_a_failed_write_leaves_only_finished_shards(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "writing.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json"]
     label(teacher, data(), tmp_path, ("output", "features"), verbose=0)
     assert open_cache(tmp_path).examples == 24
 
@@ -114,3 +115,81 @@ def test_resuming_requires_a_batch_size_that_divides_the_shards(tmp_path, monkey
     assert open_cache(tmp_path).examples == 24
     # A finished cache is only verified, in batches of any size.
     label(teacher, data(), tmp_path, batch_size=4, **options)
+
+
+READ = """
+import resource, sys
+import numpy as np
+from keras_distill.cache import open_cache
+from keras_distill.data.batch import split_inputs
+directory, limit = sys.argv[1:]
+x = np.arange(100 * 8, dtype="float32").reshape(100, 8)
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(limit), int(limit)))
+teacher_cache = open_cache(directory)
+teacher_cache.verify()
+np.testing.assert_array_equal(split_inputs(teacher_cache.load(x))[1]["output"], x[:, :3])
+"""
+
+
+def run(script, *arguments, prefix=()):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*prefix, sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def many_shards(tmp_path_factory):
+    """Cache of 100 shards of one example, 200 files."""
+    directory = tmp_path_factory.mktemp("many") / "cache"
+    x = np.arange(100 * 8, dtype="float32").reshape(100, 8)
+    label(lambda inputs: inputs[:, :3], (x,), directory, batch_size=1, shard_bytes=1, verbose=0)
+    return directory
+
+
+@pytest.mark.case("E10")
+def test_shards_do_not_keep_files_open(many_shards):
+    done = run(READ, many_shards, 48)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.case("E10")
+def test_too_many_open_files_are_named(many_shards):
+    done = run(
+        "import os, sys\nfrom keras_distill.cache import open_cache\nimport resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "try:\n    while True: os.open('/dev/null', os.O_RDONLY)\nexcept OSError: os.close(63)\n"
+        "from keras_distill.cache.arrays import ShardArray\nos.dup(0)\nopen_cache(sys.argv[1])",
+        many_shards,
+    )
+    assert done.returncode == 1 and "Too many open files" in done.stderr and "label(...)" not in done.stderr
+
+
+NO_LOCKS = """
+import errno, fcntl, sys
+import numpy as np
+def refuse(*arguments):
+    raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = fcntl.lockf = refuse
+from keras_distill.cache import label, open_cache
+x = np.arange(100 * 8, dtype="float32").reshape(100, 8)
+label(lambda inputs: inputs[:, :3], (x,), sys.argv[1], batch_size=1, verbose=0)
+open_cache(sys.argv[1]).verify()
+"""
+
+
+@pytest.mark.case("E9")
+def test_a_file_system_without_locks(many_shards, tmp_path):
+    for directory in (many_shards, tmp_path / "new"):
+        done = run(NO_LOCKS, directory)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.case("E9")
+def test_a_finished_cache_on_a_read_only_file_system(many_shards):
+    mounted = ["unshare", "-m", "sh", "-c", 'mount -o bind,ro "$0" "$0" && exec "$@"', many_shards]
+    if run("pass", prefix=mounted).returncode:
+        pytest.skip("No permission to mount.")
+    code = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'new').touch()"
+    assert "Read-only file system" in run(code, many_shards, prefix=mounted).stderr
+    done = run(NO_LOCKS.replace("fcntl.flock =", "#"), many_shards, prefix=mounted)
+    assert done.returncode == 0, done.stderr[-2000:]

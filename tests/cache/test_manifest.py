@@ -1,6 +1,7 @@
 """Round trips of manifest.json, and manifests of other formats."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -10,6 +11,13 @@ from keras_distill.cache.manifest import Manifest, Shard
 from keras_distill.cache.packing import StoredTap
 from tests.support.helpers import data, mlp
 
+NAMES = ("examples", "output.top", "output.classes", "features")
+
+
+def shard(number, examples):
+    return Shard(examples, {name: f"{number:05d}.{name}.npy" for name in NAMES}, dict.fromkeys(NAMES, "ab"))
+
+
 MANIFEST = Manifest(
     teacher="0123456789abcdef" * 2,
     version=None,
@@ -17,7 +25,7 @@ MANIFEST = Manifest(
     views=2,
     taps={"output": StoredTap((3,), "float16", top_k=2), "features": StoredTap((4, 16), "bfloat16")},
     shard_examples=128,
-    shards=(Shard(128, {"examples": "00000.examples.npy"}, {"examples": "ab"}), Shard(3, {}, {})),
+    shards=(shard(0, 128), shard(1, 3)),
     complete=True,
 )
 
@@ -34,10 +42,13 @@ def test_the_keys_of_the_file(tmp_path):
     values = json.loads(text)
     assert text == json.dumps(values, indent=1)
     assert list(values) == [
-        *("format", "teacher", "version", "inputs", "views", "taps", "shard_examples", "shards", "complete")
+        *("format", "teacher", "version", "inputs", "views", "taps", "shard_examples", "shards", "complete", "sha256")
     ]
     assert values["taps"]["output"] == {"shape": [3], "dtype": "float16", "top": 2}
-    assert values["shards"][1] == {"examples": 3, "files": {}, "sha256": {}}
+    files = {name: f"00001.{name}.npy" for name in NAMES}
+    assert values["shards"][1] == {"examples": 3, "files": files, "sha256": dict.fromkeys(NAMES, "ab")}
+    without = {key: value for key, value in values.items() if key != "sha256"}
+    assert values["sha256"] == hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
 
 
 def test_the_digest_ignores_finished_shards_only():

@@ -43,6 +43,28 @@ def test_processes_that_are_killed(tmp_path):
     assert_same(results_of(tmp_path), (backup_run.state(model), history))
 
 
+@pytest.mark.case("E7")
+def test_two_processes_in_one_folder(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    command = ["-m", "tests.support.backup_run", tmp_path / "backup", out]
+    stopped = [{"signal": "SIGSTOP", "at": "step", "count": 5}]
+    (first,) = start([[*command, json.dumps(stopped)]])
+    try:
+        while not (tmp_path / "backup" / "00000001.json").exists():
+            assert first.poll() is None
+        ((code, printed),) = run(tmp_path, {})
+        assert code == 1
+        where = f"'{tmp_path / 'backup'}': process {first.pid}. Wait until it has ended, or choose another folder."
+        assert f"RuntimeError: Another process is training in {where}" in printed
+    finally:
+        first.kill()
+        first.communicate()
+    ((code, printed),) = run(tmp_path, {})
+    assert code == 0, printed
+    assert "training.lock" not in [path.name for path in (tmp_path / "backup").iterdir()]
+
+
 @pytest.mark.replicas
 def test_workers_that_are_killed(tmp_path):
     for _, printed in run(tmp_path / "whole", {}, workers=2):

@@ -40,23 +40,27 @@ def test_models_and_labels_that_do_not_fit_raise_errors(folder, distill):
 
 
 def test_findings_are_printed_before_training(folder, tmp_path, distill, capsys):
-    dataset = labels_out_of_range(folder)
+    dataset, options = labels_out_of_range(folder), ("--optimizer=sgd", "--learning-rate=10000")
     models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
     assert main(["check", *models, f"--dataset={folder / dataset}"]) == 1
     found = capsys.readouterr().out
     assert "9" in found and found.endswith(" found (1 batch checked).\n") and "Seen: " in found and "Do: " in found
-    printed = distill("--strict", dataset=dataset, status=1)
+    assert main(["check", *models, f"--dataset={folder / 'train.npz'}", *options]) == 1
+    found = capsys.readouterr().out
+    printed = distill("--strict", *options, f"--validation={folder / 'test.npz'}", status=1)
     first, *_, last = printed.err.splitlines()
     assert first.startswith("keras-distill: warning: ") and found.splitlines()[0] in first
     assert (
         re.search(r"training did not start: \d problems? found with --strict set\.$", last)
         and not (tmp_path / "run").exists()
     )
-    printed = distill(dataset=dataset, status=1)
-    assert "range from 7 to 9, but the student has the classes 0 to 2" in printed.err.splitlines()[-1]
-    # With a valid validation set TensorFlow raises the error during training; its message is long.
-    printed = distill(f"--validation={folder / 'test.npz'}", dataset=dataset, status=1)
-    assert printed.err.startswith("keras-distill: warning: ") and len(printed.err.splitlines()) == 2
+
+
+@pytest.mark.case("E11")
+def test_labels_out_of_range_end_the_command(folder, tmp_path, distill):
+    printed = distill(dataset=labels_out_of_range(folder), status=1)
+    assert len(printed.err.splitlines()) == 1 and not (tmp_path / "run").exists()
+    assert re.search("the label [7-9] of example 0 of .* is not a class of the student, .* 0 to 2", printed.err)
 
 
 def test_check_uses_the_terms_and_the_learning_rate(folder, capsys):

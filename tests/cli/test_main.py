@@ -12,11 +12,14 @@ import sys
 import time
 import warnings
 
+import keras
 import pytest
 
 import keras_distill
+from keras_distill.cache import fingerprint
 from keras_distill.callbacks.backup import EXIT_PREEMPTED
 from keras_distill.cli import main
+from tests.support.helpers import mlp
 
 pytestmark = pytest.mark.processes
 
@@ -83,7 +86,9 @@ WRONG = [
             *("--temperature=0", "--temperature=hot", "--alpha=1", "--alpha=-0.1", "--epochs=0", "--epochs=1.5"),
             *("--learning-rate=0", "--learning-rate=inf", "--optimizer=adamm", "--seed=-1", "--validation=0"),
             *("--validation=1", "--validation=1.5", "--batch-size=0", "--backup-every=0", "--hint=:a", "--hint=a:"),
-            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2", "--hint=a:b:", "--scale=nan"),
+            *("--hint=a:b:c", "--hint=a:b:0", "--hint=a:b:1:2", "--hint=a:b:", "--scale=nan", "--scale=1e39"),
+            *("--temperature=1e30", "--temperature=1e-30", "--temperature=nan", "--epochs=1000000000000"),
+            *(f"--epochs={'9' * 5000}", "--batch-size=3000000000", "--seed=4294967296", "--learning-rate=1e39"),
         )
     ),
     ["export", "x", "--dataset=y"],
@@ -92,6 +97,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.case("E14")
 @pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -120,6 +126,8 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         ([*DISTILL, "--seed=-1"], "error: --seed must be an integer >= 0, got -1\n"),
         ([*DISTILL, "--scale=big"], "error: --scale must be a finite number such as 0.5 or 1/255, got big\n"),
         ([*DISTILL, "--temperature=0"], "error: --temperature must be > 0, got 0\n"),
+        ([*DISTILL, "--temperature=1e30"], "error: --temperature must be from 0.001 to 10000, got 1e30\n"),
+        ([*DISTILL, "--epochs=1000000000000"], "error: --epochs must be at most 1000000, got 1000000000000\n"),
         ([*DISTILL, "--hint=a:b:0"], "error: --hint must be STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT with WEIGHT > 0"),
         ([*DISTILL, "--validation=0"], "error: --validation must be a fraction in (0, 1), a split or a dataset, got 0"),
         ([*DISTILL, "--optimizer=adamm"], "error: --optimizer: invalid choice: 'adamm' (choose from "),
@@ -131,6 +139,7 @@ def test_usage_errors(arguments, expected, capsys):
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.case("C11")
 def test_without_arguments_the_help_is_printed(capsys):
     with pytest.raises(SystemExit) as exit:
         main([])
@@ -139,6 +148,7 @@ def test_without_arguments_the_help_is_printed(capsys):
     assert all(f"\n    {command} " in printed.err for command in COMMANDS) and "exit status:" in printed.err
 
 
+@pytest.mark.case("C11")
 def test_version(capsys, monkeypatch):
     with pytest.raises(SystemExit) as exit:
         main(["--version"])
@@ -149,6 +159,7 @@ def test_version(capsys, monkeypatch):
     assert exit.value.code == 0 and capsys.readouterr().out == f"keras-distill {keras_distill.__version__}\n"
 
 
+@pytest.mark.case("C5")
 def test_errors_are_not_shortened(path, npz, tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise ValueError(f"First line.\n\n  Indented {'long ' * 300}line.\nDo this.\n")
@@ -158,6 +169,18 @@ def test_errors_are_not_shortened(path, npz, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == (
         f"keras-distill: error: cannot label {npz}: First line.\n    Indented {'long ' * 300}line.\n  Do this.\n"
     )
+
+
+@pytest.mark.case("C5")
+def test_fingerprints_are_printed_whole_on_request(path, npz, tmp_path, capsys):
+    cache, other = tmp_path / "cache", tmp_path / "other.keras"
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={cache}"]) == 0
+    mlp(9, name="teacher").save(other)
+    fingerprints = [fingerprint.of_weights(keras.saving.load_model(file).weights) for file in (path, other)]
+    for options in ((), ("-v",)):
+        assert main(["check", str(cache), f"--teacher={other}", *options]) == 1
+        error = capsys.readouterr().err
+        assert all((print in error) == bool(options) and print[:6] in error for print in fingerprints), error
 
 
 @pytest.mark.parametrize("command", COMMANDS)

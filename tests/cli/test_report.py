@@ -2,8 +2,11 @@
 
 import json
 import pathlib
+import re
 
+import keras
 import keras_tuner
+import numpy as np
 import pytest
 
 from keras_distill.cli import main
@@ -76,3 +79,23 @@ def test_the_error_names_a_missing_package(missing, tmp_path, capsys, monkeypatc
     missing_package(monkeypatch, missing)
     assert main(["report", str(tmp_path)]) == 1
     assert f"needs {missing}, which is not installed. Install it with: pip install " in capsys.readouterr().err
+
+
+@pytest.mark.case("C7")
+@pytest.mark.case("C6")
+def test_a_student_that_became_worse_is_shown_on_top(folder, tmp_path, with_report, distill):
+    arrays = np.load(folder / "train.npz")
+    teacher = keras.saving.load_model(folder / "teacher.keras")
+    student = keras.saving.load_model(folder / "teacher.keras")
+    student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    student.fit(arrays["x"], arrays["y"], epochs=60, verbose=0)
+    student.save(folder / "trained.keras")
+    teacher.save(folder / "poor.keras")
+    options = ("--epochs=40", "--alpha=0", "--learning-rate=0.01", f"--validation={folder / 'train.npz'}")
+    printed = distill(*options, student="trained.keras", teacher="poor.keras")
+    assert "keras-distill: warning: The student is less accurate than before training. " in printed.err
+    page = (tmp_path / "run" / "report.html").read_text()
+    top = page[page.index("<main>") : page.index('<h2 id="results">')]
+    assert "The student is less accurate than before training." in top and 'class="verdict problems"' in top
+    # There is no test set.
+    assert not re.search("test (set|accuracy|images|examples)", page, re.IGNORECASE) and "validation examples" in page

@@ -1,11 +1,15 @@
 """Datasets by name or path."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_distill.cli import main
 from keras_distill.data.datasets import open_dataset
-from tests.support.helpers import data
+from tests.support.helpers import data, mlp
 from tests.support.prepared import prepare
 
 
@@ -95,3 +99,64 @@ def uneven(folder):
 def test_unreadable_sources_raise(tmp_path, source, message):
     with pytest.raises(ValueError, match=message):
         open_dataset(source(tmp_path))
+
+
+def images(folder, count=3):
+    """Write JPEG and PNG images of different sizes and channels in two classes; return their paths."""
+    paths = []
+    for number in range(count * 2):
+        directory = folder / f"class_{number % 2}"
+        directory.mkdir(exist_ok=True)
+        shape = (7 + number, 9, 1 if number == 3 else 3)
+        image = np.random.default_rng(number).integers(0, 255, shape)
+        paths.append(directory / f"{number}.{'jpg' if number % 3 else 'png'}")
+        keras.utils.save_img(paths[-1], image, scale=False)
+    return paths
+
+
+def image_model(channels=3):
+    return keras.Sequential([keras.Input((6, 5, channels)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "grayscale"), (3, "rgb")])
+def test_images_are_those_that_keras_reads(tmp_path, channels, mode):
+    images(tmp_path)
+    expected = keras.utils.image_dataset_from_directory(
+        tmp_path, image_size=(6, 5), color_mode=mode, batch_size=None, shuffle=False, verbose=False
+    )
+    for array, other in zip(
+        collect(open_dataset(tmp_path, like=image_model(channels))), collect(expected), strict=True
+    ):
+        np.testing.assert_array_equal(array, other)
+        assert array.dtype == other.dtype
+
+
+@pytest.mark.case("E12")
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, content, capsys):
+    (tmp_path / "images").mkdir()
+    path = images(tmp_path / "images")[3]
+    path.write_bytes(path.read_bytes()[:60] if content is None else content)
+    message = f"'{path}' cannot be read as an image: .*Replace or delete the file."
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        collect(open_dataset(tmp_path / "images", like=image_model()))
+    image_model().save(tmp_path / "teacher.keras")
+    model, source = str(tmp_path / "teacher.keras"), f"--dataset={tmp_path / 'images'}"
+    for command in (["label", model], ["distill", model, model, "--epochs=1"], ["export", model]):
+        assert main([*command, source, f"--out={tmp_path / 'out'}"]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert re.search(f"error: cannot {command[0]} .*: .*{message}$", line)
+        assert "ParallelMap" not in line and "[Op:" not in line and line.count("cannot be read") == 1
+
+
+@pytest.mark.case("E14")
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_inputs_are_refused(tmp_path, dtype, capsys):
+    np.savez(tmp_path / "x.npz", x=np.ones((24, 8), dtype), y=data()[1])
+    with pytest.raises(ValueError, match=f"x.npz' holds inputs of dtype {dtype}, which cannot be scaled to float32"):
+        open_dataset(tmp_path / "x.npz", scale=2)
+    assert open_dataset(tmp_path / "x.npz").element_spec[0].dtype == dtype
+    mlp().save(tmp_path / "teacher.keras")
+    assert main(["label", str(tmp_path / "teacher.keras"), f"--dataset={tmp_path / 'x.npz'}", "--out=nowhere"]) == 1
+    error = capsys.readouterr().err
+    assert f"have dtype {dtype}, but 'student' takes float32. Save real and imaginary parts" in error

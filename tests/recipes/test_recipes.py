@@ -27,8 +27,8 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if "commo
 MEANS = {"mnist": 0.1307, "fashion_mnist": 0.2860}
 
 
-def run(recipe, *flags, check=True):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+def run(recipe, *flags, check=True, **variables):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     command = [sys.executable, "-m", f"recipes.{recipe}", *map(str, flags)]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert not check or process.returncode == 0, process.stderr
@@ -225,7 +225,25 @@ def test_errors_are_raised_before_the_teacher_is_trained(tmp_path, more_flags):
 def test_minilm_names_the_missing_file(tmp_path):
     process = run("minilm_layers", "--smoke", f"--workdir={tmp_path}", f"--originals={tmp_path}", check=False)
     assert process.returncode != 0
-    assert f"{tmp_path}/movieReviewSnippets_GroundTruth.txt does not exist. Pass --originals=FOLDER" in process.stderr
+    assert "movieReviewSnippets_GroundTruth.txt do not all exist in" in process.stderr
+    assert f"{tmp_path} or {tmp_path}/movie_snippets. Pass --originals=FOLDER" in process.stderr
+
+
+@pytest.mark.case("E16")
+@pytest.mark.parametrize("recipe", ["fashion_mnist_search", "mnist_hinton"])
+@pytest.mark.parametrize("originals", [False, True])
+def test_data_that_are_not_there(tmp_path, recipe, originals):
+    flags = [f"--originals={tmp_path}"] if originals else []
+    # No host is reachable by this proxy.
+    environment = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    process = run(
+        recipe, "--smoke", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path}", *flags, check=False, **environment
+    )
+    assert process.returncode == 1 and "Traceback" not in process.stderr and "Retrying" not in process.stderr
+    name = recipe.rpartition("_")[0] if recipe.startswith("fashion") else "mnist"
+    (line,) = [line for line in process.stderr.splitlines() if "--originals=FOLDER" in line]
+    where = f"{tmp_path} or {tmp_path / name}" if originals else f"{name} is not prepared in {tmp_path / name}"
+    assert where in line and name in line and "t10k-labels-idx1-ubyte.gz" in line
 
 
 def test_help():
@@ -251,7 +269,9 @@ print(len(images), images.mean(), sorted(set(labels.tolist())))
 """
     # Both datasets use one folder, where TFDS would confuse the extracted files by default.
     for name, mean in MEANS.items():
-        command = [sys.executable, "-c", code, name, str(tmp_path), str(pathlib.Path(ORIGINALS) / name)]
+        # The folder of the files, or the one above it.
+        originals = pathlib.Path(ORIGINALS) / name if name == "mnist" else ORIGINALS
+        command = [sys.executable, "-c", code, name, str(tmp_path), str(originals)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         count, measured, labels = out.strip().splitlines()[-1].split(maxsplit=2)

@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 
 from keras_distill.report import evaluation
+from tests.support.helpers import data, mlp
 
 
 def network(seed):
@@ -30,3 +32,17 @@ def test_profiles_have_the_accuracy_of_each_seed(tmp_path):
         *(f"small_one_{seed}.keras" for seed in range(3)),
         "teacher_0.keras",
     ]
+
+
+@pytest.mark.case("C9")
+def test_one_architecture_is_measured_once():
+    models = {
+        "teacher": mlp(64, name="teacher"),
+        "baseline": mlp(name="a"),
+        "distilled": mlp(name="b"),
+        "other": mlp(9),
+    }
+    x, _ = data()
+    times = evaluation.prediction_milliseconds(models, x, repeats=3)
+    assert list(times) == list(models)
+    assert times["baseline"] == times["distilled"] and len(set(times.values())) == 3

@@ -225,10 +225,10 @@ def test_duration(seconds, text):
 def test_page_has_the_findings(tmp_path):
     results = samples.results(findings=samples.findings())
     page = render(results)
-    assert "Pre-flight diagnostics" in page and "Teacher &#39;output&#39; holds &lt;probabilities&gt;." in page
+    assert "Diagnostics<" in page and "Teacher &#39;output&#39; holds &lt;probabilities&gt;." in page
     assert "add up to 1.0000" in page and "To do: Tap the layer before." in page
     assert page.count("No problems found") == 1
-    assert "Pre-flight diagnostics" not in render(samples.results())
+    assert "Diagnostics<" not in render(samples.results())
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").findings == samples.findings()
     with pytest.raises(ValueError, match="`findings` refers to unknown models \\['small'\\]"):

@@ -1,0 +1,60 @@
+"""Labels that are no classes of the student."""
+
+import numpy as np
+import pytest
+
+from tests.support.helpers import data
+
+pytestmark = pytest.mark.case("E11")
+
+
+def write(folder, labels):
+    x, _ = data(3000)
+    np.savez(folder / "labels.npz", x=x, y=labels)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label"),
+    [
+        ("float32", 1.5),
+        ("float64", 3.0),
+        ("int64", 3),
+        ("int64", 7),
+        ("int64", -2),
+        ("uint8", 255),
+        ("float32", np.inf),
+    ],
+)
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_a_label_is_refused_before_training(folder, tmp_path, distill, dtype, label, shape):
+    labels = data(3000)[1].astype(dtype)
+    validation = np.random.default_rng(0).permutation(3000)[:300]
+    # After the batches that the diagnostics look at.
+    position = next(index for index in range(2500, 3000) if index not in validation)
+    labels[position] = label
+    write(folder, labels.reshape(shape))
+    printed = distill("--epochs=1", dataset="labels.npz", status=1)
+    (error,) = [line for line in printed.err.splitlines() if "error:" in line]
+    assert f"the label {labels[position]} of example {position} of {folder / 'labels.npz'} is not a class" in error
+    assert "which has the classes 0 to 2" in error and "Training '" not in printed.out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("label", [1.5, 3.0])
+def test_a_label_of_a_validation_example(folder, tmp_path, distill, label):
+    x, y = data(20)
+    y = y.astype("float32")
+    np.savez(folder / "floats.npz", x=x, y=y)
+    y[11] = label
+    np.savez(folder / "validation.npz", x=x, y=y)
+    printed = distill("--epochs=1", f"--validation={folder / 'validation.npz'}", dataset="floats.npz", status=1)
+    assert f"the label {label} of a validation example is not a class" in printed.err
+    assert "Training '" not in printed.out
+
+
+def test_missing_labels_are_allowed(folder, tmp_path, distill):
+    labels = data(3000)[1].astype("float32")
+    labels[::2] = np.nan
+    labels[1::4] = -1
+    write(folder, labels)
+    distill("--epochs=1", dataset="labels.npz")
