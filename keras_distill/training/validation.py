@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_distill import _compat
 from keras_distill.models.masking import mask_fits
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import tap_names
@@ -246,5 +247,11 @@ def warn_if_logits_taken_for_probabilities(loss: Any, output: Structure) -> None
 def _shared_weights(model, other):
     """Return the paths of shared weights that training changes: not those of frozen layers and of preprocessing."""
     own = {id(weight) for weight in model.weights}
-    check_shared_weights(student, teacher)
-    check_finite_weights(teacher)
+    trained = {id(weight) for weight in model.trainable_weights}
+    constant = {
+        id(weight)
+        for layer in _compat.flatten_layers(model)
+        if isinstance(layer, _CONSTANT) or not layer.trainable
+        for weight in layer.non_trainable_weights
+    }
+    return [weight.path for weight in other.weights if id(weight) in own and id(weight) not in constant - trained]
