@@ -59,6 +59,8 @@ class InterChannelCorrelation(DistillationLoss):
     >>> term = Term(InterChannelCorrelation(), student="block_2", teacher="block_4", head="auto", weight=2.5 * 16)
     """
 
+    resizable = False
+
     def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:
         return shapes_match(student_shape[-1:], teacher_shape[-1:])
 

@@ -55,6 +55,7 @@ class SimilarityPreserving(DistillationLoss):
     >>> term = Term(SimilarityPreserving(), student="block_2", teacher="block_4", weight=3000.0)
     """
 
+    resizable = False
     relational = True
 
     def comparable(self, student_shape: tuple, teacher_shape: tuple) -> bool:

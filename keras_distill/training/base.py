@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from keras_distill import _compat
 from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
-from keras_distill.training.fitting import fit_arguments
+from keras_distill.training.fitting import evaluates_terms, fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import replica_fraction
 from keras_distill.training.strategy_checks import check_batch_size, check_step, check_trainable
@@ -198,7 +197,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     def test_step(self, data):
         batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
         student = self.student_activations(batch, training=False)
-        teacher = self.teacher_activations(batch) if self._evaluates_terms(batch) else None
+        teacher = self.teacher_activations(batch) if evaluates_terms(self, batch) else None
         losses = self._total_losses(batch, student, teacher, training=False)
         return self._logs(batch, student, teacher, losses)
 
@@ -267,17 +266,6 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             return logs
         # With several workers Keras takes the mean along an axis, which scalars do not have.
         return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
-
-    def _evaluates_terms(self, batch):
-        """Return whether the terms can and should be computed for a batch of validation data."""
-        if not self.evaluate_terms or self.teacher is None or not self.teacher.stored or batch.cached is not None:
-            return self.evaluate_terms
-        warnings.warn(
-            "Validation leaves out the terms: the validation data hold no activations of the teacher. Pass "
-            "`with_activations(x, activations)`, or compile with `evaluate_terms=False`.",
-            stacklevel=2,
-        )
-        return False
 
     def _names_of_terms(self):
         """Return the log names of all that needs a teacher."""

@@ -19,6 +19,7 @@ from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.task_loss import has_own_loss
 from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
 from keras_distill.training.term_list import as_terms
+from keras_distill.training.term_shapes import description
 from keras_distill.training.total_loss import TotalLoss
 from keras_distill.training.validation import (
     check_log_names,
@@ -196,12 +197,7 @@ class Distiller(BaseDistiller):
         """Print the summary of Keras, followed by the terms with taps, heads and shapes."""
         super().summary(*args, print_fn=print_fn, **kwargs)
         for term in self.terms:
-            head = "no head" if term.head is None else type(term.head).__name__
-            student = _described(term.student, self._traced.student)
-            teacher = _described(term.teacher, self._traced.teacher)
-            (print_fn or print)(
-                f"Term '{term.name}' ({type(term.loss).__name__}): student {student} -> {head} -> teacher {teacher}"
-            )
+            (print_fn or print)(description(term, self._traced))
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """Export the student; the arguments are those of `keras.Model.export`."""
@@ -297,7 +293,3 @@ class Distiller(BaseDistiller):
             metric.check(self._traced.student[metric.student], self._traced.teacher[metric.teacher])
         check_masks(teacher_metrics.metrics, traced.inputs, self._traced.student)
         self._teacher_metrics = teacher_metrics
-
-
-def _described(taps, specs):
-    return ", ".join(f"'{tap}' {specs[tap].shape}" for tap in tap_names(taps))

@@ -1,11 +1,13 @@
-"""Arguments of `fit`: class weights of datasets, and callbacks that monitor what validation leaves out."""
+"""Additions to `fit`: class weights of datasets, and validation without the terms."""
 
 import inspect
+import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_distill.data.batch import Batch
 from keras_distill.data.class_weights import class_weighted
 
 
@@ -27,6 +29,24 @@ def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, An
     if isinstance(callbacks, (list, tuple)):
         given["callbacks"] = [*callbacks, _MonitorCheck(callbacks)]
     return given
+
+
+def evaluates_terms(distiller: keras.Model, batch: Batch) -> bool:
+    """Return whether the terms can and should be computed for a batch of validation data.
+
+    Args:
+        distiller: The distiller.
+        batch: The `Batch`; a `CachedTeacher` needs activations that came with it.
+    """
+    needs_activations = distiller.teacher is not None and distiller.teacher.stored
+    if not distiller.evaluate_terms or not needs_activations or batch.cached is not None:
+        return distiller.evaluate_terms
+    warnings.warn(
+        "Validation leaves out the terms: the validation data hold no activations of the teacher. Pass "
+        "`with_activations(x, activations)`, or compile with `evaluate_terms=False`.",
+        stacklevel=2,
+    )
+    return False
 
 
 class _MonitorCheck(keras.callbacks.Callback):

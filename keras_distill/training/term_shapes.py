@@ -6,6 +6,8 @@ import keras
 
 from keras_distill.heads import Convolution, Head, Projection, Resize
 from keras_distill.losses import DistillationLoss
+from keras_distill.models.specs import Traced
+from keras_distill.models.taps import tap_names
 
 AUTO = "auto"
 
@@ -61,3 +63,19 @@ def mismatch(term: Any, head: keras.layers.Layer | None, shape: tuple, student: 
         f"Term '{term.name}' cannot compare student '{term.student}' of shape {student}{mapped} with "
         f"teacher '{term.teacher}' of shape {teacher}. {advice}"
     )
+
+
+def description(term: Any, traced: Traced) -> str:
+    """Return a line with the taps, the head and the shapes of a term.
+
+    Args:
+        term: The built `Term`.
+        traced: `Traced` activations of both models.
+    """
+    head = "no head" if term.head is None else type(term.head).__name__
+    student, teacher = _tapped(term.student, traced.student), _tapped(term.teacher, traced.teacher)
+    return f"Term '{term.name}' ({type(term.loss).__name__}): student {student} -> {head} -> teacher {teacher}"
+
+
+def _tapped(taps, specs):
+    return ", ".join(f"'{tap}' {specs[tap].shape}" for tap in tap_names(taps))

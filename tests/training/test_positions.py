@@ -16,8 +16,10 @@ from keras_distill.losses import (
     Hint,
     KLDivergence,
 )
+from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.specs import Spec
 from tests.support.helpers import features, fitted, softmax, zero_rate_sgd
+from tests.support.loss_models import LOSSES, SETTINGS
 
 
 def block_means(weights, factor=2):
@@ -345,3 +347,74 @@ def test_positions_of_a_tap_and_of_a_function():
         Term(Hint(), positions=3)
     with pytest.raises(ValueError, match="`over` must be 'examples' or 'tokens'. Received: 'words'"):
         Term(Hint(), over="words")
+
+
+MAP, VECTOR, TOKENS = (4, 4, 4), (4,), (16, 4)
+# Compare heads by tokens, or read layers of the models.
+WITHOUT_MAPS = {"AttentionRelation", "AttentionScores", "Chunked"}
+# Compare each side's own resolution, or pool both to the smaller one.
+OWN_RESOLUTION = {
+    *("AttentionTransfer", "FSP", "InterChannelCorrelation", "NeuronSelectivityTransfer", "SimilarityPreserving"),
+}
+
+
+def built(name, student, teacher):
+    """Return the term of a loss and activations of the shapes, or None if the loss does not take them."""
+    head = Resize() if len(student) == 3 and student != teacher and name not in OWN_RESOLUTION else None
+    settings = {"ContrastiveRepresentation": {"examples": 6}}.get(name, SETTINGS.get(name, {}))
+    try:
+        term = Term(LOSSES[name](**settings), "tap", "tap", head)
+        return term.build(Spec((None, *student), "float32", "Add"), Spec((None, *teacher), "float32", "Add"))
+    except ValueError:
+        return None
+
+
+def resolution_cases():
+    for name in sorted(set(LOSSES) - WITHOUT_MAPS):
+        shape = next(shape for shape in (MAP, TOKENS, VECTOR) if built(name, shape, shape) is not None)
+        for resolution in ("same", "half", "unknown") if shape == MAP else ("same",):
+            for weights in ("none", "examples", "positions"):
+                yield name, shape, resolution, weights
+
+
+@pytest.mark.parametrize(("name", "shape", "resolution", "weights"), list(resolution_cases()))
+def test_every_loss_at_every_resolution(name, shape, resolution, weights):
+    teacher_shape = shape if resolution == "same" else (8, 8, 4)
+    specs = [shape, teacher_shape] if resolution != "unknown" else [(None, None, 4)] * 2
+    term = built(name, *specs)
+    if term is None:
+        pytest.skip("the loss needs a known resolution")
+    student, teacher = features(6, *shape), features(6, *teacher_shape, seed=1)
+    labels = np.arange(6) % 4
+    if len(shape) > 1 and term.loss.needs_labels:
+        labels = np.broadcast_to(labels.reshape(6, *[1] * (len(shape) - 1)), (6, *teacher_shape[:-1]))
+    given = {
+        "none": None,
+        "examples": np.linspace(0.5, 2, 6, dtype="float32"),
+        "positions": np.random.default_rng(3).uniform(0.5, 2, (6, 16, 16) if shape != TOKENS else (6, 16)),
+    }[weights]
+    batch = Batch(None, labels, index=np.arange(6))
+    found = term.compare(student, teacher, batch._replace(sample_weight=given))
+
+    # By NumPy: the resolution at which the loss compares, and the weights there.
+    if resolution != "same" and name not in OWN_RESOLUTION:
+        student = bilinear(student.astype("float64"), (8, 8)).astype("float32")
+    of_positions, of_examples = None, given
+    if weights == "positions":
+        of_examples = given.mean(axis=tuple(range(1, given.ndim)))
+        if shape == TOKENS:
+            of_positions = given
+        elif shape == MAP:
+            of_positions = block_means(given, 16 // student.shape[1])
+    of_positions = None if of_positions is None else of_positions.astype("float32")
+    expected = np.array(term.loss.compare(student, teacher, batch._replace(position_weight=of_positions)))
+    if of_examples is not None:
+        expected = expected * of_examples
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
+
+
+def test_a_mean_takes_weights_of_another_resolution():
+    values, weight = features(2, 4, 4), np.abs(features(2, 8, 8, seed=1))
+    pooled = block_means(weight)
+    expected = (values * pooled).sum((1, 2)) / pooled.sum((1, 2))
+    np.testing.assert_allclose(mean_over_positions(values, weight), expected, rtol=1e-5)
