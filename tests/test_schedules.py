@@ -1,9 +1,11 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import Distiller, Term, load_distiller
+from keras_distill import Distiller, Term, load_distiller, losses, schedules
 from keras_distill.losses import KLDivergence
 from keras_distill.schedules import CosineDecay, Linear, Piecewise, StopAfter, WarmUp, check_positive, value_at
 from tests.support.helpers import compiled, data, fitted, mlp
@@ -95,3 +97,14 @@ def test_invalid_numbers_raise(value):
 def test_invalid_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.case("C4")
+def test_no_loss_has_the_name_of_a_schedule():
+    def classes(module):
+        return {name for name in module.__all__ if inspect.isclass(getattr(module, name))}
+
+    assert not classes(losses) & {name for name, value in vars(schedules).items() if inspect.isclass(value)}
+    KLDivergence(CosineDecay(8.0, 1.0, steps=5000))
+    with pytest.raises((TypeError, ValueError)):
+        losses.CosineSimilarity(8.0, 1.0, steps=5000)

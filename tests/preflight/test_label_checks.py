@@ -36,6 +36,7 @@ def test_invalid_one_hot_labels(teacher):
     assert check(healthy_distiller(teacher, terms=regression, loss="mse"), x, 3 * one_hot) == []
 
 
+@pytest.mark.case("A16")
 def test_ignored_classes_are_not_invalid(teacher):
     x, y = clusters()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)

@@ -84,7 +84,7 @@ def test_padded_tokens_are_excluded():
     distiller = compiled(
         Distiller(student=student, teacher=ModelTeacher(teacher, classes=GROUPS), terms=[Term(KLDivergence(1.0))])
     )
-    logged = distiller.evaluate(x, np.zeros((2, 3)), verbose=0, return_dict=True)["kl_divergence_loss"]
+    logged = distiller.evaluate(x, np.zeros((2, 3), "int32"), verbose=0, return_dict=True)["kl_divergence_loss"]
     target = np.log(merged(softmax(teacher.predict(x, verbose=0)), GROUPS))
     kl = softened_kl(student.predict(x, verbose=0), target, 1.0)
     np.testing.assert_allclose(logged, (kl[0, :2].mean() + kl[1, 0]) / 2, rtol=1e-5)
@@ -218,3 +218,14 @@ def test_distills_from_a_trained_copy_of_the_student():
     fitted(distiller, x, y, epochs=2)
     assert_same_weights(before, weights_of(teacher), rtol=0, atol=0)
     assert any((old != new).any() for old, new in zip(before, weights_of(student)))
+
+
+@pytest.mark.case("D1")
+def test_a_map_of_many_classes():
+    # A map that is quadratic in the number of classes would not end.
+    count = 300_000
+    order = np.random.default_rng(0).permutation(count)
+    logits = features(2, count)
+    teacher = ModelTeacher(lambda x: logits, classes=order.tolist())
+    teacher.connect(["output"])
+    np.testing.assert_array_equal(teacher.activations(Batch(np.zeros((2, 1))))["output"], logits[:, order])

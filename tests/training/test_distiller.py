@@ -225,6 +225,7 @@ def test_order_of_batch_fields():
     assert Batch._fields[:5] == ("inputs", "labels", "sample_weight", "cached", "step")
 
 
+@pytest.mark.case("A12")
 def test_a_term_named_like_an_output_raises():
     inputs = keras.Input((4,))
     outputs = {name: keras.layers.Dense(3, name=name)(inputs) for name in ("start", "end")}
