@@ -16,7 +16,7 @@ from keras_distill.models.specs import Traced
 from keras_distill.training.fitting import evaluates_terms, fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import replica_fraction
-from keras_distill.training.strategy_checks import check_batch_size, check_step, check_trainable
+from keras_distill.training.strategy_checks import check_accumulation, check_batch_size, check_step, check_trainable
 from keras_distill.types import Structure, Tensor
 
 
@@ -97,6 +97,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
                 self.loss = None
             # Built here, so that all weights, the optimizer's included, can be loaded before the first step.
             self.optimizer.build(self.trainable_variables)
+            check_accumulation(self.terms, self.optimizer)
             self._optimized = frozenset(id(variable) for variable in self.trainable_variables)
             if replicas.num_replicas() > 1:
                 for layer in _compat.flatten_layers(self):

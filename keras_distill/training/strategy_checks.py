@@ -136,3 +136,23 @@ def check_trainable(variables: Iterable[keras.Variable], optimized: Collection[i
             f"{len(new)} weights became trainable after `compile`, such as '{new[0]}'. Call `compile` again, after "
             "layers were unfrozen or `enable_lora` was called."
         )
+
+
+def check_accumulation(terms: Iterable[Any], optimizer: keras.optimizers.Optimizer) -> None:
+    """Check that no term is a mean over the tokens of accumulated batches, whose total number is known too late.
+
+    Args:
+        terms: The `Term`s.
+        optimizer: The optimizer.
+
+    Raises:
+        ValueError: For a term over tokens and an optimizer with `gradient_accumulation_steps`.
+    """
+    names = [term.name for term in terms if term.over == "tokens"]
+    steps = replicas.innermost_optimizer(optimizer).gradient_accumulation_steps
+    if names and steps:
+        raise ValueError(
+            f"The terms {names} are means over the tokens of a batch, but the optimizer accumulates gradients over "
+            f"{steps} batches of different numbers of tokens. Use over='examples', or "
+            "larger batches without accumulation."
+        )

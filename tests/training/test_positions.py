@@ -292,6 +292,13 @@ def test_a_mean_over_tokens(prompts):
     np.testing.assert_allclose(found, (values * counted).sum() / counted.sum(), rtol=1e-4)
 
 
+def test_a_mean_over_tokens_does_not_accumulate():
+    term = Term(KLDivergence(1.0), over="tokens", name="kd")
+    distiller = Distiller(student=language_model("student"), teacher=language_model("teacher"), terms=[term])
+    with pytest.raises(ValueError, match=r"The terms \['kd'\] are means over the tokens.*Use over='examples'"):
+        distiller.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+
+
 @pytest.mark.case("D5")
 def test_a_mask_over_positions_that_are_classes():
     def model(name):
