@@ -127,7 +127,6 @@ def test_a_reloaded_distiller_resumes_training(tmp_path):
     fitted(distiller, x, y)
     distiller.save(tmp_path / "d.keras")
     loaded = load_distiller(tmp_path / "d.keras", teacher=teacher)
-    assert loaded.loss.lm_head.layer is loaded.student.model.get_layer("logits")
     assert isinstance(loaded.terms[0].loss.loss, KLDivergence) and loaded.terms[0].loss.tokens == 4
     assert sum(w.path.endswith("logits/kernel") for w in loaded.weights) == 1
     for run in (distiller, loaded):
