@@ -33,7 +33,8 @@ def mean_over_positions(values: Tensor, position_weight: Tensor | None = None) -
 
 def expand_to_rank(tensor: Tensor, rank: int) -> Tensor:
     """Append axes of length 1 to a tensor until it has the given rank."""
-    return ops.reshape(tensor, (*ops.shape(tensor), *[1] * (rank - len(tensor.shape))))
+    missing = rank - len(tensor.shape)
+    return ops.reshape(tensor, (*ops.shape(tensor), *[1] * missing)) if missing > 0 else tensor
 
 
 def joint_masks(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:

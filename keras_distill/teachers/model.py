@@ -68,7 +68,10 @@ class ModelTeacher(Teacher):
     @property
     def signature(self) -> str:
         # Part of the fingerprint of caches: their text must not change.
-        return "" if self.classes is None else f"classes {self.classes}"
+        parts = [] if self.classes is None else [f"classes {self.classes}"]
+        if self.inputs is not None:
+            parts.append(f"inputs {getattr(self.inputs, '__qualname__', type(self.inputs).__qualname__)}")
+        return ", ".join(parts)
 
     @property
     def weights(self) -> tuple:

@@ -100,9 +100,9 @@ def check_peers(peers: dict[str, keras.Model]) -> None:
         raise ValueError(f"Each peer must be a keras.Model. Received: {invalid!r}")
     for peer in peers.values():
         check_train_step(peer)
-    unnamed = [name for name in peers if not (isinstance(name, str) and name)]
-    if unnamed:
-        raise ValueError(f"Each peer needs a non-empty name for the logs. Received: {unnamed}.")
+    invalid = [name for name in peers if not (isinstance(name, str) and name) or set(name) & set("/[]@")]
+    if invalid:
+        raise ValueError(f"Each peer needs a non-empty name without '/', '[', ']' and '@'. Received: {invalid}.")
     for (first, one), (second, other) in itertools.combinations(peers.items(), 2):
         shared = _shared_weights(one, other)
         if one is other or shared:

@@ -229,3 +229,12 @@ def test_a_map_of_many_classes():
     teacher = ModelTeacher(lambda x: logits, classes=order.tolist())
     teacher.connect(["output"])
     np.testing.assert_array_equal(teacher.activations(Batch(np.zeros((2, 1))))["output"], logits[:, order])
+
+
+def test_the_identity_of_a_teacher_includes_its_inputs():
+    def halved(x):
+        return x / 2
+
+    assert ModelTeacher(mlp()).signature == ""
+    assert ModelTeacher(mlp(), classes=[1, 0]).signature == "classes ((1,), (0,))"
+    assert "halved" in ModelTeacher(mlp(), inputs=halved).signature

@@ -75,6 +75,7 @@ def peers_with_nan_weights():
         (lambda: MutualDistiller(mlp()), "must be a list of models or a dictionary.*Received: <Sequential"),
         (lambda: MutualDistiller({"a": mlp(), "b": lambda x: x}), "Each peer must be a keras.Model. Received: {'b'"),
         (lambda: MutualDistiller({"": mlp(), 3: mlp()}), r"needs a non-empty name.*\['', 3\]"),
+        (lambda: MutualDistiller({"a/b": mlp(), "c[0]": mlp()}), r"without '/'.*\['a/b', 'c\[0\]'\]"),
         (lambda: MutualDistiller([mlp()] * 2), "'peer_0' and 'peer_1' share one model"),
         (lambda: MutualDistiller(peers_with_shared_layers()), "'a' and 'b' share the weights.*features/kernel"),
         (lambda: MutualDistiller(peers_with_nan_weights()), "logits/kernel'] of peer 'b' contain NaN"),
