@@ -25,7 +25,8 @@ class LabelledLogits:
 
     Attributes:
         num_classes: Number of classes.
-        class_names: `classes`; without them, the vocabulary of the label in the transform graph; else the class indices.
+        class_names: `classes`; without them, the vocabulary of the label in the transform graph, or the class
+            indices.
 
     Args:
         schema: `Schema` artifact of examples with teacher activations.

@@ -151,7 +151,7 @@ class DistillationReport(base_component.BaseComponent):
     ...     schema=Channel(type=Schema),  # labeller.outputs["labelled_schema"]
     ...     model=Channel(type=Model),  # student.outputs["model"]
     ...     base_model=Channel(type=Model),  # teacher.outputs["model"]
-    ...     transform_graph=Channel(type=TransformGraph),  # transform.outputs["transform_graph"], if there is a Transform
+    ...     transform_graph=Channel(type=TransformGraph),  # transform.outputs["transform_graph"]
     ...     label="label",
     ... )
 
