@@ -49,17 +49,17 @@ def examples_of(uri, split):
 
 
 def serialized(row):
-    """Return a serialized example of `{name: number, text or list of texts}`; None is a feature without values."""
+    """Return a serialized example of `{name: number, text or a list of them}`; None is an absent feature."""
 
     def feature(value):
-        values = [] if value is None else value if isinstance(value, list) else [value]
+        values = value if isinstance(value, list) else [value]
         if all(isinstance(value, str) for value in values):
             return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode() for value in values]))
         if all(isinstance(value, int) for value in values):
             return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
         return tf.train.Feature(float_list=tf.train.FloatList(value=values))
 
-    features = {name: feature(value) for name, value in row.items()}
+    features = {name: feature(value) for name, value in row.items() if value is not None}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 

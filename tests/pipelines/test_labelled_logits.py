@@ -1,0 +1,149 @@
+"""Labels and class names of examples, with and without a Transform."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+from tensorflow_transform.tf_metadata import schema_utils
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils
+
+from keras_distill.cache.packing import StoredTap
+from keras_distill.pipelines import activations
+from keras_distill.pipelines.labelled_logits import LabelledLogits
+from tests.support.helpers import features
+from tests.support.tfx_running import serialized, write_transform_graph
+
+pytestmark = [pytest.mark.tfx, pytest.mark.case("C10")]
+
+TEXT, INTEGER, FLOAT = (tf.io.FixedLenFeature([], dtype) for dtype in (tf.string, tf.int64, tf.float32))
+SPECS = {"income": TEXT, "sex": TEXT, "code": INTEGER}
+ROWS = [
+    {"income": income, "sex": sex, "code": code}
+    for income, sex, code in [("low", "m", 1), ("low", "f", 1), ("high", "m", 0), ("low", "m", -1)]
+]
+
+
+def labelled_logits(folder, spec, graph=None, classes=None, label="income", num_classes=2):
+    """Return `LabelledLogits` of a Schema with one feature and a teacher's logits."""
+    schema = schema_utils.schema_from_feature_spec({label: spec})
+    schema = activations.extend_schema(schema, {"output": StoredTap((num_classes,), "float32")})
+    io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), schema)
+    artifacts = standard_artifacts.Schema(), standard_artifacts.TransformGraph() if graph else None
+    artifacts[0].uri = str(folder / "schema")
+    if graph:
+        artifacts[1].uri = str(graph)
+    return LabelledLogits(artifacts[0], label, "output", artifacts[1], classes)
+
+
+def batch(rows, num_classes=2):
+    """Return serialized examples with a teacher's logits, and the logits."""
+    logits = features(len(rows), num_classes)
+    return tf.constant([serialized({**row, "teacher/output": x.tolist()}) for row, x in zip(rows, logits)]), logits
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        (TEXT, ["high", "low", "", "high"]),
+        (tf.io.FixedLenFeature([1], tf.string), ["high", "low", "", "high"]),
+        (tf.io.VarLenFeature(tf.string), ["high", "low", None, "high"]),
+        (INTEGER, [1, 0, -1, 1]),
+        (tf.io.VarLenFeature(tf.int64), [1, 0, None, 1]),
+    ],
+)
+def test_texts_and_indices_are_class_indices(tmp_path, spec, values):
+    serialized_batch, expected = batch([{"income": value} for value in values])
+    parser = labelled_logits(tmp_path, spec, classes=["low", "high"])
+    labels, logits = parser(serialized_batch)
+    np.testing.assert_array_equal(labels, [1, 0, -1, 1])
+    np.testing.assert_array_equal(logits, expected)
+    assert parser.class_names == ["low", "high"]
+    # A batch without any label.
+    np.testing.assert_array_equal(parser(serialized_batch[2:3])[0], [-1])
+
+
+def index_of(column, **options):
+    return lambda inputs: tft.compute_and_apply_vocabulary(inputs[column], **options)
+
+
+def comparison(inputs):
+    return tf.cast(inputs["income"] == inputs["sex"], tf.int64)
+
+
+def other_vocabularies(inputs):
+    tft.vocabulary(inputs["income"], vocab_filename="frequencies", store_frequency=True)
+    return {"sex": tft.compute_and_apply_vocabulary(inputs["sex"], file_format="tfrecord_gzip")}
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "expected", "labels"),
+    [
+        (index_of("income"), None, ["low", "high"], [0, 0, 1, 0]),
+        (index_of("income", vocab_filename="income"), None, ["low", "high"], [0, 0, 1, 0]),
+        (lambda inputs: tf.reshape(index_of("income")(inputs), [-1, 1]), None, ["low", "high"], [0, 0, 1, 0]),
+        (index_of("sex", vocab_filename="label"), None, ["m", "f"], [0, 1, 0, 0]),
+        (index_of("income"), ["poor", "rich"], ["poor", "rich"], [0, 0, 1, 0]),
+        # An index that no vocabulary makes has no names, though "sex" has a vocabulary of two texts.
+        (lambda inputs: inputs["code"], None, ["0", "1"], [1, 1, 0, -1]),
+        (lambda inputs: tf.cast(inputs["income"] == "high", tf.int64), None, ["0", "1"], [0, 0, 1, 0]),
+        (comparison, None, ["0", "1"], [0, 0, 0, 0]),
+        # Text after the Transform.
+        (lambda inputs: inputs["income"], ["high", "low"], ["high", "low"], [1, 1, 0, 1]),
+    ],
+)
+def test_class_names_are_those_of_the_vocabulary(tmp_path, label, classes, expected, labels):
+    write_transform_graph(
+        tmp_path / "graph", SPECS, ROWS, lambda inputs: {"label": label(inputs), **other_vocabularies(inputs)}
+    )
+    parser = labelled_logits(tmp_path, INTEGER, tmp_path / "graph", classes, label="label")
+    assert parser.class_names == expected
+    np.testing.assert_array_equal(parser(batch(ROWS)[0])[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("spec", "values", "options", "message"),
+    [
+        (TEXT, [], {}, "The feature 'income' holds text. Pass its 2 texts as DistillationReport(classes=...)"),
+        (
+            TEXT,
+            ["low", "medium"],
+            {"classes": ["low", "high"]},
+            "The feature 'income' holds the text 'medium', which is not one of the classes ['low', 'high'].",
+        ),
+        (TEXT, [], {"classes": ["low", "low"]}, "`classes` must be different names of the teacher's 2 classes."),
+        (INTEGER, [], {"classes": ["low"]}, "`classes` must be names of the teacher's 2 classes. Received: ['low']"),
+        (FLOAT, [], {}, "The feature 'income' must hold class indices (integers) or class names (text). Received: flo"),
+        (
+            tf.io.FixedLenFeature([2], tf.int64),
+            [[0, 1], [1, 0]],
+            {},
+            "The feature 'income' must hold one class per example. Received: values of shape (2, 2)",
+        ),
+        (
+            tf.io.VarLenFeature(tf.int64),
+            [[0, 1], [1]],
+            {},
+            "The feature 'income' must hold one class per example. Received: values of shape (2, 2)",
+        ),
+    ],
+)
+def test_invalid_labels_raise(tmp_path, spec, values, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        labelled_logits(tmp_path, spec, **options)(batch([{"income": value} for value in values])[0])
+
+
+def test_label_that_only_the_transform_knows_raises(tmp_path):
+    write_transform_graph(tmp_path / "graph", SPECS, ROWS, lambda inputs: {"label": index_of("income")(inputs)})
+    labelled_logits(tmp_path, TEXT, classes=["low", "high"])
+    schema = standard_artifacts.Schema()
+    schema.uri = str(tmp_path / "schema")
+    message = "schema.pbtxt' has no feature 'label'.*pass DistillationReport\\(transform_graph="
+    with pytest.raises(ValueError, match=message):
+        LabelledLogits(schema, "label", "output")
+    graph = standard_artifacts.TransformGraph()
+    graph.uri = str(tmp_path / "graph")
+    with pytest.raises(ValueError, match="The transform graph '.*graph' has no feature 'income'. Available: \\['label"):
+        LabelledLogits(schema, "income", "output", graph)
