@@ -146,16 +146,21 @@ class LabelledLogits:
         if graph is None or self._is_text:
             return None
         folder = os.path.join(graph.transform_savedmodel_dir, tf.saved_model.ASSETS_DIRECTORY)
-        names = [file.removesuffix(".tfrecord.gz") for file in tf.io.gfile.listdir(folder)]
-        vocabularies = {name: graph.vocabulary_by_name(name) for name in names}
+        files = tf.io.gfile.glob(os.path.join(folder, "*"))
+        names = [os.path.basename(file).removesuffix(".tfrecord.gz") for file in files]
+        # Other assets than vocabularies may have names that Transform does not find.
+        names = [name for name in names if graph.vocabulary_file_by_name(name)]
+        vocabularies = {name: tuple(graph.vocabulary_by_name(name)) for name in names}
         fitting = {name: terms for name, terms in vocabularies.items() if len(terms) == self.num_classes}
-        named = fitting.get(self._label)
-        chosen = [terms for terms in fitting.values() if self._is_made_of(terms)] if named is None else [named]
-        return [term.decode(errors="replace") for term in chosen[0]] if len(chosen) == 1 else None
+        if self._label in fitting:
+            chosen = {fitting[self._label]}
+        else:
+            chosen = {terms for terms in fitting.values() if self._is_made_of(terms)}
+        return [term.decode(errors="replace") for term in chosen.pop()] if len(chosen) == 1 else None
 
     def _is_made_of(self, terms):
         """Return whether the labels may be indices of the terms of a vocabulary."""
-        if len(self._sources) > 1:
+        if len(self._sources) != 1:
             # Transform annotates the results of `tft.compute_and_apply_vocabulary` with their range.
             domain = self._features.graph.transformed_domains().get(self._label)
             return domain is not None and domain.max == len(terms) - 1

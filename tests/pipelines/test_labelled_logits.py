@@ -65,42 +65,53 @@ def test_texts_and_indices_are_class_indices(tmp_path, spec, values):
     np.testing.assert_array_equal(parser(serialized_batch[2:3])[0], [-1])
 
 
-def index_of(column, **options):
-    return lambda inputs: tft.compute_and_apply_vocabulary(inputs[column], **options)
-
-
-def comparison(inputs):
-    return tf.cast(inputs["income"] == inputs["sex"], tf.int64)
-
-
-def other_vocabularies(inputs):
+def preprocessing(inputs):
+    """Return labels of several kinds, and features with vocabularies of two entries."""
     tft.vocabulary(inputs["income"], vocab_filename="frequencies", store_frequency=True)
-    return {"sex": tft.compute_and_apply_vocabulary(inputs["sex"], file_format="tfrecord_gzip")}
+    index = tft.compute_and_apply_vocabulary
+    return {
+        "index": index(inputs["income"]),
+        "column": tf.reshape(index(inputs["income"], vocab_filename="income"), [-1, 1]),
+        "named": index(tf.strings.join([inputs["sex"], inputs["sex"]]), vocab_filename="named"),
+        "archive": index(inputs["sex"], file_format="tfrecord_gzip"),
+        "code": inputs["code"],
+        "comparison": tf.cast(inputs["income"] == "high", tf.int64),
+        "equality": tf.cast(inputs["income"] == inputs["sex"], tf.int64),
+        "text": inputs["income"],
+    }
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("graph") / "graph"
+    write_transform_graph(folder, SPECS, ROWS, preprocessing)
+    return folder
 
 
 @pytest.mark.parametrize(
     ("label", "classes", "expected", "labels"),
     [
-        (index_of("income"), None, ["low", "high"], [0, 0, 1, 0]),
-        (index_of("income", vocab_filename="income"), None, ["low", "high"], [0, 0, 1, 0]),
-        (lambda inputs: tf.reshape(index_of("income")(inputs), [-1, 1]), None, ["low", "high"], [0, 0, 1, 0]),
-        (index_of("sex", vocab_filename="label"), None, ["m", "f"], [0, 1, 0, 0]),
-        (index_of("income"), ["poor", "rich"], ["poor", "rich"], [0, 0, 1, 0]),
-        # An index that no vocabulary makes has no names, though "sex" has a vocabulary of two texts.
-        (lambda inputs: inputs["code"], None, ["0", "1"], [1, 1, 0, -1]),
-        (lambda inputs: tf.cast(inputs["income"] == "high", tf.int64), None, ["0", "1"], [0, 0, 1, 0]),
-        (comparison, None, ["0", "1"], [0, 0, 0, 0]),
-        # Text after the Transform.
-        (lambda inputs: inputs["income"], ["high", "low"], ["high", "low"], [1, 1, 0, 1]),
+        ("index", None, ["low", "high"], [0, 0, 1, 0]),
+        ("column", None, ["low", "high"], [0, 0, 1, 0]),
+        ("named", None, ["mm", "ff"], [0, 1, 0, 0]),
+        ("archive", None, ["m", "f"], [0, 1, 0, 0]),
+        ("index", ["poor", "rich"], ["poor", "rich"], [0, 0, 1, 0]),
+        # An index that no vocabulary makes has no names, though other features have vocabularies of two texts.
+        ("code", None, ["0", "1"], [1, 1, 0, -1]),
+        ("comparison", None, ["0", "1"], [0, 0, 1, 0]),
+        ("equality", None, ["0", "1"], [0, 0, 0, 0]),
+        ("text", ["high", "low"], ["high", "low"], [1, 1, 0, 1]),
     ],
 )
-def test_class_names_are_those_of_the_vocabulary(tmp_path, label, classes, expected, labels):
-    write_transform_graph(
-        tmp_path / "graph", SPECS, ROWS, lambda inputs: {"label": label(inputs), **other_vocabularies(inputs)}
-    )
-    parser = labelled_logits(tmp_path, INTEGER, tmp_path / "graph", classes, label="label")
+def test_class_names_are_those_of_the_vocabulary(tmp_path, graph, label, classes, expected, labels):
+    parser = labelled_logits(tmp_path, INTEGER, graph, classes, label)
     assert parser.class_names == expected
     np.testing.assert_array_equal(parser(batch(ROWS)[0])[0], labels)
+
+
+def test_vocabulary_of_other_size_is_not_used(tmp_path, graph):
+    parser = labelled_logits(tmp_path, INTEGER, graph, label="named", num_classes=3)
+    assert parser.class_names == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -135,15 +146,14 @@ def test_invalid_labels_raise(tmp_path, spec, values, options, message):
         labelled_logits(tmp_path, spec, **options)(batch([{"income": value} for value in values])[0])
 
 
-def test_label_that_only_the_transform_knows_raises(tmp_path):
-    write_transform_graph(tmp_path / "graph", SPECS, ROWS, lambda inputs: {"label": index_of("income")(inputs)})
+def test_label_that_only_the_transform_makes_raises(tmp_path, graph):
+    message = "schema.pbtxt' has no feature 'index'.*pass DistillationReport\\(transform_graph="
     labelled_logits(tmp_path, TEXT, classes=["low", "high"])
-    schema = standard_artifacts.Schema()
-    schema.uri = str(tmp_path / "schema")
-    message = "schema.pbtxt' has no feature 'label'.*pass DistillationReport\\(transform_graph="
+    schema, artifact = standard_artifacts.Schema(), standard_artifacts.TransformGraph()
+    schema.uri, artifact.uri = str(tmp_path / "schema"), str(graph)
     with pytest.raises(ValueError, match=message):
-        LabelledLogits(schema, "label", "output")
-    graph = standard_artifacts.TransformGraph()
-    graph.uri = str(tmp_path / "graph")
-    with pytest.raises(ValueError, match="The transform graph '.*graph' has no feature 'income'. Available: \\['label"):
-        LabelledLogits(schema, "income", "output", graph)
+        LabelledLogits(schema, "index", "output")
+    with pytest.raises(
+        ValueError, match="The transform graph '.*graph' has no feature 'income'. Available: \\['archive"
+    ):
+        LabelledLogits(schema, "income", "output", artifact)
