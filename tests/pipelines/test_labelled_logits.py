@@ -75,7 +75,7 @@ def preprocessing(inputs):
         "named": index(tf.strings.join([inputs["sex"], inputs["sex"]]), vocab_filename="named"),
         "archive": index(inputs["sex"], file_format="tfrecord_gzip"),
         "code": inputs["code"],
-        "comparison": tf.cast(inputs["income"] == "high", tf.int64),
+        "comparison": tf.cast(inputs["income"] == "low", tf.int64),
         "equality": tf.cast(inputs["income"] == inputs["sex"], tf.int64),
         "text": inputs["income"],
     }
@@ -98,7 +98,7 @@ def graph(tmp_path_factory):
         ("index", ["poor", "rich"], ["poor", "rich"], [0, 0, 1, 0]),
         # An index that no vocabulary makes has no names, though other features have vocabularies of two texts.
         ("code", None, ["0", "1"], [1, 1, 0, -1]),
-        ("comparison", None, ["0", "1"], [0, 0, 1, 0]),
+        ("comparison", None, ["0", "1"], [1, 1, 0, 1]),
         ("equality", None, ["0", "1"], [0, 0, 0, 0]),
         ("text", ["high", "low"], ["high", "low"], [1, 1, 0, 1]),
     ],
