@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
-from tensorflow_transform.tf_metadata import schema_utils
 from tfx.types import standard_artifacts
-from tfx.utils import io_utils
 
 from keras_distill.cache.packing import StoredTap
-from keras_distill.pipelines import activations
 from keras_distill.pipelines.labelled_logits import LabelledLogits
 from tests.support.helpers import features
-from tests.support.tfx_running import serialized, write_transform_graph
+from tests.support.tfx_running import serialized, write_schema, write_transform_graph
 
 pytestmark = [pytest.mark.tfx, pytest.mark.case("C10")]
 
@@ -28,9 +25,8 @@ ROWS = [
 
 def labelled_logits(folder, spec, graph=None, classes=None, label="income", num_classes=2):
     """Return `LabelledLogits` of a Schema with one feature and a teacher's logits."""
-    schema = schema_utils.schema_from_feature_spec({label: spec})
-    schema = activations.extend_schema(schema, {"output": StoredTap((num_classes,), "float32")})
-    io_utils.write_pbtxt_file(str(folder / "schema" / "schema.pbtxt"), schema)
+    stored_taps = {"output": StoredTap((num_classes,), "float32")}
+    write_schema(folder / "schema" / "schema.pbtxt", {label: spec}, stored_taps)
     artifacts = standard_artifacts.Schema(), standard_artifacts.TransformGraph() if graph else None
     artifacts[0].uri = str(folder / "schema")
     if graph:

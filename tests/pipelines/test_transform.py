@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from keras_distill.cache.packing import StoredTap
 from keras_distill.pipelines.exporting import export
-from keras_distill.pipelines.labelling import TeacherLabeller
 from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
@@ -101,15 +101,15 @@ def test_report_reads_the_label_that_the_transform_makes(folder, tmp_path, class
     (tmp_path / "examples" / "Split-eval").mkdir(parents=True)
     # The last example has a text that the Transform does not know: its label is missing.
     rows = [*ROWS[:-1], {**ROWS[-1], "income": "unknown"}]
+    logits = models["teacher"](transformed()).numpy().tolist()
     with tf.io.TFRecordWriter(str(tmp_path / "examples" / "Split-eval" / "data.gz"), "GZIP") as writer:
-        for row in rows:
-            writer.write(serialized(row))
-    names = {"schema": folder / "schema", "transform_graph": folder / "graph", "examples": "examples"}
+        for row, values in zip(rows, logits):
+            writer.write(serialized({**row, "teacher/output": values}))
+    write_schema(tmp_path / "schema" / "schema.pbtxt", SPECS, {"output": StoredTap((2,), "float32")})
+    names = {"examples": "examples", "schema": "schema", "transform_graph": folder / "graph"}
     nodes, channels = import_artifacts(tmp_path, ["eval"], **names, model="distilled", base_model="teacher")
-    labeller = TeacherLabeller(channels["examples"], channels["base_model"], channels["schema"])
-    channels |= {"examples": labeller.outputs["labelled_examples"], "schema": labeller.outputs["labelled_schema"]}
     pipeline = Pipeline(tmp_path)
-    pipeline.run([*nodes, labeller, DistillationReport(**channels, label="label", classes=classes)])
+    pipeline.run([*nodes, DistillationReport(**channels, label="label", classes=classes)])
     results = Results.load(pipeline.uri("DistillationReport", "report") + "/results.json")
     assert results.classes == (classes or ["lowt", "hight"])
     for model in results.models:

@@ -9,11 +9,12 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
-from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
 from tfx import v1 as tfx
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
+
+from keras_distill.pipelines import activations
 
 # The Schema of the examples that `write_examples` writes.
 SCHEMA = """
@@ -63,10 +64,9 @@ def serialized(row):
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
-def write_schema(path, specs):
-    """Write the Schema of `{name: parsing specification}`."""
-    schema = schema_pb2.Schema()
-    schema.CopyFrom(schema_utils.schema_from_feature_spec(specs))
+def write_schema(path, specs, stored_taps=None):
+    """Write the Schema of `{name: parsing specification}`, with teacher activations of `{tap: StoredTap}`."""
+    schema = activations.extend_schema(schema_utils.schema_from_feature_spec(specs), stored_taps or {})
     io_utils.write_pbtxt_file(str(path), schema)
 
 
