@@ -16,6 +16,67 @@ from keras_distill.pipelines.settings import Settings
 from keras_distill.types import Structure, Tensor
 
 
+class Features:
+    """Features of a pipeline's examples, before and after an optional Transform.
+
+    Attributes:
+        schema: The `Schema` of the examples.
+        origin: Path of the transform graph, or of the Schema without one.
+        raw: `{name: parsing specification}` of the features before the Transform, without teacher activations.
+        transformed: The same for the features after the Transform; without one, all features of the Schema.
+        transform: The Keras layer of the transform graph, or None. An exported model must track it.
+        graph: The `tft.TFTransformOutput`, or None.
+
+    Args:
+        schema_path: Path of the `Schema` of the examples.
+        transform_graph: Directory of a `TransformGraph` to apply to the examples. Defaults to None: no Transform.
+    """
+
+    def __init__(self, schema_path: str, transform_graph: str | None = None):
+        self.schema = read_schema(schema_path)
+        self.origin = transform_graph or schema_path
+        self.transform = self.graph = None
+        raw = self.transformed = schema_utils.schema_as_feature_spec(self.schema).feature_spec
+        if transform_graph is not None:
+            self.graph = tft.TFTransformOutput(transform_graph)
+            self.transform = self.graph.transform_features_layer()
+            raw, self.transformed = self.graph.raw_feature_spec(), self.graph.transformed_feature_spec()
+        self.raw = {name: spec for name, spec in raw.items() if not name.startswith(activations.PREFIX)}
+
+    def __call__(self, parsed: Structure) -> Structure:
+        """Return the transformed features of a batch of parsed ones.
+
+        Args:
+            parsed: `{name: tensor}` of raw features. The Transform leaves out features that it cannot make of them.
+        """
+        return parsed if self.transform is None else dict(self.transform(parsed))
+
+    def label_sources(self, label: str | None) -> tuple[list[str], list[str]]:
+        """Return the raw features that the label depends on, and those of them that nothing else depends on.
+
+        The latter are unknown in serving. A Transform may make the label of other features.
+
+        Args:
+            label: Name of the label after the Transform, or None.
+        """
+        if label is None or self.transform is None:
+            sources = [label] if label in self.raw else []
+            return sources, sources
+        everything = self._names(self.raw)
+        lost = {
+            name: everything - self._names({key: self.raw[key] for key in self.raw if key != name}) for name in self.raw
+        }
+        sources = [name for name in self.raw if label in lost[name]]
+        return sources, [name for name in sources if lost[name] == {label}]
+
+    def _names(self, raw):
+        """Return the names of the transformed features that some raw features suffice for."""
+        if not raw:
+            return set()
+        parse = tf.function(lambda serialized: self(tf.io.parse_example(serialized, raw)))
+        return set(parse.get_concrete_function(tf.TensorSpec([None], tf.string)).structured_outputs)
+
+
 class Reader:
     """Parser of serialized examples that returns model inputs, labels and teacher activations.
 
@@ -43,26 +104,19 @@ class Reader:
         teacher: Signature | None = None,
     ):
         self.settings = settings
-        self.transform = None
-        schema = read_schema(schema_path)
-        raw_specs = schema_utils.schema_as_feature_spec(schema).feature_spec
-        transformed_specs = raw_specs
-        if transform_graph is not None:
-            output = tft.TFTransformOutput(transform_graph)
-            self.transform = output.transform_features_layer()
-            raw_specs, transformed_specs = output.raw_feature_spec(), output.transformed_feature_spec()
-        raw_specs = {name: spec for name, spec in raw_specs.items() if not name.startswith(activations.PREFIX)}
+        available = self._transformed = Features(schema_path, transform_graph)
+        self.transform, raw = available.transform, available.raw
         label = [] if settings.label is None else [settings.label]
-        sources, only_label = self._label_sources(raw_specs)
-        features = [name for name in raw_specs if name not in only_label]
+        sources, only_label = available.label_sources(settings.label)
+        features = [name for name in raw if name not in only_label]
         if settings.features is not None:
             features = list(settings.features)
-        _check_available(features, raw_specs, schema_path)
-        _check_available(label, transformed_specs, transform_graph or schema_path)
-        self._features = {name: raw_specs[name] for name in features}
-        self._label = {name: raw_specs[name] for name in sources}
+        _check_available(features, raw, schema_path)
+        _check_available(label, available.transformed, available.origin)
+        self._features = {name: raw[name] for name in features}
+        self._label = {name: raw[name] for name in sources}
         self._teacher = teacher
-        self.stored_taps = activations.stored_taps_from_schema(schema)
+        self.stored_taps = activations.stored_taps_from_schema(available.schema)
         if teacher is not None:
             self.stored_taps = packing.stored_taps(teacher.outputs, "float32", None)
         # Without terms, the stored activations are not parsed.
@@ -116,35 +170,8 @@ class Reader:
             available = sorted(name for name in features if name not in missing)
             raise ValueError(f"The examples at {patterns} have no features {missing}. Available: {available}.")
 
-    def _label_sources(self, raw_specs):
-        """Return the raw features that the label depends on, and those of them that nothing else depends on.
-
-        The latter are unknown in serving. A Transform may make the label of other features.
-        """
-        label = self.settings.label
-        if label is None or self.transform is None:
-            sources = [label] if label in raw_specs else []
-            return sources, sources
-        everything = self._transformed_names(raw_specs)
-        lost = {
-            name: everything - self._transformed_names({key: raw_specs[key] for key in raw_specs if key != name})
-            for name in raw_specs
-        }
-        sources = [name for name in raw_specs if label in lost[name]]
-        return sources, [name for name in sources if lost[name] == {label}]
-
-    def _transformed_names(self, raw_specs):
-        """Return the names of the transformed features that some raw features suffice for."""
-        if not raw_specs:
-            return set()
-        parse = tf.function(lambda serialized: self._transformed(tf.io.parse_example(serialized, raw_specs)))
-        return set(parse.get_concrete_function(tf.TensorSpec([None], tf.string)).structured_outputs)
-
     def _needed(self):
         return {**self._features, **self._label, **activations.parsing_specs(self._parsed_taps)}
-
-    def _transformed(self, features):
-        return features if self.transform is None else dict(self.transform(features))
 
     def _preprocessed(self, features):
         preprocessing = self.settings.resolve("preprocessing")

@@ -8,25 +8,22 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_transform.tf_metadata import schema_utils
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils
 
-from keras_distill.cache import packing
-from keras_distill.data.batch import Batch
 from keras_distill.data.labels import UNLABELLED
 from keras_distill.metrics import Agreement, TeacherDivergence
 from keras_distill.models.taps import OUTPUT
-from keras_distill.pipelines import activations, artifacts
+from keras_distill.pipelines import artifacts
 from keras_distill.pipelines.exporting import SERVING
-from keras_distill.pipelines.reading import read_examples, read_schema
+from keras_distill.pipelines.labelled_logits import LabelledLogits
+from keras_distill.pipelines.reading import read_examples
 from keras_distill.report import ModelResult, Results, Run, write_page
 from keras_distill.report.evaluation import MOST_CLASSES
 from keras_distill.saving import runs
-from keras_distill.types import Tensor
 from keras_distill.utils.formatting import format_percent
 
 TEACHER = "teacher"
@@ -44,6 +41,7 @@ class DistillationReportSpec(ComponentSpec):
         "model": ChannelParameter(type=standard_artifacts.Model),
         "base_model": ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
+        "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph, optional=True),
     }
     # No custom artifact type: Kubeflow's specification can only name classes at the top level of a package.
     OUTPUTS = {"report": ChannelParameter(type=standard_artifacts.ModelEvaluation)}
@@ -86,7 +84,14 @@ class Executor(base_executor.BaseExecutor):
             if input_dict.get(key)
         }
         pattern = artifacts.split_patterns(examples, [split])[split]
-        labels_and_logits = LabelledLogits(schema, label, exec_properties["tap"])
+        graphs = input_dict.get("transform_graph")
+        labels_and_logits = LabelledLogits(
+            schema,
+            label,
+            exec_properties["tap"],
+            artifact_utils.get_single_instance(graphs) if graphs else None,
+            json.loads(exec_properties["classes"]),
+        )
         num_classes = labels_and_logits.num_classes
         model_metrics = {name: _ModelMetrics(num_classes, temperature) for name in models}
         for batch in read_examples([pattern]).batch(_BATCH_SIZE):
@@ -105,7 +110,7 @@ class Executor(base_executor.BaseExecutor):
             title="Distillation",
             description=_description(model_metrics, temperature),
             settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
-            classes=json.loads(exec_properties["classes"]) or [str(number) for number in range(num_classes)],
+            classes=labels_and_logits.class_names,
             models=[
                 ModelResult(name, name, model.parameters, [model_metrics[name].run()]) for name, model in models.items()
             ],
@@ -139,13 +144,14 @@ class DistillationReport(base_component.BaseComponent):
     Example:
 
     >>> from tfx.v1.dsl import Channel
-    >>> from tfx.v1.types.standard_artifacts import Examples, Model, Schema
+    >>> from tfx.v1.types.standard_artifacts import Examples, Model, Schema, TransformGraph
     >>> from keras_distill.pipelines.reporting import DistillationReport
     >>> report = DistillationReport(
     ...     examples=Channel(type=Examples),  # labeller.outputs["labelled_examples"]
     ...     schema=Channel(type=Schema),  # labeller.outputs["labelled_schema"]
     ...     model=Channel(type=Model),  # student.outputs["model"]
     ...     base_model=Channel(type=Model),  # teacher.outputs["model"]
+    ...     transform_graph=Channel(type=TransformGraph),  # transform.outputs["transform_graph"]
     ...     label="label",
     ... )
 
@@ -154,12 +160,22 @@ class DistillationReport(base_component.BaseComponent):
         schema: Channel of the `Schema` of these examples.
         model: Channel of the student's `Model`, as `run_fn` exports it.
         base_model: Channel of the teacher's `Model`.
-        label: Name of the feature with the integer class labels.
+        label: Name of the feature with the class labels: integer class indices, or text with `classes`. With a
+            `transform_graph`, the name after the Transform. A label of -1 and an empty text are missing labels: these
+            examples do not count for the accuracy.
         baseline_model: Channel of the `Model` of a student trained without a teacher. Defaults to None: no baseline.
         split: Name of the split to evaluate. Defaults to "eval".
         temperature: Softmax temperature `T` of the divergence, > 0. 1 to 4 is typical. Defaults to 4.0.
-        classes: Names of the classes. Defaults to None: the class indices.
+        classes: Names of the classes, in the order of the teacher's outputs, such as `["no", "yes"]`. Required for
+            labels that are text: these are the names. Defaults to None: the vocabulary from which the Transform makes
+            the label, the one with the label's name or the only one that fits; without one, the class indices.
         tap: Tap of the teacher's logits. Defaults to "output".
+        transform_graph: Channel of the `TransformGraph` that the Trainers use. Required if a Transform makes the label.
+            Defaults to None: the examples have the label.
+
+    Raises:
+        ValueError: When the node runs, if the label does not exist or is neither integer nor text, a text is not in
+            `classes`, or the number of `classes` or of the outputs of a model is not the teacher's.
     """
 
     SPEC_CLASS = DistillationReportSpec
@@ -177,6 +193,7 @@ class DistillationReport(base_component.BaseComponent):
         temperature: float | artifacts.RuntimeValue = 4.0,
         classes: Sequence[str] | artifacts.RuntimeValue | None = None,
         tap: str | artifacts.RuntimeValue = OUTPUT,
+        transform_graph: types.BaseChannel | None = None,
     ):
         spec = DistillationReportSpec(
             examples=examples,
@@ -184,6 +201,7 @@ class DistillationReport(base_component.BaseComponent):
             model=model,
             base_model=base_model,
             baseline_model=baseline_model,
+            transform_graph=transform_graph,
             report=types.Channel(type=standard_artifacts.ModelEvaluation),
             label=label,
             split=split,
@@ -193,52 +211,6 @@ class DistillationReport(base_component.BaseComponent):
             versions=artifacts.to_json(runs.versions()),
         )
         super().__init__(spec=spec)
-
-
-class LabelledLogits:
-    """Parser of serialized examples that returns labels and teacher logits, `(labels, logits)`.
-
-    Attributes:
-        num_classes: Number of classes.
-
-    Args:
-        schema: `Schema` artifact of examples with teacher activations.
-        label: Name of the feature with the integer class labels.
-        tap: Tap of the teacher's logits.
-
-    Raises:
-        ValueError: If the Schema has no such label or no activations at this tap.
-    """
-
-    def __init__(self, schema: types.Artifact, label: str, tap: str):
-        path = io_utils.get_only_uri_in_dir(schema.uri)
-        schema = read_schema(path)
-        features = schema_utils.schema_as_feature_spec(schema).feature_spec
-        stored_taps = activations.stored_taps_from_schema(schema)
-        if label not in features:
-            raise ValueError(f"The Schema '{path}' has no feature '{label}'. Available: {sorted(features)}.")
-        if tap not in stored_taps:
-            raise ValueError(
-                f"The Schema '{path}' has no teacher activations at '{tap}'. Available: {sorted(stored_taps)}. Pass "
-                "`labelled_schema` and `labelled_examples` of a TeacherLabeller."
-            )
-        self._label, self._tap, self._stored_taps = label, tap, {tap: stored_taps[tap]}
-        self._parsing_specs = {label: features[label], **activations.parsing_specs(self._stored_taps)}
-        self._teacher = packing.cached_teacher(self._stored_taps)
-        self._teacher.connect([tap])
-        self.num_classes = stored_taps[tap].shape[-1]
-
-    def __call__(self, serialized: Tensor) -> tuple[np.ndarray, tf.Tensor]:
-        parsed = tf.io.parse_example(serialized, self._parsing_specs)
-        labels = tf.reshape(parsed[self._label], [-1]).numpy()
-        invalid = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
-        if len(invalid):
-            raise ValueError(
-                f"The feature '{self._label}' must hold class indices from 0 to {self.num_classes - 1}, because the "
-                f"teacher has {self.num_classes} classes, or {UNLABELLED} for a missing label. Received: {invalid[0]}"
-            )
-        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored_taps)))
-        return labels, tf.cast(outputs[self._tap], "float32")
 
 
 class _ModelMetrics:

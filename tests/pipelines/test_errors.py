@@ -1,6 +1,5 @@
 """Errors of nodes with invalid inputs, which name the artifact and the key."""
 
-import json
 import pathlib
 import re
 
@@ -8,7 +7,6 @@ import keras
 import pytest
 import tensorflow as tf
 from tfx import v1 as tfx
-from tfx.types import standard_artifacts
 
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.labelling import TeacherLabeller
@@ -16,7 +14,7 @@ from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
 from tests.support.helpers import data, features, mlp
-from tests.support.tfx_running import SCHEMA, Pipeline, serving, write_examples
+from tests.support.tfx_running import SCHEMA, Pipeline, import_artifacts, serving, write_examples
 
 pytestmark = pytest.mark.tfx
 
@@ -55,30 +53,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def import_artifacts(folder, examples="examples", schema="schema", **models):
-    """Return Importers of artifacts in the folder, and their channels."""
-    kinds = {"examples": (standard_artifacts.Examples, examples), "schema": (standard_artifacts.Schema, schema)}
-    kinds |= {key: (standard_artifacts.Model, name) for key, name in models.items()}
-    nodes = {
-        key: tfx.dsl.Importer(
-            source_uri=str(folder / name),
-            artifact_type=kind,
-            properties={"split_names": json.dumps(SPLITS)} if key == "examples" else {},
-        ).with_id(key)
-        for key, (kind, name) in kinds.items()
-    }
-    return list(nodes.values()), {key: node.outputs["result"] for key, node in nodes.items()}
-
-
 def labeling_nodes(folder, examples="examples", schema="schema", model="teacher", **options):
-    nodes, channels = import_artifacts(folder, examples, schema, model=model)
+    nodes, channels = import_artifacts(folder, SPLITS, examples=examples, schema=schema, model=model)
     return [*nodes, TeacherLabeller(**channels, **options)]
 
 
 def training_nodes(
     folder, examples="labelled_examples_teacher", schema="labelled_schema_teacher", steps=None, split="train", **values
 ):
-    nodes, channels = import_artifacts(folder, examples, schema)
+    nodes, channels = import_artifacts(folder, SPLITS, examples=examples, schema=schema)
     values = {"label": "label", "terms": "tests.support.tfx_project:output_term", "features": ("x",)} | values
     trainer = tfx.components.Trainer(
         run_fn="keras_distill.pipelines.training.run_fn",
@@ -90,8 +73,9 @@ def training_nodes(
 
 
 def reporting_nodes(folder, label="label", split="eval", tap="output", teacher="teacher", **models):
-    models = {"model": "student", "base_model": "teacher"} | models
-    nodes, channels = import_artifacts(folder, f"labelled_examples_{teacher}", f"labelled_schema_{teacher}", **models)
+    names = {"model": "student", "base_model": "teacher"} | models
+    names |= {"examples": f"labelled_examples_{teacher}", "schema": f"labelled_schema_{teacher}"}
+    nodes, channels = import_artifacts(folder, SPLITS, **names)
     return [*nodes, DistillationReport(**channels, label=label, split=split, tap=tap)]
 
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from tfx.components.trainer.fn_args_utils import FnArgs
 
+from keras_distill.callbacks.termination import NonFiniteError
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.settings import Settings
@@ -63,6 +64,13 @@ def test_training_resumes_exactly_after_a_failure(folder):
     for expected, actual in zip(uninterrupted, resumed, strict=True):
         np.testing.assert_array_equal(expected, actual)
     assert not any(list(path.iterdir()) for path in (folder / "first", folder / "second") if path.exists())
+
+
+@pytest.mark.case("E2")
+def test_training_with_a_loss_that_is_not_finite_ends_without_a_model(folder):
+    with pytest.raises(NonFiniteError, match=r"The loss is (nan|inf) in step \d of epoch 1\..*Lower the learning rate"):
+        trained(folder, "overflow", compile="tests.support.tfx_project:compile_with_overflow")
+    assert not (folder / "overflow" / "student.keras").exists() and not (folder / "overflow" / "serving").exists()
 
 
 def test_two_replicas_match_one(folder):

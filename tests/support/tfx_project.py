@@ -55,6 +55,10 @@ def compile_with_sgd(model, hp):
     model.compile(keras.optimizers.SGD(0.01), crossentropy(), metrics=["accuracy"])
 
 
+def compile_with_overflow(model, hp):
+    model.compile(keras.optimizers.SGD(1e30), crossentropy())
+
+
 def compile_with_failure(model, hp):
     """Compile a model whose training fails after `steps_before_failure[0]` steps, once in this process."""
 
