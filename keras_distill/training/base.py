@@ -209,7 +209,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             for name, value in self._results().items()
         }
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         return {**super().get_compile_config(), "evaluate_terms": self.evaluate_terms} if self.compiled else None
 
     def compile_from_config(self, config):
