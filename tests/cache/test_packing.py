@@ -62,7 +62,9 @@ def test_the_top_k_loss_equals_that_of_the_running_teacher(tmp_path):
     histories = []
     for source, x in ((teacher, inputs()), (teacher_cache.teacher, teacher_cache.load(inputs()))):
         distiller = compiled(Distiller(student=model(seed=2), teacher=source, terms=[Term(TopK(K))]))
-        histories.append(distiller.fit(x, np.zeros(EXAMPLES, "int32"), epochs=3, batch_size=8, shuffle=False, verbose=0).history)
+        histories.append(
+            distiller.fit(x, np.zeros(EXAMPLES, "int32"), epochs=3, batch_size=8, shuffle=False, verbose=0).history
+        )
     np.testing.assert_allclose(histories[0]["top_k_loss"], histories[1]["top_k_loss"], rtol=1e-4)
 
 
