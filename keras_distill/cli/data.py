@@ -210,6 +210,8 @@ class Data:
             dataset = dataset.map(_without_index, num_parallel_calls=tf.data.AUTOTUNE)
         else:
             dataset = stored.join(dataset)
+        if self.labels == "integer":
+            dataset = dataset.map(_with_class_indices, num_parallel_calls=tf.data.AUTOTUNE)
         return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -266,6 +268,13 @@ def _without_index(*element: Any) -> Any:
     """Return inputs and labels of an element of an indexed dataset."""
     inputs, _, _, rest = split_element(as_element(element))
     return (inputs, *rest) if rest else inputs
+
+
+def _with_class_indices(inputs: Any, labels: tf.Tensor, *rest: Any) -> Any:
+    """Cast labels in a floating-point dtype to integers, NaN to a missing label."""
+    if labels.dtype.is_floating:
+        labels = tf.cast(tf.where(tf.math.is_nan(labels), float(UNLABELLED), tf.cast(labels, "float32")), "int32")
+    return (inputs, labels, *rest)
 
 
 def _num_bytes(spec: Any) -> int:

@@ -16,7 +16,7 @@ from keras_distill.models.taps import OUTPUT
 from keras_distill.types import Structure, Tensor
 
 
-def for_tap(batch: Batch, tap: str, specs: Mapping[str, Structure], output: str = OUTPUT) -> Batch:
+def for_tap(batch: Batch, tap: str, specs: Mapping[str, Structure] | None = None, output: str = OUTPUT) -> Batch:
     """Return the batch with the sample weights that belong to a tap.
 
     Weights belong to the output that they came with. Those of its positions apply to a tap whose positions they are,
@@ -26,7 +26,7 @@ def for_tap(batch: Batch, tap: str, specs: Mapping[str, Structure], output: str 
     Args:
         batch: The `Batch`, with sample weights as passed to `fit`.
         tap: Tap of the student.
-        specs: `{tap: Spec}` of the student.
+        specs: `{tap: Spec}` of the student. Defaults to None: weights of one output are taken for those of the tap.
         output: Tap of the model's output. Defaults to "output".
 
     Returns:
@@ -173,7 +173,7 @@ def token_weights(weights: Weights, activation: Tensor) -> Tensor:
 
 def _has_positions_of(tap, output, specs):
     """Return whether a tap depends on all inputs on which the output depends."""
-    if tap == output or tap.startswith(f"{output}["):
+    if specs is None or tap == output or tap.startswith(f"{output}["):
         return True
     own = specs[tap]
     return isinstance(own, Spec) and own.inputs >= _inputs_of(specs[output])

@@ -19,6 +19,7 @@ from keras_distill.models.taps import OUTPUT, tap_names
 from keras_distill.training.loss_weight import LossWeight, check_weight, serialize_weight
 from keras_distill.training.positions import (
     fit_positions,
+    for_tap,
     match_resolution,
     position_weight_of,
     split_weights,
@@ -172,7 +173,8 @@ class Term:
         Args:
             student: Activation of the student, shape `[batch, ...]`, any float dtype.
             teacher: Activation of the teacher, shape `[batch, ...]`, any float dtype.
-            batch: The `Batch`, with the sample weights of the student's tap: `[batch]` or `[batch, positions...]`.
+            batch: The `Batch`, with the sample weights of the student's tap, `[batch]` or `[batch, positions...]`, or
+                those of all outputs.
             training: Whether the head runs in training mode and a loss with state updates it.
             activations: `{tap: activation}` of the teacher, for `positions`. Defaults to None.
 
@@ -180,6 +182,8 @@ class Term:
             float32, shape `[batch]`. Positions that `mask` or either model's Keras mask marks as padding are left out.
         """
         labels = self._labels(batch)
+        if keras.tree.is_nested(batch.sample_weight):
+            batch = for_tap(batch, tap_names(self.student)[0])
         mask = None if self.mask is None else batch.inputs[self.mask]
         if mask is not None and self.logits and len(mask.shape) == len(student.shape):
             student, teacher, mask = without_classes(student, mask), without_classes(teacher, mask), None
