@@ -162,7 +162,7 @@ class Data:
                 True.
         """
         dataset = self._training if seed is None else self._training.shuffle(self._shuffle_buffer, seed=seed)
-        return self._batched(dataset, self._stored if with_teacher else None)
+        return self._with_indices(self._batched(dataset, self._stored if with_teacher else None))
 
     def validation_batches(self, with_teacher: bool = True) -> tf.data.Dataset | None:
         """Return the validation examples in batches, or None if there are none.
@@ -172,7 +172,7 @@ class Data:
         """
         if not self.num_validation:
             return None
-        return self._batched(self._validation, self._stored_validation if with_teacher else None)
+        return self._with_indices(self._batched(self._validation, self._stored_validation if with_teacher else None))
 
     def validation_arrays(self) -> tuple[Any, np.ndarray | None]:
         """Return the validation examples in memory, without those that have no label.
@@ -210,9 +210,10 @@ class Data:
             dataset = dataset.map(_without_index, num_parallel_calls=tf.data.AUTOTUNE)
         else:
             dataset = stored.join(dataset)
-        if self.labels == "integer":
-            dataset = dataset.map(_with_class_indices, num_parallel_calls=tf.data.AUTOTUNE)
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def _with_indices(self, dataset):
+        return dataset.map(_with_class_indices) if self.labels == "integer" else dataset
 
 
 def _check_not_empty(dataset: tf.data.Dataset, source: str) -> tf.data.Dataset:
