@@ -25,8 +25,6 @@ def test_resizes_each_channel_and_does_not_change_the_same_size():
 
 
 def test_other_shapes_raise():
-    with pytest.raises(
-        ValueError,
-        match=r"Resize takes series, feature maps or volumes.*student shape \(None, 3\), teacher shape \(None, 4, 4, 3\)",
-    ):
+    message = r"Resize takes series, feature maps or volumes.*teacher shape \(None, 4, 4, 3\)"
+    with pytest.raises(ValueError, match=message):
         Resize().build((None, 3), (None, 4, 4, 3))

@@ -31,7 +31,7 @@ def test_a_teacher_that_outputs_probabilities(teacher):
     )
     stored = {"output": np.array(ops.softmax(teacher(x)))}
     # With the values, a CachedTeacher raises at once.
-    spec = {"output": tf.TensorSpec((None, 3))}
+    spec = {"output": tf.TensorSpec((None, 4))}
     distiller = healthy_distiller(CachedTeacher(spec), terms=[Term(KLDivergence(1.0))])
     only_finding(check(distiller, with_activations(x, stored), y), "probabilities", "by their logarithm")
     # Log-probabilities are logits.
