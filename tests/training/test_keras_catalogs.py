@@ -137,7 +137,7 @@ def test_losses_equal_keras(name):
         expected = outcome(value_and_gradient, model.compute_loss, labels, outputs, weights)
         if isinstance(expected, type):
             continue
-        found = value_and_gradient(CompiledLosses(loss).loss, labels, outputs, weights)
+        found = value_and_gradient(CompiledLosses(keras.Model(), loss).loss, labels, outputs, weights)
         for each, reference in zip(found, expected, strict=True):
             np.testing.assert_array_equal(each, reference, err_msg=f"rank {rank}, {reduction}, weights {kind}")
         compared += 1
@@ -263,7 +263,7 @@ def assert_metrics_equal(make, labels, outputs, weights):
     expected = outcome(results_of, model.compute_metrics, result, labels, outputs, weights)
     if isinstance(expected, type):
         return False
-    compiled = CompiledLosses(None, None, [make("plain")], [make("weighted")])
+    compiled = CompiledLosses(keras.Model(), metrics=[make("plain")], weighted_metrics=[make("weighted")])
     found = results_of(compiled.update_metrics, compiled.results, labels, outputs, weights)
     assert found.keys() == expected.keys()
     for name, value in found.items():
