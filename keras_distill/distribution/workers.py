@@ -43,7 +43,8 @@ def all_gather_text(strategy: tf.distribute.Strategy, text: str) -> list[str]:
     """
     if num_workers(strategy) == 1:
         return [text]
-    encoded = tf.io.decode_raw(tf.constant(text), tf.uint8)
+    # One more character: TensorFlow crashes when every worker gathers an empty tensor.
+    encoded = tf.io.decode_raw(tf.constant(text + "\n"), tf.uint8)
 
     def gather(values):
         return tf.function(lambda: strategy.run(lambda: replicas.all_gather(values)))()
@@ -54,7 +55,7 @@ def all_gather_text(strategy: tf.distribute.Strategy, text: str) -> list[str]:
     lengths = local_results(gather(tf.reshape(tf.size(encoded), (1,))))[0].numpy()
     joined = local_results(gather(tf.cast(encoded, tf.int32)))[0].numpy()
     parts = np.split(joined, np.cumsum(lengths)[:-1])
-    return [bytes(part.astype("uint8")).decode() for part in parts[::num_devices]]
+    return [bytes(part.astype("uint8")).decode().removesuffix("\n") for part in parts[::num_devices]]
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
