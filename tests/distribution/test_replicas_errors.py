@@ -24,7 +24,7 @@ def test_models_of_another_strategy_raise():
         inside = dense("student")
         teacher = dense("teacher")
     outside = dense("outside")
-    with raises("student 'student' was made under MirroredStrategy of 2 replicas, the distiller under no", "scope"):
+    with raises("student 'student' was made under MirroredStrategy with 2 replicas, the distiller under no", "scope"):
         Distiller(student=inside, teacher=teacher, terms=[Term(KLDivergence())])
     with strategy(2).scope():
         with raises("student 'outside' was made under no strategy", "distiller under MirroredStrategy"):
@@ -56,7 +56,7 @@ def test_unsupported_options_raise():
 def test_steps_per_execution_with_collective_operations_raises():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = both()
-    with raises("steps_per_execution=4", "MirroredStrategy of 2 replicas", "HierarchicalCopyAllReduce"):
+    with raises("steps_per_execution=4", "MirroredStrategy with 2 replicas", "HierarchicalCopyAllReduce"):
         model.compile(sgd(), from_logits, steps_per_execution=4)
 
 
@@ -81,14 +81,14 @@ with tf.distribute.ParameterServerStrategy(resolver).scope():
 
 def test_parameter_servers_raise():
     [(code, printed)] = finish(start(["-c", PARAMETER_SERVER]), deadline=120)
-    assert "error: Keras 3 does not train under ParameterServerStrategy. Use MirroredStrategy" in printed, printed
+    assert "error: Keras 3 does not support ParameterServerStrategy. Use MirroredStrategy" in printed, printed
 
 
 def test_batches_smaller_than_the_number_of_replicas_raise():
     with strategy(4).scope():
         model = both()
         model.compile(sgd(), from_logits)
-    with raises("holds 3 examples for the 4 replicas", "batch_size"):
+    with raises("has 3 examples for the 4 replicas", "batch_size"):
         model.fit(*numbers(), batch_size=3, verbose=0)
     # Validation and evaluation accept small batches.
     model.fit(*numbers(), batch_size=6, validation_data=numbers(3), verbose=0)
