@@ -10,4 +10,6 @@ pytestmark = pytest.mark.replicas
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss(name):
-    assert_same_on_replicas(lambda: distiller_with(name), images(EXAMPLES, name), loss=from_logits)
+    # Its temperature of 0.07 magnifies rounding errors.
+    tolerance = 3e-5 if name == "ContrastiveRepresentation" else 1e-5
+    assert_same_on_replicas(lambda: distiller_with(name), images(EXAMPLES, name), tolerance, loss=from_logits)
