@@ -10,7 +10,7 @@ from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.models.specs import Spec
 from keras_distill.training.labeled_losses import LabeledLoss, reads_class_indices
 from keras_distill.training.labeled_metrics import LabeledMetric
-from keras_distill.training.task_loss import TaskLoss, has_own_loss
+from keras_distill.training.task_loss import TaskLoss, has_own_loss, named_results
 from keras_distill.types import Structure, Tensor
 
 
@@ -87,11 +87,7 @@ class CompiledLosses:
 
     def results(self) -> dict[str, Tensor]:
         """Return `{name: value}` of the metrics, with the names that Keras gives them."""
-        results = {}
-        for metric in self.metrics:
-            result = metric.result()
-            results.update(result if isinstance(result, dict) else {metric.name: result})
-        return results
+        return named_results(self.metrics)
 
     def loss(
         self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None, training: bool = True

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -72,11 +72,7 @@ class TaskLoss:
 
     def results(self) -> dict[str, Tensor]:
         """Return `{name: value}` of the metrics, with the names that Keras gives them."""
-        results = {}
-        for metric in self.metrics:
-            result = metric.result()
-            results.update(result if isinstance(result, dict) else {metric.name: result})
-        return results
+        return named_results(self.metrics)
 
     def loss(
         self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None, training: bool = True
@@ -119,6 +115,15 @@ class TaskLoss:
             yield
         finally:
             _restore(attributes, own)
+
+
+def named_results(metrics: Iterable[keras.metrics.Metric]) -> dict[str, Tensor]:
+    """Return `{name: value}` of metrics, of which some hold several values."""
+    results = {}
+    for metric in metrics:
+        result = metric.result()
+        results.update(result if isinstance(result, dict) else {metric.name: result})
+    return results
 
 
 def _compiled_state(student, arguments):
