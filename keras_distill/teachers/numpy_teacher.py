@@ -26,7 +26,7 @@ class NumPyTeacher(Teacher):
     NumPyTeacher(forest.predict_proba, from_probabilities=True)                        scikit-learn, XGBoost
     NumPyTeacher(lambda x: session.run(None, {"input": x})[0])                         ONNX Runtime
     NumPyTeacher(lambda x: model(torch.from_numpy(x)).detach().numpy())                PyTorch
-    NumPyTeacher(lambda x: model(torch.from_numpy(x["input_ids"])).logits.numpy())     Hugging Face
+    NumPyTeacher(lambda x: model(torch.from_numpy(x)).logits.detach().numpy())         Hugging Face
     ```
 
     Args:

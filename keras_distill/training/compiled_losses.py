@@ -58,7 +58,8 @@ class CompiledLosses:
 
     def __init__(self, model, loss=None, loss_weights=None, metrics=None, weighted_metrics=None):
         self.supervised = loss is not None
-        self._loss_arguments = {"model": model, "loss": loss, "loss_weights": loss_weights}
+        self._model = model
+        self._loss_arguments = {"loss": loss, "loss_weights": loss_weights}
         output_names = getattr(model, "output_names", None)
         self._compiled = _Compiled(
             output_names,
@@ -70,7 +71,7 @@ class CompiledLosses:
 
     def without_metrics(self) -> "CompiledLosses":
         """Return the same loss without metrics, with its own trackers for the parts of the loss."""
-        return CompiledLosses(**self._loss_arguments)
+        return CompiledLosses(self._model, **self._loss_arguments)
 
     @property
     def output_loss_names(self) -> list[str]:
@@ -83,7 +84,7 @@ class CompiledLosses:
     @property
     def metrics(self) -> list:
         """Metrics that have seen data, followed by those that layers of the model own."""
-        return [*self._compiled.own_metrics, *_compat.layer_metrics(self._loss_arguments["model"])]
+        return [*self._compiled.own_metrics, *_compat.layer_metrics(self._model)]
 
     def results(self) -> dict[str, Tensor]:
         """Return `{name: value}` of the metrics, with the names that Keras gives them."""
@@ -111,10 +112,9 @@ class CompiledLosses:
                 "without a loss. A loss without labels belongs in the student's `add_loss` or `compute_loss`.",
                 stacklevel=2,
             )
-        model = self._loss_arguments["model"]
-        if y is not None and not self.supervised and getattr(model, "loss", None) is not None:
+        if y is not None and not self.supervised and getattr(self._model, "loss", None) is not None:
             warnings.warn(
-                f"The labels are not used: '{model.name}' is compiled with a loss, but the distiller is compiled "
+                f"The labels are not used: '{self._model.name}' is compiled with a loss, but the distiller is compiled "
                 "without one. Pass `loss=` to the distiller's `compile`, or train without labels.",
                 stacklevel=2,
             )

@@ -49,7 +49,7 @@ class Distiller(BaseDistiller):
     other than `loss`.
 
     Models that end in a softmax are supported: terms compare the softmax's input, the supervised loss and the metrics
-    of `compile` see the unchanged output.
+    of `compile` see the unchanged output. A student that overrides `compute_loss` or `compute_metrics` keeps them.
 
     Args:
         student: `keras.Model` to train, compiled or not.
@@ -182,6 +182,9 @@ class Distiller(BaseDistiller):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the supervised loss alone, or None; see `keras.Model.compute_loss`."""
+        # A student with its own loss may need labels.
+        if y is None and self.supervised_weight == 0:
+            return None
         return self._compiled_losses.loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

@@ -13,16 +13,12 @@ from keras_distill.models.specs import own_inputs
 from keras_distill.types import Structure, Tensor
 
 _ABSENT = object()
+_METHODS = ("compute_loss", "compute_metrics")
 
 
 def has_own_loss(model: keras.Model) -> bool:
     """Return whether a model overrides `compute_loss` or `compute_metrics`."""
-    return any(getattr(type(model), name) is not getattr(keras.Model, name) for name in _METHODS) or any(
-        name in vars(model) for name in _METHODS
-    )
-
-
-_METHODS = ("compute_loss", "compute_metrics")
+    return any(getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model) for name in _METHODS)
 
 
 class TaskLoss:
@@ -77,7 +73,11 @@ class TaskLoss:
     def loss(
         self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None, training: bool = True
     ) -> Tensor | None:
-        """Return what the student's `compute_loss` returns; see `CompiledLosses.loss`."""
+        """Return what the student's `compute_loss` returns; see `CompiledLosses.loss`.
+
+        Raises:
+            ValueError: If it fails without labels.
+        """
         if replicas.num_replicas() > 1:
             warnings.warn(
                 f"The student '{self._student.name}' computes its loss itself: on several replicas it is not known "
@@ -86,14 +86,17 @@ class TaskLoss:
             )
         # As in Keras: older overrides do not have this argument.
         has_training = "training" in inspect.signature(self._student.compute_loss).parameters
-        with self._as_compiled():
-            return self._student.compute_loss(
-                own_inputs(self._student, x),
-                y,
-                y_pred,
-                sample_weight,
-                **({"training": training} if has_training else {}),
-            )
+        options = {"training": training} if has_training else {}
+        try:
+            with self._as_compiled():
+                return self._student.compute_loss(own_inputs(self._student, x), y, y_pred, sample_weight, **options)
+        except Exception as error:
+            if y is not None:
+                raise
+            raise ValueError(
+                f"`compute_loss` of '{self._student.name}' failed without labels: {error}. Pass labels, or "
+                "`supervised_weight=0` to train on the terms alone."
+            ) from error
 
     def update_metrics(
         self, x: Structure, y: Structure, y_pred: Structure, sample_weight: Structure = None

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from keras_distill import Distiller, Term
@@ -16,6 +17,7 @@ from keras_distill.losses import (
     Hint,
     KLDivergence,
 )
+from keras_distill.losses.hierarchical_context import hierarchical_context
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.specs import Spec
 from tests.support.helpers import features, fitted, softmax, zero_rate_sgd
@@ -190,11 +192,7 @@ def test_models_of_any_size_train(term, jit):
 @pytest.mark.case("B5")
 @pytest.mark.parametrize("height", [2, 3, 5, 9])
 def test_hierarchical_context_of_unknown_height(height):
-    from keras_distill.losses.hierarchical_context import hierarchical_context
-
     student, teacher = features(2, height, 4, 3), features(2, height, 4, 3, seed=1)
-    import tensorflow as tf
-
     unknown = tf.function(
         hierarchical_context, input_signature=[tf.TensorSpec((None, None, None, 3))] * 2, autograph=False
     )
