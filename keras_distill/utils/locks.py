@@ -11,8 +11,9 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 # `{path of a lock file: descriptor}` of the locks of this process.
 _held: dict[str, int] = {}
-# A forked process inherits no lock.
-os.register_at_fork(after_in_child=_held.clear)
+# A forked process inherits no lock. Windows does not fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.clear)
 
 
 class LockedError(RuntimeError):
@@ -30,7 +31,7 @@ class LockedError(RuntimeError):
 def lock(path: str | os.PathLike) -> None:
     """Lock a file until `unlock`, or until the process ends, however it ends. Creates the file and its folder.
 
-    Does nothing if this process holds the lock already, and on file systems without locks.
+    Does nothing if this process holds the lock already, on file systems without locks, and on Windows.
 
     Args:
         path: The lock file, on a local file system.
@@ -39,8 +40,10 @@ def lock(path: str | os.PathLike) -> None:
         LockedError: If another process holds the lock.
         OSError: If the file cannot be created.
     """
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        return
     path = os.path.realpath(path)
     if path in _held:
         return
