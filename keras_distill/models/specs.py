@@ -86,7 +86,10 @@ def own_inputs(model: Any, inputs: Structure) -> Structure:
             f"'{model.name}' takes the inputs {names}, but the batch has {list(inputs)}. Name the inputs of the model "
             "as those of the batch, or add the missing ones."
         )
-    return {name: inputs[name] for name in names} if len(names) > 1 or isinstance(taken, dict) else inputs[names[0]]
+    if isinstance(taken, dict):
+        return {name: inputs[name] for name in names}
+    # In the model's own order, which need not be that of the names.
+    return [inputs[name] for name in names] if len(names) > 1 else inputs[names[0]]
 
 
 def input_specs(inputs: Structure, *models: Any) -> Structure:

@@ -38,6 +38,15 @@ def test_a_student_takes_its_own_inputs_of_a_batch(as_dict):
 
 
 @pytest.mark.case("B4")
+def test_a_list_of_inputs_is_taken_in_the_models_order():
+    first, second = keras.Input((1,), name="z"), keras.Input((1,), name="a")
+    student = keras.Model([first, second], keras.layers.Subtract()([first, second]))
+    x = {name: np.full((2, 1), value, "float32") for name, value in (("a", 1.0), ("m", 50.0), ("z", 10.0))}
+    distiller = Distiller(student=student, teacher=None, inputs=x)
+    np.testing.assert_allclose(distiller.predict(x, verbose=0), 9.0)
+
+
+@pytest.mark.case("B4")
 def test_an_input_that_the_batch_does_not_have_is_named():
     teacher = depth_and_color(["rgb", "depth"], [1.0, 1.0], "teacher")
     student = depth_and_color(["thermal"], [1.0], "student")
