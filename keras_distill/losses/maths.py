@@ -159,13 +159,16 @@ def match_resolutions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
     Args:
         student: Shape `[batch, positions..., channels]`.
-        teacher: Shape `[batch, positions..., channels]`.
+        teacher: Shape `[batch, positions..., channels]`. A single axis of unknown length is not pooled.
 
     Returns:
         `(student, teacher)` of equal resolution.
     """
-    sizes = zip(position_size(student), position_size(teacher))
+    sizes = list(zip(position_size(student), position_size(teacher)))
     for axis, lengths in enumerate(sizes, 1):
+        # Texts of unknown length have the same tokens in both models.
+        if len(sizes) == 1 and not is_known(lengths):
+            continue
         bins = min(lengths) if is_known(lengths) else ops.minimum(*lengths)
         student = adaptive_average_pool(student, axis, bins)
         teacher = adaptive_average_pool(teacher, axis, bins)
