@@ -367,7 +367,7 @@ def test_structures_of_labels_and_losses(as_dict, labels, loss):
         compile(plain)
         fitted(plain, x, given)
     except Exception as error:
-        # What Keras refuses raises here, too.
+        # The distiller raises the error that Keras raises.
         distiller = Distiller(student=two_outputs(as_dict), teacher=None)
         with pytest.raises(type(error)):
             (compile(distiller), fitted(distiller, x, given))
