@@ -26,6 +26,7 @@ LEVELS = [
     {"compression", "preflight"},
     {"callbacks"},
     {"tuning"},
+    {"experiment"},
     {"report"},
     {"pipelines"},
     {"cli"},

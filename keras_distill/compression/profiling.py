@@ -42,7 +42,7 @@ class Profile:
         bytes: Size on disk in bytes.
         parameters: Number of weights. Shared weights count once.
         multiply_adds: Multiply-add operations (MACs) per example.
-        accuracies: Accuracy of the file after each training run, 0 to 1; empty without labels.
+        scores: Accuracy of the file after each training run, 0 to 1, or another score; empty without labels.
         median: Median latency of a prediction for one example in a separate process, in milliseconds; None for "keras",
             which has no separate runtime.
         p95: 95th percentile of the latency in milliseconds; None for "keras".
@@ -52,8 +52,8 @@ class Profile:
 
     Example:
 
-    >>> result = Profile("student", "keras", bytes=40_000, parameters=9_000, multiply_adds=10**6, accuracies=(0.9, 0.8))
-    >>> round(result.accuracy, 2)
+    >>> result = Profile("student", "keras", bytes=40_000, parameters=9_000, multiply_adds=10**6, scores=(0.9, 0.8))
+    >>> round(result.score, 2)
     0.85
     """
 
@@ -62,21 +62,21 @@ class Profile:
     bytes: int
     parameters: int
     multiply_adds: int
-    accuracies: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
     median: float | None = None
     p95: float | None = None
     memory: int | None = None
     threads: int = 1
 
     @property
-    def accuracy(self) -> float | None:
-        """Mean accuracy over the training runs, 0 to 1; None without labels."""
-        return float(np.mean(self.accuracies)) if self.accuracies else None
+    def score(self) -> float | None:
+        """Mean score over the training runs; None without labels."""
+        return float(np.mean(self.scores)) if self.scores else None
 
     @property
     def spread(self) -> float | None:
-        """Sample standard deviation of the accuracy over the training runs; None for fewer than two."""
-        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
+        """Sample standard deviation of the score over the training runs; None for fewer than two."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
 
     def cells(self, reference: "Profile") -> tuple[str, ...]:
         """Return the formatted values of a table row, in the order of `HEADINGS`.
@@ -87,7 +87,7 @@ class Profile:
         return (
             self.model,
             self.format,
-            UNKNOWN if self.accuracy is None else percent_with_spread(self.accuracy, self.spread),
+            UNKNOWN if self.score is None else percent_with_spread(self.score, self.spread),
             format_size(self.bytes),
             f"{reference.bytes / self.bytes:.1f}x",
             f"{self.parameters:,}",
@@ -131,7 +131,7 @@ def profile(
     >>> profiles = [profile(student, file, x, y) for file in files]
     >>> table = compression.profiling.format_profiles(profiles)
     """
-    accuracies = () if labels is None else (accuracy(exported, examples, labels),)
+    scores = () if labels is None else (accuracy(exported, examples, labels),)
     first_example = keras.tree.map_structure(lambda x: np.asarray(x)[:1], examples)
     costs = {}
     # A Keras file needs Keras, so a separate process would measure Keras itself.
@@ -143,7 +143,7 @@ def profile(
         exported.bytes,
         count_parameters(model),
         count_multiply_adds(model),
-        accuracies,
+        scores,
         threads=threads,
         **costs,
     )

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 
-from keras_distill.report.results import ModelResult, Results
+from keras_distill.experiment.results import ModelResult, Results
 from keras_distill.report.table import count
 from keras_distill.utils.drawing import Figure, figure, render_figure, shorten
 from keras_distill.utils.formatting import UNKNOWN

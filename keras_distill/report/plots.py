@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_distill.report.results import Results
+from keras_distill.experiment.results import Results
 from keras_distill.utils.drawing import Figure, colors, figure, render_figure, shorten
 from keras_distill.utils.formatting import percent_with_spread
 

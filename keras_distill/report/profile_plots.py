@@ -2,7 +2,7 @@
 
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from keras_distill.report.results import Results
+from keras_distill.experiment.results import Results
 from keras_distill.utils.drawing import Figure, colors, figure, render_figure
 from keras_distill.utils.formatting import format_size, percent_with_spread
 

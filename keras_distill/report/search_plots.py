@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.scale import LogScale
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from keras_distill.report.search import Search
+from keras_distill.tuning.search import Search
 from keras_distill.utils.drawing import FIRST, Figure, figure, render_figure, shorten
 from keras_distill.utils.files import atomic_write
 
@@ -50,7 +50,7 @@ def draw_search(search: Search, folder: str | pathlib.Path) -> list[pathlib.Path
     Example:
 
     >>> from keras_distill.report import Search, draw_search
-    >>> from keras_distill.report.search import Hyperparameter, Trial
+    >>> from keras_distill.tuning.search import Hyperparameter, Trial
     >>> trials = [Trial("0", {"temperature": 2.0}, 0.81), Trial("1", {"temperature": 8.0}, 0.84)]
     >>> search = Search("val_accuracy", "max", [Hyperparameter("temperature", 1.0, 16.0, True)], trials)
     >>> [path.name for path in draw_search(search, "figures")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from keras_distill.report.results import Results
+    from keras_distill.experiment.results import Results
 
 ROLES = ("teacher", "baseline", "distilled")
 
@@ -30,6 +30,7 @@ def check_results(results: Results) -> None:
     referenced = {
         "profiles": [profile.model for profile in results.profiles],
         "findings": results.findings,
+        "comparisons": [name for each in results.comparisons for name in (each.model, each.baseline)],
         "search": [] if results.search is None else [results.search.best_model, results.search.default_model],
     }
     for argument, others in referenced.items():
@@ -45,21 +46,20 @@ def _check_model(results, model):
         raise ValueError(f"The role of '{model.name}' must be one of {ROLES}. Received: '{model.role}'")
     if not model.runs:
         raise ValueError(f"'{model.name}' has no runs. Pass at least one `Run`.")
-    if model.baseline is not None and model.baseline not in baselines:
-        raise ValueError(
-            f"The baseline of '{model.name}' must be a model with the role 'baseline': {baselines}. "
-            f"Received: '{model.baseline}'"
-        )
-    if model.role == "distilled" and model.baseline is None and len(baselines) > 1:
-        raise ValueError(
-            f"'{model.name}' needs a baseline, since several models have the role 'baseline'. Pass "
-            f"ModelResult(..., baseline=...) with one of {baselines}."
-        )
+    others = [other.name for other in results.models if other is not model and other.role != "teacher"]
+    unknown = sorted(set(model.baselines) - set(others))
+    if unknown:
+        raise ValueError(f"The baselines of '{model.name}' must be among {others}. Received: {unknown}")
     for run in model.runs:
         if run.confusion is not None and np.shape(run.confusion) != (size, size):
             raise ValueError(
                 f"The confusion matrix of '{model.name}', seed {run.seed}, must have shape {(size, size)} "
                 f"for {size} classes. Received: {np.shape(run.confusion)}"
+            )
+        if run.per_class is not None and np.shape(run.per_class) != (size,):
+            raise ValueError(
+                f"The scores per class of '{model.name}', seed {run.seed}, must have shape {(size,)}. Received: "
+                f"{np.shape(run.per_class)}"
             )
 
 

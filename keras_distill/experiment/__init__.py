@@ -1,0 +1,34 @@
+"""Experiments: one way to train, evaluate and compare students, for every task."""
+
+from keras_distill.experiment.arm import Arm
+from keras_distill.experiment.classification import Classification, MultiLabelClassification
+from keras_distill.experiment.data import Data
+from keras_distill.experiment.latency import Latency, measure_latencies
+from keras_distill.experiment.regression import Regression
+from keras_distill.experiment.results import Example, ModelResult, Results, Run
+from keras_distill.experiment.run import Experiment
+from keras_distill.experiment.score import Score
+from keras_distill.experiment.segmentation import Segmentation
+from keras_distill.experiment.statistics import Comparison, bootstrap, compare
+from keras_distill.experiment.task import Task
+
+__all__ = [
+    "Arm",
+    "Classification",
+    "Comparison",
+    "Data",
+    "Example",
+    "Experiment",
+    "Latency",
+    "ModelResult",
+    "MultiLabelClassification",
+    "Regression",
+    "Results",
+    "Run",
+    "Score",
+    "Segmentation",
+    "Task",
+    "bootstrap",
+    "compare",
+    "measure_latencies",
+]
