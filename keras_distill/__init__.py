@@ -40,7 +40,7 @@ from keras_distill.training import Balance, BaseDistiller, Distiller, LossWeight
 __version__ = "0.2.0"
 
 # Imported at first use: they need optional packages, or are needed only before or after training.
-_LAZY = ("pipelines", "preflight", "report", "tuning")
+_LAZY = ("experiment", "pipelines", "preflight", "report", "tuning")
 
 __all__ = [
     "OUTPUT",
@@ -56,6 +56,7 @@ __all__ = [
     "callbacks",
     "compression",
     "data",
+    "experiment",
     "heads",
     "load_distiller",
     "losses",

@@ -1,6 +1,24 @@
-"""Report of an experiment: a self-contained HTML page and plots."""
+"""Report of an experiment as one HTML page, and plots of a hyperparameter search."""
 
-from keras_distill.report.page import write_page
-from keras_distill.report.search_plots import draw_search
+from typing import Any
 
 __all__ = ["draw_search", "write_page"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `write_page` and `draw_search` on first use: they need matplotlib and jinja2, which experiments do not."""
+    try:
+        if name == "write_page":
+            from keras_distill.report.page import write_page as function
+        elif name == "draw_search":
+            from keras_distill.report.search_plots import draw_search as function
+        else:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in {"jinja2", "matplotlib", "PIL"}:
+            raise
+        raise ImportError(
+            f"keras_distill.report needs {error.name}, which is not installed. "
+            "Install it with: pip install matplotlib jinja2"
+        ) from error
+    return function

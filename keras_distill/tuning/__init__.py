@@ -4,5 +4,6 @@ from keras_distill.tuning import spaces
 from keras_distill.tuning.budget import Budget
 from keras_distill.tuning.grid import GridSearch
 from keras_distill.tuning.hypermodel import DistillationHyperModel
+from keras_distill.tuning.search import Search, read_search
 
-__all__ = ["Budget", "DistillationHyperModel", "GridSearch", "spaces"]
+__all__ = ["Budget", "DistillationHyperModel", "GridSearch", "Search", "read_search", "spaces"]

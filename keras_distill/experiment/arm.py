@@ -1,0 +1,154 @@
+"""One arm of an experiment: how one of the compared models is made and trained."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_distill.training.term import Term
+from keras_distill.utils.arguments import check_integer, check_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the compared models of an experiment.
+
+    All arms of a seed start from the same random numbers: arms with the same network have the same initial weights, and
+    see the examples in the same order. `dataclasses.replace(arm, ...)` makes a variant.
+
+    Args:
+        name: Name in tables and figures, such as "baseline" or "distilled".
+        student: Function that returns the untrained model. With `start`, it is called with the trained model of that
+            arm, such as `lambda model: quantize_aware(model, x[:500])`.
+        terms: List of `Term`, which is copied for each seed; or a function `terms(student, teacher)` that returns one.
+            Defaults to None: a baseline, trained on the labels without a teacher.
+        supervised_weight: Weight of the supervised loss, >= 0. Defaults to 1.0.
+        epochs: Number of epochs, >= 1. Defaults to 30.
+        batch_size: Examples per step, >= 1. 32 to 512 is typical. Defaults to 128.
+        learning_rate: Initial learning rate of Adam, > 0, which decays to 0 along a cosine. 1e-3 is typical. Defaults
+            to 1e-3.
+        optimizer: Function of the number of steps that returns another optimizer. Defaults to None: Adam.
+        baselines: Names of the arms that this one is compared with; the teacher-student gap refers to the first.
+            Defaults to None: for an arm with terms, all arms without terms.
+        teacher: Name of an earlier arm that is the teacher, as trained with the same seed. Defaults to None: the
+            teacher of the experiment.
+        start: Name of an earlier arm from whose weights the training starts, as trained with the same seed. Defaults to
+            None: random initial weights.
+        patience: Stop when `Task.monitor` has not improved on the validation split for this number of epochs, >= 1, and
+            restore the best weights. Defaults to None: the weights after the last epoch.
+        dtype_policy: Policy under which `student` is called, such as "mixed_bfloat16". Defaults to None: the global
+            policy.
+        settings: `{name: JSON value}` of anything else that determines the trained weights, for the report. Defaults to
+            none.
+
+    Raises:
+        ValueError: If a number is out of its range, or `terms` are neither a list of `Term` nor a function.
+
+    Example:
+
+    >>> from keras_distill.experiment import Arm
+    >>> arm = Arm("distilled", lambda: student, [Term(KLDivergence(2.0), weight=0.9)], supervised_weight=0.1, epochs=60)
+    """
+
+    name: str
+    student: Callable[..., keras.Model]
+    terms: Sequence[Term] | Callable[[keras.Model, Any], Sequence[Term]] | None = None
+    supervised_weight: float = 1.0
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    optimizer: Callable[[int], keras.optimizers.Optimizer] | None = None
+    baselines: Sequence[str] | None = None
+    teacher: str | None = None
+    start: str | None = None
+    patience: int | None = None
+    dtype_policy: str | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        check_number(self.supervised_weight, "supervised_weight", at_least=0)
+        check_number(self.learning_rate, "learning_rate", above=0)
+        for name in ("epochs", "batch_size"):
+            check_integer(getattr(self, name), name)
+        check_integer(self.patience, "patience", optional=True)
+        if not callable(self.student):
+            advice = "Pass a function that returns a new model, such as `lambda: keras.models.clone_model(model)`."
+            raise ValueError(f"`student` of '{self.name}' must be a function. {advice} Received: {self.student!r}")
+        if self.terms is not None and not callable(self.terms):
+            if not self.terms or not all(isinstance(term, Term) for term in self.terms):
+                raise ValueError(
+                    f"`terms` of '{self.name}' must be a list of `Term`, a function, or None for a baseline. Received: "
+                    f"{self.terms!r}"
+                )
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the arm has a teacher."""
+        return self.terms is not None
+
+    def new_student(self, start: keras.Model | None = None) -> keras.Model:
+        """Return the untrained model.
+
+        Args:
+            start: Trained model of the arm `start`. Defaults to None.
+        """
+        previous = keras.config.dtype_policy()
+        try:
+            if self.dtype_policy is not None:
+                keras.config.set_dtype_policy(self.dtype_policy)
+            return self.student() if start is None else self.student(start)
+        finally:
+            keras.config.set_dtype_policy(previous)
+
+    def new_terms(self, student: keras.Model, teacher: Any) -> list[Term]:
+        """Return new terms for one training; none for a baseline.
+
+        Args:
+            student: The untrained student.
+            teacher: The teacher: a model, or another `Teacher`.
+        """
+        if self.terms is None:
+            return []
+        if callable(self.terms):
+            return list(self.terms(student, teacher))
+        return [Term.from_config(term.get_config()) for term in self.terms]
+
+    def new_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """Return a new optimizer.
+
+        Args:
+            steps: Number of steps of the training.
+        """
+        if self.optimizer is not None:
+            return self.optimizer(steps)
+        return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.learning_rate, steps))
+
+    def description(self) -> dict[str, Any]:
+        """Return everything about the arm that determines the trained weights and can be written down."""
+        fields = ("supervised_weight", "epochs", "batch_size", "learning_rate", "patience", "dtype_policy")
+        described = {name: getattr(self, name) for name in fields} | {"start": self.start, "teacher": self.teacher}
+        if self.terms is not None and not callable(self.terms):
+            described["terms"] = [_plain(term.get_config()) for term in self.terms]
+        for name in ("student", "terms", "optimizer"):
+            function = getattr(self, name)
+            if callable(function):
+                described[f"{name}_source"] = _source(function)
+        return {**described, **self.settings}
+
+
+def _source(function):
+    """Return the source of a function, so that a changed recipe is not taken for the old one; else its name."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return getattr(function, "__qualname__", type(function).__name__)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
