@@ -1,4 +1,4 @@
-"""Command-line flags, distribution strategy and working folder of the recipes."""
+"""Command-line flags of the recipes, and what they mean for an `Experiment`."""
 
 import contextlib
 import functools
@@ -13,7 +13,6 @@ import tensorflow as tf
 from absl import app, flags
 
 from keras_distill.distribution import workers
-from recipes import data as data_sets
 
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Softmax temperature of the soft targets.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
@@ -76,7 +75,8 @@ def run(recipe: Callable[[], None]) -> None:
     Args:
         recipe: Function without arguments.
     """
-    for module in (__name__, data_sets.__name__):
+    package = __name__.rpartition(".")[0]
+    for module in (__name__, f"{package}.data"):
         for flag in flags.FLAGS.get_key_flags_for_module(module):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
@@ -85,13 +85,53 @@ def run(recipe: Callable[[], None]) -> None:
             raise app.UsageError(f"Unknown arguments: {argv[1:]}. --help lists the flags.")
         # TensorFlow warns of retracing for every new model.
         tf.get_logger().setLevel("ERROR")
-        if is_chief():
+        with contextlib.ExitStack() as stack:
+            if not workers.is_chief(strategy()):
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             recipe()
-        else:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                recipe()
 
     app.run(main)
+
+
+def training(**values: Any) -> dict[str, Any]:
+    """Return the arguments of a student's `Arm` that flags determine.
+
+    Args:
+        **values: Values in place of those of the flags, such as `epochs=5`.
+    """
+    from_flags = {"epochs": EPOCHS.value, "batch_size": BATCH_SIZE.value, "learning_rate": LEARNING_RATE.value}
+    return {**from_flags, **values, **({"epochs": 1} if SMOKE.value else {})}
+
+
+def teacher_training() -> dict[str, Any]:
+    """Return the arguments of the teacher's `Arm` that flags determine."""
+    rate = TEACHER_LEARNING_RATE.value or LEARNING_RATE.value
+    return training(epochs=TEACHER_EPOCHS.value, learning_rate=rate)
+
+
+def options() -> dict[str, Any]:
+    """Return the arguments of an `Experiment` that flags determine."""
+    return {
+        "seeds": 1 if SMOKE.value else SEEDS.value,
+        "labels": LABELS.value,
+        "cache": TEACHER.value == "cached",
+        "temperature": TEMPERATURE.value,
+        "settings": settings(),
+        "command": shlex.join(["python", "-m", f"recipes.{_name()}", *sys.argv[1:]]),
+        "strategy": None if STRATEGY.value == "none" else strategy(),
+    }
+
+
+def settings() -> dict[str, Any]:
+    """Return the flags of this recipe and those of all recipes, `{name: value}`."""
+    package = __name__.rpartition(".")[0]
+    ours = (module for module in flags.FLAGS.flags_by_module_dict() if package in module or module == sys.argv[0])
+    return {flag.name: flag.value for module in ours for flag in flags.FLAGS.flags_by_module_dict()[module]}
+
+
+def folder() -> pathlib.Path:
+    """Return the path of the workdir."""
+    return pathlib.Path(WORKDIR.value or f"runs/{_name()}")
 
 
 @functools.cache
@@ -107,35 +147,6 @@ def strategy() -> tf.distribute.Strategy:
         "tpu": _tpu_strategy,
     }
     return makers[STRATEGY.value]()
-
-
-def is_chief() -> bool:
-    """Return True in the process that writes to the workdir."""
-    return workers.is_chief(strategy())
-
-
-def folder() -> pathlib.Path:
-    """Return the path of the workdir, and create it if it does not exist."""
-    path = pathlib.Path(WORKDIR.value or f"runs/{_name()}")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def settings() -> dict[str, Any]:
-    """Return the flags of this recipe and those of all recipes, `{name: value}`."""
-    ours = (module for module in flags.FLAGS.flags_by_module_dict() if "recipes" in module or module == sys.argv[0])
-    return {flag.name: flag.value for module in ours for flag in flags.FLAGS.flags_by_module_dict()[module]}
-
-
-def training_settings() -> dict[str, Any]:
-    """Return the settings that determine the trained weights: not paths, devices and number of seeds."""
-    excluded = "workdir", "data_dir", "originals", "strategy", "seeds"
-    return {name: value for name, value in settings().items() if name not in excluded}
-
-
-def command() -> str:
-    """Return the command of this run."""
-    return shlex.join(["python", "-m", f"recipes.{_name()}", *sys.argv[1:]])
 
 
 def _name():

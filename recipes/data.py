@@ -1,4 +1,4 @@
-"""Datasets of the recipes, as NumPy arrays."""
+"""Datasets of the recipes."""
 
 import hashlib
 import pathlib
@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from absl import flags
+
+from keras_distill.experiment import Data
+
+from . import common
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS datasets. Defaults to that of TFDS.")
 ORIGINALS = flags.DEFINE_string(
@@ -36,39 +40,24 @@ _FILES = (
 DIGITS = tuple("0123456789")
 
 
-class Data(NamedTuple):
-    """Dataset for classification.
+class Arrays(NamedTuple):
+    """Dataset as arrays.
 
     Attributes:
-        train: `(inputs, labels)` of the training split. Inputs are images, float32 in [0, 1] of shape
-            `[n, height, width, 1]`, or texts of shape `[n]`, or the structure that a tokenizer returns; labels are
-            integers of shape `[n]`.
-        test: `(inputs, labels)` of the evaluation split.
-        classes: Class names.
+        train: `(inputs, labels)` of the training split. Inputs are an array, or the structure that a tokenizer returns.
+        test: `(inputs, labels)` of the evaluation split: that of `--evaluate_on`.
+        classes: Class names; None for a regression.
     """
 
     train: tuple[Any, np.ndarray]
     test: tuple[Any, np.ndarray]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
 
-    def head(self, count: int) -> "Data":
-        """Return the first examples of each split.
-
-        Args:
-            count: Number of examples per split.
-        """
-        first = slice(count)
-        return self._replace(train=rows(self.train, first), test=rows(self.test, first))
-
-    def digest(self) -> str:
-        """Return a SHA-256 digest of the examples, 32 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for array in keras.tree.flatten((self.train, self.test)):
-            # An array of Python strings holds their addresses.
-            array = array.astype(str) if array.dtype == object else array
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:32]
+    def as_data(self) -> Data:
+        """Return the `Data` of an experiment; with `--smoke`, the first 256 examples of each split."""
+        first = slice(256 if common.SMOKE.value else None)
+        splits = rows(self.train, first), rows(self.test, first)
+        return Data(splits[0], classes=self.classes, **{EVALUATE_ON.value: splits[1]})
 
 
 def rows(structure: Any, index: Any) -> Any:
@@ -81,7 +70,7 @@ def rows(structure: Any, index: Any) -> Any:
     return keras.tree.map_structure(lambda array: array[index], structure)
 
 
-def digits() -> Data:
+def digits() -> Arrays:
     """Load scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,297 for training and 500 for testing."""
     from sklearn.datasets import load_digits
 
@@ -92,18 +81,34 @@ def digits() -> Data:
     return _split((images[train], labels[train]), lambda: (images[test], labels[test]), validation=297, classes=DIGITS)
 
 
-def mnist() -> Data:
+def diabetes() -> Arrays:
+    """Load scikit-learn's 442 diabetes patients: ten measurements, and the progression of the disease after a year."""
+    from sklearn.datasets import load_diabetes
+
+    measurements, progression = load_diabetes(return_X_y=True, scaled=False)
+    order = np.random.default_rng(0).permutation(len(measurements))
+    measurements, progression = measurements[order].astype("float32"), progression[order].astype("float32")
+    train, test = slice(300), slice(300, None)
+    return _split(
+        (measurements[train], progression[train]),
+        lambda: (measurements[test], progression[test]),
+        validation=75,
+        classes=None,
+    )
+
+
+def mnist() -> Arrays:
     """Load MNIST: 70,000 handwritten digits of 28x28 pixels, 60,000 of them for training."""
     return _split(_tfds("mnist", "train"), lambda: _tfds("mnist", "test"), validation=10_000, classes=DIGITS)
 
 
-def fashion_mnist() -> Data:
+def fashion_mnist() -> Arrays:
     """Load Fashion-MNIST: 70,000 images of clothes of 28x28 pixels, 60,000 of them for training."""
     name = "fashion_mnist"
     return _split(_tfds(name, "train"), lambda: _tfds(name, "test"), validation=10_000, classes=FASHION)
 
 
-def movie_snippets() -> Data:
+def movie_snippets() -> Arrays:
     """Load 10,566 sentences of film reviews, four fifths of them for training; label 1 is a positive review.
 
     Needs `--originals` with movieReviewSnippets_GroundTruth.txt, in which each sentence has a mean rating from -4 to 4
@@ -126,10 +131,10 @@ def _digest(text):
 
 
 def _split(train, load_test, validation, classes):
-    """Return the `Data` of `--evaluate_on`; `validation` is the size of the validation split."""
+    """Return the `Arrays` of `--evaluate_on`; `validation` is the size of the validation split."""
     if EVALUATE_ON.value == "test":
-        return Data(train, load_test(), classes)
-    return Data(rows(train, slice(-validation)), rows(train, slice(-validation, None)), classes)
+        return Arrays(train, load_test(), classes)
+    return Arrays(rows(train, slice(-validation)), rows(train, slice(-validation, None)), classes)
 
 
 def _originals(name, files, default=None):

@@ -14,8 +14,10 @@ Time:   2 minutes on 2 cores of an AMD EPYC, shared with other work
 import keras
 
 from keras_distill import Term
+from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
-from recipes import common, comparison, data
+
+from . import common, data
 
 common.defaults(temperature=2.0, alpha=0.1, epochs=60, teacher_epochs=40, seeds=5, batch_size=64, labels=100)
 common.defaults(learning_rate=3e-3)
@@ -55,14 +57,21 @@ def terms() -> list[Term]:
 
 
 def recipe() -> None:
-    comparison.compare(
-        "Handwritten digits: few labels and a teacher",
-        "A convolutional network, trained on 1,297 labelled digits, is distilled into a dense network of 32 hidden "
-        f"units. The students see {common.LABELS.value or 'all'} labels; the teacher's outputs cover all images.",
-        data.digits(),
-        teacher,
-        comparison.baseline_and_distilled(student, terms),
+    experiment = Experiment(
+        Classification(),
+        data.digits().as_data(),
+        Arm("teacher", teacher, **common.teacher_training()),
+        [
+            Arm("baseline", student, **common.training()),
+            Arm("distilled", student, terms(), common.ALPHA.value, **common.training()),
+        ],
+        title="Handwritten digits: few labels and a teacher",
+        description="A convolutional network, trained on 1,297 labelled digits, is distilled into a dense network of "
+        f"32 hidden units. The students see {common.LABELS.value or 'all'} labels; the teacher's outputs cover all "
+        "images.",
+        **common.options(),
     )
+    experiment.run(common.folder())
 
 
 if __name__ == "__main__":

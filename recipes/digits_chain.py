@@ -14,9 +14,10 @@ Time:   7 minutes on 2 cores of an Intel Xeon, shared with other work
 
 import keras
 
-from recipes import common, comparison, data
-from recipes.chain import chain
-from recipes.digits import student, teacher, terms
+from keras_distill.experiment import Arm, Classification, Experiment
+
+from . import common, data
+from .digits import student, teacher, terms
 
 
 def assistant() -> keras.Model:
@@ -32,23 +33,33 @@ def assistant() -> keras.Model:
 
 
 def recipe() -> None:
-    baseline, distilled = comparison.baseline_and_distilled(student, terms)
-    assistant_baseline, assistant_distilled = comparison.baseline_and_distilled(assistant, terms, "assistant")
-    comparison.compare(
-        "Handwritten digits: a teacher, its assistant and a student",
-        "A convolutional network, trained on 1,297 labelled digits, is distilled into a dense network of 128 hidden "
-        f"units, the assistant, and that one into a student of 32. Both see {common.LABELS.value or 'all'} labels. "
-        "Another student of 32 is distilled from the convolutional network itself.",
-        data.digits(),
-        teacher,
+    training, alpha = common.training(), common.ALPHA.value
+    experiment = Experiment(
+        Classification(),
+        data.digits().as_data(),
+        Arm("teacher", teacher, **common.teacher_training()),
         [
-            baseline,
-            distilled,
-            assistant_baseline,
-            *chain([assistant_distilled._replace(name="assistant"), distilled._replace(name="distilled by assistant")]),
+            Arm("baseline", student, **training),
+            Arm("baseline, assistant", assistant, **training),
+            Arm("distilled", student, terms(), alpha, baselines=["baseline"], **training),
+            Arm("assistant", assistant, terms(), alpha, baselines=["baseline, assistant"], **training),
+            Arm(
+                "distilled by assistant",
+                student,
+                terms(),
+                alpha,
+                baselines=["baseline", "distilled"],
+                teacher="assistant",
+                **training,
+            ),
         ],
-        keep="distilled by assistant",
+        title="Handwritten digits: a teacher, its assistant and a student",
+        description="A convolutional network, trained on 1,297 labelled digits, is distilled into a dense network of "
+        f"128 hidden units, the assistant, and that one into a student of 32. Both see {common.LABELS.value or 'all'} "
+        "labels. Another student of 32 is distilled from the convolutional network itself.",
+        **common.options(),
     )
+    experiment.run(common.folder())
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ from absl import flags
 
 from keras_distill import Term
 from keras_distill.compression import quantize_aware, tie_weights
+from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
-from recipes import common, comparison, data
+
+from . import common, data
 
 WIDTH = flags.DEFINE_integer("width", 20, "Number of channels in the first stage of the student.", lower_bound=1)
 LAST_EPOCHS = flags.DEFINE_integer(
@@ -98,29 +100,34 @@ def terms() -> list[Term]:
 def recipe() -> None:
     images = data.fashion_mnist()
     calibration = images.train[0][:CALIBRATION]
+    # `--width` is read where the student is made.
+    training = common.training(settings={"width": WIDTH.value})
+    last = {**training, **common.training(epochs=LAST_EPOCHS.value, learning_rate=LAST_RATE.value)}
 
-    def distilled(name, model, start=None, **settings):
-        return comparison.Student(name, model, lambda _: terms(), "baseline", start=start, settings=settings)
+    def distilled(name, model, start=None, **arguments):
+        arguments = arguments or training
+        return Arm(name, model, terms(), common.ALPHA.value, baselines=["baseline"], start=start, **arguments)
 
-    last = {"epochs": LAST_EPOCHS.value, "learning_rate": LAST_RATE.value}
-    comparison.compare(
-        "Fashion-MNIST: a file for a small device",
-        "A convolutional network of 64 to 128 channels with residual blocks is distilled into a narrower one. The "
-        "weights of its blocks are then tied, and it is quantized to int8.",
-        images,
-        teacher,
+    experiment = Experiment(
+        Classification(),
+        images.as_data(),
+        Arm("teacher", teacher, **common.teacher_training()),
         [
-            comparison.Student("baseline", lambda _: student()),
-            distilled("distilled", lambda _: student()),
+            Arm("baseline", student, **training),
+            distilled("distilled", student),
             distilled("distilled, tied", tied, "distilled"),
             distilled("distilled, tied, longer", lambda model: model, "distilled, tied", **last),
             distilled(
                 "distilled, tied, QAT", lambda model: quantize_aware(model, calibration), "distilled, tied", **last
             ),
         ],
-        keep="distilled, tied, QAT",
+        title="Fashion-MNIST: a file for a small device",
+        description="A convolutional network of 64 to 128 channels with residual blocks is distilled into a narrower "
+        "one. The weights of its blocks are then tied, and it is quantized to int8.",
         files=FILES,
+        **common.options(),
     )
+    experiment.run(common.folder())
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import keras
 from absl import flags
 
 from keras_distill import Term
+from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import AttentionTransfer, Hint, KLDivergence
-from recipes import common, comparison, data
+
+from . import common, data
 
 HINT = flags.DEFINE_float("hint", 0.1, "Weight of the hint term.", lower_bound=1e-6)
 ATTENTION = flags.DEFINE_float("attention", 50.0, "Weight of the attention transfer term.", lower_bound=1e-6)
@@ -47,15 +49,29 @@ def terms() -> list[Term]:
     ]
 
 
+def teacher() -> keras.Model:
+    return cnn(32, "teacher", dropout=0.3)
+
+
+def student() -> keras.Model:
+    return cnn(8, "student")
+
+
 def recipe() -> None:
-    comparison.compare(
-        "Fashion-MNIST: soft targets, hint and attention transfer",
-        "A convolutional network of 32 to 128 channels is distilled into one of 8 to 32 channels. "
+    experiment = Experiment(
+        Classification(),
+        data.fashion_mnist().as_data(),
+        Arm("teacher", teacher, **common.teacher_training()),
+        [
+            Arm("baseline", student, **common.training()),
+            Arm("distilled", student, terms(), common.ALPHA.value, **common.training()),
+        ],
+        title="Fashion-MNIST: soft targets, hint and attention transfer",
+        description="A convolutional network of 32 to 128 channels is distilled into one of 8 to 32 channels. "
         f"The students see {common.LABELS.value or 'all'} labels; the teacher's outputs cover all images.",
-        data.fashion_mnist(),
-        lambda: cnn(32, "teacher", dropout=0.3),
-        comparison.baseline_and_distilled(lambda: cnn(8, "student"), terms),
+        **common.options(),
     )
+    experiment.run(common.folder())
 
 
 if __name__ == "__main__":

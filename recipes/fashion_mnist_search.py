@@ -24,37 +24,22 @@ References:
     Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699 (the defaults)
 """
 
-import dataclasses
-import hashlib
-import json
-import pathlib
-from typing import Any
-
-import keras
 import keras_tuner
 from absl import app, flags
 
 from keras_distill import Term
-from keras_distill.cache import fingerprint
+from keras_distill.experiment import Arm, Classification, Experiment, TunedArm
 from keras_distill.losses import AttentionTransfer, Hint, KLDivergence
-from keras_distill.report import Search, draw_search, read_search
-from keras_distill.tuning import DistillationHyperModel, spaces
-from recipes import common, comparison, data, training
-from recipes.fashion_mnist_hint import ATTENTION, HINT, cnn
+from keras_distill.report import draw_search
+from keras_distill.tuning import spaces
+
+from . import common, data
+from .fashion_mnist_hint import ATTENTION, HINT, student, teacher
 
 TRIALS = flags.DEFINE_integer("trials", 30, "Maximum number of trials.", lower_bound=1)
 TUNER = flags.DEFINE_enum("tuner", "hyperband", ["hyperband", "bayesian", "random"], "Tuner of KerasTuner.")
-OBJECTIVE = "val_accuracy"
 
 common.defaults(temperature=4.0, alpha=0.1, labels=None, epochs=10, teacher_epochs=12, seeds=3, learning_rate=2e-3)
-
-
-def teacher() -> keras.Model:
-    return cnn(32, "teacher", dropout=0.3)
-
-
-def student() -> keras.Model:
-    return cnn(8, "student")
 
 
 def alpha(hp: keras_tuner.HyperParameters) -> float:
@@ -69,89 +54,34 @@ def terms(hp: keras_tuner.HyperParameters) -> list[Term]:
     ]
 
 
-def distilled(name: str, values: dict[str, Any]) -> comparison.Student:
-    """Return the `comparison.Student` with these hyperparameters, and the defaults for all others."""
-    hp = keras_tuner.HyperParameters()
-    hp.values = dict(values)
-    return comparison.Student(name, lambda _: student(), lambda _: terms(hp), "baseline", settings=values)
-
-
-def search(images: data.Data, folder: pathlib.Path) -> Search:
-    """Run the search, or resume it; return the `Search`. Its files are in `folder/search`."""
-    trained, _ = training.teacher(teacher, images, folder)
-    cached_teacher, cached = training.with_teacher_outputs(trained, distilled("distilled", {}), images, folder)
-    num_validation = min(10_000, len(images.train[1]) // 4)
-    train, validation = slice(-num_validation), slice(-num_validation, None)
-    inputs, labels = cached.train[0], comparison.with_few_labels(images).train[1]
-    epochs = training.epochs(common.EPOCHS)
-    steps = epochs * -(-(len(labels) - num_validation) // common.BATCH_SIZE.value)
-
-    def new_student(hp):
-        # All trials start from the same initial weights.
-        keras.utils.set_random_seed(0)
-        return student()
-
-    hypermodel = DistillationHyperModel(
-        student=new_student,
-        teacher=cached_teacher,
-        terms=terms,
-        supervised_weight=alpha,
-        optimizer=lambda hp: keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(common.LEARNING_RATE.value, steps)
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    tuner = _tuner(hypermodel, epochs, folder / "search", fingerprint.of_weights(trained.weights))
-    tuner.search(
-        data.rows(inputs, train),
-        labels[train],
-        validation_data=data.rows((inputs, images.train[1]), validation),
-        epochs=epochs,
-        batch_size=common.BATCH_SIZE.value,
-        verbose=2,
-    )
-    return read_search(tuner.project_dir, OBJECTIVE)
-
-
-def _tuner(hypermodel, epochs, folder, teacher_weights):
-    trials = 2 if common.SMOKE.value else TRIALS.value
-    settings = {name: value for name, value in common.training_settings().items() if name != "trials"}
-    # One folder per choice of settings: other settings start a new search, and more trials resume the same one.
-    digest = hashlib.sha256(json.dumps([settings, teacher_weights], sort_keys=True).encode()).hexdigest()[:8]
-    options = {"seed": 1, "directory": folder, "project_name": f"{TUNER.value}_{digest}"}
-    if TUNER.value == "random":
-        return keras_tuner.RandomSearch(hypermodel, OBJECTIVE, trials, **options)
-    if TUNER.value == "bayesian":
-        return keras_tuner.BayesianOptimization(hypermodel, OBJECTIVE, trials, **options)
-    # Iterations of Hyperband until the maximum number of trials is reached.
-    tuner = keras_tuner.Hyperband(hypermodel, OBJECTIVE, epochs, hyperband_iterations=trials, **options)
-    tuner.oracle.max_trials = trials
-    return tuner
+def distilled(hp: keras_tuner.HyperParameters) -> Arm:
+    return Arm("distilled", student, terms(hp), alpha(hp), baselines=["baseline"], **common.training())
 
 
 def recipe() -> None:
     if common.STRATEGY.value != "none":
         raise app.UsageError("The trials of a search run on one device. Remove --strategy.")
-    images, folder = data.fashion_mnist(), common.folder()
-    searched = search(images.head(256) if common.SMOKE.value else images, folder)
-    best = searched.ranked()[0]
-    draw_search(searched, folder / "search")
-    comparison.compare(
-        "Fashion-MNIST: hyperparameter search",
-        "A convolutional network of 32 to 128 channels is distilled into one of 8 to 32 channels by soft targets, hint "
-        "and attention transfer. Temperature and weights are the defaults, or those of the best of "
-        f"{len(searched.trials)} trials on a validation split.",
+    images = data.fashion_mnist().as_data()
+    # The validation split of the search, which no arm is trained on.
+    images.train, images.validation = images.train.split(1 / 6)
+    trials = 2 if common.SMOKE.value else TRIALS.value
+    experiment = Experiment(
+        Classification(),
         images,
-        teacher,
+        Arm("teacher", teacher, **common.teacher_training()),
         [
-            comparison.Student("baseline", lambda _: student()),
-            distilled("distilled", {}),
-            distilled("distilled, searched", best.values),
+            Arm("baseline", student, **common.training()),
+            distilled(keras_tuner.HyperParameters()),
+            TunedArm("distilled, searched", distilled, trials, TUNER.value, default="distilled"),
         ],
-        keep="distilled, searched",
-        search=dataclasses.replace(searched, best_model="distilled, searched", default_model="distilled"),
+        title="Fashion-MNIST: hyperparameter search",
+        description="A convolutional network of 32 to 128 channels is distilled into one of 8 to 32 channels by soft "
+        "targets, hint and attention transfer. Temperature and weights are the defaults, or those of the best of "
+        f"{trials} trials on a validation split.",
+        **common.options(),
     )
+    results = experiment.run(common.folder())
+    draw_search(results.search, common.folder() / "search")
 
 
 if __name__ == "__main__":

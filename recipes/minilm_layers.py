@@ -35,9 +35,11 @@ import numpy as np
 from absl import flags
 
 from keras_distill import Term, mapping
+from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import AttentionRelation, HiddenState, KLDivergence
 from keras_distill.models.layers import find_layer
-from recipes import common, comparison, data
+
+from . import common, data
 
 LAYERS = flags.DEFINE_integer(
     "layers", 3, "Number of layers of the student; must divide that of the teacher.", lower_bound=1
@@ -114,15 +116,15 @@ def pairs(teacher: keras.Model) -> list[tuple[str, str]]:
     return mapping.uniform(student_layers, mapping.layers(teacher, BLOCKS))
 
 
-def logits(teacher: keras.Model) -> list[Term]:
+def logits(student: keras.Model, teacher: keras.Model) -> list[Term]:
     """Return the terms of the soft targets."""
     return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
-def logits_and_layers(teacher: keras.Model) -> list[Term]:
+def logits_and_layers(student: keras.Model, teacher: keras.Model) -> list[Term]:
     """Return the terms of soft targets, embeddings, hidden states and relations. All ignore padding."""
     embeddings = "embeddings_layer_norm"
-    terms = [*logits(teacher), _term(HiddenState(), embeddings, embeddings, HIDDEN.value, "embeddings")]
+    terms = [*logits(student, teacher), _term(HiddenState(), embeddings, embeddings, HIDDEN.value, "embeddings")]
     for number, (student_layer, teacher_layer) in enumerate(pairs(teacher)):
         terms.append(_term(HiddenState(), student_layer, teacher_layer, HIDDEN.value, f"hidden_{number}"))
         for kind, parts in (("attention", ("query", "key")), ("values", ("value", "value"))):
@@ -137,7 +139,7 @@ def _term(loss, student, teacher, weight, name):
     return Term(loss, student, teacher, weight=weight, name=name, mask="padding_mask")
 
 
-def tokenized(snippets: data.Data) -> data.Data:
+def tokenized(snippets: data.Arrays) -> data.Arrays:
     """Tokenize the snippets: inputs become `{name: integers of shape [snippets, tokens]}`."""
     tokenizer = hub().models.BertTokenizer.from_preset(preset(), strip_accents=True)
     prepare = hub().models.BertTextClassifierPreprocessor(tokenizer, sequence_length=LENGTH.value)
@@ -149,22 +151,25 @@ def _tokens(prepare, texts, labels):
 
 
 def recipe() -> None:
-    comparison.compare(
-        "Movie reviews: MiniLM distilled from six layers into three",
-        f"A MiniLM, fine-tuned to classify the sentiment of film reviews, is distilled into {LAYERS.value} layers. "
-        "Layer i of the student learns from layer 2i of the teacher.",
-        tokenized(data.movie_snippets()),
-        teacher,
+    copied = {"start": "teacher", **common.training(settings={"layers": LAYERS.value})}
+    distilled = {"supervised_weight": common.ALPHA.value, "baselines": ["baseline, copied weights"], **copied}
+    distilled["settings"] = {**copied["settings"], "hidden": HIDDEN.value, "relation": RELATION.value}
+    experiment = Experiment(
+        Classification(),
+        tokenized(data.movie_snippets()).as_data(),
+        Arm("teacher", teacher, **common.teacher_training()),
         [
-            comparison.Student("baseline, random weights", lambda _: student()),
-            comparison.Student("baseline, copied weights", student),
-            comparison.Student("distilled, logits", student, logits, baseline="baseline, copied weights"),
-            comparison.Student(
-                "distilled, logits and layers", student, logits_and_layers, baseline="baseline, copied weights"
-            ),
+            Arm("baseline, random weights", student, **common.training(settings={"layers": LAYERS.value})),
+            Arm("baseline, copied weights", student, **copied),
+            Arm("distilled, logits", student, logits, **distilled),
+            Arm("distilled, logits and layers", student, logits_and_layers, **distilled),
         ],
-        keep="distilled, logits and layers",
+        title="Movie reviews: MiniLM distilled from six layers into three",
+        description="A MiniLM, fine-tuned to classify the sentiment of film reviews, is distilled into "
+        f"{LAYERS.value} layers. Layer i of the student learns from layer 2i of the teacher.",
+        **common.options(),
     )
+    experiment.run(common.folder())
 
 
 if __name__ == "__main__":

@@ -18,12 +18,16 @@ Reference:
     Hinton, Vinyals and Dean, 2015, https://arxiv.org/abs/1503.02531
 """
 
+import dataclasses
+
 import keras
 from absl import flags
 
 from keras_distill import Term
+from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
-from recipes import common, comparison, data
+
+from . import common, data
 
 SMALL_TEMPERATURE = flags.DEFINE_float(
     "small_temperature", 3.0, "Softmax temperature for the student of 30 units per layer."
@@ -62,20 +66,31 @@ def terms(temperature: float) -> list[Term]:
     return [Term(KLDivergence(temperature), weight=1 - common.ALPHA.value)]
 
 
-def recipe() -> None:
-    comparison.compare(
-        "MNIST: soft targets, after Hinton et al.",
-        "A network of 2 x 1200 units is distilled into one of 2 x 800 and one of 2 x 30 units.",
-        data.mnist(),
-        teacher,
-        [
-            *comparison.baseline_and_distilled(
-                lambda: student(800), lambda: terms(common.TEMPERATURE.value), "800 units"
-            ),
-            *comparison.baseline_and_distilled(lambda: student(30), lambda: terms(SMALL_TEMPERATURE.value), "30 units"),
-        ],
-        keep="distilled, 800 units",
+def arms(units: int, temperature: float) -> list[Arm]:
+    """Return the baseline and the distilled student with this number of units in each hidden layer."""
+    baseline = Arm(f"baseline, {units} units", lambda: student(units), **common.training(settings={"units": units}))
+    distilled = dataclasses.replace(
+        baseline,
+        name=f"distilled, {units} units",
+        terms=terms(temperature),
+        supervised_weight=common.ALPHA.value,
+        baselines=[baseline.name],
     )
+    return [baseline, distilled]
+
+
+def recipe() -> None:
+    experiment = Experiment(
+        Classification(),
+        data.mnist().as_data(),
+        Arm("teacher", teacher, **common.teacher_training()),
+        [*arms(800, common.TEMPERATURE.value), *arms(30, SMALL_TEMPERATURE.value)],
+        title="MNIST: soft targets, after Hinton et al.",
+        description="A network of 2 x 1200 units is distilled into one of 2 x 800 and one of 2 x 30 units.",
+        keep="distilled, 800 units",
+        **common.options(),
+    )
+    experiment.run(common.folder())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from recipes import data, tfx_models
+from . import data, tfx_models
 
 SPLITS = ("train", "eval", "test")
 

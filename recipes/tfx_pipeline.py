@@ -42,7 +42,8 @@ from tfx.v1 import components, proto
 from keras_distill.pipelines.labelling import TeacherLabeller
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
-from recipes import data, tfx_examples
+
+from . import data, tfx_examples
 
 DATASET = flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Dataset to train on.")
 RUNNER = flags.DEFINE_enum(

@@ -160,17 +160,28 @@ def accuracy(exported: Exported, examples: Structure, labels: Tensor) -> float:
     Raises:
         ValueError: If the model has a single output unit.
     """
-    predict, labels, num_correct = runtime(exported.path, exported.format), np.asarray(labels), 0
-    for start in range(0, len(labels), _BATCH_SIZE):
+    outputs = predict(exported, examples)
+    if outputs.shape[-1] == 1:
+        raise ValueError(
+            f"The accuracy of '{exported.path}' needs one output per class, but the model has a single output unit. "
+            "Leave the labels out."
+        )
+    return float(np.mean(np.argmax(outputs, -1) == np.asarray(labels)))
+
+
+def predict(exported: Exported, examples: Structure) -> np.ndarray:
+    """Return the outputs of an exported file, computed by its own runtime.
+
+    Args:
+        exported: Result of `export`.
+        examples: Model inputs.
+    """
+    run, count = runtime(exported.path, exported.format), len(keras.tree.flatten(examples)[0])
+    outputs = []
+    for start in range(0, count, _BATCH_SIZE):
         rows = slice(start, start + _BATCH_SIZE)
-        outputs = predict(keras.tree.map_structure(lambda x, rows=rows: np.asarray(x[rows]), examples))
-        if outputs.shape[-1] == 1:
-            raise ValueError(
-                f"The accuracy of '{exported.path}' needs one output per class, but the model has a single output "
-                "unit. Leave the labels out."
-            )
-        num_correct += int(np.sum(np.argmax(outputs, -1) == labels[rows]))
-    return num_correct / len(labels)
+        outputs.append(run(keras.tree.map_structure(lambda x, rows=rows: np.asarray(x[rows]), examples)))
+    return np.concatenate(outputs)
 
 
 def format_profiles(profiles: Sequence[Profile]) -> str:

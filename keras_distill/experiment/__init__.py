@@ -11,6 +11,7 @@ from keras_distill.experiment.score import Score
 from keras_distill.experiment.segmentation import Segmentation
 from keras_distill.experiment.statistics import Comparison, bootstrap, compare
 from keras_distill.experiment.task import Task
+from keras_distill.experiment.tuned import TunedArm, tuned_objective
 
 __all__ = [
     "Arm",
@@ -28,7 +29,9 @@ __all__ = [
     "Score",
     "Segmentation",
     "Task",
+    "TunedArm",
     "bootstrap",
     "compare",
     "measure_latencies",
+    "tuned_objective",
 ]

@@ -20,8 +20,8 @@ class Arm:
 
     Args:
         name: Name in tables and figures, such as "baseline" or "distilled".
-        student: Function that returns the untrained model. With `start`, it is called with the trained model of that
-            arm, such as `lambda model: quantize_aware(model, x[:500])`.
+        student: Function that returns the untrained model. With `start`, it is called with a copy of that trained
+            model, such as `lambda model: quantize_aware(model, x[:500])`.
         terms: List of `Term`, which is copied for each seed; or a function `terms(student, teacher)` that returns one.
             Defaults to None: a baseline, trained on the labels without a teacher.
         supervised_weight: Weight of the supervised loss, >= 0. Defaults to 1.0.
@@ -34,8 +34,9 @@ class Arm:
             Defaults to None: for an arm with terms, all arms without terms.
         teacher: Name of an earlier arm that is the teacher, as trained with the same seed. Defaults to None: the
             teacher of the experiment.
-        start: Name of an earlier arm from whose weights the training starts, as trained with the same seed. Defaults to
-            None: random initial weights.
+        start: Name of an earlier arm from whose weights the training starts, as trained with the same seed; or
+            "teacher", for a student that is made of the teacher of the experiment. Defaults to None: random initial
+            weights.
         patience: Stop when `Task.monitor` has not improved on the validation split for this number of epochs, >= 1, and
             restore the best weights. Defaults to None: the weights after the last epoch.
         dtype_policy: Policy under which `student` is called, such as "mixed_bfloat16". Defaults to None: the global
@@ -76,12 +77,12 @@ class Arm:
         if not callable(self.student):
             advice = "Pass a function that returns a new model, such as `lambda: keras.models.clone_model(model)`."
             raise ValueError(f"`student` of '{self.name}' must be a function. {advice} Received: {self.student!r}")
-        if self.terms is not None and not callable(self.terms):
-            if not self.terms or not all(isinstance(term, Term) for term in self.terms):
-                raise ValueError(
-                    f"`terms` of '{self.name}' must be a list of `Term`, a function, or None for a baseline. Received: "
-                    f"{self.terms!r}"
-                )
+        terms = () if self.terms is None or callable(self.terms) else self.terms
+        if terms == [] or not all(isinstance(term, Term) for term in terms):
+            raise ValueError(
+                f"`terms` of '{self.name}' must be a list of `Term`, a function, or None for a baseline. Received: "
+                f"{self.terms!r}"
+            )
 
     @property
     def distilled(self) -> bool:

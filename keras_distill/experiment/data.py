@@ -38,9 +38,7 @@ class Data:
     (24, 8)
     """
 
-    def __init__(
-        self, train: Any, test: Any = None, validation: Any = None, classes: Sequence[str] | None = None
-    ):
+    def __init__(self, train: Any, test: Any = None, validation: Any = None, classes: Sequence[str] | None = None):
         if test is None and validation is None:
             raise ValueError("Pass a `test` or a `validation` split, such as `validation=0.1`.")
         self.train: Examples = as_examples(train)
@@ -62,7 +60,7 @@ class Data:
 
     @property
     def evaluation_name(self) -> str:
-        """"test" or "validation"."""
+        """ "test" or "validation"."""
         return "validation" if self.test is None else "test"
 
     def digest(self) -> str:
@@ -82,6 +80,7 @@ def with_few_labels(examples: Examples, count: int | None, task: Task) -> Exampl
     labels = examples.labels()
     if count is None or labels is None:
         return examples
+
     def first(given, missing):
         shape = (-1, *[1] * (np.ndim(given) - 1))
         return np.where((np.arange(len(given)) < count).reshape(shape), given, missing)

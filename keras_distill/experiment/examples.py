@@ -61,7 +61,7 @@ class Examples:
         raise NotImplementedError
 
     def select(self, indices: Any) -> "Examples":
-        """Return some of the examples, in increasing order of their rows.
+        """Return some of the examples. Those of a stream come in increasing order of their rows.
 
         Args:
             indices: Indices into these examples; an index may occur several times.
@@ -87,6 +87,15 @@ class Examples:
             backup: The `Backup` of the training.
             batch_size: Examples per batch.
             stored: Cache of the teacher's outputs for `whole()`, to join. Defaults to None.
+        """
+        raise NotImplementedError
+
+    def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
+        """Return batches in a fixed random order.
+
+        Args:
+            batch_size: As for `training_batches`.
+            stored: As for `training_batches`. Defaults to None.
         """
         raise NotImplementedError
 
@@ -178,6 +187,9 @@ class ArrayExamples(Examples):
     def training_batches(self, backup: Backup, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
         return backup.batches(self._rows_with(stored), batch_size)
 
+    def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
+        return self.select(np.random.default_rng(0).permutation(len(self))).batches(batch_size, stored)
+
     def batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(self._rows_with(stored)).batch(batch_size)
 
@@ -258,12 +270,17 @@ class StreamedExamples(Examples):
         return self._whole
 
     def training_batches(self, backup: Backup, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
-        selected = self._selected()
-        buffer = min(len(self), max(_SHUFFLE_BYTES // _num_bytes(self._whole.element_spec), 1))
-        return backup.epochs(lambda seed: self._batched(selected.shuffle(buffer, seed=seed), batch_size, stored))
+        return backup.epochs(lambda seed: self._shuffled(batch_size, stored, seed))
+
+    def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
+        return self._shuffled(batch_size, stored, 0)
 
     def batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
         return self._batched(self._selected(), batch_size, stored)
+
+    def _shuffled(self, batch_size, stored, seed):
+        buffer = min(len(self), max(_SHUFFLE_BYTES // _num_bytes(self._whole.element_spec), 1))
+        return self._batched(self._selected().shuffle(buffer, seed=seed), batch_size, stored)
 
     def _copy(self, rows, labels):
         copy = StreamedExamples.__new__(StreamedExamples)

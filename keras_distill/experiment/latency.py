@@ -60,7 +60,7 @@ def measure_latencies(
     """
     index = np.resize(np.arange(len(keras.tree.flatten(inputs)[0])), batch_size)
     inputs = keras.tree.map_structure(lambda array: tf.constant(array[index]), inputs)
-    architectures = {name: _architecture(model) for name, model in models.items()}
+    architectures = {name: architecture(model) for name, model in models.items()}
     functions = {
         key: tf.function(lambda x, model=model: model(x, training=False))
         for key, model in {architectures[name]: model for name, model in models.items()}.items()
@@ -81,8 +81,12 @@ def _summary(milliseconds, batch_size):
     return Latency(float(median), float(low), float(high), batch_size)
 
 
-def _architecture(model):
-    """Return a key that models of the same architecture share."""
+def architecture(model: keras.Model) -> str:
+    """Return a key that models of the same architecture share.
+
+    Args:
+        model: A `keras.Model`.
+    """
     try:
         # Without the names of the model and its layers, which do not change the computation.
         return re.sub(r'"name": "[^"]*"', "", model.to_json())

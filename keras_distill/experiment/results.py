@@ -215,7 +215,9 @@ class Results:
             model: Name of the model.
             baseline: Name of the baseline. Defaults to None: the first comparison of the model.
         """
-        return next((each for each in self.comparisons if each.model == model and baseline in (None, each.baseline)), None)
+        return next(
+            (each for each in self.comparisons if each.model == model and baseline in (None, each.baseline)), None
+        )
 
     def table(self) -> list[table.Row]:
         """Return one `Row` of numbers per model."""
@@ -255,7 +257,9 @@ class Results:
         """
         fields = json.loads(pathlib.Path(path).read_text(encoding="utf-8"), object_hook=_revive)
         if fields.pop("format", None) != _FORMAT:
-            raise ValueError(f"'{path}' was written by another version of keras_distill; run again or use that version.")
+            raise ValueError(
+                f"'{path}' was written by another version of keras_distill; run again or use that version."
+            )
         fields["score"] = Score(**fields["score"])
         fields["models"] = [_model(model) for model in fields["models"]]
         fields["comparisons"] = [Comparison(**_tuples(comparison)) for comparison in fields["comparisons"]]

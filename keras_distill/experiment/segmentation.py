@@ -45,9 +45,7 @@ class Segmentation(Task):
 
     def metrics(self, model: keras.Model) -> list[Any]:
         return [
-            keras.metrics.MeanIoU(
-                _num_classes(model), name="miou", ignore_class=self.ignore_class, sparse_y_pred=False
-            )
+            keras.metrics.MeanIoU(_num_classes(model), name="miou", ignore_class=self.ignore_class, sparse_y_pred=False)
         ]
 
     def distillation_loss(self, temperature: float) -> DistillationLoss:
@@ -89,8 +87,10 @@ class Segmentation(Task):
                 f"labels of shape {labels.shape[1:]} per example"
             )
         found = np.unique(labels[self._counted(labels)])
-        if len(found) and not (0 <= found[0] and found[-1] < classes):
-            ignored = "" if self.ignore_class is not None else " Pass Segmentation(ignore_class=...) for ignored pixels."
+        if len(found) and not (found[0] >= 0 and found[-1] < classes):
+            ignored = (
+                "" if self.ignore_class is not None else " Pass Segmentation(ignore_class=...) for ignored pixels."
+            )
             raise ValueError(
                 f"'{model.name}' has the classes 0 to {classes - 1}. Received: labels from {found[0]} to "
                 f"{found[-1]}.{ignored}"

@@ -101,10 +101,9 @@ def compare(
     variance = (variance if variance > 1e-24 * max(mean**2, 1e-12) else 0.0) + resolution**2 / 6
     error = math.sqrt(variance / count)
     half = float(stats.t.ppf(1 - SIGNIFICANCE / 2, count - 1)) * error
-    if abs(mean) < 1e-12:
-        p = 1.0
-    else:
-        p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else 0.0
+    # Without any variance, as for continuous scores that differ by a constant, only a mean of 0 is no difference.
+    statistic = abs(mean) / error if error else np.inf
+    p = 1.0 if abs(mean) < 1e-12 else float(2 * stats.t.sf(statistic, count - 1))
     sign_flip_p = _sign_flip(differences) if count >= SIGN_FLIP_SEEDS else None
     return Comparison(model, baseline, mean, count, (mean - half, mean + half), p, sign_flip_p, example_interval)
 
@@ -141,10 +140,10 @@ def bootstrap(
     differences = np.empty(resamples)
     for number in range(resamples):
         rows = random.integers(count, size=count)
-        means = [
-            np.mean([score(keras.tree.map_structure(lambda array: array[rows], each)) for each in listed])
+        own, other = (
+            np.mean([score(keras.tree.map_structure(lambda array, rows=rows: array[rows], each)) for each in listed])
             for listed in (records, baseline_records)
-        ]
-        differences[number] = means[0] - means[1]
+        )
+        differences[number] = own - other
     low, high = np.percentile(differences, [100 * SIGNIFICANCE / 2, 100 * (1 - SIGNIFICANCE / 2)])
     return float(low), float(high)

@@ -52,7 +52,17 @@ def headings(results: Results) -> tuple[str, ...]:
         results: A `Results`.
     """
     name = results.score.name
-    return ("model", name, f"{name} retained", "agreement", "parameters", "size", "ms/example", "speed-up", "gap recovered")
+    return (
+        "model",
+        name,
+        f"{name} retained",
+        "agreement",
+        "parameters",
+        "size",
+        "ms/example",
+        "speed-up",
+        "gap recovered",
+    )
 
 
 def cells(results: Results, row: Row) -> tuple[str, ...]:

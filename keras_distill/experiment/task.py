@@ -41,6 +41,13 @@ class Task:
     monitor = "val_loss"
     mode = "min"
 
+    def __repr__(self):
+        settings = {
+            name: value if isinstance(value, str | int | float | bool | None) else type(value).__name__
+            for name, value in vars(self).items()
+        }
+        return f"{type(self).__name__}({settings})"
+
     def loss(self, model: keras.Model) -> Any:
         """Return the supervised loss of a model, as `compile` takes it.
 

@@ -41,7 +41,6 @@ def check_results(results: Results) -> None:
 
 def _check_model(results, model):
     size = len(results.classes)
-    baselines = [other.name for other in results.models if other.role == "baseline"]
     if model.role not in ROLES:
         raise ValueError(f"The role of '{model.name}' must be one of {ROLES}. Received: '{model.role}'")
     if not model.runs:

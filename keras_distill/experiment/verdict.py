@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 # Shown with the verdict, so that the reader knows what "clear" means and what the intervals are.
 CRITERION = (
     "Arms are paired by seed: same initial weights, same order of the examples. A difference counts as clear if the "
-    "two-sided paired t-test over the seeds gives p < 0.05. The interval over seeds is that of the mean difference; the "
-    "interval over examples resamples the evaluation examples for the trained models (bootstrap)."
+    "two-sided paired t-test over the seeds gives p < 0.05. The interval over seeds is that of the mean difference; "
+    "the interval over examples resamples the evaluation examples for the trained models (bootstrap)."
 )
 
 
@@ -29,11 +29,7 @@ def verdict(results: Results) -> list[str]:
     """
     search = results.search
     searched = None if search is None else (search.best_model, search.default_model)
-    texts = [
-        _sentences(results, each)
-        for each in results.comparisons
-        if (each.model, each.baseline) != searched
-    ]
+    texts = [_sentences(results, each) for each in results.comparisons if (each.model, each.baseline) != searched]
     for each in results.comparisons:
         if search is not None and (each.model, each.baseline) == searched:
             texts.append(f"Search over {len(search.trials)} trials: {_sentences(results, each)}")
@@ -41,7 +37,7 @@ def verdict(results: Results) -> list[str]:
 
 
 def evidence(results: Results, comparison: Comparison) -> str:
-    """Return the numbers behind a comparison, such as "+0.32 points, 95 % interval over 5 seeds +0.12 to +0.52, p = 0.01".
+    """Return the numbers behind a comparison, such as "+0.32 points, 95 % interval over 5 seeds +0.12 to +0.52".
 
     Args:
         results: A `Results`.

@@ -53,3 +53,16 @@ def format_size(count: float) -> str:
         if count >= power:
             return f"{count / power:.3g} {unit}" if count < 1e3 * power else f"{count / power:,.0f} {unit}"
     return f"{count:,.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration as "1 h 2 min", "2 min 3 s" or "4.5 s".
+
+    Args:
+        seconds: Duration in seconds.
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

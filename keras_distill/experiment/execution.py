@@ -1,0 +1,268 @@
+"""Training of all models of an experiment."""
+
+from __future__ import annotations
+
+import gc
+import pathlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+
+from keras_distill.cache import fingerprint
+from keras_distill.callbacks.backup import Backup
+from keras_distill.distribution import workers
+from keras_distill.experiment import training, tuned
+from keras_distill.experiment.arm import Arm
+from keras_distill.experiment.data import repeat_labeled, with_few_labels
+from keras_distill.experiment.evaluation import Evaluator
+from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.plan import TEACHER
+from keras_distill.experiment.progress import Progress
+from keras_distill.experiment.store import TrainedModel, TrainingRecord
+from keras_distill.experiment.teacher_outputs import TeacherOutputs, predict
+from keras_distill.preflight import Finding, check
+from keras_distill.saving.load import save_model
+from keras_distill.training.distiller import Distiller
+from keras_distill.tuning.search import Search
+
+if TYPE_CHECKING:
+    from keras_distill.experiment.run import Experiment
+
+
+class Trained(NamedTuple):
+    """One trained model.
+
+    Attributes:
+        model: The model; None for a teacher that is not a Keras model.
+        record: The `TrainingRecord`; None for a teacher that was trained elsewhere.
+        outputs: Outputs for the evaluation split.
+    """
+
+    model: Any
+    record: TrainingRecord | None
+    outputs: Any
+
+
+class Execution:
+    """Trains the models of an `Experiment` in a folder, or loads those that are trained already.
+
+    Attributes:
+        plan: The `Experiment`.
+        folder: The folder.
+        trained: `{(name, seed): Trained}`. The teacher has the name "teacher" and seed 0.
+        findings: `{name of an arm: [Finding]}` of the pre-flight check.
+        evaluator: The `Evaluator`, once the teacher is trained.
+        arms: The arms. A `TunedArm` stands here with its default settings until its search has ended.
+        search: `Search` of a `TunedArm`; None without one.
+        labeled: Whether there are labels.
+
+    Args:
+        plan: The `Experiment`.
+        folder: Folder of all files.
+    """
+
+    def __init__(self, plan: Experiment, folder: pathlib.Path):
+        self.plan, self.folder = plan, folder
+        self.trained: dict[tuple[str, int], Trained] = {}
+        self.findings: dict[str, list[Finding]] = {}
+        self.evaluator: Evaluator
+        self.arms = list(plan.arms)
+        self.search: Search | None = None
+        self._digest = plan.data.digest()
+        self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
+        self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
+        self._few = with_few_labels(plan.data.train, plan.labels, plan.task)
+        self.labeled = self._few.labels() is not None
+        arms = [*([plan.teacher] if isinstance(plan.teacher, Arm) else []), *plan.arms * len(plan.seeds)]
+        self._progress = Progress(sum(map(self.num_steps, arms)))
+
+    def train(self) -> None:
+        """Train all models. Findings of the pre-flight check are printed before the first student is trained."""
+        plan = self.plan
+        self._prepare_teacher()
+        for arm in plan.arms:
+            if arm.distilled and arm.teacher is None and arm.start is None:
+                self._check(arm)
+        for position, arm in enumerate(plan.arms):
+            if arm.name in plan.tuned:
+                arm, self.search = tuned.search(plan.tuned[arm.name], self)
+                self.arms[position] = arm
+            if arm.distilled and arm.name not in self.findings:
+                self._check(arm)
+            for number, seed in enumerate(plan.seeds, 1):
+                title = f"{arm.name}, seed {number} of {len(plan.seeds)}" if len(plan.seeds) > 1 else arm.name
+                self._train(arm, seed, title)
+
+    def first(self, name: str) -> Trained:
+        """Return the model of an arm that was trained with the first seed, or the teacher.
+
+        Args:
+            name: Name of the arm, or "teacher".
+        """
+        return self.trained[name, 0 if name == TEACHER else self.plan.seeds[0]]
+
+    def settings(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Return `{name: JSON value}` of all that the weights of an arm depend on.
+
+        Args:
+            arm: The arm, or that of the teacher.
+            seed: Seed of the training.
+        """
+        settings = {**arm.description(), "seed": seed, "data": self._digest, "task": repr(self.plan.task)}
+        if arm is not self.plan.teacher:
+            settings["labels"] = self.plan.labels
+        if arm.distilled:
+            settings["teacher_weights"] = self._teacher_outputs(arm, seed).digest
+        if arm.start is not None:
+            settings["start_weights"] = fingerprint.of_weights(self._start(arm, seed).weights)
+        return settings
+
+    def training_examples(self, arm: Arm) -> Examples:
+        """Return the examples that an arm is trained on: the labeled ones for a baseline.
+
+        Args:
+            arm: The arm.
+        """
+        return self._few if arm.distilled else repeat_labeled(self._few, self.plan.task)
+
+    def num_steps(self, arm: Arm) -> int:
+        """Return the number of training steps of an arm.
+
+        Args:
+            arm: The arm.
+        """
+        return arm.epochs * -(-len(self.plan.data.train) // arm.batch_size)
+
+    def teacher(self, arm: Arm, seed: int) -> Any:
+        """Return the teacher of an arm: that of the experiment, or an arm that was trained with the same seed.
+
+        Args:
+            arm: An arm with terms.
+            seed: Seed of the training.
+        """
+        return self._teacher_outputs(arm, seed).teacher
+
+    def distiller(self, arm: Arm, seed: int) -> tuple[Distiller, Callable[[Examples], Any]]:
+        """Return the compiled distiller of an untrained student.
+
+        Args:
+            arm: The arm.
+            seed: Seed of the training.
+
+        Returns:
+            The distiller, and a function from examples to the cache of the teacher's outputs to join; it returns None
+            if the teacher runs in every step, and for a baseline.
+        """
+        plan = self.plan
+        keras.utils.set_random_seed(seed)
+        student = arm.new_student(None if arm.start is None else _copied(self._start(arm, seed)))
+        teacher, terms, outputs = None, [], lambda examples: None
+        if arm.distilled:
+            source = self._teacher_outputs(arm, seed)
+            teacher, terms = source.teacher, arm.new_terms(student, source.teacher)
+            if plan.cache:
+
+                def outputs(examples: Examples) -> Any:
+                    return source.cache(examples, terms)
+
+                teacher = outputs(self._few).teacher
+            # Labeling draws random numbers only the first time. Heads must not start from other weights then.
+            keras.utils.set_random_seed((seed + 2**31) % 2**32)
+        weight = arm.supervised_weight if arm.distilled else 1.0
+        distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=weight)
+        loss, metrics = (plan.task.loss(student), plan.task.metrics(student)) if self.labeled else (None, None)
+        distiller.compile(arm.new_optimizer(self.num_steps(arm)), loss, metrics=metrics)
+        return distiller, outputs
+
+    def _prepare_teacher(self):
+        plan = self.plan
+        if isinstance(plan.teacher, Arm):
+            stored = TrainedModel(self.folder / "models", TEACHER, 0, self.settings(plan.teacher, 0))
+            model, record, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER, plan.data.train)
+            outputs = predict(model, plan.data.evaluation)
+            self.trained[TEACHER, 0] = Trained(model, record, outputs)
+            self.evaluator = Evaluator(plan.task, plan.data.evaluation, outputs)
+            if plan.is_chief:
+                save_model(model, self.folder / "teacher.keras")
+                self._progress.finish(f"{TEACHER}: {self.evaluator.summary(outputs, agreement=False)}, {note}")
+            return
+        outputs = None
+        if plan.teacher is not None:
+            outputs = self._teacher_outputs(None, 0).outputs(plan.data.evaluation)
+            model = plan.teacher if isinstance(plan.teacher, keras.Model) else None
+            self.trained[TEACHER, 0] = Trained(model, None, outputs)
+        self.evaluator = Evaluator(plan.task, plan.data.evaluation, outputs)
+
+    def _train(self, arm, seed, title):
+        plan = self.plan
+        stored, examples = self._stored_student(arm, seed), self.training_examples(arm)
+        model, record, note = self._load_or_fit(arm, stored, seed, title, examples)
+        outputs = predict(model, plan.data.evaluation, arm.batch_size)
+        self.trained[arm.name, seed] = Trained(model, record, outputs)
+        if plan.is_chief:
+            self._progress.finish(f"{title}: {self.evaluator.summary(outputs)}, {note}")
+
+    def _stored_student(self, arm, seed):
+        return TrainedModel(self.folder / "models", arm.name, seed, self.settings(arm, seed))
+
+    def _load_or_fit(self, arm, stored, seed, title, examples):
+        """Return the trained model, its record and a note on its duration."""
+        record, plan = stored.record(), self.plan
+        if record is not None:
+            self._progress.skip(self.num_steps(arm))
+            return stored.load(), record, "trained earlier"
+        # Reference cycles keep up to gigabytes of activations of the previous training alive.
+        gc.collect()
+        started = time.time()
+        distiller, outputs = self.distiller(arm, seed)
+        callbacks = training.early_stopping(arm, plan.task)
+        backup = Backup(stored.checkpoints, plan.backup_every, seed, stored.settings, callbacks=callbacks, keep=True)
+        callbacks += [self._progress.epochs(title, self.num_steps(arm))]
+        callbacks += plan.callbacks(title, seed) if plan.callbacks else []
+        batches = examples.training_batches(backup, arm.batch_size, outputs(examples))
+        history = training.fit(distiller, batches, arm.epochs, backup, self._validation(arm, outputs), callbacks)
+        seconds = time.time() - started
+        if plan.is_chief:
+            stored.save(distiller.student, history, seconds, self.findings.get(arm.name, []))
+        # A barrier: the other workers must not look for the record before it is written.
+        workers.all_gather_text(plan.strategy, "trained")
+        backup.delete()
+        return distiller.student, stored.record(), f"{seconds:.1f} s"
+
+    def _validation(self, arm, outputs):
+        validation = self.plan.data.validation
+        return None if validation is None else validation.batches(arm.batch_size, outputs(validation))
+
+    def _start(self, arm, seed):
+        return self.trained[arm.start, 0 if arm.start == TEACHER else seed].model
+
+    def _teacher_outputs(self, arm, seed):
+        key = (TEACHER, 0) if arm is None or arm.teacher is None else (arm.teacher, seed)
+        if key not in self._teachers:
+            teacher = self.trained[key].model if key in self.trained else self.plan.teacher
+            folder = self.folder / "teacher_cache"
+            self._teachers[key] = TeacherOutputs(teacher, folder, self._sample, self.plan.strategy)
+        return self._teachers[key]
+
+    def _check(self, arm):
+        """Run the pre-flight check of an arm, which needs a single device."""
+        if self.plan.distributed:
+            return
+        seed = self.plan.seeds[0]
+        record = self._stored_student(arm, seed).record()
+        if record is not None:
+            self.findings[arm.name] = record.findings
+            return
+        distiller, outputs = self.distiller(arm, seed)
+        self.findings[arm.name] = check(distiller, self._few.shuffled_batches(arm.batch_size, outputs(self._few)))
+        for finding in self.findings[arm.name]:
+            print(f"{arm.name}: {finding}")
+
+
+def _copied(model):
+    copy = keras.models.clone_model(model)
+    # The clone has new random weights.
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,177 @@
+"""Results of an executed experiment, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from keras_distill.compression import Profile, export, profiling
+from keras_distill.experiment.latency import architecture, measure_latencies
+from keras_distill.experiment.plan import TEACHER, baselines_of
+from keras_distill.experiment.results import Example, ModelResult, Results
+from keras_distill.experiment.statistics import bootstrap, compare
+from keras_distill.experiment.store import slug
+from keras_distill.models.softmax import ends_in_softmax
+from keras_distill.saving.load import save_model
+
+if TYPE_CHECKING:
+    from keras_distill.experiment.execution import Execution
+
+# Examples with which latencies are measured.
+_EXAMPLES = 128
+_PAGE, _NUMBERS, _STUDENT = "report.html", "results.json", "student.keras"
+
+
+def results(execution: Execution) -> Results:
+    """Return the `Results` of a finished execution.
+
+    Args:
+        execution: The `Execution`, trained.
+    """
+    plan, evaluator = execution.plan, execution.evaluator
+    names = [TEACHER] * ((TEACHER, 0) in execution.trained) + [arm.name for arm in execution.arms]
+    models = {name: execution.first(name).model for name in names}
+    models = {name: model for name, model in models.items() if model is not None}
+    sample = plan.data.evaluation.inputs(range(min(_EXAMPLES, len(plan.data.evaluation))))
+    print("Measuring prediction times")
+    latencies = measure_latencies(models, sample)
+    results = []
+    for name in names:
+        arm = next((arm for arm in execution.arms if arm.name == name), None)
+        role = TEACHER if arm is None else "distilled" if arm.distilled else "baseline"
+        runs = [
+            evaluator.run(seed, trained.outputs, {} if trained.record is None else trained.record.history)
+            for (owner, seed), trained in execution.trained.items()
+            if owner == name
+        ]
+        model = models.get(name)
+        results.append(
+            ModelResult(
+                name,
+                role,
+                None if model is None else profiling.count_parameters(model),
+                runs,
+                latencies.get(name),
+                [] if arm is None else baselines_of(arm, execution.arms),
+                None if model is None else _num_bytes(model),
+            )
+        )
+    records = [trained.record for trained in execution.trained.values() if trained.record is not None]
+    first_arm = execution.arms[-1]
+    return Results(
+        title=plan.title,
+        description=plan.description,
+        settings={arm.name: arm.description() for arm in execution.arms}
+        if plan.settings is None
+        else dict(plan.settings),
+        models=results,
+        command=plan.command,
+        seconds=sum(record.seconds for record in records),
+        seeds=plan.seeds,
+        score=evaluator.score,
+        classes=plan.data.classes or plan.task.classes(execution.first(first_arm.name).model) or [],
+        comparisons=_comparisons(execution),
+        split=plan.data.evaluation_name,
+        num_examples=evaluator.num_examples,
+        temperature=plan.temperature,
+        examples=_examples(execution, models),
+        search=execution.search,
+        profiles=_profiles(execution) if plan.is_chief else [],
+        findings=execution.findings,
+        files={"results": _NUMBERS, "student": _STUDENT},
+    )
+
+
+def write(results: Results, execution: Execution) -> None:
+    """Write student, report and results, and print the table and the verdict.
+
+    Args:
+        results: The `Results`.
+        execution: The `Execution`.
+    """
+    folder = execution.folder
+    save_model(execution.first(execution.plan.keep).model, folder / _STUDENT)
+    try:
+        from keras_distill.report import write_page
+
+        write_page(results, folder / _PAGE)
+        results.files["report"] = _PAGE
+    except ImportError as error:
+        print(f"{_PAGE} was not written: {error}")
+    # Written last: its presence marks the run as finished.
+    results.save(folder / _NUMBERS)
+    tables = [profiling.format_profiles(results.profiles), ""] if results.profiles else []
+    print("\n".join(["", results.text(), "", *tables, *results.verdict(), ""]))
+    print(f"Wrote {', '.join(results.files.values())} to {folder}")
+
+
+def _comparisons(execution):
+    plan, evaluator = execution.plan, execution.evaluator
+    records = {key: evaluator.records(trained.outputs) for key, trained in execution.trained.items()}
+    scores = {key: plan.task.score_of(each) for key, each in records.items()}
+    comparisons = []
+    for arm in execution.arms:
+        for baseline in baselines_of(arm, execution.arms):
+            pairs = [[(name, seed) for seed in plan.seeds] for name in (arm.name, baseline)]
+            interval = bootstrap(plan.task.score_of, *([records[key] for key in keys] for keys in pairs))
+            resolution = plan.task.resolution(evaluator.num_examples)
+            own, other = ([scores[key] for key in keys] for keys in pairs)
+            comparisons.append(compare(arm.name, own, baseline, other, resolution, interval))
+    return comparisons
+
+
+def _examples(execution, models):
+    """Return images with the logits of all models, for tasks that show soft targets."""
+    indices = execution.evaluator.least_confident()
+    images = execution.plan.data.evaluation.inputs(indices) if indices else None
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        return []
+    labels = execution.plan.task.as_labels(execution.trained[TEACHER, 0].outputs)
+    logits = {}
+    for name, model in models.items():
+        outputs = np.asarray(execution.first(name).outputs, float)[indices]
+        logits[name] = np.log(np.maximum(outputs, 1e-30)) if ends_in_softmax(model) else outputs
+    # The teacher predicts these examples correctly.
+    classes = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels[indices]]
+    return [
+        Example(_as_uint8(image), label, {name: values[number] for name, values in logits.items()})
+        for number, (image, label) in enumerate(zip(images, classes))
+    ]
+
+
+def _as_uint8(image):
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    return np.uint8(np.clip(image * 255 if image.max() <= 1 else image, 0, 255))
+
+
+def _profiles(execution):
+    """Export trained models and profile the files: size, latency, memory, and the score for each seed."""
+    plan, split = execution.plan, execution.plan.data.evaluation
+    if not plan.files:
+        return []
+    calibration = plan.data.train.inputs(range(min(500, len(plan.data.train))))
+    inputs = split.inputs(execution.evaluator.indices)
+    profiles: dict[Any, Profile] = {}
+    costs: dict[Any, Profile] = {}
+    exports = [(key, trained) for key, trained in execution.trained.items() if key[0] in plan.files]
+    bar = keras.utils.Progbar(len(exports), unit_name="model")
+    for (name, seed), trained in exports:
+        files = export(trained.model, execution.folder / "files", calibration, plan.files[name], f"{slug(name)}_{seed}")
+        for file in files:
+            score = plan.task.evaluate(profiling.predict(file, inputs), execution.evaluator.labels)
+            # Files of one architecture are measured once, since a difference between them would be noise.
+            key = architecture(trained.model), file.format
+            if key not in costs:
+                costs[key] = profiling.profile(trained.model, file, inputs)
+            first = profiles.get((name, file.format), dataclasses.replace(costs[key], model=name, bytes=file.bytes))
+            profiles[name, file.format] = dataclasses.replace(first, scores=(*first.scores, score))
+        bar.add(1)
+    return list(profiles.values())
+
+
+def _num_bytes(model):
+    weights = {id(weight): weight for weight in model.weights}.values()
+    return sum(int(np.prod(weight.shape)) * keras.ops.convert_to_numpy(weight).itemsize for weight in weights)

@@ -1,0 +1,112 @@
+"""The teacher's outputs for the splits of an experiment, computed once."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_distill.cache import TeacherCache, fingerprint, label, open_cache
+from keras_distill.cache.shards import read_manifest
+from keras_distill.data.batch import Batch, unpack
+from keras_distill.distribution import workers
+from keras_distill.experiment.examples import Examples
+from keras_distill.models.taps import OUTPUT, tap_names
+from keras_distill.teachers import as_teacher
+from keras_distill.training.term import Term
+from keras_distill.types import Structure
+
+
+def predict(model: keras.Model, examples: Examples, batch_size: int = 128) -> Any:
+    """Return a model's outputs for all examples of a split.
+
+    Args:
+        model: The model.
+        examples: The examples.
+        batch_size: Examples per prediction. Defaults to 128.
+    """
+    batches = examples.batches(batch_size)
+    if isinstance(batches.element_spec, tuple):
+        batches = batches.map(lambda inputs, *rest: inputs)
+    return model.predict(batches, verbose=0)
+
+
+class TeacherOutputs:
+    """Caches of a teacher's outputs, one per dataset.
+
+    Attributes:
+        teacher: The teacher.
+        digest: Text that identifies the teacher by its weights and settings; by some outputs if it has no weights.
+
+    Args:
+        teacher: The teacher: a model, or another `Teacher`.
+        folder: Folder of the caches.
+        sample: Inputs of a few examples, which tell teachers without weights apart.
+        strategy: The `tf.distribute.Strategy`: the chief labels, and the other workers wait.
+        batch_size: Examples per forward pass. Defaults to 128.
+    """
+
+    def __init__(self, teacher: Any, folder: pathlib.Path, sample: Structure, strategy: Any, batch_size: int = 128):
+        self.teacher, self._strategy, self._batch_size = teacher, strategy, batch_size
+        self.digest = _digest(as_teacher(teacher), sample)
+        self._folder = folder / self.digest[:8]
+
+    def cache(self, examples: Examples, terms: Sequence[Term]) -> TeacherCache:
+        """Return the cache for the source of some examples; it is written first if it does not exist.
+
+        Args:
+            examples: The examples.
+            terms: Terms whose taps the cache holds.
+        """
+        return self._open(examples, sorted({tap for term in terms for tap in tap_names(term.teacher)}))
+
+    def outputs(self, examples: Examples) -> Any:
+        """Return the teacher's outputs for all examples of a split: an array, or a structure of several.
+
+        Args:
+            examples: The examples.
+        """
+        if isinstance(self.teacher, keras.Model):
+            return predict(self.teacher, examples, self._batch_size)
+        stored = self._open(examples, [OUTPUT])
+        stored.teacher.connect([OUTPUT])
+        batches = [
+            stored.teacher.activations(unpack(element, 0))[OUTPUT]
+            for element in examples.batches(self._batch_size, stored)
+        ]
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
+
+    def _open(self, examples, taps):
+        # One folder per choice of taps and dataset.
+        name = hashlib.sha256(json.dumps([taps, examples.digest]).encode()).hexdigest()[:8]
+        folder = self._folder / name
+        if workers.is_chief(self._strategy):
+            dtypes = {tap: "float32" if tap == OUTPUT else "float16" for tap in taps}
+            manifest = read_manifest(folder)
+            verbose = int(manifest is None or not manifest.complete)
+            label(
+                self.teacher,
+                examples.whole(),
+                folder,
+                taps,
+                dtypes,
+                batch_size=self._batch_size,
+                version=self.digest,
+                verbose=verbose,
+            )
+        # A barrier: the other workers wait until the chief has written the cache.
+        workers.all_gather_text(self._strategy, "cache written")
+        return open_cache(folder)
+
+
+def _digest(teacher, sample):
+    digest = fingerprint.of_teacher(teacher)
+    if teacher.weights:
+        return digest
+    teacher.connect([OUTPUT])
+    outputs = teacher.activations(Batch(keras.tree.map_structure(keras.ops.convert_to_tensor, sample)))
+    values = [keras.ops.convert_to_numpy(array).tobytes() for array in keras.tree.flatten(outputs)]
+    return hashlib.sha256(b"".join([digest.encode(), *values])).hexdigest()
