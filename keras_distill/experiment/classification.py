@@ -12,7 +12,7 @@ from keras_distill.experiment.task import Task
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.binary_kd import BinaryKD
 from keras_distill.losses.kl_divergence import KLDivergence
-from keras_distill.models.softmax import ends_in_softmax
+from keras_distill.models.softmax import ends_in_softmax, logits_model
 
 # With a thousand classes the confusion matrix would take megabytes, and no report shows it.
 MOST_CLASSES = 100
@@ -49,6 +49,9 @@ class Classification(Task):
         # In a graph, Keras reads the logits from the softmax, so that both forms compute the same loss.
         return loss(from_logits=not ends_in_softmax(model))
 
+    def predictor(self, model: keras.Model) -> keras.Model:
+        return logits_model(model)
+
     def metrics(self, model: keras.Model) -> list[Any]:
         return ["accuracy"]
 
@@ -76,7 +79,7 @@ class Classification(Task):
         return np.full(np.shape(labels), UNLABELLED, "int32")
 
     def check(self, model: keras.Model, labels: Any) -> None:
-        classes = num_classes(model, "Classification", at_least=2)
+        classes, dtype = num_classes(model, "Classification", at_least=2), np.asarray(labels).dtype
         shape = np.shape(labels)[1:]
         allowed = [(classes,)] if self.one_hot else [(), (1,)]
         if shape not in allowed:
@@ -86,6 +89,10 @@ class Classification(Task):
                 f"{shape} per example"
             )
         if not self.one_hot:
+            if np.issubdtype(dtype, np.floating):
+                raise ValueError(
+                    f'Class indices must be integers. Received: labels of dtype {dtype}. Cast them: y.astype("int32").'
+                )
             check_indices(labels, classes, model.name)
 
     def classes(self, model: keras.Model) -> list[str]:
@@ -124,11 +131,8 @@ class MultiLabelClassification(Task):
     """Classification with any number of labels per example. The score is the macro F1.
 
     Models end in logits or in a sigmoid, shape `[examples, labels]`. Labels are 0 or 1 in the same shape, NaN for a
-    missing component. Binary classification with one output unit is the case of one label.
-
-    Args:
-        from_logits: Whether the models end in logits. Then an output > 0 predicts the label, otherwise an output > 0.5.
-            Defaults to True.
+    missing component. Binary classification with one output unit is the case of one label. Evaluation reads logits: a
+    logit > 0 predicts the label.
 
     Example:
 
@@ -140,21 +144,22 @@ class MultiLabelClassification(Task):
 
     score = Score("macro F1")
 
-    def __init__(self, from_logits: bool = True):
-        self.from_logits = from_logits
-
     def loss(self, model: keras.Model) -> keras.losses.Loss:
-        return keras.losses.BinaryCrossentropy(from_logits=self.from_logits)
+        return keras.losses.BinaryCrossentropy(from_logits=not ends_in_softmax(model))
+
+    def predictor(self, model: keras.Model) -> keras.Model:
+        return logits_model(model)
 
     def metrics(self, model: keras.Model) -> list[Any]:
-        return [keras.metrics.BinaryAccuracy("binary_accuracy", threshold=self._threshold)]
+        threshold = 0.5 if ends_in_softmax(model) else 0.0
+        return [keras.metrics.BinaryAccuracy("binary_accuracy", threshold=threshold)]
 
     def distillation_loss(self, temperature: float) -> DistillationLoss:
         return BinaryKD(temperature)
 
     def records(self, outputs: Any, labels: Any) -> np.ndarray:
         """Return true positives, false positives and false negatives, shape `[examples, labels, 3]`."""
-        guesses = np.asarray(outputs) > self._threshold
+        guesses = np.asarray(outputs) > 0
         labels = np.asarray(labels, float).reshape(guesses.shape)
         present, truth = ~np.isnan(labels), labels > 0.5
         return np.stack([guesses & truth & present, guesses & ~truth & present, ~guesses & truth & present], axis=-1)
@@ -163,7 +168,7 @@ class MultiLabelClassification(Task):
         return float(np.nanmean(_f1(records))) if np.any(records) else 0.0
 
     def as_labels(self, outputs: Any) -> np.ndarray:
-        return (np.asarray(outputs) > self._threshold).astype("float32")
+        return (np.asarray(outputs) > 0).astype("float32")
 
     def check(self, model: keras.Model, labels: Any) -> None:
         count = num_classes(model, "MultiLabelClassification", at_least=1)
@@ -183,10 +188,6 @@ class MultiLabelClassification(Task):
     def per_class(self, outputs: Any, labels: Any) -> np.ndarray:
         """Return the F1 of each label; NaN for a label that is neither true nor predicted in any example."""
         return _f1(self.records(outputs, labels))
-
-    @property
-    def _threshold(self):
-        return 0.0 if self.from_logits else 0.5
 
 
 def num_classes(model: keras.Model, task: str, at_least: int) -> int:

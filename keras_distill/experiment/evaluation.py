@@ -68,6 +68,14 @@ class Evaluator:
         score = self._task.evaluate(outputs, self.labels)
         return Run(seed, score, history, self._agreement(outputs), per_class, confusion)
 
+    def value(self, outputs: Any) -> float:
+        """Return the score of a model's outputs.
+
+        Args:
+            outputs: Outputs for all examples of the split.
+        """
+        return self._task.evaluate(self._labeled(outputs), self.labels)
+
     def summary(self, outputs: Any, agreement: bool = True) -> str:
         """Return score and agreement with the teacher as text, such as "accuracy 97.60 %, agreement 98.10 %".
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import keras
 
 from keras_distill.cache import fingerprint
 from keras_distill.callbacks.backup import Backup
+from keras_distill.callbacks.termination import NonFiniteError
 from keras_distill.distribution import workers
 from keras_distill.experiment import training, tuned
 from keras_distill.experiment.arm import Arm
@@ -73,6 +75,7 @@ class Execution:
         self._digest = plan.data.digest()
         self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
+        self._initial_scores: dict[str, float] = {}
         self._few = with_few_labels(plan.data.train, plan.labels, plan.task)
         self.labeled = self._few.labels() is not None
         arms = [*([plan.teacher] if isinstance(plan.teacher, Arm) else []), *plan.arms * len(plan.seeds)]
@@ -162,7 +165,7 @@ class Execution:
         if arm.distilled:
             source = self._teacher_outputs(arm, seed)
             teacher, terms = source.teacher, arm.new_terms(student, source.teacher)
-            if plan.cache:
+            if plan.cache is not False:
 
                 def outputs(examples: Examples) -> Any:
                     return source.cache(examples, terms)
@@ -180,60 +183,90 @@ class Execution:
         plan = self.plan
         if isinstance(plan.teacher, Arm):
             stored = TrainedModel(self.folder / "models", TEACHER, 0, self.settings(plan.teacher, 0))
-            model, record, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER, plan.data.train)
-            outputs = predict(model, plan.data.evaluation)
-            self.trained[TEACHER, 0] = Trained(model, record, outputs)
+            trained, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER, plan.data.train)
+            self.trained[TEACHER, 0], outputs = trained, trained.outputs
             self.evaluator = Evaluator(plan.task, plan.data.evaluation, outputs)
             if plan.is_chief:
-                save_model(model, self.folder / "teacher.keras")
+                save_model(trained.model, self.folder / "teacher.keras")
                 self._progress.finish(f"{TEACHER}: {self.evaluator.summary(outputs, agreement=False)}, {note}")
             return
         outputs = None
         if plan.teacher is not None:
-            outputs = self._teacher_outputs(None, 0).outputs(plan.data.evaluation)
+            outputs = self._teacher_outputs(None, 0).outputs(plan.data.evaluation, plan.task)
             model = plan.teacher if isinstance(plan.teacher, keras.Model) else None
             self.trained[TEACHER, 0] = Trained(model, None, outputs)
         self.evaluator = Evaluator(plan.task, plan.data.evaluation, outputs)
 
     def _train(self, arm, seed, title):
-        plan = self.plan
         stored, examples = self._stored_student(arm, seed), self.training_examples(arm)
-        model, record, note = self._load_or_fit(arm, stored, seed, title, examples)
-        outputs = predict(model, plan.data.evaluation, arm.batch_size)
-        self.trained[arm.name, seed] = Trained(model, record, outputs)
-        if plan.is_chief:
-            self._progress.finish(f"{title}: {self.evaluator.summary(outputs)}, {note}")
+        trained, note = self._load_or_fit(arm, stored, seed, title, examples)
+        self.trained[arm.name, seed] = trained
+        if self.plan.is_chief:
+            self._progress.finish(f"{title}: {self.evaluator.summary(trained.outputs)}, {note}")
 
     def _stored_student(self, arm, seed):
         return TrainedModel(self.folder / "models", arm.name, seed, self.settings(arm, seed))
 
     def _load_or_fit(self, arm, stored, seed, title, examples):
-        """Return the trained model, its record and a note on its duration."""
-        record, plan = stored.record(), self.plan
+        """Return the `Trained` model and a note on its duration."""
+        plan, record = self.plan, stored.record()
         if record is not None:
             self._progress.skip(self.num_steps(arm))
-            return stored.load(), record, "trained earlier"
+            model = stored.load()
+            return Trained(model, record, self._outputs(model, arm)), "trained earlier"
         # Reference cycles keep up to gigabytes of activations of the previous training alive.
         gc.collect()
         started = time.time()
-        distiller, outputs = self.distiller(arm, seed)
-        callbacks = training.early_stopping(arm, plan.task)
-        backup = Backup(stored.checkpoints, plan.backup_every, seed, stored.settings, callbacks=callbacks, keep=True)
-        callbacks += [self._progress.epochs(title, self.num_steps(arm))]
-        callbacks += plan.callbacks(title, seed) if plan.callbacks else []
-        batches = examples.training_batches(backup, arm.batch_size, outputs(examples))
-        history = training.fit(distiller, batches, arm.epochs, backup, self._validation(arm, outputs), callbacks)
-        seconds = time.time() - started
+        student, history = self._fit(arm, stored, seed, title, examples)
+        seconds, outputs = time.time() - started, self._outputs(student, arm)
+        self._compare_with_initial(arm, outputs)
         if plan.is_chief:
-            stored.save(distiller.student, history, seconds, self.findings.get(arm.name, []))
+            stored.save(student, history, seconds, self.findings.get(arm.name, []))
         # A barrier: the other workers must not look for the record before it is written.
         workers.all_gather_text(plan.strategy, "trained")
-        backup.delete()
-        return distiller.student, stored.record(), f"{seconds:.1f} s"
+        stored.delete_checkpoints()
+        record = stored.record()
+        assert record is not None
+        return Trained(student, record, outputs), f"{seconds:.1f} s"
 
-    def _validation(self, arm, outputs):
-        validation = self.plan.data.validation
-        return None if validation is None else validation.batches(arm.batch_size, outputs(validation))
+    def _fit(self, arm, stored, seed, title, examples):
+        plan = self.plan
+        distiller, stored_outputs = self.distiller(arm, seed)
+        stopping = training.early_stopping(arm, plan.task)
+        backup = Backup(stored.checkpoints, plan.backup_every, seed, stored.settings, callbacks=stopping, keep=True)
+        further = plan.callbacks(title, seed) if plan.callbacks else []
+        callbacks = [*stopping, self._progress.epochs(title, self.num_steps(arm)), *further]
+        batches = examples.training_batches(backup, arm.batch_size, stored_outputs(examples))
+        validation = plan.data.validation
+        if validation is not None:
+            validation = validation.batches(arm.batch_size, stored_outputs(validation))
+        try:
+            history = training.fit(distiller, batches, arm.epochs, backup, validation, callbacks)
+        except NonFiniteError:
+            # Rerun with the same settings, the training would end in the same step again.
+            backup.delete()
+            raise
+        return distiller.student, history
+
+    def _outputs(self, model, arm):
+        return predict(self.plan.task.predictor(model), self.plan.data.evaluation, arm.batch_size)
+
+    def _compare_with_initial(self, arm, outputs):
+        """Add a finding if training has made a student worse."""
+        initial = self._initial_scores.pop(arm.name, None)
+        if initial is None:
+            return
+        score, now = self.evaluator.score, self.evaluator.value(outputs)
+        if score.sign * (now - initial) < 0:
+            seen = f"{score.text(now)} after training, {score.text(initial)} before."
+            advice = "Take a teacher that is better than the student, or lower the learning rate."
+            what = f"'{arm.name}' has a worse {score.name} than before training."
+            self._add_findings(arm, [Finding("score lost", what, seen, advice)])
+
+    def _add_findings(self, arm, findings):
+        self.findings.setdefault(arm.name, []).extend(findings)
+        for finding in findings:
+            print(f"{arm.name}: {finding}")
 
     def _start(self, arm, seed):
         return self.trained[arm.start, 0 if arm.start == TEACHER else seed].model
@@ -242,8 +275,11 @@ class Execution:
         key = (TEACHER, 0) if arm is None or arm.teacher is None else (arm.teacher, seed)
         if key not in self._teachers:
             teacher = self.trained[key].model if key in self.trained else self.plan.teacher
-            folder = self.folder / "teacher_cache"
-            self._teachers[key] = TeacherOutputs(teacher, folder, self._sample, self.plan.strategy)
+            self._teachers[key] = TeacherOutputs(
+                teacher, self.folder / "teacher_cache", self._sample, self.plan.strategy
+            )
+            if isinstance(self.plan.cache, str | os.PathLike) and key == (TEACHER, 0):
+                self._teachers[key].use(self.plan.cache, self.plan.data.train)
         return self._teachers[key]
 
     def _check(self, arm):
@@ -255,10 +291,13 @@ class Execution:
         if record is not None:
             self.findings[arm.name] = record.findings
             return
-        distiller, outputs = self.distiller(arm, seed)
-        self.findings[arm.name] = check(distiller, self._few.shuffled_batches(arm.batch_size, outputs(self._few)))
-        for finding in self.findings[arm.name]:
-            print(f"{arm.name}: {finding}")
+        distiller, stored_outputs = self.distiller(arm, seed)
+        self._initial_scores[arm.name] = self.evaluator.value(self._outputs(distiller.student, arm))
+        batches = self._few.shuffled_batches(arm.batch_size, stored_outputs(self._few))
+        self.findings[arm.name] = []
+        self._add_findings(arm, check(distiller, batches))
+        if self.findings[arm.name] and self.plan.strict:
+            raise RuntimeError(f"Training did not start: the check of '{arm.name}' has findings, and `strict` is set.")
 
 
 def _copied(model):

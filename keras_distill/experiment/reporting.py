@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -16,6 +18,7 @@ from keras_distill.experiment.statistics import bootstrap, compare
 from keras_distill.experiment.store import slug
 from keras_distill.models.softmax import ends_in_softmax
 from keras_distill.saving.load import save_model
+from keras_distill.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from keras_distill.experiment.execution import Execution
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 # Examples with which latencies are measured.
 _EXAMPLES = 128
 _PAGE, _NUMBERS, _STUDENT = "report.html", "results.json", "student.keras"
+_HISTORY = "history.csv"
 
 
 def results(execution: Execution) -> Results:
@@ -81,7 +85,7 @@ def results(execution: Execution) -> Results:
         search=execution.search,
         profiles=_profiles(execution) if plan.is_chief else [],
         findings=execution.findings,
-        files={"results": _NUMBERS, "student": _STUDENT},
+        files={"student": _STUDENT, "history": _HISTORY, "results": _NUMBERS},
     )
 
 
@@ -101,11 +105,27 @@ def write(results: Results, execution: Execution) -> None:
         results.files["report"] = _PAGE
     except ImportError as error:
         print(f"{_PAGE} was not written: {error}")
+    with atomic_write(folder / _HISTORY) as file:
+        file.write(_history(execution).encode())
     # Written last: its presence marks the run as finished.
     results.save(folder / _NUMBERS)
     tables = [profiling.format_profiles(results.profiles), ""] if results.profiles else []
     print("\n".join(["", results.text(), "", *tables, *results.verdict(), ""]))
     print(f"Wrote {', '.join(results.files.values())} to {folder}")
+
+
+def _history(execution):
+    """Return the histories of all trainings as CSV, a row for each epoch."""
+    records = [(*key, trained.record.history) for key, trained in execution.trained.items() if trained.record]
+    names = list(dict.fromkeys(name for *_, history in records for name in history))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "seed", "epoch", *names])
+    for model, seed, history in records:
+        epochs = max(map(len, history.values()), default=0)
+        columns = [history.get(name, [""] * epochs) for name in names]
+        writer.writerows([model, seed, epoch, *values] for epoch, values in enumerate(zip(*columns), 1))
+    return text.getvalue()
 
 
 def _comparisons(execution):
@@ -130,10 +150,7 @@ def _examples(execution, models):
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] not in (1, 3):
         return []
     labels = execution.plan.task.as_labels(execution.trained[TEACHER, 0].outputs)
-    logits = {}
-    for name, model in models.items():
-        outputs = np.asarray(execution.first(name).outputs, float)[indices]
-        logits[name] = np.log(np.maximum(outputs, 1e-30)) if ends_in_softmax(model) else outputs
+    logits = {name: np.asarray(execution.first(name).outputs, float)[indices] for name in models}
     # The teacher predicts these examples correctly.
     classes = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels[indices]]
     return [
@@ -161,7 +178,10 @@ def _profiles(execution):
     for (name, seed), trained in exports:
         files = export(trained.model, execution.folder / "files", calibration, plan.files[name], f"{slug(name)}_{seed}")
         for file in files:
-            score = plan.task.evaluate(profiling.predict(file, inputs), execution.evaluator.labels)
+            outputs = profiling.predict(file, inputs)
+            # Tasks evaluate logits, and a file ends as its model does.
+            outputs = _log_odds(outputs) if ends_in_softmax(trained.model) else outputs
+            score = plan.task.evaluate(outputs, execution.evaluator.labels)
             # Files of one architecture are measured once, since a difference between them would be noise.
             key = architecture(trained.model), file.format
             if key not in costs:
@@ -175,3 +195,8 @@ def _profiles(execution):
 def _num_bytes(model):
     weights = {id(weight): weight for weight in model.weights}.values()
     return sum(int(np.prod(weight.shape)) * keras.ops.convert_to_numpy(weight).itemsize for weight in weights)
+
+
+def _log_odds(probabilities):
+    clipped = np.clip(np.asarray(probabilities, float), 1e-30, 1 - 1e-16)
+    return np.log(clipped) - np.log1p(-clipped)

@@ -1,6 +1,7 @@
 """Experiment: train a teacher and several students over seeds, and compare them."""
 
 import contextlib
+import os
 import pathlib
 import shlex
 import sys
@@ -42,7 +43,10 @@ class Experiment:
         title: Title of the report. Defaults to "Distillation".
         description: Sentence under the title. Defaults to "".
         cache: Whether to compute the teacher's outputs once and store them in the folder. False runs the teacher in
-            every step. Defaults to True.
+            every step. A path is the folder of a cache of the training split, as written by `label`; it is written if
+            it does not exist. Defaults to True.
+        strict: Whether to raise an error if the pre-flight check has findings, instead of printing them. Defaults to
+            False.
         files: `{name of a model: [format]}`, as for `compression.export`: files to export, profile and report. Defaults
             to none.
         keep: Name of the arm whose model of the first seed is saved as `student.keras`. Defaults to None: the last arm
@@ -84,7 +88,8 @@ class Experiment:
         labels: int | None = None,
         title: str = "Distillation",
         description: str = "",
-        cache: bool = True,
+        cache: bool | str | os.PathLike = True,
+        strict: bool = False,
         files: Mapping[str, Sequence[str]] | None = None,
         keep: str | None = None,
         temperature: float = 4.0,
@@ -100,7 +105,7 @@ class Experiment:
         self.seeds = list(range(check_integer(seeds, "seeds"))) if isinstance(seeds, int) else list(seeds)
         self.labels = check_integer(labels, "labels", optional=True)
         self.title, self.description, self.temperature = title, description, temperature
-        self.cache, self.files, self.settings = cache, dict(files or {}), settings
+        self.cache, self.strict, self.files, self.settings = cache, strict, dict(files or {}), settings
         self.keep = keep or next((arm.name for arm in reversed(self.arms) if arm.distilled), self.arms[-1].name)
         self.command = shlex.join(sys.argv) if command is None else command
         self.strategy = tf.distribute.get_strategy() if strategy is None else strategy
@@ -121,6 +126,8 @@ class Experiment:
         Raises:
             ValueError: If models, data and terms do not fit together. Nothing is trained then.
             LockedError: If another process runs an experiment in the folder.
+            NonFiniteError: If a loss is NaN or infinite.
+            RuntimeError: If the pre-flight check has findings, and `strict` is set.
         """
         folder = pathlib.Path(folder)
         dry_run(self)

@@ -11,7 +11,7 @@ from keras_distill.experiment.score import Score
 from keras_distill.experiment.task import Task
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.kl_divergence import KLDivergence
-from keras_distill.models.softmax import ends_in_softmax
+from keras_distill.models.softmax import ends_in_softmax, logits_model
 
 
 class Segmentation(Task):
@@ -42,6 +42,9 @@ class Segmentation(Task):
         return keras.losses.SparseCategoricalCrossentropy(
             from_logits=not ends_in_softmax(model), ignore_class=self.ignore_class
         )
+
+    def predictor(self, model: keras.Model) -> keras.Model:
+        return logits_model(model)
 
     def metrics(self, model: keras.Model) -> list[Any]:
         return [

@@ -1,5 +1,6 @@
 """Trained models in the folder of an experiment, each with a record of its training."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_distill.callbacks.backup import Backup
 from keras_distill.preflight import Finding
 from keras_distill.saving.load import save_model
 from keras_distill.utils.files import atomic_write
@@ -80,6 +82,13 @@ class TrainedModel:
         save_model(model, self.path)
         with atomic_write(self.path.with_suffix(".json")) as file:
             file.write(json.dumps(record._asdict()).encode())
+
+    def delete_checkpoints(self) -> None:
+        """Delete the checkpoints of the training."""
+        Backup(self.checkpoints).delete()
+        # The folder may not exist.
+        with contextlib.suppress(OSError):
+            self.checkpoints.parent.rmdir()
 
 
 def slug(name: str) -> str:

@@ -85,6 +85,14 @@ class Task:
         """
         return 0.0
 
+    def predictor(self, model: keras.Model) -> keras.Model:
+        """Return the model whose outputs are evaluated. Defaults to the model itself.
+
+        Args:
+            model: A trained student or teacher.
+        """
+        return model
+
     def metrics(self, model: keras.Model) -> list[Any]:
         """Return the metrics of a model, as `compile` takes them. Defaults to none.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from keras_distill.cache.shards import read_manifest
 from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import workers
 from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.task import Task
 from keras_distill.models.taps import OUTPUT, tap_names
 from keras_distill.teachers import as_teacher
 from keras_distill.training.term import Term
@@ -53,6 +55,16 @@ class TeacherOutputs:
         self.teacher, self._strategy, self._batch_size = teacher, strategy, batch_size
         self.digest = _digest(as_teacher(teacher), sample)
         self._folder = folder / self.digest[:8]
+        self._given: dict[str, pathlib.Path] = {}
+
+    def use(self, folder: str | os.PathLike, examples: Examples) -> None:
+        """Read or write the outputs for the source of some examples in another folder.
+
+        Args:
+            folder: Folder of a cache, as written by `label`. It is written if it does not exist.
+            examples: The examples.
+        """
+        self._given[examples.digest] = pathlib.Path(folder)
 
     def cache(self, examples: Examples, terms: Sequence[Term]) -> TeacherCache:
         """Return the cache for the source of some examples; it is written first if it does not exist.
@@ -63,14 +75,15 @@ class TeacherOutputs:
         """
         return self._open(examples, sorted({tap for term in terms for tap in tap_names(term.teacher)}))
 
-    def outputs(self, examples: Examples) -> Any:
+    def outputs(self, examples: Examples, task: Task) -> Any:
         """Return the teacher's outputs for all examples of a split: an array, or a structure of several.
 
         Args:
             examples: The examples.
+            task: The `Task`.
         """
         if isinstance(self.teacher, keras.Model):
-            return predict(self.teacher, examples, self._batch_size)
+            return predict(task.predictor(self.teacher), examples, self._batch_size)
         stored = self._open(examples, [OUTPUT])
         stored.teacher.connect([OUTPUT])
         batches = [
@@ -82,24 +95,35 @@ class TeacherOutputs:
     def _open(self, examples, taps):
         # One folder per choice of taps and dataset.
         name = hashlib.sha256(json.dumps([taps, examples.digest]).encode()).hexdigest()[:8]
-        folder = self._folder / name
+        given = self._given.get(examples.digest)
+        folder = self._folder / name if given is None else given
         if workers.is_chief(self._strategy):
-            dtypes = {tap: "float32" if tap == OUTPUT else "float16" for tap in taps}
-            manifest = read_manifest(folder)
-            verbose = int(manifest is None or not manifest.complete)
-            label(
-                self.teacher,
-                examples.whole(),
-                folder,
-                taps,
-                dtypes,
-                batch_size=self._batch_size,
-                version=self.digest,
-                verbose=verbose,
-            )
+            self._label(examples, taps, folder, None if given else self.digest)
         # A barrier: the other workers wait until the chief has written the cache.
         workers.all_gather_text(self._strategy, "cache written")
         return open_cache(folder)
+
+    def _label(self, examples, taps, folder, version):
+        manifest = read_manifest(folder)
+        finished = manifest is not None and manifest.complete
+        stored = {} if manifest is None else manifest.taps
+        missing = [tap for tap in taps if stored and tap not in stored]
+        if missing:
+            raise ValueError(
+                f"The cache '{folder}' holds {list(stored)}, but not {missing}. Label the dataset with the taps {taps} "
+                "into another folder."
+            )
+        # A cache that was written by `label` may hold other dtypes, and the most probable classes only.
+        options = {
+            "taps": list(stored) or taps,
+            "dtype": {tap: each.dtype for tap, each in stored.items()}
+            or {tap: "float32" if tap == OUTPUT else "float16" for tap in taps},
+            "top_k": {tap: each.top_k for tap, each in stored.items() if each.top_k is not None} or None,
+            "version": version if manifest is None else manifest.version,
+        }
+        label(self.teacher, examples.whole(), folder, **options, batch_size=self._batch_size, verbose=int(not finished))
+        if not finished:
+            open_cache(folder, self.teacher).check_values()
 
 
 def _digest(teacher, sample):
