@@ -100,8 +100,7 @@ def terms() -> list[Term]:
 def recipe() -> None:
     images = data.fashion_mnist()
     calibration = images.train[0][:CALIBRATION]
-    # `--width` is read where the student is made.
-    training = common.training(settings={"width": WIDTH.value})
+    training = common.training()
     last = {**training, **common.training(epochs=LAST_EPOCHS.value, learning_rate=LAST_RATE.value)}
 
     def distilled(name, model, start=None, **arguments):

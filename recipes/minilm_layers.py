@@ -151,15 +151,14 @@ def _tokens(prepare, texts, labels):
 
 
 def recipe() -> None:
-    copied = {"start": "teacher", **common.training(settings={"layers": LAYERS.value})}
+    copied = {"start": "teacher", **common.training()}
     distilled = {"supervised_weight": common.ALPHA.value, "baselines": ["baseline, copied weights"], **copied}
-    distilled["settings"] = {**copied["settings"], "hidden": HIDDEN.value, "relation": RELATION.value}
     experiment = Experiment(
         Classification(),
         tokenized(data.movie_snippets()).as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
         [
-            Arm("baseline, random weights", student, **common.training(settings={"layers": LAYERS.value})),
+            Arm("baseline, random weights", student, **common.training()),
             Arm("baseline, copied weights", student, **copied),
             Arm("distilled, logits", student, logits, **distilled),
             Arm("distilled, logits and layers", student, logits_and_layers, **distilled),

@@ -68,7 +68,7 @@ def terms(temperature: float) -> list[Term]:
 
 def arms(units: int, temperature: float) -> list[Arm]:
     """Return the baseline and the distilled student with this number of units in each hidden layer."""
-    baseline = Arm(f"baseline, {units} units", lambda: student(units), **common.training(settings={"units": units}))
+    baseline = Arm(f"baseline, {units} units", lambda: student(units), **common.training())
     distilled = dataclasses.replace(
         baseline,
         name=f"distilled, {units} units",

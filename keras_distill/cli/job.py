@@ -1,133 +1,146 @@
-"""Models and loss terms of a distillation, as the options of `check` and `distill` name them."""
+"""Models, data and loss terms of a distillation, as the options of `check` and `distill` name them."""
 
 import argparse
-import pathlib
-from typing import TYPE_CHECKING
+from typing import Any
 
 import keras
 
 from keras_distill import losses, mapping
-from keras_distill.models.softmax import ends_in_softmax
+from keras_distill.experiment import Arm, Task
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.models.dtype_policies import with_dtype_policy
 from keras_distill.models.taps import tap_names
-from keras_distill.preflight import Finding, check
-from keras_distill.saving.load import save_model
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.term import Term
 
-from .common import CommandError
+from .common import CommandError, did_you_mean
+from .objective import LossOption
 from .reading import load
 
-if TYPE_CHECKING:
-    from .data import Data
 
-
-class DistillationJob:
-    """Models of a command and the terms between them.
+class Models:
+    """Teacher and student of a command.
 
     Attributes:
         teacher: The teacher.
         student: The student with the weights of its file.
-        classes: Number of classes of the student.
-        terms: List of `Term`.
-        taps: List of the teacher's taps that the terms need.
 
     Args:
         options: Options of the command.
 
     Raises:
-        CommandError: If a model cannot be loaded, or the student is not a classifier.
-        ValueError: If models and terms do not fit together, as in `Distiller`.
+        CommandError: If a model cannot be loaded.
     """
 
     def __init__(self, options: argparse.Namespace):
         self._options = options
         self.teacher = self._load(options.teacher)
-        self.student = self._load(options.student)
-        self.classes = _num_classes(self.student)
-        self.terms = _terms(options, self.student, self.teacher)
-        self.taps = list(dict.fromkeys(tap for term in self.terms for tap in tap_names(term.teacher)))
-        # Validates models and terms before any data are read.
-        Distiller(student=self.student, teacher=self.teacher, terms=self.terms, supervised_weight=self._options.alpha)
+        self.student = self.new_student()
 
-    def distiller(self, data: "Data", steps: int) -> Distiller:
-        """Return a compiled distiller of the student.
-
-        Args:
-            data: The examples, and the teacher or its cache.
-            steps: Number of training steps, over which the learning rate decays.
-        """
-        # For the initial weights of heads.
-        keras.utils.set_random_seed(self._options.seed)
-        distiller = Distiller(
-            student=self.student, teacher=data.teacher, terms=self.terms, supervised_weight=self._options.alpha
-        )
-        return self._compile(distiller, data, steps)
-
-    def baseline(self, data: "Data", steps: int) -> Distiller:
-        """Return a compiled distiller without teacher, of the student with the weights of its file.
-
-        Args:
-            data: The examples, which must have labels.
-            steps: Number of training steps, over which the learning rate decays.
-        """
+    def new_student(self) -> keras.Model:
+        """Return the student with the weights of its file, and the precision of `--mixed-precision`."""
         student = self._load(self._options.student)
-        return self._compile(Distiller(student=student, teacher=None, terms=[]), data, steps)
-
-    def findings(self, data: "Data", batches: int = 8) -> list[Finding]:
-        """Return the findings of the pre-flight diagnostics.
-
-        Args:
-            data: The examples, and the teacher or its cache.
-            batches: Largest number of batches to check. Defaults to 8.
-        """
-        steps = -(-data.num_training // self._options.batch_size)
-        # Shuffled, since the first batches of an ordered dataset may all be of one class.
-        return check(self.distiller(data, steps), data.batches(seed=0), batches=batches)
-
-    def save(self, student: keras.Model, path: pathlib.Path) -> None:
-        """Save a trained student atomically.
-
-        Args:
-            student: The student of a distiller that this object returned.
-            path: `.keras` file to write.
-        """
-        save_model(student, path)
+        policy = getattr(self._options, "mixed_precision", None)
+        return student if policy is None else with_dtype_policy(student, policy)
 
     def _load(self, path: str) -> keras.Model:
         # The seeds of dropout layers are not saved; without this they would differ in each process.
         keras.utils.set_random_seed(self._options.seed)
         return load(path, self._options.modules)
 
-    def _compile(self, distiller: Distiller, data: "Data", steps: int) -> Distiller:
-        rate = keras.optimizers.schedules.CosineDecay(self._options.learning_rate, steps)
-        optimizer = {"class_name": self._options.optimizer, "config": {"learning_rate": rate}}
-        # In a graph, Keras reads the logits from the softmax, so that both forms compute the same loss.
-        from_logits = not ends_in_softmax(distiller.student)
-        loss = {
-            None: None,
-            "integer": keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-            "one-hot": keras.losses.CategoricalCrossentropy(from_logits=from_logits),
-        }[data.labels]
-        distiller.compile(keras.optimizers.get(optimizer), loss, metrics=None if loss is None else ["accuracy"])
-        return distiller
+
+def arm(options: argparse.Namespace, models: Models, task: Task, name: str, distilled: bool, **changes: Any) -> Arm:
+    """Return the arm that the options describe.
+
+    Args:
+        options: Options of the command.
+        models: The models.
+        task: The `Task`.
+        name: Name of the arm.
+        distilled: Whether it has a teacher.
+        **changes: Options with other values, such as `temperature`.
+    """
+    chosen = argparse.Namespace(**{**vars(options), **changes})
+
+    def optimizer(steps):
+        rate = keras.optimizers.schedules.CosineDecay(chosen.learning_rate, steps)
+        return keras.optimizers.get({"class_name": chosen.optimizer, "config": {"learning_rate": rate}})
+
+    return Arm(
+        name,
+        models.new_student,
+        (lambda student, teacher: terms(chosen, task, student, teacher)) if distilled else None,
+        supervised_weight=chosen.alpha,
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        optimizer=optimizer,
+        patience=getattr(chosen, "patience", None),
+    )
 
 
-def _num_classes(model: keras.Model) -> int:
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or not shape[-1] or shape[-1] < 2:
-        raise CommandError(
-            f"'{model.name}' must be a classifier with one output of shape (None, classes), classes >= 2, but its "
-            f"output shape is {shape}. For other models use keras_distill.Distiller in Python."
-        )
-    return shape[-1]
+def terms(options: argparse.Namespace, task: Task, student: keras.Model, teacher: keras.Model) -> list[Term]:
+    """Return the loss terms that the options name.
+
+    Args:
+        options: Options of the command.
+        task: The `Task`, whose distillation loss compares the outputs unless `--loss` does.
+        student: The student.
+        teacher: The teacher.
+
+    Raises:
+        CommandError: If a loss does not exist, or does not take its settings.
+    """
+    listed = []
+    if all(each.student for each in options.losses):
+        listed.append(Term(task.distillation_loss(options.temperature), weight=1 - options.alpha))
+    for each in options.losses:
+        weight = each.weight
+        if each.student is None:
+            listed.append(Term(_new_loss(each), weight=1 - options.alpha if weight is None else weight))
+            continue
+        pairs = [(each.student, each.teacher)]
+        if "*" in each.student or "*" in each.teacher:
+            pairs = mapping.uniform(mapping.layers(student, each.student), mapping.layers(teacher, each.teacher))
+        listed += [Term(_new_loss(each), *pair, head="auto", weight=1.0 if weight is None else weight) for pair in pairs]
+    return listed
 
 
-def _terms(options: argparse.Namespace, student: keras.Model, teacher: keras.Model) -> list[Term]:
-    terms = [Term(losses.KLDivergence(options.temperature), weight=1 - options.alpha)]
-    for feature in options.features:
-        pairs = [(feature.student, feature.teacher)]
-        if "*" in feature.student or "*" in feature.teacher:
-            pairs = mapping.uniform(mapping.layers(student, feature.student), mapping.layers(teacher, feature.teacher))
-        loss = getattr(losses, feature.loss)
-        terms += [Term(loss(), *pair, head="auto", weight=feature.weight) for pair in pairs]
-    return terms
+def needs_features(options: argparse.Namespace, models: Models, task: Task) -> bool:
+    """Return whether terms compare intermediate layers; also checks that models and terms fit together.
+
+    Args:
+        options: Options of the command.
+        models: The models.
+        task: The `Task`.
+
+    Raises:
+        CommandError: If models and terms do not fit together.
+        ValueError: As in `Distiller`.
+    """
+    listed = terms(options, task, models.student, models.teacher)
+    Distiller(student=models.student, teacher=models.teacher, terms=listed, supervised_weight=options.alpha)
+    return {tap for term in listed for tap in tap_names(term.teacher)} != {"output"}
+
+
+def catalog() -> dict[str, type[DistillationLoss]]:
+    """Return the losses that `--loss` takes, `{name: class}`."""
+    classes = {name: getattr(losses, name) for name in sorted(losses.__all__)}
+    return {
+        name: value
+        for name, value in classes.items()
+        if isinstance(value, type) and issubclass(value, DistillationLoss) and value is not DistillationLoss
+    }
+
+
+def _new_loss(option: LossOption) -> DistillationLoss:
+    available = catalog()
+    by_name = {name.lower(): loss for name, loss in available.items()}
+    loss = by_name.get(option.loss.lower())
+    if loss is None:
+        suggestion = did_you_mean(option.loss, available) or " --list-losses lists them."
+        raise CommandError(f"unknown loss '{option.loss}'.{suggestion}")
+    try:
+        return loss(**option.settings)
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"--loss {option}: {error}") from error

@@ -1,12 +1,16 @@
 """Options of `check` and `distill` for the loss and the optimization."""
 
 import argparse
+import ast
 import functools
+import re
 from typing import Any, NamedTuple
 
 from .common import (
     Parser,
     fraction_below_one,
+    load_package,
+    number_of_epochs,
     positive_integer,
     positive_number,
     random_seed,
@@ -14,31 +18,38 @@ from .common import (
     wrap_text,
 )
 
-# Losses of two intermediate activations: option, class in `keras_distill.losses`, help.
+# Shortcuts for losses of two intermediate activations: option, class in `keras_distill.losses`, help.
 FEATURES = {
     "hint": ("Hint", "mean squared error of two activations"),
     "cosine": ("CosineSimilarity", "cosine distance of two activations, e.g. hidden states"),
     "attention-transfer": ("AttentionTransfer", "attention transfer (AT) between two convolutional feature maps"),
     "similarity": ("SimilarityPreserving", "similarity-preserving loss (SP) of two activations"),
 }
-
+TASKS = ("classification", "multilabel", "regression", "segmentation")
 OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
 
 
-class Feature(NamedTuple):
-    """Comparison of intermediate activations, as an option gives it.
+class LossOption(NamedTuple):
+    """Comparison of two activations, as an option gives it.
 
     Attributes:
         loss: Name of a class in `keras_distill.losses`.
-        student: Tap of the student, or a pattern of layers if it contains a `*`.
-        teacher: Tap or pattern of the teacher.
-        weight: Weight of the term, > 0.
+        settings: Arguments of the class.
+        student: Tap of the student, or a pattern of layers if it contains a `*`; None for the output.
+        teacher: Tap or pattern of the teacher; None for the output.
+        weight: Weight of the term, > 0; None for the default, 1 - alpha between outputs and 1 between layers.
     """
 
     loss: str
-    student: str
-    teacher: str
-    weight: float
+    settings: dict[str, Any]
+    student: str | None
+    teacher: str | None
+    weight: float | None
+
+    def __str__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        parts = [f"{self.loss}({arguments})" if arguments else self.loss, self.student, self.teacher]
+        return ":".join([part for part in parts if part] + ([] if self.weight is None else [f"{self.weight:g}"]))
 
 
 def add_objective(parser: Parser) -> None:
@@ -46,11 +57,23 @@ def add_objective(parser: Parser) -> None:
     group = parser.add_argument_group(
         "objective",
         wrap_text(
-            "The loss is A * crossentropy(labels, student) + (1 - A) * T^2 * KL(teacher || student), both softened "
-            "with temperature T, plus WEIGHT * loss for each pair of intermediate activations. STUDENT and TEACHER are "
-            "taps as listed by `inspect`, or patterns of layers such as 'block_*', which are paired evenly by depth. "
-            "Where shapes differ, a head is trained that maps the student's activation to the teacher's shape."
+            "For classifiers, the loss is A * crossentropy(labels, student) + (1 - A) * T^2 * KL(teacher || student), "
+            "both softened with temperature T, plus WEIGHT * loss for each pair of intermediate activations. STUDENT "
+            "and TEACHER are taps as listed by `inspect`, or patterns of layers such as 'block_*', which are paired "
+            "evenly by depth. Where shapes differ, a head is trained that maps the student's activation to the "
+            "teacher's shape."
         ),
+    )
+    group.add_argument(
+        "--task",
+        choices=TASKS,
+        help="what the models predict (default: inferred from the models' outputs and the labels)",
+    )
+    group.add_argument(
+        "--ignore-class",
+        type=int,
+        metavar="N",
+        help="class index of pixels that do not count in a segmentation, e.g. 255 (default: none)",
     )
     group.add_argument(
         "--temperature",
@@ -66,11 +89,22 @@ def add_objective(parser: Parser) -> None:
         metavar="A",
         help="weight of the labels, in [0, 1); the teacher has 1 - A (default: 0.1)",
     )
+    group.add_argument(
+        "--loss",
+        action="append",
+        dest="losses",
+        default=[],
+        type=_loss,
+        metavar="LOSS[:STUDENT:TEACHER][:WEIGHT]",
+        help="loss of the catalog, e.g. 'DecoupledKD(alpha=1, beta=8)' between the outputs, in place of KL, or "
+        "'AttentionTransfer:block_2:block_4:50' between layers; may be repeated",
+    )
+    group.add_argument("--list-losses", action=_ListLosses, nargs=0, help="list the catalog of losses and exit")
     for option, (loss, meaning) in FEATURES.items():
         group.add_argument(
             f"--{option}",
             action="append",
-            dest="features",
+            dest="losses",
             default=[],
             type=functools.partial(_feature, loss),
             metavar="STUDENT:TEACHER[:WEIGHT]",
@@ -83,6 +117,9 @@ def add_training(parser: Parser) -> Any:
     group = parser.add_argument_group("training")
     group.add_argument(
         "--batch-size", type=positive_integer, default=128, metavar="N", help="examples per step, >= 1 (default: 128)"
+    )
+    group.add_argument(
+        "--epochs", type=number_of_epochs, default=10, metavar="N", help="number of epochs, >= 1 (default: 10)"
     )
     group.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="Keras optimizer (default: adam)")
     group.add_argument(
@@ -102,7 +139,29 @@ def add_training(parser: Parser) -> Any:
     return group
 
 
-def _feature(loss: str, text: str) -> Feature:
+def _loss(text: str) -> LossOption:
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?((?::[^:]+)*)\s*", text, re.DOTALL)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be LOSS, LOSS:STUDENT:TEACHER or LOSS:STUDENT:TEACHER:WEIGHT, got {text}")
+    name, arguments, rest = match[1], match[2] or "", [part for part in match[3].split(":") if part]
+    try:
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        if call.args or None in settings:
+            raise ValueError
+    except (SyntaxError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"has invalid settings: write them as NAME(key=value, ...) with numbers, texts or lists, got {text}"
+        ) from None
+    weight = None
+    if len(rest) in (1, 3):
+        weight, rest = positive_number(rest[-1]), rest[:-1]
+    if len(rest) not in (0, 2):
+        raise argparse.ArgumentTypeError(f"must name a tap of the student and one of the teacher, got {text}")
+    return LossOption(name, settings, *(rest or [None, None]), weight)
+
+
+def _feature(loss: str, text: str) -> LossOption:
     parts = text.split(":")
     try:
         weight = positive_number(parts[2]) if len(parts) == 3 else 1.0
@@ -112,4 +171,16 @@ def _feature(loss: str, text: str) -> Feature:
         raise argparse.ArgumentTypeError(
             f"must be STUDENT:TEACHER or STUDENT:TEACHER:WEIGHT with WEIGHT > 0, got {text}"
         )
-    return Feature(loss, parts[0], parts[1], weight)
+    return LossOption(loss, {}, parts[0], parts[1], weight)
+
+
+class _ListLosses(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        load_package()
+        from keras_distill.utils.formatting import align_columns
+
+        from .job import catalog
+
+        rows = [(name, loss.__doc__.strip().splitlines()[0]) for name, loss in catalog().items()]
+        print(align_columns(rows, left=2))
+        parser.exit()

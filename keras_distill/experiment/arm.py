@@ -1,7 +1,6 @@
 """One arm of an experiment: how one of the compared models is made and trained."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,29 +126,6 @@ class Arm:
         return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(self.learning_rate, steps))
 
     def description(self) -> dict[str, Any]:
-        """Return everything about the arm that determines the trained weights and can be written down."""
+        """Return the settings of the arm that can be written down, `{name: JSON value}`."""
         fields = ("supervised_weight", "epochs", "batch_size", "learning_rate", "patience", "dtype_policy")
-        described = {name: getattr(self, name) for name in fields} | {"start": self.start, "teacher": self.teacher}
-        if self.terms is not None and not callable(self.terms):
-            described["terms"] = [_plain(term.get_config()) for term in self.terms]
-        for name in ("student", "terms", "optimizer"):
-            function = getattr(self, name)
-            if callable(function):
-                described[f"{name}_source"] = _source(function)
-        return {**described, **self.settings}
-
-
-def _source(function):
-    """Return the source of a function, so that a changed recipe is not taken for the old one; else its name."""
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return getattr(function, "__qualname__", type(function).__name__)
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+        return {**{name: getattr(self, name) for name in (*fields, "start", "teacher")}, **self.settings}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 
-from keras_distill.cache import fingerprint
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.termination import NonFiniteError
 from keras_distill.distribution import workers
@@ -22,7 +21,7 @@ from keras_distill.experiment.evaluation import Evaluator
 from keras_distill.experiment.examples import Examples
 from keras_distill.experiment.plan import TEACHER
 from keras_distill.experiment.progress import Progress
-from keras_distill.experiment.store import TrainedModel, TrainingRecord
+from keras_distill.experiment.store import TrainedModel, TrainingRecord, as_json, digest_of_model
 from keras_distill.experiment.teacher_outputs import TeacherOutputs, predict
 from keras_distill.preflight import Finding, check
 from keras_distill.saving.load import save_model
@@ -113,13 +112,18 @@ class Execution:
             arm: The arm, or that of the teacher.
             seed: Seed of the training.
         """
+        keras.utils.set_random_seed(seed)
+        student = arm.new_student(None if arm.start is None else _copied(self._start(arm, seed)))
+        optimizer = arm.new_optimizer(self.num_steps(arm))
         settings = {**arm.description(), "seed": seed, "data": self._digest, "task": repr(self.plan.task)}
+        # The functions of an arm may depend on anything: what they return is compared, not their source.
+        settings |= {"student": digest_of_model(student), "optimizer": as_json(optimizer.get_config())}
         if arm is not self.plan.teacher:
             settings["labels"] = self.plan.labels
         if arm.distilled:
-            settings["teacher_weights"] = self._teacher_outputs(arm, seed).digest
-        if arm.start is not None:
-            settings["start_weights"] = fingerprint.of_weights(self._start(arm, seed).weights)
+            teacher = self._teacher_outputs(arm, seed)
+            terms = arm.new_terms(student, teacher.teacher)
+            settings |= {"teacher": teacher.digest, "terms": [as_json(term.get_config()) for term in terms]}
         return settings
 
     def training_examples(self, arm: Arm) -> Examples:

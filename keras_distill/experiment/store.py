@@ -8,10 +8,13 @@ import re
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
+from keras_distill.cache import fingerprint
 from keras_distill.callbacks.backup import Backup
 from keras_distill.preflight import Finding
 from keras_distill.saving.load import save_model
+from keras_distill.saving.runs import strip_numbers
 from keras_distill.utils.files import atomic_write
 
 
@@ -94,3 +97,29 @@ class TrainedModel:
 def slug(name: str) -> str:
     """Return a name in lower case in which everything but letters and digits is an underscore."""
     return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def digest_of_model(model: keras.Model) -> str:
+    """Return a text that identifies an untrained model by its architecture and its weights.
+
+    Args:
+        model: A built `keras.Model`.
+    """
+    try:
+        architecture = strip_numbers(model.to_json())
+    except (NotImplementedError, TypeError, ValueError):
+        # A subclassed model without a configuration.
+        architecture = type(model).__qualname__
+    return fingerprint.of_weights(model.weights, architecture)
+
+
+def as_json(value: Any) -> Any:
+    """Return a configuration of Keras as JSON values, without the numbers that Keras appends to generated names."""
+    if isinstance(value, dict):
+        named = {key: strip_numbers(item) if key == "name" and isinstance(item, str) else item for key, item in value.items()}
+        return {str(key): as_json(item) for key, item in named.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return as_json(value.tolist())
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
