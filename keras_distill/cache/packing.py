@@ -105,7 +105,7 @@ class StoredTap:
         logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
         _, classes = tf.math.top_k(logits, self.top_k)
         top = gather_top_k(logits, classes)
-        # Where all other classes are masked, their logit is finite but too low for float16.
+        # The logit of all other classes is finite but too low for float16 where all of them are masked.
         return {f"{tap}.top": tf.where(top < _LOWEST, -np.inf, top), f"{tap}.classes": classes}
 
     def decode(self, tap: str, tensors: Mapping[str, Tensor]) -> Structure:
