@@ -78,15 +78,17 @@ def label(
 
     Raises:
         ValueError: If the directory holds a cache of another teacher, dataset or settings, or one that is corrupted or
-            was written by keras_distill 0.1.0; if the dataset has no examples; if the teacher's weights or outputs
-            contain NaN or infinity, or its outputs exceed the range of `dtype`; if `views` are not repeatable; or if
-            `taps`, `dtype`, `top_k`, `batch_size` or `shard_bytes` are invalid.
+            was written by keras_distill 0.1.0; if the dataset has no examples, or no end; if the teacher's weights or
+            outputs contain NaN or infinity, or its outputs exceed the range of `dtype`; if `views` are not repeatable;
+            or if `taps`, `dtype`, `top_k`, `batch_size` or `shard_bytes` are invalid.
         RuntimeError: If another process is labeling into the directory.
         OSError: As raised by the file system, e.g. if the disk is full. Finished shards are kept.
     """
     teacher = as_teacher(teacher)
     check_finite_weights(teacher)
     dataset = indexed(dataset)
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("The dataset has no end. Pass it without `repeat()`: each example is labeled once.")
     if views is not None:
         views.check_repeatable(dataset)
         dataset = views.all_of(dataset)
@@ -136,6 +138,11 @@ def new_manifest(
     batches = keras.tree.map_structure(lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), inputs)
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, batches)
     stored = packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k)
+    if EXAMPLES in stored:
+        raise ValueError(
+            f"A cache stores fingerprints under the name '{EXAMPLES}', so that no tap may have it. Rename the layer: "
+            f"`model.get_layer('{EXAMPLES}').name = 'example_features'`."
+        )
     shard_batches = max(1, shard_bytes // (packing.row_bytes(stored) * batch_size))
     return Manifest(
         teacher=fingerprint.of_teacher(teacher),

@@ -19,6 +19,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 _FUNCTIONS = tuple(name.lower() for name in PROBABILITIES)
 # Class indices below this number fit into two bytes.
 _UINT16_CLASSES = 2**16
+# A lower logarithm of a probability is that of a masked class.
+_LOWEST = -1e29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +99,14 @@ class StoredTap:
         """Return the tensors of `fields` before they are cast to their dtypes."""
         if self.function is not None:
             activation = as_logits(activation, self.function.capitalize())
+        activation = tf.convert_to_tensor(activation)
         if self.top_k is None:
-            return {tap: tf.convert_to_tensor(activation)}
+            return {tap: activation if activation.dtype.is_floating else tf.cast(activation, "float32")}
         logits = tf.nn.log_softmax(tf.cast(activation, "float32"))
         _, classes = tf.math.top_k(logits, self.top_k)
-        return {f"{tap}.top": gather_top_k(logits, classes), f"{tap}.classes": classes}
+        top = gather_top_k(logits, classes)
+        # The logit of all other classes is finite but too low for float16 where all of them are masked.
+        return {f"{tap}.top": tf.where(top < _LOWEST, -np.inf, top), f"{tap}.classes": classes}
 
     def decode(self, tap: str, tensors: Mapping[str, Tensor]) -> Structure:
         """Convert the tensors of `fields` to the activation that a `CachedTeacher` takes.

@@ -53,10 +53,12 @@ class Views:
         Args:
             dataset: Indexed dataset of single examples.
         """
-        first = _fingerprints(self.all_of(dataset.take(_COMPARED)))
+        # Kept in memory, since a dataset that is shuffled would have other examples the second time.
+        examples = dataset.take(_COMPARED).cache()
+        first = _fingerprints(self.all_of(examples))
         # The second time in another order, since a seeded random state repeats itself in the same order.
         skipped = min(1, len(first) // self.count - 1)
-        again = _fingerprints(self.all_of(dataset.take(_COMPARED).skip(skipped)))
+        again = _fingerprints(self.all_of(examples.skip(skipped)))
         if first[skipped * self.count :] != again:
             raise ValueError(
                 "`Views.augment` made two different views from the same example and seed. It must depend on nothing "

@@ -18,6 +18,7 @@ from keras_distill.compression.runtimes import runtime, silence_runtime
 from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import input_specs
 from keras_distill.types import Structure
+from keras_distill.utils.files import atomic_path
 
 # Formats with their tolerances: largest mean absolute difference of the outputs from the model's, in units of the
 # standard deviation of the model's outputs.
@@ -84,7 +85,8 @@ def export(
 
     Args:
         model: A built `keras.Model` with one output: the student, not its distiller.
-        folder: Output folder, created if necessary. Files of the same name are replaced.
+        folder: Output folder, created if necessary. Files of the same name are replaced once
+            the new ones are completely written.
         examples: Real model inputs, some hundreds. The first 256 are used to compare outputs and to calibrate
             "litert_int8".
         formats: Formats to write. Defaults to "keras", "saved_model", "litert_float32" and "litert_int8".
@@ -125,7 +127,8 @@ def export(
     results = []
     for format in formats:
         path = path_of(folder, name or model.name, format)
-        _write(format, sources[format], path, examples)
+        with atomic_path(path) as unfinished:
+            _write(format, sources[format], unfinished, examples)
         difference, agreement = _compare(runtime(path, format)(examples), expected)
         results.append(Exported(format, path, size(path), difference, agreement))
         # Negated, so that NaN is an error.
@@ -201,9 +204,10 @@ def _convert_to_litert(format, model, examples):
     def serve(*inputs):
         return model(keras.tree.pack_sequence_as(specs, inputs), training=False)
 
+    leaves = keras.tree.flatten(examples)
     calibration = [
         {spec.name: array for spec, array in zip(single_specs, arrays)}
-        for arrays in zip(*(x[:, None] for x in keras.tree.flatten(examples)))
+        for arrays in zip(*(x[:, None].astype(spec.dtype.as_numpy_dtype) for x, spec in zip(leaves, single_specs)))
     ]
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()

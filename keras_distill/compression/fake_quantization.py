@@ -70,7 +70,13 @@ class Quantized(keras.layers.Wrapper):
     def call(self, inputs: Tensor) -> Tensor:
         if self._observed_range is not None:
             low, high = self._observed_range
-            self._observed_range = min(low, float(ops.min(inputs))), max(high, float(ops.max(inputs)))
+            smallest, largest = float(ops.min(inputs)), float(ops.max(inputs))
+            if not (math.isfinite(smallest) and math.isfinite(largest)):
+                raise ValueError(
+                    f"The inputs of '{self.name}' contain NaN or infinity, so that their range cannot be calibrated. "
+                    "Check `examples` and the weights of the model."
+                )
+            self._observed_range = min(low, smallest), max(high, largest)
             return self.layer(inputs)
         if self.activations_bits is not None:
             inputs = self._quantized_inputs(inputs)

@@ -114,7 +114,8 @@ def profile(
         model: The built `keras.Model` that was exported.
         exported: Result of `export` for the model.
         examples: Model inputs. The first one is used to measure latency.
-        labels: Class indices, shape `[examples]`, to measure accuracy. Defaults to None, without accuracy.
+        labels: Class indices, shape `[examples]` or `[examples, 1]`, to measure accuracy. Defaults to None, without
+            accuracy.
         name: Name of the model in tables. Defaults to the model's name.
         threads: Number of threads of the runtime, >= 1. Defaults to 1.
 
@@ -122,7 +123,7 @@ def profile(
         A `Profile`. Print several with `profiling.format_profiles`.
 
     Raises:
-        ValueError: If the model has inner dimensions of unknown length.
+        ValueError: If the model has inner dimensions of unknown length, or the labels do not fit its outputs.
         RuntimeError: If the file fails in its separate process.
 
     Example:
@@ -155,18 +156,27 @@ def accuracy(exported: Exported, examples: Structure, labels: Tensor) -> float:
     Args:
         exported: Result of `export`.
         examples: Model inputs.
-        labels: Class indices, shape `[examples]`.
+        labels: Class indices, shape `[examples]` or `[examples, 1]`; `[examples, positions...]` if the model predicts
+            a class for each position.
 
     Raises:
-        ValueError: If the model has a single output unit.
+        ValueError: If the model has a single output unit, or the labels have another shape.
     """
-    outputs = predict(exported, examples)
+    outputs, labels = predict(exported, examples), np.asarray(labels)
     if outputs.shape[-1] == 1:
         raise ValueError(
             f"The accuracy of '{exported.path}' needs one output per class, but the model has a single output unit. "
             "Leave the labels out."
         )
-    return float(np.mean(np.argmax(outputs, -1) == np.asarray(labels)))
+    predicted = np.argmax(outputs, -1)
+    # Keras' own datasets have labels of shape [examples, 1].
+    expected = labels.reshape(predicted.shape) if labels.size == predicted.size else labels
+    if expected.shape != predicted.shape:
+        raise ValueError(
+            f"`labels` must be class indices of shape {predicted.shape}, got {labels.shape}. Turn one-hot labels into "
+            "class indices: `np.argmax(labels, axis=-1)`."
+        )
+    return float(np.mean(predicted == expected))
 
 
 def predict(exported: Exported, examples: Structure) -> np.ndarray:

@@ -67,7 +67,8 @@ def quantize_aware(
 
     Raises:
         ValueError: If `model` is not functional or has no layer that can be quantized, if a pattern matches no such
-            layer, if a bit width is not from 2 to 8, or if `batch_size` is not an integer >= 1.
+            layer, if a bit width is not from 2 to 8, if `batch_size` is not an integer >= 1, or if `examples` is empty
+            or leads to NaN or infinity.
 
     Example:
 
@@ -81,6 +82,8 @@ def quantize_aware(
     overrides = overrides or {}
     _check_bits([bits, *overrides.values()])
     check_integer(batch_size, "batch_size")
+    if not len(keras.tree.flatten(examples)[0]):
+        raise ValueError("`examples` is empty. Pass some hundreds of model inputs, from which ranges are calibrated.")
     model = fold_batch_norm(model)
     layer_bits = {id(layer): value for layer, value in select_layers(model, tuple(CHANNEL_AXES), bits, overrides)}
     copies, quantized = [], set()

@@ -139,8 +139,16 @@ def _load_keras(path):
 def _load_saved_model(path, threads):
     tf = _tensorflow(threads)
     loaded = tf.saved_model.load(os.fspath(path))
+    (positional, _) = loaded.serve.concrete_functions[0].structured_input_signature
+    dtypes = [spec.dtype for spec in tf.nest.flatten(positional)]
+
     # `loaded` must live as long as the function: `loaded.serve` does not hold a reference to it.
-    return lambda x, loaded=loaded: _first(loaded.serve(tf.nest.map_structure(tf.constant, x))).numpy()
+    def predict(x, loaded=loaded):
+        # As Keras does, which casts float64 and uint8 inputs to the dtype of the model.
+        tensors = [tf.cast(leaf, dtype) for leaf, dtype in zip(tf.nest.flatten(x), dtypes, strict=True)]
+        return _first(loaded.serve(tf.nest.pack_sequence_as(x, tensors))).numpy()
+
+    return predict
 
 
 def _tensorflow(threads):
@@ -157,8 +165,20 @@ def _load_onnx(path, threads):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    names = [details.name for details in session.get_inputs()]
-    return lambda x: session.run(None, dict(zip(names, _flatten(x), strict=True)))[0]
+    inputs = session.get_inputs()
+
+    def predict(x):
+        arrays = {details.name: _cast(array, details.type) for details, array in zip(inputs, _flatten(x), strict=True)}
+        return session.run(None, arrays)[0]
+
+    return predict
+
+
+def _cast(array, onnx_type):
+    """Return an array in the dtype of an ONNX input, such as "tensor(float)", as Keras casts inputs."""
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(name, name)
+    return array if dtype == "string" else array.astype(dtype)
 
 
 def _onnxruntime():

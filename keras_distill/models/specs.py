@@ -66,7 +66,7 @@ def own_inputs(model: Any, inputs: Structure) -> Structure:
     A functional model that got a dictionary with more entries than its inputs would take them in alphabetical order.
 
     Args:
-        model: The model; only functional ones say which inputs they have.
+        model: The model. Only functional ones have a list of inputs by name; others take the inputs as they are.
         inputs: Inputs of the batch.
 
     Raises:

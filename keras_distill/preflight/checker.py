@@ -85,7 +85,7 @@ def check(
         findings += label_checks.check_missing_labels(distiller, data_batches)
         probe = Probe(distiller, data_batches)
         stats = probe.forward_stats()
-        invalid = numeric_checks.check_activations(stats)
+        invalid = numeric_checks.check_activations(distiller, stats)
         if invalid:
             return findings + invalid
         findings += logit_checks.check_logits(distiller, stats)

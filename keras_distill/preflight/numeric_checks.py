@@ -10,6 +10,7 @@ from keras_distill import _compat
 from keras_distill.data.batch import unpack
 from keras_distill.preflight.finding import Finding, capitalize
 from keras_distill.preflight.probe import ForwardStats
+from keras_distill.teachers import EMATeacher
 from keras_distill.training.base import BaseDistiller
 from keras_distill.utils.formatting import format_percent
 
@@ -31,25 +32,28 @@ EXPLODING_RATIO = 100.0
 
 
 def check_random_layers(distiller: BaseDistiller) -> list[Finding]:
-    """Report random preprocessing of the student's inputs that the teacher does not have."""
-    if distiller.teacher is None:
+    """Report random preprocessing of the student's inputs that the teacher does not see.
+
+    A teacher runs in inference mode, in which its own random layers do nothing. For a moving average of the student,
+    the difference is intended.
+    """
+    if distiller.teacher is None or isinstance(distiller.teacher, EMATeacher):
         return []
-    teachers = [layer for model in distiller.teacher.models for layer in _random_layers(model)]
     students = [layer for model in distiller.outputs.values() for layer in _random_layers(model)]
-    if not students or teachers:
+    if not students:
         return []
     return [
         Finding(
             "random layers",
             "The student sees other inputs than the teacher: it changes them at random.",
-            f"Layers of the student: {students}. The teacher has none.",
+            f"Layers of the student: {students}. The teacher runs in inference mode, without augmentation.",
             "Move these layers into the dataset, `dataset.map`, so that both models see the same inputs.",
         )
     ]
 
 
 def _random_layers(model):
-    """Return the names of random preprocessing layers; dropout is none."""
+    """Return the names of random preprocessing layers. Dropout does not count."""
     if not isinstance(model, keras.layers.Layer):
         return []
     return [layer.name for layer in _compat.flatten_layers(model) if type(layer) in _RANDOM]
@@ -87,7 +91,8 @@ def check_weight_precision(distiller: BaseDistiller) -> list[Finding]:
 def check_inputs(batches: list[tuple]) -> list[Finding]:
     """Report NaN and infinity in inputs, sample weights and cached activations.
 
-    Labels are not checked, because NaN marks a missing label.
+    Labels are not checked, because NaN marks a missing label. Cached activations may contain -infinity, the logit of a
+    masked class.
     """
     descriptions = {
         "inputs": "The inputs",
@@ -100,8 +105,9 @@ def check_inputs(batches: list[tuple]) -> list[Finding]:
         for data in batches:
             for path, leaf in keras.tree.flatten_with_path(getattr(unpack(data, 0), field)):
                 if leaf is not None and keras.backend.is_float_dtype(leaf.dtype):
-                    num_nonfinite = int((~np.isfinite(np.asarray(leaf, "float32"))).sum())
-                    counts["/".join(str(part) for part in path)] += num_nonfinite
+                    values = np.asarray(leaf, "float32")
+                    usable = np.isfinite(values) | (np.isneginf(values) if field == "cached" else False)
+                    counts["/".join(str(part) for part in path)] += int((~usable).sum())
         findings += [
             Finding(
                 "not finite",
@@ -115,15 +121,18 @@ def check_inputs(batches: list[tuple]) -> list[Finding]:
     return findings
 
 
-def check_activations(stats: ForwardStats) -> list[Finding]:
+def check_activations(distiller: BaseDistiller, stats: ForwardStats) -> list[Finding]:
     """Report NaN and infinity in activations, else in outputs of heads, else in losses.
 
-    Only the first stage with such values is reported, because they propagate to the stages after it.
+    Only the first stage with such values is reported, because they propagate to the stages after it. Logits that a term
+    compares may be -infinity: they mask a class.
     """
-    return _nonfinite_taps(stats) or _nonfinite_heads(stats) or _nonfinite_losses(stats)
+    return _nonfinite_taps(distiller, stats) or _nonfinite_heads(stats) or _nonfinite_losses(stats)
 
 
-def _nonfinite_taps(stats):
+def _nonfinite_taps(distiller, stats):
+    terms = [term for term in distiller.terms if term.loss.logits]
+    logits = {("student", term.student) for term in terms} | {("teacher", term.teacher) for term in terms}
     return [
         Finding(
             "not finite",
@@ -133,7 +142,7 @@ def _nonfinite_taps(stats):
         )
         for side, taps in (("student", stats.student), ("teacher", stats.teacher))
         for tap, activation in taps.items()
-        if activation.num_nonfinite
+        if activation.num_nonfinite > (activation.num_masked if (side, tap) in logits else 0)
     ]
 
 

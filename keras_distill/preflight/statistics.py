@@ -22,6 +22,7 @@ class ActivationStats:
     Attributes:
         num_examples: Number of examples.
         num_nonfinite: Number of values that are NaN or infinite.
+        num_masked: Number of values that are -infinity, the logit of a masked class; part of `num_nonfinite`.
         max_abs: Largest absolute value.
         varying_channels: Booleans, shape `[channels]`: whether a channel (last axis) varies between examples; None
             before the first batch.
@@ -29,7 +30,7 @@ class ActivationStats:
     """
 
     def __init__(self):
-        self.num_examples = self.num_nonfinite = self._num_values = 0
+        self.num_examples = self.num_nonfinite = self.num_masked = self._num_values = 0
         self.max_abs = self._sum_of_squares = 0.0
         self.varying_channels = self._first_example = None
         self.is_probability = True
@@ -51,6 +52,7 @@ class ActivationStats:
             return
         finite = np.isfinite(x)
         self.num_nonfinite += int((~finite).sum())
+        self.num_masked += int(np.isneginf(x).sum())
         x = np.where(finite, x, 0)
         self.num_examples += len(x)
         self.max_abs = max(self.max_abs, float(np.abs(x).max()))

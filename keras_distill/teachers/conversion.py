@@ -11,8 +11,8 @@ def as_teacher(teacher: Any) -> Teacher:
     """Return a `Teacher` unchanged and wrap anything else in a `ModelTeacher`, or a `NumPyTeacher`.
 
     Args:
-        teacher: A `Teacher`, a `keras.Model`, a Keras layer or a function of the inputs. A method `predict_proba`, as
-            that of scikit-learn, is a function of NumPy arrays that returns probabilities.
+        teacher: A `Teacher`, a `keras.Model`, a Keras layer or a function of the inputs. A method or function
+            called `predict_proba`, as in scikit-learn, is a function of NumPy arrays that returns probabilities.
 
     Raises:
         ValueError: If `teacher` is none of these.
@@ -20,5 +20,7 @@ def as_teacher(teacher: Any) -> Teacher:
     if isinstance(teacher, Teacher):
         return teacher
     if getattr(teacher, "__name__", None) == "predict_proba":
-        return NumPyTeacher(teacher, from_probabilities=True, name=f"{type(teacher.__self__).__name__}.predict_proba")
+        # A plain function of this name belongs to no object.
+        owner = [type(teacher.__self__).__name__] if hasattr(teacher, "__self__") else []
+        return NumPyTeacher(teacher, from_probabilities=True, name=".".join([*owner, "predict_proba"]))
     return ModelTeacher(teacher)

@@ -168,7 +168,8 @@ class Ensemble(Teacher):
         weights = weights(logits, batch) if callable(weights) else ops.convert_to_tensor(weights)
         weights = ops.reshape(weights, (*ops.shape(weights), *[1] * (len(logits.shape) - len(weights.shape))))
         if self.temperature is None:
-            return ops.sum(weights * logits, axis=0)
+            # The product of a weight of 0 and the logit -inf of a masked class would be NaN.
+            return ops.sum(ops.where(weights > 0, weights * logits, 0.0), axis=0)
         temperature = value_at(self.temperature, batch.step)
         # A weight of 0 has the logarithm -inf, which adds 0 to the sum of exponentials.
         log_probabilities = ops.log_softmax(logits / temperature, axis=-1) + ops.log(weights)

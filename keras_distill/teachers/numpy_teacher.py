@@ -38,7 +38,8 @@ class NumPyTeacher(Teacher):
 
     Raises:
         ValueError: If `function` is not callable; when the distiller is made, if the function fails for a batch of
-            zeros, or returns class probabilities without `from_probabilities`.
+            zeros (of empty texts), returns anything but arrays with a row for each example, or returns class
+            probabilities without `from_probabilities`.
 
     Example:
     >>> teacher = NumPyTeacher(lambda images: images.mean(axis=(1, 2)), name="means")
@@ -87,7 +88,9 @@ class NumPyTeacher(Teacher):
         """Return `{key: tf.TensorSpec}` of the outputs, from a batch of zeros; None is the key of a single array."""
 
         def zeros(leaf):
-            return np.zeros([2, *(length or 1 for length in leaf.shape[1:])], tf.as_dtype(leaf.dtype).as_numpy_dtype)
+            shape, dtype = [2, *(length or 1 for length in leaf.shape[1:])], tf.as_dtype(leaf.dtype)
+            # Texts arrive as bytes.
+            return np.full(shape, b"", object) if dtype == tf.string else np.zeros(shape, dtype.as_numpy_dtype)
 
         with tf.init_scope():
             try:
@@ -101,7 +104,15 @@ class NumPyTeacher(Teacher):
         outputs = dict(outputs) if isinstance(outputs, Mapping) else {None: outputs}
         specs = {}
         for key, value in outputs.items():
-            value = np.asarray(value)
+            several = isinstance(value, (list, tuple)) and any(np.ndim(part) > 1 for part in value)
+            value = value if several else np.asarray(value)
+            if several or value.ndim == 0 or len(value) != 2:
+                received = f"{len(value)} arrays" if several else f"shape {value.shape}"
+                raise ValueError(
+                    f"The teacher '{self.name}' must return one array with a row for each example, or a dictionary of "
+                    "such arrays; for ONNX Runtime, `session.run(...)[0]`. Received for a batch of two examples: "
+                    f"{received}"
+                )
             if not self.from_probabilities and _are_probabilities(value):
                 raise ValueError(
                     f"The teacher '{self.name}' returns class probabilities: values from 0 to 1 with a sum of 1. Pass "

@@ -1,7 +1,9 @@
-"""Atomic file writes."""
+"""Atomic writes of files and folders."""
 
 import contextlib
 import os
+import pathlib
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -44,6 +46,29 @@ def atomic_write(path: str | os.PathLike, several: bool = False) -> Iterator[Bin
         if isinstance(error, OSError):
             name_file(error, path)
         raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield the path of a file or folder to write, which replaces `path` at the end of the context.
+
+    For functions that write to a path themselves. If the context raises, `path` keeps its old content.
+
+    Args:
+        path: The file or folder to write, on a local file system. Its folder exists.
+
+    Returns:
+        A context manager that yields a path of the same name in a temporary folder beside `path`.
+    """
+    path = pathlib.Path(path)
+    options = {"prefix": f"{path.name}.", "suffix": UNFINISHED_SUFFIX, "dir": path.parent}
+    with tempfile.TemporaryDirectory(**options) as folder:
+        unfinished = pathlib.Path(folder) / path.name
+        yield unfinished
+        if path.exists() and (path.is_dir() or unfinished.is_dir()):
+            # No file system replaces a folder in one step.
+            path.rename(pathlib.Path(folder) / "replaced")
+        unfinished.replace(path)
 
 
 def name_file(error: OSError, path: str | os.PathLike) -> None:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_distill.cache import Views, label, open_cache
-from keras_distill.data.batch import split_inputs
+from keras_distill.data.batch import Batch, split_inputs
 from tests.support.helpers import data, mlp
 
 
@@ -126,3 +126,46 @@ def test_views_that_are_not_repeatable_are_refused(tmp_path, augment, examples):
     with pytest.raises(ValueError, match="made two different views from the same example and seed"):
         label(logits_of_inputs, dataset, tmp_path, views=Views(1, augment), verbose=0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.case("B9")
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_outputs_of_other_dtypes_are_stored_as_floats(tmp_path, dtype):
+    def signs(x):
+        return tf.cast(x[:, :3] > 0, dtype)
+
+    label(signs, (inputs(),), tmp_path, verbose=0)
+    np.testing.assert_array_equal(stored(tmp_path), (inputs()[:, :3] > 0).astype("float32"))
+
+
+@pytest.mark.case("E8")
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_top_classes_among_masked_ones(tmp_path, dtype):
+    def masked(x):
+        return tf.where([True, True, False, False], x[:, :4], -np.inf)
+
+    label(masked, (inputs(),), tmp_path, top_k=2, dtype=dtype, verbose=0)
+    teacher_cache = open_cache(tmp_path)
+    teacher_cache.verify()
+    teacher_cache.teacher.connect(["output"])
+    (joined,) = teacher_cache.join((inputs(),)).batch(24)
+    logits = teacher_cache.teacher.activations(Batch(None, cached=split_inputs(joined)[1]))["output"]
+    expected = np.exp(inputs()[:, :2].astype("float64"))
+    expected = np.pad(expected / expected.sum(1, keepdims=True), [(0, 0), (0, 2)])
+    np.testing.assert_allclose(keras.ops.softmax(logits), expected, atol=1e-3 if dtype == "float16" else 1e-6)
+
+
+def test_a_dataset_without_an_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no end. Pass it without `repeat\(\)`"):
+        label(logits_of_inputs, tf.data.Dataset.from_tensor_slices(inputs()).repeat(), tmp_path / "cache", verbose=0)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_tap_with_the_name_of_the_fingerprints_is_refused(tmp_path):
+    layers = [keras.layers.Dense(4, name="examples"), keras.layers.Dense(3)]
+    teacher = keras.Sequential([keras.Input((8,)), *layers])
+    with pytest.raises(ValueError, match="no tap may have it. Rename the layer"):
+        label(teacher, (inputs(),), tmp_path, taps=["examples"], verbose=0)
+    teacher.get_layer("examples").name = "example_features"
+    label(teacher, (inputs(),), tmp_path, taps=["example_features"], verbose=0)
+    assert open_cache(tmp_path).taps["example_features"].shape == (4,)

@@ -89,3 +89,10 @@ def test_the_number_of_views_is_logged_before_labeling_starts(teacher, tmp_path,
 def test_the_number_of_views_is_checked(count):
     with pytest.raises(ValueError, match=f"`count` must be an integer >= 1. Received: {count}"):
         Views(count, noisy)
+
+
+@pytest.mark.case("F2")
+def test_views_of_a_shuffled_dataset_are_not_called_random(teacher, tmp_path):
+    # The order of the dataset differs each time; the augmentation does not.
+    label(teacher, dataset().shuffle(24, seed=1), tmp_path, views=VIEWS, verbose=0)
+    assert open_cache(tmp_path).examples == 72

@@ -9,7 +9,7 @@ import pytest
 from tensorflow.lite.python.schema_py_generated import TensorType
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_distill.compression import BitWidths, export, quantize_aware, tie_weights
+from keras_distill.compression import BitWidths, export, exporting, quantize_aware, tie_weights
 from keras_distill.compression.exporting import FORMATS
 from keras_distill.compression.runtimes import runtime
 
@@ -201,3 +201,35 @@ def test_nothing_is_written_for_a_model_that_cannot_be_exported(tmp_path):
     with pytest.raises(ValueError, match="LiteRT requires inputs of fixed shape"):
         export(model, tmp_path / "files", np.ones((4, 3, 4), "float32"), ["keras", "litert_float32"])
     assert not (tmp_path / "files").exists()
+
+
+@pytest.mark.case("E13")
+@pytest.mark.parametrize("format", ["keras", "saved_model"])
+def test_a_failed_export_keeps_the_old_file(tmp_path, monkeypatch, format):
+    model, x = network(), images(8)
+    (exported,) = export(model, tmp_path, x, [format])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write = exporting._write
+
+    def interrupted(*arguments):
+        write(*arguments)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(exporting, "_write", interrupted)
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    with pytest.raises(OSError, match="No space left"):
+        export(model, tmp_path, x, [format])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    export(model, tmp_path, x, [format])
+    np.testing.assert_allclose(runtime(exported.path, format)(x), model(x), rtol=1e-4)
+    assert list(tmp_path.iterdir()) == [exported.path]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
+def test_examples_of_other_dtypes(format, dtype, tmp_path):
+    # Keras casts the inputs of a model to its dtype.
+    x = (255 * images(16)).astype(dtype)
+    (exported,) = export(network(), tmp_path, x, [format])
+    assert exported.difference <= FORMATS[format]

@@ -96,3 +96,22 @@ def test_accuracy_of_a_single_unit_raises(tmp_path):
     (exported,) = export(model, tmp_path, x, ["keras"])
     with pytest.raises(ValueError, match="needs one output per class, but the model has a single output unit"):
         profiling.accuracy(exported, x, np.zeros(4, int))
+
+
+def test_labels_of_shape_examples_by_1(tmp_path):
+    model, x = model_of((8,), LAYERS.Dense(4)), np.random.default_rng(0).normal(size=(6, 8)).astype("float32")
+    (exported,) = export(model, tmp_path, x, ["keras"])
+    labels = model.predict(x, verbose=0).argmax(-1)
+    labels[0] = (labels[0] + 1) % 4
+    assert profiling.accuracy(exported, x, labels) == profiling.accuracy(exported, x, labels[:, None]) == 5 / 6
+    # Six classes for six examples: comparing each row with each would pass unnoticed.
+    with pytest.raises(ValueError, match=r"class indices of shape \(6,\), got \(6, 6\).*np.argmax"):
+        profiling.accuracy(exported, x, np.eye(6))
+
+
+def test_accuracy_of_positions(tmp_path):
+    model, x = model_of((5, 8), LAYERS.Dense(4)), np.random.default_rng(0).normal(size=(6, 5, 8)).astype("float32")
+    (exported,) = export(model, tmp_path, x, ["keras"])
+    labels = model.predict(x, verbose=0).argmax(-1)
+    labels[:, 0] = (labels[:, 0] + 1) % 4
+    assert profiling.accuracy(exported, x, labels) == 24 / 30

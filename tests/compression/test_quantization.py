@@ -244,3 +244,13 @@ def test_a_model_without_a_layer_that_is_quantized_raises():
     model = keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dense(2), name="steps")(inputs), name="m")
     with pytest.raises(ValueError, match="'m' has no layer that can be quantized"):
         quantize_aware(model, np.ones((2, 4, 3), "float32"))
+
+
+def test_examples_that_calibrate_no_range_raise():
+    model, (x, _) = network(), images()
+    with pytest.raises(ValueError, match="`examples` is empty"):
+        quantize_aware(model, x[:0])
+    for value in (np.nan, np.inf):
+        x[3, 0, 0, 0] = value
+        with pytest.raises(ValueError, match="contain NaN or infinity.*Check `examples`"):
+            quantize_aware(model, x)

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras import ops
 
@@ -119,3 +120,31 @@ def test_unsuitable_weight_precision(teacher):
     half = network(dtype="bfloat16")
     findings = check(healthy_distiller(teacher, half), x, y)
     assert {"precision"} == set(names(findings)) and any("mixed_bfloat16" in finding.advice for finding in findings)
+
+
+@pytest.mark.case("E8")
+@pytest.mark.parametrize("cached", [False, True])
+def test_logits_may_mask_classes(teacher, cached):
+    def masked(logits):
+        return ops.where([True, True, True, False], logits, -np.inf)
+
+    x, y = clusters()
+    x, y = x[y < 3], y[y < 3]
+    if cached:
+        stored = {"output": np.array(masked(teacher(x)))}
+        x, teacher = with_activations(x, stored), CachedTeacher(stored)
+    else:
+        teacher = function_teacher(teacher, masked)
+    distiller = healthy_distiller(teacher, student_ending_in(masked), terms=[Term(KLDivergence(2.0))])
+    assert check(distiller, x, y) == []
+
+
+@pytest.mark.case("E8")
+def test_features_may_not_be_infinite(teacher):
+    x, y = clusters()
+    stored = {"features": np.array(x)}
+    stored["features"][0, 0] = -np.inf
+    terms = [Term(Hint(), "features", "features", head="auto")]
+    distiller = healthy_distiller(CachedTeacher(stored), terms=terms)
+    findings = check(distiller, with_activations(x, stored), y, batches=1, batch_size=len(x))
+    only_finding(findings, "not finite", "The teacher outputs NaN or infinity at 'features'", "1 non-finite values")

@@ -175,3 +175,17 @@ def test_the_mask_of_a_member_is_kept():
     tokens = np.array([[1, 2, 0, 0]])
     average = activations_of(Ensemble(models), tokens)[OUTPUT]
     np.testing.assert_array_equal(_compat.keras_mask(average), tokens != 0)
+
+
+@pytest.mark.case("E8")
+@pytest.mark.parametrize(("weights", "expected"), [([1, 0], [1.0, 2.0, 3.0]), (most_confident, [2.0, 4.0, -np.inf])])
+def test_a_member_without_weight_may_mask_classes(weights, expected):
+    def plain(x):
+        return x * [1.0, 2.0, 3.0]
+
+    def masked(x):
+        return x * [2.0, 4.0, 0.0] + [0.0, 0.0, -np.inf]
+
+    ensemble = Ensemble([plain, masked], weights=weights)
+    logits = activations_of(ensemble, np.ones((2, 3), "float32"))[OUTPUT]
+    np.testing.assert_array_equal(logits, [expected] * 2)

@@ -9,7 +9,7 @@ import pytest
 from keras_distill import Distiller, MutualDistiller, Term, preflight
 from keras_distill.cache import label, open_cache
 from keras_distill.losses import Hint, KLDivergence
-from keras_distill.teachers import CachedTeacher, NumPyTeacher, with_activations
+from keras_distill.teachers import CachedTeacher, EMATeacher, NumPyTeacher, with_activations
 from tests.support.helpers import compiled, crossentropy, data, features, fitted, mlp, softmax, zero_rate_sgd
 
 
@@ -170,7 +170,7 @@ def test_errors_of_numpy_teachers_name_them_and_the_remedy():
 
 
 @pytest.mark.case("B11")
-def test_random_layers_in_the_student_alone_are_found():
+def test_random_layers_in_the_student_are_found():
     def model(name, *layers):
         body = [keras.layers.Flatten(), keras.layers.Dropout(0.1), keras.layers.Dense(3)]
         return keras.Sequential([keras.Input((4, 4, 3)), *layers, *body], name=name)
@@ -183,8 +183,11 @@ def test_random_layers_in_the_student_alone_are_found():
 
     flip = keras.layers.RandomFlip
     assert "random layers" in titles(model("student", flip()), model("teacher"))
-    assert "random layers" not in titles(model("student", flip()), model("teacher", flip()))
-    assert "random layers" not in titles(model("student"), model("teacher"))
+    # In inference mode, the teacher does not flip its inputs either.
+    assert "random layers" in titles(model("student", flip()), model("teacher", flip()))
+    assert "random layers" not in titles(model("student"), model("teacher", flip()))
+    student = model("student", flip())
+    assert "random layers" not in titles(student, EMATeacher(student))
 
 
 @pytest.mark.case("B12")

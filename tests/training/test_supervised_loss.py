@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_distill import Distiller, MutualDistiller, Term, load_distiller
 from keras_distill.losses import BinaryKD, Hint, KLDivergence
-from tests.support.helpers import compiled, crossentropy, data, features, fitted, mlp, weights_of
+from tests.support.helpers import compiled, crossentropy, data, features, fitted, mlp, softmax, weights_of
 
 
 def both(make, compile, *arguments, **options):
@@ -407,6 +407,34 @@ def test_class_weights_of_a_dataset_with_missing_labels(one_hot):
     probabilities = ops.softmax(student.predict(x, verbose=0)[kept]).numpy()
     expected = np.mean(-np.log(probabilities[np.arange(len(classes)), classes]) * weights[classes])
     np.testing.assert_allclose(logs["supervised_loss"][0], expected, rtol=1e-5)
+
+
+@pytest.mark.case("A9")
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_an_example_without_a_label_has_the_class_weight_1(one_hot):
+    x, y = data()
+    missing = np.arange(len(y)) % 4 == 0
+    labels = np.eye(3, dtype="float32")[y] if one_hot else y.astype("float32")
+    labels[missing] = np.nan
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True) if one_hot else None
+    student, teacher = mlp(), mlp(16, name="teacher")
+    distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(1.0))])
+    dataset = tf.data.Dataset.from_tensor_slices((x, labels)).batch(len(x))
+    distiller.compile(keras.optimizers.SGD(0.0), loss)
+    logs = fitted(distiller, dataset, class_weight={0: 5.0, 1: 2.0}, batch_size=None)
+    p, q = (softmax(model.predict(x, verbose=0).astype("float64")) for model in (teacher, student))
+    weights = np.where(missing, 1.0, np.array([5.0, 2.0, 1.0])[y])
+    expected = np.mean(weights * (p * np.log(p / q)).sum(-1))
+    np.testing.assert_allclose(logs["kl_divergence_loss"][0], expected, rtol=1e-4)
+
+
+@pytest.mark.case("A9")
+def test_class_weights_of_labels_of_unknown_rank_raise():
+    x, y = data()
+    dataset = tf.data.Dataset.from_generator(lambda: iter([(x, y)]), output_types=("float32", "int64"))
+    distiller = compiled(Distiller(student=mlp(), teacher=None), keras.optimizers.SGD(0.0), crossentropy())
+    with pytest.raises(ValueError, match="needs labels of known rank. Pass `output_signature`"):
+        distiller.fit(dataset, class_weight={0: 5.0}, verbose=0)
 
 
 COMPONENTS = {
