@@ -67,7 +67,7 @@ def test_profile_of_a_file(tmp_path):
         assert (result.model, result.format, result.threads) == ("student", exported.format, 1)
         assert result.bytes == exported.path.stat().st_size
         assert (result.parameters, result.multiply_adds) == (36, 32)
-        assert result.accuracies == (0.75,)
+        assert result.scores == (0.75,)
         assert result.spread is None
     assert 0 < result.median <= result.p95 < 1000
 
@@ -76,7 +76,7 @@ def test_accuracy_is_none_without_labels(tmp_path):
     model, x = model_of((8,), LAYERS.Dense(4)), np.ones((4, 8), "float32")
     (exported,) = export(model, tmp_path, x, ["keras"])
     result = profiling.profile(model, exported, x)
-    assert result.accuracy is None and result.median is None and result.memory is None
+    assert result.score is None and result.median is None and result.memory is None
 
 
 def test_table_of_profiles():
