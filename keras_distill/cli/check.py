@@ -15,6 +15,10 @@ from .common import (
 from .objective import add_objective, add_training
 
 
+# Exit status that tells problems from a failure of the command, which is 1.
+PROBLEMS = 3
+
+
 def add(commands: Commands) -> None:
     """Add the parser of the command."""
     parser = add_command(
@@ -24,7 +28,7 @@ def add(commands: Commands) -> None:
         summary="verify a teacher cache, or diagnose a distillation before training",
         description="With one path, list the contents of a cache and verify the checksums of all its files. With two, "
         "run pre-flight diagnostics of data, teacher predictions, gradients and learning rate on a few batches, with "
-        "the same options as `distill`. The exit status is 1 if there are problems.",
+        "the same options as `distill`. The exit status is 3 if there are problems.",
         examples=(
             "keras-distill check cache",
             "keras-distill check cache --teacher teacher.keras",
@@ -92,14 +96,28 @@ def _check_cache(options: argparse.Namespace, directory: str) -> None:
 
 def _check_models(options: argparse.Namespace) -> int:
     with as_command_error(f"cannot check {options.student}"):
-        from .data import Data
-        from .job import DistillationJob
+        from keras_distill.preflight import check
+        from keras_distill.training.distiller import Distiller
 
-        job = DistillationJob(options)
-        data = Data(options, job)
-        findings = job.findings(data, options.batches)
-    available = -(-data.num_training // options.batch_size)
-    checked = f"({count_noun(min(options.batches, available), 'batch')} checked)."
+        from .data import open_training
+        from .job import Models, arm
+
+        models = Models(options)
+        examples, task = open_training(options, models.student, models.teacher)
+        distilled = arm(options, models, task, "distilled", distilled=True)
+        steps = -(-len(examples) // options.batch_size)
+        distiller = Distiller(
+            student=models.student,
+            teacher=models.teacher,
+            terms=distilled.new_terms(models.student, models.teacher),
+            supervised_weight=options.alpha,
+        )
+        labeled = examples.labels() is not None
+        loss, metrics = (task.loss(models.student), task.metrics(models.student)) if labeled else (None, None)
+        distiller.compile(distilled.new_optimizer(options.epochs * steps), loss, metrics=metrics)
+        # Shuffled, since the first batches of an ordered dataset may all be of one class.
+        findings = check(distiller, examples.shuffled_batches(options.batch_size), batches=options.batches)
+    checked = f"({count_noun(min(options.batches, steps), 'batch')} checked)."
     problems = f"{count_noun(len(findings), 'problem')} found" if findings else "No problems found"
     print(*findings, f"{problems} {checked}", sep="\n\n")
-    return int(bool(findings))
+    return PROBLEMS if findings else 0

@@ -41,6 +41,11 @@ class Parser(argparse.ArgumentParser):
         hint = f"Run `{self.prog} --help` for all options and examples."
         self.exit(2, f"{self.prog}: error: {message}\n\n{self.format_usage()}{hint}\n")
 
+    def option_names(self) -> list[str]:
+        """Return the names of all options, such as "--alpha" and "-v"."""
+        # The help names every option; argparse has no public list of them.
+        return re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", self.format_help())
+
     def check_options(self, arguments: Iterable[str]) -> None:
         """Exit with a usage error for the first option that does not exist.
 
@@ -49,8 +54,7 @@ class Parser(argparse.ArgumentParser):
         Args:
             arguments: Command-line arguments of this parser.
         """
-        # The help names every option; argparse has no public list of them.
-        known = re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", self.format_help())
+        known = self.option_names()
         for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
             name = argument.partition("=")[0]
             # Negative numbers are values. Abbreviations of options are allowed.
@@ -124,7 +128,10 @@ def add_command(
         epilog="\n".join(["examples:", *(f"  {example}" for example in examples), *([notes] if notes else [])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="print whole fingerprints in errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="print whole fingerprints and the traceback of an error"
+    )
     parser.set_defaults(error=parser.error, resumable=False)
     return parser
 
@@ -240,6 +247,19 @@ def fraction_below_one(text: str) -> float:
 def positive_integer(text: str) -> int:
     """Return an integer >= 1."""
     return _integer(text, 1, 2**31 - 1)
+
+
+def read_names(text: str) -> list[str]:
+    """Return names that are separated by commas, or the lines of a text file."""
+    if os.path.isfile(text):
+        with open(text, encoding="utf-8") as file:
+            names = file.read().splitlines()
+    else:
+        names = text.split(",")
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"must be names separated by commas or a text file, got {text}")
+    return names
 
 
 def number_of_epochs(text: str) -> int:

@@ -3,10 +3,9 @@
 import argparse
 import contextlib
 import pathlib
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from . import config
 from .common import (
     CommandError,
     Commands,
@@ -16,19 +15,20 @@ from .common import (
     add_import,
     add_output,
     as_command_error,
-    count_noun,
     finite_number,
-    number_of_epochs,
     positive_integer,
+    read_names,
 )
 from .objective import add_objective, add_training
 
 if TYPE_CHECKING:
-    from keras_distill.preflight import Finding
+    from keras_distill.experiment import Arm, Task, TunedArm
 
-    from .data import Data
-    from .job import DistillationJob
-    from .training import Training
+    from .job import Models
+
+_FILES = ("student.keras", "history.csv", "results.json", "report.html")
+# Options that do not change the results.
+_NOT_RECORDED = ("out", "force", "command", "quiet", "verbose", "log_dir", "backup_every", "strict", "config", "cache")
 
 
 def add(commands: Commands) -> None:
@@ -37,50 +37,112 @@ def add(commands: Commands) -> None:
         commands,
         "distill",
         usage="TEACHER STUDENT --dataset=SOURCE --out=DIR [options]",
-        summary="train a student with a teacher, and evaluate both",
-        description="Train a saved student on the labels and a saved teacher's outputs, and evaluate both on a "
-        "validation split. Both models must be classifiers with logits or a softmax as output. Training is "
-        "fault-tolerant: rerun the same command to resume after a crash or preemption.",
+        summary="train a student with and without a teacher, and compare them",
+        description="Train a saved student on the labels and a saved teacher's outputs, and the same student on the "
+        "labels alone, the baseline; compare both with the teacher. Training is fault-tolerant: rerun the same command "
+        "to resume after a crash or preemption. To make a STUDENT, see `keras-distill student`.",
         examples=(
             "keras-distill distill teacher.keras student.keras --dataset=train.npz --out=run",
             "keras-distill distill teacher.keras student.keras --dataset=mnist --scale=1/255 --out=run \\\n"
-            "      --validation=test --temperature=2 --alpha=0.5 --epochs=30 --baseline",
+            "      --test=test --temperature=2 --alpha=0.5 --epochs=30 --seeds=3",
             "keras-distill distill teacher.keras student.keras --dataset=images/ --scale=1/255 --out=run \\\n"
-            "      --cache=cache --hint 'block_*:block_*:0.1'",
+            "      --test=0.2 --tune=20 --hint 'block_*:block_*:0.1'",
+            "keras-distill distill --config=run/run.yaml --out=again",
         ),
         notes="\nfiles in --out:\n"
         "  student.keras  trained student, which does not need the teacher\n"
-        "  history.csv    losses and metrics of each epoch\n"
+        "  history.csv    losses and metrics of each model, seed and epoch\n"
         "  results.json   all results, for `keras-distill report`\n"
         "  report.html    report, if jinja2 and matplotlib are installed\n"
-        "  baseline.keras, history_baseline.csv  student trained without a teacher (with --baseline)",
+        "  run.yaml       all options, to repeat the run: distill --config=run.yaml\n"
+        "  models/        every trained model",
     )
     parser.add_argument("teacher", metavar="TEACHER", help=".keras file, loaded in Keras' safe mode; never modified")
     parser.add_argument(
         "student", metavar="STUDENT", help=".keras file, loaded in Keras' safe mode; its weights are the initial ones"
     )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with the options of a run, by name; options given here come first"
+    )
+    _add_data(parser)
+    add_objective(parser)
+    _add_training(parser)
+    output = add_output(parser, metavar="DIR", help="directory of the trained student and the results")
+    add_force(output, "the results of an earlier run in --out")
+    output.add_argument("--log-dir", metavar="DIR", help="directory of TensorBoard logs (default: none)")
+    add_import(parser)
+    parser.set_defaults(run=run, resumable=True)
+
+
+def _add_data(parser):
     data = add_dataset(parser)
+    split = {"type": _split, "metavar": "FRACTION|SPLIT|SOURCE"}
     data.add_argument(
         "--validation",
-        type=_validation,
-        default=0.1,
-        metavar="FRACTION|SPLIT|SOURCE",
-        help="data to evaluate on: a fraction of the dataset in (0, 1), which is not trained on; another split of it, "
-        "e.g. test; or another dataset (default: 0.1)",
+        **split,
+        help="data for early stopping and --tune, and to evaluate on if there is no --test: a fraction of the dataset "
+        "in (0, 1), which is not trained on; another split of it; or another dataset (default: 0.1 if it is needed)",
+    )
+    data.add_argument(
+        "--test",
+        **split,
+        help="data that the models are compared on, read once, after training (default: the validation split)",
+    )
+    data.add_argument(
+        "--classes",
+        type=read_names,
+        metavar="NAMES",
+        help="class names for the report: separated by commas, or a text file with one per line (default: those of the "
+        "dataset)",
     )
     data.add_argument(
         "--cache",
         metavar="DIR",
         help="cache of the teacher's outputs for this dataset, as written by `label`; written first if it does not "
-        "exist (default: run the teacher in every step)",
+        "exist (default: a directory in --out; if intermediate layers are compared, the teacher runs in every step)",
     )
-    add_objective(parser)
+    data.add_argument(
+        "--no-cache", dest="cache", action="store_const", const=False, help="run the teacher in every step"
+    )
+
+
+def _add_training(parser):
     training = add_training(parser)
     training.add_argument(
-        "--epochs", type=number_of_epochs, default=10, metavar="N", help="number of epochs, >= 1 (default: 10)"
+        "--seeds",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="number of seeds, from --seed on; every model is trained with each of them, and from 3 on the report "
+        "tests whether the difference is chance (default: 1)",
     )
     training.add_argument(
-        "--baseline", action="store_true", help="also train the student without a teacher, for comparison"
+        "--tune",
+        type=positive_integer,
+        metavar="TRIALS",
+        help="also search temperature, alpha and epochs on the validation split (default: no search)",
+    )
+    training.add_argument(
+        "--patience",
+        type=positive_integer,
+        metavar="EPOCHS",
+        help="stop after this number of epochs without improvement on the validation split, and keep the best weights "
+        "(default: train all epochs)",
+    )
+    training.add_argument(
+        "--baseline",
+        action=argparse.BooleanOptionalAction,
+        help="also train the student without a teacher, for comparison (default: if there are labels)",
+    )
+    training.add_argument(
+        "--devices",
+        metavar="all|N|NAMES",
+        help="devices to train on: all GPUs, the first N, or names such as GPU:0,GPU:1 (default: one)",
+    )
+    training.add_argument(
+        "--mixed-precision",
+        choices=("mixed_bfloat16", "mixed_float16"),
+        help="precision of the student's layers (default: as saved)",
     )
     training.add_argument(
         "--backup-every",
@@ -95,117 +157,136 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="do not train if `check` finds problems (default: print them as warnings and train)",
     )
-    output = add_output(parser, metavar="DIR", help="directory of the trained student and the results")
-    add_force(output, "the files and checkpoints of an earlier run in --out")
-    add_import(parser)
-    parser.set_defaults(run=run, resumable=True)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, evaluate and write the results."""
+    """Train, compare and write the results."""
     out = pathlib.Path(options.out)
     if out.exists() and not out.is_dir():
         raise CommandError(f"{out} is not a directory. Choose another --out.")
     with as_command_error(f"cannot distill {options.student}"):
-        _run(options, out)
+        strategy = _strategy(options.devices)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            _run(options, out, strategy)
 
 
-def _run(options: argparse.Namespace, out: pathlib.Path) -> None:
-    from .data import Data
-    from .job import DistillationJob
-    from .results import FILES, previous_results, print_results, run_settings
-    from .training import Training
+def _run(options, out, strategy):
+    from keras_distill.experiment import Experiment
 
-    job = DistillationJob(options)
-    data = Data(options, job, options.validation)
-    if options.baseline and data.labels is None:
+    from .data import open_data
+    from .job import Models, needs_features
+
+    models = Models(options)
+    data, task = open_data(options, models.student, models.teacher)
+    labeled = data.train.labels() is not None
+    if options.baseline and not labeled:
         raise CommandError(
             f"{options.dataset} has no labels, which --baseline trains on. Add labels or drop --baseline."
         )
-    settings = run_settings(options, job)
-    training = Training(options, job, data, settings)
-    if not (options.force or training.has_checkpoints()) and any((out / name).exists() for name in FILES):
-        results = previous_results(out, settings)
-        if results is None:
-            raise CommandError(f"{out} contains another run. Choose another --out, or replace it with --force.")
-        print(f"{out} already contains the results of this run:")
-        print_results(results)
-        return
-    with _locked(out):
-        _train(options, out, job, data, settings, training)
-
-
-def _train(
-    options: argparse.Namespace,
-    out: pathlib.Path,
-    job: "DistillationJob",
-    data: "Data",
-    settings: dict[str, Any],
-    training: "Training",
-) -> None:
-    from keras_distill.saving.runs import CheckpointMismatchError
-
-    from .results import FILES, Evaluator, print_results
-    from .training import VALIDATION
-
-    files = [out / name for name in FILES]
-    if not training.has_checkpoints():
-        data.check_labels()
-    if options.cache is not None:
-        data.check_cache(options.cache)
-    findings = _check_before_training(options, job, data)
-    if options.force:
-        training.delete_checkpoints()
-        for path in files:
-            path.unlink(missing_ok=True)
-    if options.cache is not None:
-        data.use_cache(options.cache, training.directory / VALIDATION)
-    # Made before training, since it also evaluates the initial student.
-    evaluator = Evaluator(options, job, data, settings)
+    uses_features = needs_features(options, models, task)
+    cache = options.cache if options.cache is not None else bool(options.tune) or not uses_features
+    settings = _settings(options, models)
+    _check_previous(options, out, settings)
+    experiment = Experiment(
+        task,
+        data,
+        models.teacher,
+        _arms(options, models, task, labeled if options.baseline is None else options.baseline),
+        seeds=range(options.seed, options.seed + options.seeds),
+        title=f"Distillation of '{models.teacher.name}' into '{models.student.name}'",
+        description="" if labeled else "The dataset has no labels: the teacher's predictions are the reference.",
+        cache=cache,
+        strict=options.strict,
+        temperature=options.temperature,
+        settings=settings,
+        command=options.command,
+        strategy=strategy,
+        backup_every=options.backup_every,
+        callbacks=None if options.log_dir is None else _tensorboard(options.log_dir),
+    )
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        trained = training.run()
-    except CheckpointMismatchError as error:
-        raise CommandError(
-            f"{out} contains an unfinished run with other options: {error.differences}. Rerun with the same options, "
-            "choose another --out, or replace it with --force."
-        ) from error
-    results = evaluator.results(trained, findings)
-    print_results(results)
-    training.delete_checkpoints()
-    print(f"Wrote {', '.join(path.name for path in files if path.exists())} to {out}")
-
-
-@contextlib.contextmanager
-def _locked(out: pathlib.Path) -> Iterator[None]:
-    """Lock the directory of the results for this process; create it, and remove it again if nothing is written."""
-    from keras_distill.utils import locks
-
-    is_new = not out.exists()
-    try:
-        with locks.locked(out / "writing.lock"):
-            yield
-    except locks.LockedError as error:
-        raise CommandError(
-            f"another `keras-distill distill` is writing to {out}: {error.holder}. Wait until it has ended, or choose "
-            "another --out."
-        ) from None
+        experiment.run(out)
+        config.write(options, out / "run.yaml")
     finally:
-        if is_new:
-            with contextlib.suppress(OSError):
-                out.rmdir()
+        # Nothing is left of a run that failed before it wrote a file.
+        with contextlib.suppress(OSError):
+            out.rmdir()
 
 
-def _check_before_training(options: argparse.Namespace, job: "DistillationJob", data: "Data") -> "list[Finding]":
-    """Run the pre-flight diagnostics, print their findings as warnings and return them."""
-    findings = job.findings(data)
-    for finding in findings:
-        print(f"keras-distill: warning: {finding.what} {finding.seen} {finding.advice}", file=sys.stderr)
-    if findings and options.strict:
-        raise CommandError(f"training did not start: {count_noun(len(findings), 'problem')} found with --strict set.")
-    return findings
+def _arms(options, models: "Models", task: "Task", baseline: bool) -> "list[Arm | TunedArm]":
+    import keras_tuner
+
+    from keras_distill.experiment import TunedArm
+    from keras_distill.tuning import spaces
+
+    from .job import arm
+
+    arms: list[Any] = [arm(options, models, task, "baseline", distilled=False)] if baseline else []
+    arms.append(arm(options, models, task, "distilled", distilled=True))
+    if options.tune:
+        choices = sorted({max(1, options.epochs // 2), options.epochs, 2 * options.epochs})
+
+        def tuned(hp: keras_tuner.HyperParameters) -> "Arm":
+            values = {
+                "temperature": spaces.temperature(hp, default=options.temperature),
+                "alpha": spaces.alpha(hp, default=options.alpha),
+                "epochs": hp.Choice("epochs", choices, default=options.epochs),
+            }
+            return arm(options, models, task, "tuned", distilled=True, **values)
+
+        arms.append(TunedArm("tuned", tuned, options.tune, default="distilled"))
+    return arms
 
 
-def _validation(text: str) -> float | str:
+def _settings(options, models):
+    from keras_distill.cache import fingerprint
+
+    recorded = {name: value for name, value in config.values(options).items() if name not in _NOT_RECORDED}
+    weights = {name: fingerprint.of_weights(getattr(models, name).weights) for name in ("teacher", "student")}
+    return {**recorded, **{f"{name} weights": value for name, value in weights.items()}}
+
+
+def _check_previous(options, out, settings):
+    """Raise an error if the directory contains the results of another run."""
+    import json
+
+    from keras_distill.experiment import Results
+
+    if options.force or not any((out / name).exists() for name in _FILES):
+        return
+    try:
+        same = Results.load(out / "results.json").settings == json.loads(json.dumps(settings))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        same = False
+    if not same:
+        raise CommandError(f"{out} contains another run. Choose another --out, or replace it with --force.")
+
+
+def _strategy(devices):
+    if devices is None:
+        return None
+    import tensorflow as tf
+
+    available = [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices("GPU")]
+    if devices == "all" or devices.isdecimal():
+        count = len(available) if devices == "all" else int(devices)
+        if not 0 < count <= len(available):
+            raise CommandError(f"--devices={devices}: this machine has {len(available)} GPUs.")
+        names = available[:count]
+    else:
+        names = [name.strip() for name in devices.split(",")]
+    return tf.distribute.MirroredStrategy(names)
+
+
+def _tensorboard(directory):
+    from keras_distill.callbacks.tensorboard import TensorBoard
+    from keras_distill.experiment.store import slug
+
+    return lambda title, seed: [TensorBoard(str(pathlib.Path(directory) / slug(title)))]
+
+
+def _split(text: str) -> float | str:
     """Return a fraction as a number, and any other text as it is."""
     try:
         float(text.partition("/")[0])

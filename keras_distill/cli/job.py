@@ -102,7 +102,9 @@ def terms(options: argparse.Namespace, task: Task, student: keras.Model, teacher
         pairs = [(each.student, each.teacher)]
         if "*" in each.student or "*" in each.teacher:
             pairs = mapping.uniform(mapping.layers(student, each.student), mapping.layers(teacher, each.teacher))
-        listed += [Term(_new_loss(each), *pair, head="auto", weight=1.0 if weight is None else weight) for pair in pairs]
+        listed += [
+            Term(_new_loss(each), *pair, head="auto", weight=1.0 if weight is None else weight) for pair in pairs
+        ]
     return listed
 
 

@@ -2,24 +2,28 @@
 
 import argparse
 import contextlib
+import os
 import pathlib
 import re
+import shlex
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import check, distill, export, inspect, label, report
+from . import check, config, distill, export, inspect, label, report
 from .common import CommandError, Commands, Parser, did_you_mean, load_package
 
 # EX_TEMPFAIL of sysexits.h. Equal to `keras_distill.callbacks.EXIT_PREEMPTED`, whose import would import TensorFlow.
 EXIT_PREEMPTED = 75
 STATUS = """exit status:
   0    success
-  1    the command failed (see the error on stderr), or `check` found problems
+  1    the command failed (see the error on stderr)
   2    invalid command line
+  3    `check` found problems
   75   `label` or `distill` was stopped by SIGTERM; rerun the same command to resume
   130  interrupted from the keyboard (Ctrl-C); `label` and `distill` resume when rerun"""
 
@@ -35,22 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command-line arguments without the program's name. Defaults to `sys.argv[1:]`.
 
     Returns:
-        0 after success, 1 if the command failed or `check` found problems, 130 after an interrupt from the keyboard.
+        0 after success, 1 if the command failed, 3 if `check` found problems, 130 after an interrupt from the
+        keyboard.
 
     Raises:
         SystemExit: With status 2 for an invalid command line, 0 after `--help` and `--version`, and 75 after SIGTERM.
     """
-    options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        with _quiet(), _exit_on_sigterm() if options.resumable else contextlib.nullcontext():
+        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+    except CommandError as error:
+        return _fail(error, verbose=False)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_one_line_warnings())
+            if options.resumable:
+                stack.enter_context(_exit_on_sigterm())
+            if options.quiet:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             load_package()
             return options.run(options) or 0
     except CommandError as error:
-        # Some errors of Keras and TensorFlow have several lines. The remedy may be in the last one.
-        text = str(error) if options.verbose else re.sub(r"\b([0-9a-f]{6})[0-9a-f]{26,}\b", r"\1...", str(error))
-        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-        print("\n  ".join([f"keras-distill: error: {lines[0]}", *lines[1:]]), file=sys.stderr)
-        return 1
+        return _fail(error, options.verbose)
     except _StoppedError:
         print("keras-distill: stopped by SIGTERM. Rerun the same command to resume.", file=sys.stderr)
         raise
@@ -64,6 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _fail(error: CommandError, verbose: bool) -> int:
+    """Print an error, and return the exit status."""
+    if verbose:
+        traceback.print_exception(error)
+    # Some errors of Keras and TensorFlow have several lines. The remedy may be in the last one.
+    text = str(error) if verbose else re.sub(r"\b([0-9a-f]{6})[0-9a-f]{26,}\b", r"\1...", str(error))
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    print("\n  ".join([f"keras-distill: error: {lines[0]}", *lines[1:]]), file=sys.stderr)
+    return 1
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser, commands = _parser()
     if not arguments:
@@ -73,14 +93,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if name.startswith("-"):
         parser.check_options([name])
     elif name in commands.choices:
+        rest = config.expand(rest, commands.choices[name])
         commands.choices[name].check_options(rest)
     else:
         suggestion = did_you_mean(name, commands.choices) or f" Choose one of {', '.join(commands.choices)}."
         parser.error(f"unknown command '{name}'.{suggestion}")
-    options, unexpected = parser.parse_known_args(arguments)
+    options, unexpected = parser.parse_known_args([name, *rest])
     if unexpected:
         options.error(f"unexpected argument '{unexpected[0]}'")
-    options.command = ["keras-distill", *arguments]
+    options.command = shlex.join(["keras-distill", *arguments])
     return options
 
 
@@ -107,7 +128,7 @@ def _version() -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _one_line_warnings() -> Iterator[None]:
     """Print each warning on one line, and ignore warnings of deprecated APIs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

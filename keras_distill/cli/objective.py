@@ -142,7 +142,9 @@ def add_training(parser: Parser) -> Any:
 def _loss(text: str) -> LossOption:
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?((?::[^:]+)*)\s*", text, re.DOTALL)
     if match is None:
-        raise argparse.ArgumentTypeError(f"must be LOSS, LOSS:STUDENT:TEACHER or LOSS:STUDENT:TEACHER:WEIGHT, got {text}")
+        raise argparse.ArgumentTypeError(
+            f"must be LOSS, LOSS:STUDENT:TEACHER or LOSS:STUDENT:TEACHER:WEIGHT, got {text}"
+        )
     name, arguments, rest = match[1], match[2] or "", [part for part in match[3].split(":") if part]
     try:
         call = ast.parse(f"f({arguments})", mode="eval").body

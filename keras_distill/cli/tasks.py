@@ -54,7 +54,9 @@ def as_class_indices(labels: np.ndarray, classes: int, source: str) -> np.ndarra
     Raises:
         CommandError: For a label that is neither a class nor missing.
     """
-    rows = labels.reshape(len(labels), -1).astype(float) if labels.dtype.kind == "f" else labels.reshape(len(labels), -1)
+    rows = (
+        labels.reshape(len(labels), -1).astype(float) if labels.dtype.kind == "f" else labels.reshape(len(labels), -1)
+    )
     invalid = (rows < 0) | (rows >= classes) | (rows != np.round(rows))
     invalid &= (rows != UNLABELLED) & ~np.isnan(rows)
     if invalid.any():
@@ -81,7 +83,13 @@ def check_dtype(labels: Any, source: str) -> None:
 
 def _inferred(shape, labels):
     if labels is None:
-        return "classification" if len(shape) == 2 and shape[-1] != 1 else "segmentation" if len(shape) > 2 else "regression"
+        return (
+            "classification"
+            if len(shape) == 2 and shape[-1] != 1
+            else "segmentation"
+            if len(shape) > 2
+            else "regression"
+        )
     labels = np.asarray(labels)
     values = labels.astype(float)
     is_binary = bool(np.isin(values[~np.isnan(values)], (0, 1)).all())

@@ -84,6 +84,26 @@ def has_splits(source: str) -> bool:
     return path.suffix not in _ARRAY_FILES and (not path.is_dir() or any(path.glob("dataset_info.json")))
 
 
+def class_names(source: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> list[str] | None:
+    """Return the class names of a dataset, in the order of the class indices; None if it has none.
+
+    Args:
+        source: As for `open_dataset`.
+        data_dir: As for `open_dataset`. Defaults to None.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.suffix in _ARRAY_FILES:
+        return None
+    if not has_splits(source):
+        return sorted(child.name for child in path.iterdir() if child.is_dir())
+    # The import takes seconds.
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(path) if path.is_dir() else tfds.builder(os.fspath(source), data_dir=data_dir)
+    keys = builder.info.supervised_keys
+    return list(getattr(builder.info.features[keys[1]], "names", None) or []) or None if keys else None
+
+
 def _from_arrays(path):
     try:
         content = np.load(path, allow_pickle=False)

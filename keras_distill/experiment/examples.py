@@ -324,3 +324,21 @@ def _num_bytes(spec: Any) -> int:
         leaf.shape.num_elements() * leaf.dtype.size if leaf.shape.is_fully_defined() and leaf.dtype.size else 2**20
         for leaf in keras.tree.flatten(spec)
     )
+
+
+def describe_non_finite(examples: Examples) -> str:
+    """Return a sentence that names the first example with NaN or infinity in its inputs, or "".
+
+    Args:
+        examples: The examples.
+    """
+    start = 0
+    for batch in examples.batches(256):
+        for leaf in keras.tree.flatten(batch[0] if isinstance(batch, tuple) else batch):
+            if leaf.dtype.is_floating:
+                finite = tf.reduce_all(tf.math.is_finite(tf.reshape(leaf, (len(leaf), -1))), axis=1).numpy()
+                if not finite.all():
+                    row = int(examples.rows[start + int(np.argmin(finite))])
+                    return f"Example {row} of the training data has NaN or infinity in its inputs."
+        start += len(keras.tree.flatten(batch)[0])
+    return ""

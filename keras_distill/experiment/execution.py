@@ -18,7 +18,7 @@ from keras_distill.experiment import training, tuned
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.data import repeat_labeled, with_few_labels
 from keras_distill.experiment.evaluation import Evaluator
-from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.examples import Examples, describe_non_finite
 from keras_distill.experiment.plan import TEACHER
 from keras_distill.experiment.progress import Progress
 from keras_distill.experiment.store import TrainedModel, TrainingRecord, as_json, digest_of_model
@@ -246,10 +246,11 @@ class Execution:
             validation = validation.batches(arm.batch_size, stored_outputs(validation))
         try:
             history = training.fit(distiller, batches, arm.epochs, backup, validation, callbacks)
-        except NonFiniteError:
+        except NonFiniteError as error:
             # Rerun with the same settings, the training would end in the same step again.
-            backup.delete()
-            raise
+            stored.delete_checkpoints()
+            advice = f"{error} {describe_non_finite(examples)}".strip()
+            raise NonFiniteError(f"Training of '{title}' stopped. {advice}") from error
         return distiller.student, history
 
     def _outputs(self, model, arm):

@@ -104,7 +104,7 @@ def write(results: Results, execution: Execution) -> None:
         write_page(results, folder / _PAGE)
         results.files["report"] = _PAGE
     except ImportError as error:
-        print(f"{_PAGE} was not written: {error}")
+        print(f"{_PAGE} was not written: {error} Then run: keras-distill report {folder}")
     with atomic_write(folder / _HISTORY) as file:
         file.write(_history(execution).encode())
     # Written last: its presence marks the run as finished.

@@ -125,17 +125,17 @@ class Experiment:
 
         Raises:
             ValueError: If models, data and terms do not fit together. Nothing is trained then.
-            LockedError: If another process runs an experiment in the folder.
             NonFiniteError: If a loss is NaN or infinite.
-            RuntimeError: If the pre-flight check has findings, and `strict` is set.
+            RuntimeError: If another process runs an experiment in the folder, or the pre-flight check has findings and
+                `strict` is set.
         """
         folder = pathlib.Path(folder)
         dry_run(self)
-        lock = locks.locked(folder / "experiment.lock") if self.is_chief else contextlib.nullcontext()
-        with lock, self.strategy.scope() if self.distributed else contextlib.nullcontext():
-            execution = Execution(self, folder)
-            execution.train()
-            results = reporting.results(execution)
+        with _locked(folder) if self.is_chief else contextlib.nullcontext():
+            with self.strategy.scope() if self.distributed else contextlib.nullcontext():
+                execution = Execution(self, folder)
+                execution.train()
+                results = reporting.results(execution)
             if self.is_chief:
                 reporting.write(results, execution)
         return results
@@ -152,3 +152,19 @@ class Experiment:
             arm: One of the arms.
         """
         return arm.epochs * -(-len(self.data.train) // arm.batch_size)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Lock the folder for this process, and remove it again if nothing was written."""
+    try:
+        with locks.locked(folder / "experiment.lock"):
+            yield
+    except locks.LockedError as error:
+        raise RuntimeError(
+            f"Another process is writing to '{folder}': {error.holder}. Wait until it has ended, or choose another folder."
+        ) from None
+    finally:
+        for path in (folder / "models", folder):
+            with contextlib.suppress(OSError):
+                path.rmdir()

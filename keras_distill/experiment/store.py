@@ -116,7 +116,9 @@ def digest_of_model(model: keras.Model) -> str:
 def as_json(value: Any) -> Any:
     """Return a configuration of Keras as JSON values, without the numbers that Keras appends to generated names."""
     if isinstance(value, dict):
-        named = {key: strip_numbers(item) if key == "name" and isinstance(item, str) else item for key, item in value.items()}
+        named = {
+            key: strip_numbers(item) if key == "name" and isinstance(item, str) else item for key, item in value.items()
+        }
         return {str(key): as_json(item) for key, item in named.items()}
     if isinstance(value, list | tuple):
         return [as_json(item) for item in value]
