@@ -14,7 +14,6 @@ from .common import (
 )
 from .objective import add_objective, add_training
 
-
 # Exit status that tells problems from a failure of the command, which is 1.
 PROBLEMS = 3
 

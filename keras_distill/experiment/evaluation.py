@@ -5,16 +5,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_distill.experiment.examples import Examples
 from keras_distill.experiment.results import Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.task import Task
 
 
 class Evaluator:
-    """Evaluates the outputs of models on the labeled examples of a split.
+    """Evaluates the outputs of models on a split.
 
-    Without labels the teacher's predictions are the reference: the score is the agreement with the teacher.
+    The score is that of the labeled examples, the agreement with the teacher that of all examples. Without labels the
+    teacher's predictions are the reference, and the score is the agreement.
 
     Attributes:
         score: `Score` of the task; its name is "agreement" without labels.
@@ -24,15 +24,15 @@ class Evaluator:
 
     Args:
         task: The `Task`.
-        examples: The split.
+        labels: Labels of the split; None without labels.
         teacher_outputs: Outputs of the teacher for all examples of the split, or None.
 
     Raises:
         ValueError: If no example has a label.
     """
 
-    def __init__(self, task: Task, examples: Examples, teacher_outputs: Any):
-        self._task, labels = task, examples.labels()
+    def __init__(self, task: Task, labels: Any, teacher_outputs: Any):
+        self._task = task
         self.score: Score = task.score
         if labels is None:
             labels = task.as_labels(teacher_outputs)
@@ -42,7 +42,7 @@ class Evaluator:
             raise ValueError("No example of the evaluation split has a label. Choose another split.")
         self.labels = self._labeled(labels)
         self.num_examples = len(self.indices)
-        self._teacher_outputs = None if teacher_outputs is None else self._labeled(teacher_outputs)
+        self._teacher_outputs = teacher_outputs
 
     def records(self, outputs: Any) -> Any:
         """Return `Task.records` of a model's outputs.
@@ -60,13 +60,12 @@ class Evaluator:
             outputs: Outputs for all examples of the split.
             history: History of the training.
         """
-        outputs = self._labeled(outputs)
+        agreement, outputs = self.agreement(outputs), self._labeled(outputs)
         per_class, confusion = (
             None if values is None else values.tolist()
             for values in (self._task.per_class(outputs, self.labels), self._task.confusion(outputs, self.labels))
         )
-        score = self._task.evaluate(outputs, self.labels)
-        return Run(seed, score, history, self._agreement(outputs), per_class, confusion)
+        return Run(seed, self._task.evaluate(outputs, self.labels), history, agreement, per_class, confusion)
 
     def value(self, outputs: Any) -> float:
         """Return the score of a model's outputs.
@@ -76,26 +75,32 @@ class Evaluator:
         """
         return self._task.evaluate(self._labeled(outputs), self.labels)
 
-    def summary(self, outputs: Any, agreement: bool = True) -> str:
+    def summary(self, outputs: Any) -> str:
         """Return score and agreement with the teacher as text, such as "accuracy 97.60 %, agreement 98.10 %".
 
         Args:
             outputs: Outputs for all examples of the split.
-            agreement: Whether to add the agreement. Defaults to True.
         """
-        outputs = self._labeled(outputs)
-        text = f"{self.score.name} {self.score.text(self._task.evaluate(outputs, self.labels))}"
-        value = self._agreement(outputs) if agreement else None
+        text = f"{self.score.name} {self.score.text(self.value(outputs))}"
+        value = self.agreement(outputs)
         return text if value is None else f"{text}, agreement {self.score.text(value)}"
 
     def least_confident(self) -> list[int]:
         """Return `Task.least_confident` as indices into the split; none without a teacher."""
         if self._teacher_outputs is None:
             return []
-        return self.indices[list(self._task.least_confident(self._teacher_outputs, self.labels))].tolist()
+        outputs = self._labeled(self._teacher_outputs)
+        return self.indices[list(self._task.least_confident(outputs, self.labels))].tolist()
 
-    def _agreement(self, outputs):
-        return None if self._teacher_outputs is None else self._task.agreement(outputs, self._teacher_outputs)
+    def agreement(self, outputs: Any) -> float | None:
+        """Return `Task.agreement` with the teacher for all examples; None without a teacher and for the teacher itself.
+
+        Args:
+            outputs: Outputs for all examples of the split.
+        """
+        if self._teacher_outputs is None or outputs is self._teacher_outputs:
+            return None
+        return self._task.agreement(outputs, self._teacher_outputs)
 
     def _labeled(self, structure):
         return keras.tree.map_structure(lambda array: np.asarray(array)[self.indices], structure)

@@ -189,17 +189,17 @@ class Execution:
             stored = TrainedModel(self.folder / "models", TEACHER, 0, self.settings(plan.teacher, 0))
             trained, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER, plan.data.train)
             self.trained[TEACHER, 0], outputs = trained, trained.outputs
-            self.evaluator = Evaluator(plan.task, plan.data.evaluation, outputs)
+            self.evaluator = Evaluator(plan.task, plan.data.evaluation.labels(), outputs)
             if plan.is_chief:
                 save_model(trained.model, self.folder / "teacher.keras")
-                self._progress.finish(f"{TEACHER}: {self.evaluator.summary(outputs, agreement=False)}, {note}")
+                self._progress.finish(f"{TEACHER}: {self.evaluator.summary(outputs)}, {note}")
             return
         outputs = None
         if plan.teacher is not None:
             outputs = self._teacher_outputs(None, 0).outputs(plan.data.evaluation, plan.task)
             model = plan.teacher if isinstance(plan.teacher, keras.Model) else None
             self.trained[TEACHER, 0] = Trained(model, None, outputs)
-        self.evaluator = Evaluator(plan.task, plan.data.evaluation, outputs)
+        self.evaluator = Evaluator(plan.task, plan.data.evaluation.labels(), outputs)
 
     def _train(self, arm, seed, title):
         stored, examples = self._stored_student(arm, seed), self.training_examples(arm)

@@ -25,6 +25,7 @@ class LabelledLogits:
 
     Attributes:
         num_classes: Number of classes.
+        output_shape: Shape of the logits of one example.
         class_names: `classes`; without them, the vocabulary of the label in the transform graph, or the class
             indices.
 
@@ -63,6 +64,7 @@ class LabelledLogits:
         self._teacher = packing.cached_teacher(self._stored_taps)
         self._teacher.connect([tap])
         self.num_classes = stored_taps[tap].shape[-1]
+        self.output_shape = (self.num_classes,)
         self._is_text = self._features.transformed[label].dtype == tf.string
         names = [str(name) for name in classes or self._vocabulary() or range(self.num_classes)]
         self._check_classes(names, classes)

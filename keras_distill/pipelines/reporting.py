@@ -14,21 +14,22 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils
 
-from keras_distill.data.labels import UNLABELLED
-from keras_distill.metrics import Agreement, TeacherDivergence
+from keras_distill.experiment import Classification, ModelResult, Results, bootstrap, compare
+from keras_distill.experiment.evaluation import Evaluator
+from keras_distill.metrics import TeacherDivergence
 from keras_distill.models.taps import OUTPUT
 from keras_distill.pipelines import artifacts
 from keras_distill.pipelines.exporting import SERVING
 from keras_distill.pipelines.labelled_logits import LabelledLogits
+from keras_distill.pipelines.labelled_outputs import LabelledOutputs
 from keras_distill.pipelines.reading import read_examples
-from keras_distill.report import ModelResult, Results, Run, write_page
-from keras_distill.report.evaluation import MOST_CLASSES
+from keras_distill.pipelines.settings import CLASSIFICATION, resolve_task
+from keras_distill.report import write_page
 from keras_distill.saving import runs
-from keras_distill.utils.formatting import format_percent
 
-TEACHER = "teacher"
+TEACHER, BASELINE, DISTILLED = "teacher", "baseline", "distilled"
 # The component's input for each role of `ModelResult`. The role is also the model's name in the report.
-_INPUTS = {TEACHER: "base_model", "baseline": "baseline_model", "distilled": "model"}
+_INPUTS = {TEACHER: "base_model", BASELINE: "baseline_model", DISTILLED: "model"}
 _BATCH_SIZE = 256
 
 
@@ -51,6 +52,7 @@ class DistillationReportSpec(ComponentSpec):
         "temperature": ExecutionParameter(type=float),
         "classes": ExecutionParameter(type=str),
         "tap": ExecutionParameter(type=str),
+        "task": ExecutionParameter(type=str),
         "versions": ExecutionParameter(type=str),
     }
 
@@ -85,39 +87,36 @@ class Executor(base_executor.BaseExecutor):
         }
         pattern = artifacts.split_patterns(examples, [split])[split]
         graphs = input_dict.get("transform_graph")
-        labels_and_logits = LabelledLogits(
-            schema,
-            label,
-            exec_properties["tap"],
-            artifact_utils.get_single_instance(graphs) if graphs else None,
-            json.loads(exec_properties["classes"]),
-        )
-        num_classes = labels_and_logits.num_classes
-        model_metrics = {name: _ModelMetrics(num_classes, temperature) for name in models}
-        for batch in read_examples([pattern]).batch(_BATCH_SIZE):
-            labels, teacher_logits = labels_and_logits(batch)
-            for name, model in models.items():
-                logits = teacher_logits if name == TEACHER else _logits(name, model, batch, num_classes)
-                model_metrics[name].update(labels, teacher_logits, logits)
-
-        metrics = {
-            f"{name}, {metric}": value
-            for name, single in model_metrics.items()
-            for metric, value in single.metrics().items()
-        }
+        graph = artifact_utils.get_single_instance(graphs) if graphs else None
+        task = resolve_task(exec_properties["task"])
+        classes, tap = json.loads(exec_properties["classes"]), exec_properties["tap"]
+        if isinstance(task, Classification):
+            parser = LabelledLogits(schema, label, tap, graph, classes)
+        else:
+            parser = LabelledOutputs(schema, label, tap, graph, classes)
+        batches = [(*parser(batch), batch) for batch in read_examples([pattern]).batch(_BATCH_SIZE)]
+        labels, outputs = _outputs(batches, models, parser.output_shape)
+        evaluator = Evaluator(task, labels, outputs[TEACHER])
+        runs = {name: evaluator.run(0, outputs[name], {}) for name in models}
+        metrics = _metrics(evaluator, runs, outputs, temperature if isinstance(task, Classification) else None)
         report = artifact_utils.get_single_instance(output_dict["report"])
         results = Results(
             title="Distillation",
-            description=_description(model_metrics, temperature),
+            description=_description(metrics, list(models), temperature),
             settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
-            classes=labels_and_logits.class_names,
             models=[
-                ModelResult(name, name, model.parameters, [model_metrics[name].run()]) for name, model in models.items()
+                ModelResult(name, name, model.parameters, [runs[name]], baselines=_baselines(name, models))
+                for name, model in models.items()
             ],
-            temperature=temperature,
             command=f"DistillationReport of the split '{split}' of {examples.uri}",
             seconds=time.time() - start_time,
-            seeds=[],
+            seeds=[0],
+            score=evaluator.score,
+            classes=parser.class_names if runs[TEACHER].per_class is not None else [],
+            comparisons=_comparisons(task, evaluator, outputs),
+            split=split,
+            num_examples=evaluator.num_examples,
+            temperature=temperature,
         )
         results.save(os.path.join(report.uri, "results.json"))
         write_page(results, os.path.join(report.uri, "report.html"))
@@ -129,8 +128,9 @@ class Executor(base_executor.BaseExecutor):
 class DistillationReport(base_component.BaseComponent):
     """Component that compares a student with its teacher, and with a baseline trained on labels alone.
 
-    Reports the accuracy of each model. For the students it also reports the agreement with the teacher (fraction of
-    examples for which both predict the same class) and the divergence from the teacher:
+    Reports the score of each model on the labeled examples, such as the accuracy. For the students it also reports the
+    agreement with the teacher on all examples (the score with the teacher's predictions as labels) and, for a
+    classification, the divergence from the teacher:
 
     ```
     divergence = mean of KL(softmax(z_t / T) || softmax(z_s / T)), in nats
@@ -169,7 +169,10 @@ class DistillationReport(base_component.BaseComponent):
         classes: Names of the classes, in the order of the teacher's outputs, such as `["no", "yes"]`. Required for
             labels that are text: these are the names. Defaults to None: the vocabulary from which the Transform makes
             the label, the one with the label's name or the only one that fits; without one, the class indices.
-        tap: Tap of the teacher's logits. Defaults to "output".
+        tap: Tap of the teacher's outputs. Defaults to "output".
+        task: Function that returns the `experiment.Task`, as "package.module:function", such as
+            "keras_distill.experiment:Regression". Labels of other tasks than a classification are numbers: one value or
+            a vector of fixed length per example, NaN for a missing one. Defaults to a classification.
         transform_graph: Channel of the `TransformGraph` that the Trainers use. Required if a Transform makes the label.
             Defaults to None: the examples have the label.
 
@@ -194,6 +197,7 @@ class DistillationReport(base_component.BaseComponent):
         classes: Sequence[str] | artifacts.RuntimeValue | None = None,
         tap: str | artifacts.RuntimeValue = OUTPUT,
         transform_graph: types.BaseChannel | None = None,
+        task: str | artifacts.RuntimeValue = CLASSIFICATION,
     ):
         spec = DistillationReportSpec(
             examples=examples,
@@ -208,52 +212,67 @@ class DistillationReport(base_component.BaseComponent):
             temperature=temperature,
             classes=artifacts.to_json(classes),
             tap=tap,
+            task=task,
             versions=artifacts.to_json(runs.versions()),
         )
         super().__init__(spec=spec)
 
 
-class _ModelMetrics:
-    """Metrics of one model, accumulated over batches. Unlabeled examples count for all metrics but the accuracy."""
-
-    def __init__(self, num_classes, temperature):
-        self._confusion = np.zeros((num_classes, num_classes), int)
-        self._agreement, self._divergence = Agreement(), TeacherDivergence(temperature)
-
-    def update(self, labels, teacher_logits, logits):
-        predictions = np.argmax(logits, -1)
-        labeled = labels != UNLABELLED
-        np.add.at(self._confusion, (labels[labeled], predictions[labeled]), 1)
-        for metric in (self._agreement, self._divergence):
-            metric.update_state(logits, teacher_logits)
-
-    def metrics(self):
-        return {
-            "accuracy": self.run().accuracy,
-            "agreement": float(self._agreement.result()),
-            "divergence": float(self._divergence.result()),
-        }
-
-    def run(self):
-        examples, correct = int(self._confusion.sum()), int(np.trace(self._confusion))
-        confusion = self._confusion.tolist() if len(self._confusion) <= MOST_CLASSES else None
-        return Run(0, correct / max(examples, 1), examples - correct, confusion=confusion)
+def _outputs(batches, models, shape):
+    """Return the labels, and `{name: outputs}` of teacher and students, for all examples."""
+    labels, outputs = [], {name: [] for name in models}
+    for batch_labels, teacher_outputs, serialized in batches:
+        labels.append(batch_labels)
+        for name, model in models.items():
+            outputs[name].append(teacher_outputs if name == TEACHER else _predict(name, model, serialized, shape))
+    return np.concatenate(labels), {name: np.concatenate(listed) for name, listed in outputs.items()}
 
 
-def _logits(name, model, serialized, num_classes):
+def _predict(name, model, serialized, shape):
     outputs = model(serialized)
-    if OUTPUT not in outputs or outputs[OUTPUT].shape[1:] != (num_classes,):
+    if OUTPUT not in outputs or outputs[OUTPUT].shape[1:] != shape:
         shapes = {key: tuple(spec.shape) for key, spec in model.outputs.items()}
         raise ValueError(
-            f"The model '{name}' must output logits of the teacher's {num_classes} classes, '{OUTPUT}' of shape "
-            f"{(None, num_classes)}. Received: {shapes}"
+            f"The model '{name}' must have outputs like the teacher's, '{OUTPUT}' of shape {(None, *shape)}. Received: "
+            f"{shapes}"
         )
     return tf.cast(outputs[OUTPUT], "float32")
 
 
-def _description(model_metrics, temperature):
+def _metrics(evaluator, runs, outputs, temperature):
+    """Return `{"model, metric": value}`: score, agreement and, for a classification, divergence from the teacher."""
+    metrics = {}
+    for name, run in runs.items():
+        metrics[f"{name}, {evaluator.score.name}"] = run.score
+        if run.agreement is not None:
+            metrics[f"{name}, agreement"] = run.agreement
+            if temperature is not None:
+                divergence = TeacherDivergence(temperature)
+                divergence.update_state(outputs[name], outputs[TEACHER])
+                metrics[f"{name}, divergence"] = float(divergence.result())
+    return metrics
+
+
+def _baselines(name, models):
+    return [BASELINE] if name == DISTILLED and BASELINE in models else []
+
+
+def _comparisons(task, evaluator, outputs):
+    """Compare the distilled student with the baseline: one seed, so an interval over the examples only."""
+    if BASELINE not in outputs:
+        return []
+    records = {name: evaluator.records(outputs[name]) for name in (DISTILLED, BASELINE)}
+    scores = {name: [task.score_of(each)] for name, each in records.items()}
+    interval = bootstrap(task.score_of, [records[DISTILLED]], [records[BASELINE]])
+    return [compare(DISTILLED, scores[DISTILLED], BASELINE, scores[BASELINE], example_interval=interval)]
+
+
+def _description(metrics, names, temperature):
     """Return one sentence for the agreement and one for the divergence of the students."""
-    students = {name: single.metrics() for name, single in model_metrics.items() if name != TEACHER}
-    agreement = ", ".join(f"{name} {format_percent(metrics['agreement'])}" for name, metrics in students.items())
-    divergence = ", ".join(f"{name} {metrics['divergence']:.3f} nats" for name, metrics in students.items())
-    return f"Agreement with the teacher: {agreement}. Divergence from the teacher at T = {temperature:g}: {divergence}."
+    students = [name for name in names if name != TEACHER]
+    agreement = ", ".join(f"{name} {metrics[f'{name}, agreement']:.4g}" for name in students)
+    divergence = [f"{name} {metrics[key]:.3f} nats" for name in students if (key := f"{name}, divergence") in metrics]
+    sentences = [f"Agreement with the teacher: {agreement}."]
+    if divergence:
+        sentences.append(f"Divergence from the teacher at T = {temperature:g}: {', '.join(divergence)}.")
+    return " ".join(sentences)

@@ -12,14 +12,16 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from keras_distill.experiment import Task
 from keras_distill.saving import runs
 from keras_distill.utils.arguments import check_integer, check_number
 
 if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
 
+CLASSIFICATION = "keras_distill.experiment:Classification"
 _KEY = "keras_distill"
-_FUNCTIONS = ("model", "preprocessing", "terms", "compile", "strategy")
+_FUNCTIONS = ("model", "preprocessing", "terms", "compile", "task", "strategy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Settings:
         preprocessing: Function `preprocessing(features)` that maps a batch `{name: tensor}` to the model's inputs, in
             training and in serving. Defaults to None: pass a single feature as it is, several as a dictionary.
         terms: Function `terms(hp)` that returns a list of `Term`. Defaults to None: train with the labels only.
-        compile: Function `compile(model, hp)` that compiles the model. Defaults to None: Adam, sparse categorical
-            cross-entropy from logits, and accuracy.
+        compile: Function `compile(model, hp)` that compiles the model. Defaults to None: Adam, and loss and metrics of
+            the `task`.
+        task: Function `task()` that returns the `experiment.Task`, such as the class
+            "keras_distill.experiment:Regression". Defaults to None: `Classification`.
         features: Names of the input features. Defaults to None: all features except the label.
         supervised_weight: Weight of the supervised loss, >= 0, as in `Distiller`. Defaults to 1.0.
         epochs: Number of epochs, >= 1. With `train_args.num_steps`, the number of equal parts that these steps are
@@ -70,6 +74,7 @@ class Settings:
     preprocessing: str | None = None
     terms: str | None = None
     compile: str | None = None
+    task: str | None = None
     features: tuple[str, ...] | None = None
     supervised_weight: float = 1.0
     epochs: int = 1
@@ -125,6 +130,14 @@ class Settings:
             )
         return cls(**{name: value for name, value in config.items() if name not in ("versions", "sources")})
 
+    def new_task(self) -> Task:
+        """Return the `experiment.Task` of the setting `task`.
+
+        Raises:
+            ValueError: If the function cannot be imported.
+        """
+        return resolve_task(self.task or CLASSIFICATION)
+
     def resolve(self, name: str) -> Callable | None:
         """Return the function that a setting refers to.
 
@@ -138,16 +151,33 @@ class Settings:
             ValueError: If the function cannot be imported or is not callable.
         """
         reference = getattr(self, name)
-        if reference is None:
-            return None
-        module, attribute = _split(reference)
-        try:
-            function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"`{name}` could not be imported from '{reference}': {error}.") from error
-        if not callable(function):
-            raise ValueError(f"`{name}` must be a function, but '{reference}' is not callable. Received: {function!r}")
-        return function
+        return None if reference is None else _resolve(name, reference)
+
+
+def resolve_task(reference: str) -> Task:
+    """Return the `experiment.Task` that a function returns.
+
+    Args:
+        reference: The function, as "package.module:function".
+
+    Raises:
+        ValueError: If the function cannot be imported, or returns something else.
+    """
+    task = _resolve("task", reference)()
+    if not isinstance(task, Task):
+        raise ValueError(f"'{reference}' must return a keras_distill.experiment.Task. Received: {task!r}")
+    return task
+
+
+def _resolve(name, reference):
+    module, attribute = _split(reference)
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"`{name}` could not be imported from '{reference}': {error}.") from error
+    if not callable(function):
+        raise ValueError(f"`{name}` must be a function, but '{reference}' is not callable. Received: {function!r}")
+    return function
 
 
 def _split(reference: str) -> tuple[str, str]:

@@ -11,8 +11,8 @@ from tfx.components.tuner.component import TunerFnResult
 from keras_distill.cache import packing
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.tensorboard import TensorBoard
-from keras_distill.callbacks.termination import TerminateOnNonFinite
 from keras_distill.distribution import workers
+from keras_distill.experiment.training import fit
 from keras_distill.pipelines import activations
 from keras_distill.pipelines.exporting import ACTIVATIONS, export
 from keras_distill.pipelines.reading import Reader, read_examples, with_cardinality
@@ -54,12 +54,13 @@ def run_fn(fn_args: FnArgs) -> None:
         settings={**fn_args.custom_config, "hp": fn_args.hyperparameters, "examples": fn_args.train_files},
         keep=True,
     )
-    tensorboard = TensorBoard(run_dir)
-    distiller.fit(
+    fit(
+        distiller,
         backup.epochs(inputs.train_dataset),
-        validation_data=inputs.eval_dataset(),
-        epochs=settings.epochs,
-        callbacks=[TerminateOnNonFinite(settings.backup_every), tensorboard, backup],
+        settings.epochs,
+        backup,
+        inputs.eval_dataset(),
+        [TensorBoard(run_dir)],
         verbose=2,
     )
     if workers.is_chief(inputs.strategy):
@@ -187,7 +188,12 @@ class TrainerInputs:
                 f"the base_model '{self._args.base_model}'" if self._args.base_model else f"{self._args.train_files}"
             )
             raise ValueError(f"{error} Teacher activations: {shapes}, from {origin}.") from error
-        (settings.resolve("compile") or _compile)(distiller, hp)
+        compile_model = settings.resolve("compile")
+        if compile_model is None:
+            task = settings.new_task()
+            distiller.compile("adam", task.loss(student), metrics=task.metrics(student))
+        else:
+            compile_model(distiller, hp)
         return distiller
 
     def train_dataset(self, seed: int | tf.Tensor) -> tf.data.Dataset:
@@ -211,8 +217,3 @@ class TrainerInputs:
     def _batches(self, examples):
         batches = examples.batch(self.settings.batch_size)
         return batches.map(self.reader.element, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _compile(model, hp):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss, metrics=["accuracy"])

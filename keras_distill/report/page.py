@@ -5,9 +5,9 @@ import pathlib
 import jinja2
 
 from keras_distill.compression import profiling
+from keras_distill.experiment.results import Results
 from keras_distill.report import confusions, knowledge, plots
 from keras_distill.report.profile_plots import profile_figures
-from keras_distill.experiment.results import Results
 from keras_distill.report.search_plots import search_figures
 from keras_distill.report.table import HEADINGS
 from keras_distill.report.verdict import CRITERION
