@@ -34,7 +34,7 @@ def student(measurements, progression) -> keras.Model:
     )
 
 
-def recipe() -> None:
+def experiment() -> Experiment:
     patients = data.diabetes()
     forest = RandomForestRegressor(300, min_samples_leaf=5, random_state=0).fit(*patients.train)
     teacher = NumPyTeacher(lambda x: forest.predict(x)[:, None].astype("float32"), name="random forest")
@@ -42,7 +42,7 @@ def recipe() -> None:
     def new_student():
         return student(*patients.train)
 
-    experiment = Experiment(
+    return Experiment(
         Regression(),
         patients.as_data(),
         teacher,
@@ -55,7 +55,10 @@ def recipe() -> None:
         f"The students see {common.LABELS.value or 'all'} labels; the teacher's predictions cover all patients.",
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

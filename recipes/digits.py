@@ -56,8 +56,8 @@ def terms() -> list[Term]:
     return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
-def recipe() -> None:
-    experiment = Experiment(
+def experiment() -> Experiment:
+    return Experiment(
         Classification(),
         data.digits().as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
@@ -71,7 +71,10 @@ def recipe() -> None:
         "images.",
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def assistant() -> keras.Model:
     )
 
 
-def recipe() -> None:
+def experiment() -> Experiment:
     training, alpha = common.training(), common.ALPHA.value
-    experiment = Experiment(
+    return Experiment(
         Classification(),
         data.digits().as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
@@ -59,7 +59,10 @@ def recipe() -> None:
         "labels. Another student of 32 is distilled from the convolutional network itself.",
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def terms() -> list[Term]:
     return [Term(KLDivergence(common.TEMPERATURE.value), weight=1 - common.ALPHA.value)]
 
 
-def recipe() -> None:
+def experiment() -> Experiment:
     images = data.fashion_mnist()
     calibration = images.train[0][:CALIBRATION]
     training = common.training()
@@ -107,7 +107,7 @@ def recipe() -> None:
         arguments = arguments or training
         return Arm(name, model, terms(), common.ALPHA.value, baselines=["baseline"], start=start, **arguments)
 
-    experiment = Experiment(
+    return Experiment(
         Classification(),
         images.as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
@@ -126,7 +126,10 @@ def recipe() -> None:
         files=FILES,
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def student() -> keras.Model:
     return cnn(8, "student")
 
 
-def recipe() -> None:
-    experiment = Experiment(
+def experiment() -> Experiment:
+    return Experiment(
         Classification(),
         data.fashion_mnist().as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
@@ -71,7 +71,10 @@ def recipe() -> None:
         f"The students see {common.LABELS.value or 'all'} labels; the teacher's outputs cover all images.",
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

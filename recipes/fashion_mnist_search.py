@@ -58,14 +58,14 @@ def distilled(hp: keras_tuner.HyperParameters) -> Arm:
     return Arm("distilled", student, terms(hp), alpha(hp), baselines=["baseline"], **common.training())
 
 
-def recipe() -> None:
+def experiment() -> Experiment:
     if common.STRATEGY.value != "none":
         raise app.UsageError("The trials of a search run on one device. Remove --strategy.")
     images = data.fashion_mnist().as_data()
     # The validation split of the search, which no arm is trained on.
     images.train, images.validation = images.train.split(1 / 6)
     trials = 2 if common.SMOKE.value else TRIALS.value
-    experiment = Experiment(
+    return Experiment(
         Classification(),
         images,
         Arm("teacher", teacher, **common.teacher_training()),
@@ -80,7 +80,10 @@ def recipe() -> None:
         f"{trials} trials on a validation split.",
         **common.options(),
     )
-    results = experiment.run(common.folder())
+
+
+def recipe() -> None:
+    results = experiment().run(common.folder())
     draw_search(results.search, common.folder() / "search")
 
 

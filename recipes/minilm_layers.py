@@ -150,10 +150,10 @@ def _tokens(prepare, texts, labels):
     return {name: np.asarray(numbers, "int32") for name, numbers in prepare(list(texts)).items()}, labels
 
 
-def recipe() -> None:
+def experiment() -> Experiment:
     copied = {"start": "teacher", **common.training()}
     distilled = {"supervised_weight": common.ALPHA.value, "baselines": ["baseline, copied weights"], **copied}
-    experiment = Experiment(
+    return Experiment(
         Classification(),
         tokenized(data.movie_snippets()).as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
@@ -168,7 +168,10 @@ def recipe() -> None:
         f"{LAYERS.value} layers. Layer i of the student learns from layer 2i of the teacher.",
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def arms(units: int, temperature: float) -> list[Arm]:
     return [baseline, distilled]
 
 
-def recipe() -> None:
-    experiment = Experiment(
+def experiment() -> Experiment:
+    return Experiment(
         Classification(),
         data.mnist().as_data(),
         Arm("teacher", teacher, **common.teacher_training()),
@@ -90,7 +90,10 @@ def recipe() -> None:
         keep="distilled, 800 units",
         **common.options(),
     )
-    experiment.run(common.folder())
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
 
 
 if __name__ == "__main__":

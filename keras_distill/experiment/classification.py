@@ -119,8 +119,10 @@ class Classification(Task):
         largest = np.sort(outputs, axis=-1)
         order = np.argsort(largest[:, -1] - largest[:, -2], kind="stable")
         correct = order[outputs[order].argmax(-1) == indices[order]]
-        first = {int(indices[index]): int(index) for index in reversed(correct)}
-        return list(first.values())[::-1][:MOST_EXAMPLES]
+        first: dict[int, int] = {}
+        for index in correct:
+            first.setdefault(int(indices[index]), int(index))
+        return list(first.values())[:MOST_EXAMPLES]
 
     def _indices(self, labels):
         labels = np.asarray(labels)
