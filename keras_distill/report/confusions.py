@@ -83,7 +83,11 @@ def frequent(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     order = np.argsort(-total, axis=None, kind="stable")[:PAIRS]
     pairs = [np.unravel_index(index, total.shape) for index in order]
     rows = [
-        (results.classes[true], results.classes[guess], *(_number(errors[true, guess]) for errors in all_errors.values()))
+        (
+            results.classes[true],
+            results.classes[guess],
+            *(_number(errors[true, guess]) for errors in all_errors.values()),
+        )
         for true, guess in pairs
         if total[true, guess] > 0
     ]

@@ -42,7 +42,9 @@ def model_figures(results: Results) -> list[Figure]:
     def points(cost):
         costs = [(model, cost(model)) for model in results.models]
         return [
-            Point(model.name, value, model.mean(), model.spread(), chosen[model.name]) for model, value in costs if value
+            Point(model.name, value, model.mean(), model.spread(), chosen[model.name])
+            for model, value in costs
+            if value
         ]
 
     sizes, label, form = points(lambda model: model.parameters), "parameters", short_count

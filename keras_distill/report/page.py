@@ -46,7 +46,7 @@ def render(results: Results) -> str:
         scores=[score_dots(results), *difference_dots(results)],
         costs=model_figures(results),
         classes=class_figures(results),
-        pairs=tables.text_table(*confusions.frequent(results)),
+        pairs=tables.confusions_table(results),
         profiles=tables.profiles_table(results),
         profile_figures=profile_figures(results),
         search=None if search is None else tables.search_table(search),
@@ -84,6 +84,9 @@ def _facts(results):
         ("processor", machine.get("processor") or "unknown"),
         ("cores", machine.get("cores") or "unknown"),
         ("accelerators", ", ".join(machine.get("accelerators") or []) or "none"),
-        ("evaluation", results.split if results.num_examples is None else f"{results.num_examples:,} {results.split} examples"),
+        (
+            "evaluation",
+            results.split if results.num_examples is None else f"{results.num_examples:,} {results.split} examples",
+        ),
     ]
     return [(name, value) for name, value in facts if value != ""]

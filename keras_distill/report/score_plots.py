@@ -12,8 +12,8 @@ from keras_distill.experiment.statistics import SIGNIFICANCE
 from keras_distill.experiment.verdict import evidence, p_text
 from keras_distill.utils.drawing import PAPER, SOFT, STEPS, Figure, colors, figure, shorten
 
-# Vertical offsets of the dots in a row, so that equal scores do not hide one another.
-_JITTER = (0.0, 0.09, -0.09, 0.045, -0.045)
+# Vertical positions in a row: the mean above the dots, and the dots at several heights, so that none hides another.
+_MEAN, _DOTS = 0.03, (0.24, 0.16, 0.32, 0.2, 0.28)
 
 
 def score_dots(results: Results) -> Figure:
@@ -44,9 +44,11 @@ def draw_dots(score: Score, rows: list[tuple[str, list[float], str]], reference:
             _draw_row(axes, score, place, values, color, interval)
             text = score.text(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
             _write_above(axes, place, name, text)
-        shown = [value for _, values, _ in rows for value in values] + [end for each in intervals if each for end in each]
+        shown = [value for _, values, _ in rows for value in values] + [
+            end for each in intervals if each for end in each
+        ]
         shown += [] if reference is None else [reference]
-        axes.set(xlim=_limits(score, shown), ylim=(len(rows) - 0.65, -0.65), yticks=[])
+        axes.set(xlim=_limits(score, shown), ylim=(len(rows) - 0.55, -0.65), yticks=[])
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         axes.grid(True, axis="x")
@@ -86,9 +88,9 @@ def difference_dots(results: Results) -> list[Figure]:
         for place, each in enumerate(shown):
             ends, middle = [score.scaled(end) for end in each.interval], score.scaled(each.difference)
             color = chosen[each.model]
-            axes.plot(ends, [place + 0.1] * 2, color=color, linewidth=2, solid_capstyle="butt", zorder=1)
+            axes.plot(ends, [place + _MEAN] * 2, color=color, linewidth=2, solid_capstyle="butt", zorder=1)
             fill = color if each.clear else PAPER
-            axes.plot([middle], [place + 0.1], "D", ms=6.5, mfc=fill, mec=color, mew=1.4, zorder=3)
+            axes.plot([middle], [place + _MEAN], "D", ms=6.5, mfc=fill, mec=color, mew=1.4, zorder=3)
             name = f"{shorten(each.model, 19)} \u2212 {shorten(each.baseline, 19)}"
             _write_above(axes, place, name, "" if each.p is None else p_text(each.p))
         ends = [end for each in shown for end in each.interval]
@@ -121,15 +123,15 @@ def _write_above(axes, place, left, right):
 
 def _draw_row(axes, score, place, values, color, interval):
     dots = [score.scaled(value) for value in values]
-    offsets = [place + 0.1 + _JITTER[index % len(_JITTER)] for index in range(len(dots))]
+    heights = [place + _DOTS[index % len(_DOTS)] for index in range(len(dots))]
     if len(dots) == 1:
-        axes.plot(dots, [place + 0.1], "o", ms=6.5, mfc=color, mec=PAPER, mew=0.8, zorder=3, clip_on=False)
+        axes.plot(dots, [place + _MEAN], "o", ms=6.5, mfc=color, mec=PAPER, mew=0.8, zorder=3, clip_on=False)
         return
-    axes.plot(dots, offsets, "o", ms=5, color=color, alpha=0.45, mec="none", zorder=2, clip_on=False)
+    axes.plot(dots, heights, "o", ms=4.5, color=color, alpha=0.5, mec="none", zorder=2, clip_on=False)
     if interval is not None:
         ends = [score.scaled(end) for end in interval]
-        axes.plot(ends, [place + 0.1] * 2, color=color, linewidth=2, solid_capstyle="butt", zorder=1)
-        axes.plot([score.scaled(float(np.mean(values)))], [place + 0.1], "D", ms=6.5, mfc=color, mec=PAPER, zorder=3)
+        axes.plot(ends, [place + _MEAN] * 2, color=color, linewidth=2, solid_capstyle="butt", zorder=1)
+        axes.plot([score.scaled(float(np.mean(values)))], [place + _MEAN], "D", ms=6.5, mfc=color, mec=PAPER, zorder=3)
 
 
 def _limits(score, values):
@@ -142,7 +144,9 @@ def _limits(score, values):
 
 def _values(score, values):
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return f"{score.text(float(np.mean(values)), spread)}, " + ("1 seed" if len(values) == 1 else f"{len(values)} seeds")
+    return f"{score.text(float(np.mean(values)), spread)}, " + (
+        "1 seed" if len(values) == 1 else f"{len(values)} seeds"
+    )
 
 
 def _caption(score, rows, reference):

@@ -92,7 +92,9 @@ def _ratio(ratio, more, less, note):
 
 
 def _counts(model, teacher):
-    return f"{model.parameters:,} of {teacher.parameters:,} parameters" if model.parameters and teacher.parameters else ""
+    return (
+        f"{model.parameters:,} of {teacher.parameters:,} parameters" if model.parameters and teacher.parameters else ""
+    )
 
 
 def _latencies(model, teacher):

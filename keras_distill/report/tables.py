@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from keras_distill.compression import profiling
 from keras_distill.experiment import table, verdict
 from keras_distill.experiment.results import Results
+from keras_distill.report import confusions
 from keras_distill.report.summary import ratio_text
 from keras_distill.report.svg import css_color
 from keras_distill.tuning.search import Search
@@ -26,12 +27,14 @@ class Table:
         rows: Rows of cells, each a pair of a text and a note in small print, which may be empty.
         colors: A CSS color for each row. Defaults to none.
         links: An address for each row, or "" for none. Defaults to none.
+        marked: Indices `(row, column)` of highlighted cells. Defaults to none.
     """
 
     headings: tuple[str, ...]
     rows: list[list[tuple[str, str]]]
     colors: list[str] = dataclasses.field(default_factory=list)
     links: list[str] = dataclasses.field(default_factory=list)
+    marked: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def layout(self) -> str:
@@ -57,7 +60,7 @@ def results_table(results: Results) -> Table:
         }
         cells = zip(table.headings(results), table.cells(results, row))
         rows.append([(typeset(text), notes.get(heading, "")) for heading, text in cells])
-    return _without_empty_columns(table.headings(results), rows, [css_color(color) for color in chosen.values()])
+    return without_empty_columns(table.headings(results), rows, [css_color(color) for color in chosen.values()])
 
 
 def comparisons_table(results: Results) -> Table:
@@ -72,7 +75,11 @@ def comparisons_table(results: Results) -> Table:
         texts = [UNKNOWN if interval is None else score.interval_text(*interval) for interval in intervals]
         flip = UNKNOWN if each.sign_flip_p is None else verdict.p_text(each.sign_flip_p).removeprefix("p = ")
         p = UNKNOWN if each.p is None else verdict.p_text(each.p).removeprefix("p = ")
-        cells = [f"{each.model} \u2212 {each.baseline}", typeset(score.difference_text(each.difference)), typeset(texts[0])]
+        cells = [
+            f"{each.model} \u2212 {each.baseline}",
+            typeset(score.difference_text(each.difference)),
+            typeset(texts[0]),
+        ]
         cells += [p.removeprefix("p "), flip.removeprefix("p "), typeset(texts[1])]
         rows.append([(cell, "") for cell in cells])
     headings = (
@@ -83,7 +90,7 @@ def comparisons_table(results: Results) -> Table:
         "p, sign\u2011flip test",
         f"95 % interval over {results.split} examples",
     )
-    return _without_empty_columns(headings, rows)
+    return without_empty_columns(headings, rows)
 
 
 def profiles_table(results: Results) -> Table:
@@ -97,11 +104,13 @@ def profiles_table(results: Results) -> Table:
         name, form, _, *others, threads = profile.cells(results.profiles[0])
         cells = [(f"{number}. {name}", form)]
         cells.append((UNKNOWN if profile.score is None else typeset(score.text(profile.score, profile.spread)), ""))
-        notes = {"ms median / p95": "" if threads == UNKNOWN else f"{threads} threads" if threads != "1" else "1 thread"}
+        notes = {
+            "ms median / p95": "" if threads == UNKNOWN else f"{threads} threads" if threads != "1" else "1 thread"
+        }
         cells += [(text, notes.get(heading, "")) for heading, text in zip(profiling.HEADINGS[3:], others)]
         rows.append(cells)
     headings = ("file", score.name, *profiling.HEADINGS[3:-1])
-    return _without_empty_columns(headings, rows, [css_color(chosen[each.model]) for each in results.profiles])
+    return without_empty_columns(headings, rows, [css_color(chosen[each.model]) for each in results.profiles])
 
 
 def search_table(search: Search) -> Table:
@@ -111,6 +120,17 @@ def search_table(search: Search) -> Table:
         search: A `Search`.
     """
     return text_table([heading.replace("_", " ") for heading in search.headings()], search.rows())
+
+
+def confusions_table(results: Results) -> Table:
+    """Return the most frequent confusions: errors per run of each model.
+
+    Args:
+        results: A `Results`.
+    """
+    headings, rows = confusions.frequent(results)
+    pairs = [(f"{true} \u2192 {guess}", *counts) for true, guess, *counts in rows]
+    return text_table(("true \u2192 predicted class", *headings[2:]), pairs)
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -187,7 +207,20 @@ def _interval(interval):
     return "" if interval is None else typeset("{:.0f} to {:.0f} %".format(*(100 * bound for bound in interval)))
 
 
-def _without_empty_columns(headings, rows, row_colors=()):
+def without_empty_columns(
+    headings: Sequence[str],
+    rows: list[list[tuple[str, str]]],
+    row_colors: Sequence[str] = (),
+    links: Sequence[str] = (),
+) -> Table:
+    """Return a table without the columns that contain no number.
+
+    Args:
+        headings: One text per column.
+        rows: Rows of cells, as in `Table`.
+        row_colors: A CSS color for each row. Defaults to none.
+        links: An address for each row. Defaults to none.
+    """
     shown = [place for place in range(len(headings)) if {row[place][0] for row in rows} != {UNKNOWN}]
     cells = [[row[place] for place in shown] for row in rows]
-    return Table(tuple(headings[place] for place in shown), cells, list(row_colors))
+    return Table(tuple(headings[place] for place in shown), cells, list(row_colors), list(links))

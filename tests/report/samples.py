@@ -134,7 +134,10 @@ def regression(seeds=10, distilled=0.44, **changed):
         for seed in range(count):
             score = error + random.normal(0, 0.008)
             decay = np.exp(-np.arange(1, 31) / 6)
-            history = {"loss": (score**2 * (0.9 + 6 * decay)).tolist(), "val_loss": (score**2 * (1 + 5 * decay)).tolist()}
+            history = {
+                "loss": (score**2 * (0.9 + 6 * decay)).tolist(),
+                "val_loss": (score**2 * (1 + 5 * decay)).tolist(),
+            }
             runs.append(Run(seed, score, {} if role == "teacher" else history))
         return ModelResult(name, role, parameters, runs, latency(ms), baselines)
 
@@ -162,7 +165,12 @@ def eight_models(size=100, seeds=3):
     """Return results of a teacher, two baselines and five distilled arms with classes of long names."""
     classes = [f"{('great', 'little', 'common', 'western')[n % 4]} spotted bird, species {n + 1}" for n in range(size)]
     scores = {"teacher": 0.83, "baseline": 0.70, "baseline, augmented images": 0.718, "soft targets": 0.731}
-    scores |= {"hint at the second block": 0.729, "attention transfer": 0.712, "all losses together": 0.741, "T = 1": 0.705}
+    scores |= {
+        "hint at the second block": 0.729,
+        "attention transfer": 0.712,
+        "all losses together": 0.741,
+        "T = 1": 0.705,
+    }
     models = []
     for number, (name, score) in enumerate(scores.items()):
         role = "teacher" if number == 0 else "baseline" if number < 3 else "distilled"
