@@ -113,6 +113,6 @@ def _caption(models, change, score):
         return "Mean over the seeds."
     unit = "percentage points" if score.percent else score.unit or "the score"
     return (
-        f"Mean over the seeds. On the right: {models[1].name} \u2212 {models[0].name}, in {unit}. Classes with the largest "
-        "change first."
+        f"Mean over the seeds. On the right: {models[1].name} \u2212 {models[0].name}, in {unit}. Classes with the "
+        "largest change first."
     )

@@ -25,8 +25,8 @@ def write_comparison_page(
     runs differ. Like the page of one run, it needs neither scripts nor network.
 
     Args:
-        runs: `{label: Results}`, two or more, in the order of the page. Labels are short, such as names of folders. A run
-            without distilled models is represented by its baselines.
+        runs: `{label: Results}`, two or more, in the order of the page. Labels are short, such as names of folders. A
+            run without distilled models is represented by its baselines.
         path: Path of the file. Missing folders are created; an existing file is replaced.
         links: `{label: path of the run's report relative to the folder of this page}`. Defaults to no links.
 

@@ -7,8 +7,8 @@ from keras_distill.experiment.results import ModelResult, Results
 from keras_distill.utils.drawing import Figure, figure, shorten
 from keras_distill.utils.formatting import UNKNOWN
 
-# Vermilion for errors; blue for fewer and vermilion for more, as in the palette of the other figures. They fade into the
-# background, light or dark, on which numbers in the color of the text stay readable.
+# Vermilion for errors; blue for fewer and vermilion for more, as in the palette of the other figures. They fade into
+# the background, light or dark, on which numbers in the color of the text stay readable.
 _BLUE, _VERMILION = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)
 ERRORS = LinearSegmentedColormap.from_list("errors", [(*_VERMILION, 0.0), (*_VERMILION, 0.75)], 32)
 CHANGE = LinearSegmentedColormap.from_list(

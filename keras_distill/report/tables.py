@@ -166,8 +166,8 @@ def measurement(results: Results) -> str:
         )
     if any(row.gap_recovered is not None for row in results.table()):
         sentences.append(
-            "Gap recovered: (distilled \u2212 baseline) / (teacher \u2212 baseline), with its 95 % interval over seeds for "
-            "the given gap."
+            "Gap recovered: (distilled \u2212 baseline) / (teacher \u2212 baseline), with its 95 % interval over seeds "
+            "for the given gap."
         )
     return " ".join(sentences)
 
@@ -184,7 +184,7 @@ def hardware(results: Results) -> str:
 
 
 def typeset(text: str) -> str:
-    """Return a text with minus signs for hyphens before numbers, and without line breaks inside "\u00b1 0.1 %" and "t-test".
+    """Return a text with minus signs before numbers, and without line breaks inside "\u00b1 0.1 %" and "t-test".
 
     Args:
         text: Text with numbers.

@@ -108,7 +108,7 @@ def figure(height: float) -> Iterator[matplotlib.figure.Figure]:
 
 
 def shorten(name: str, length: int) -> str:
-    """Return a name of at most `length` characters. An ellipsis replaces the middle, since names often share their start.
+    """Return a name of at most `length` characters. An ellipsis replaces the middle: names often share their start.
 
     Args:
         name: A name.

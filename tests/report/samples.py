@@ -121,7 +121,8 @@ def results(
         "examples": examples(shown, size, shape, names),
     }
     fields |= changed
-    fields.setdefault("comparisons", comparisons(fields["models"]))
+    if "comparisons" not in fields:
+        fields["comparisons"] = comparisons(fields["models"])
     return Results(**fields)
 
 
