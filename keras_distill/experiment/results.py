@@ -82,6 +82,10 @@ class ModelResult:
     baselines: Sequence[str] = ()
     bytes: int | None = None
 
+    def __post_init__(self):
+        # A list, as JSON returns it, so that loaded results equal the saved ones.
+        self.baselines = list(self.baselines)
+
     def mean(self, field: str = "score") -> float:
         """Return the mean over the runs.
 

@@ -144,8 +144,8 @@ def _gap_recovered(results, model):
     if baseline is None or teacher is None:
         return None, None
     gap = teacher.mean() - baseline.mean()
-    # Means of equal scores differ by rounding; a gap of that size counts as zero.
-    if results.score.sign * gap <= 1e-9:
+    # Means of equal scores differ by rounding; a gap of that size counts as zero. NaN is no gap either.
+    if not results.score.sign * gap > 1e-9:
         return None, None
     comparison = results.comparison(model.name, baseline.name)
     interval = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def _sentences(results, comparison):
     model, baseline, score = by_name[comparison.model], by_name[comparison.baseline], results.score
     values = [score.text(each.mean(), each.spread()) for each in (model, baseline)]
     better = score.sign * comparison.difference
-    if comparison.seeds == 1:
+    if not math.isfinite(comparison.difference):
+        claim = "No difference is defined, since a score is not finite"
+    elif comparison.seeds == 1:
         claim = "One seed does not show how much of the difference is chance"
     elif not comparison.clear:
         claim = "No clear difference"
@@ -87,6 +90,8 @@ def _sentences(results, comparison):
 
 def _gap(score, model, baseline, teacher, comparison):
     gap = score.sign * (teacher.mean() - baseline.mean())
+    if not math.isfinite(gap):
+        return ""
     if gap <= 1e-9:
         return "The teacher is no better than the baseline, so there is no gap to recover."
     if not comparison.clear or score.sign * comparison.difference <= 0:

@@ -1,15 +1,17 @@
-"""Report of an experiment as one HTML page, and plots of a hyperparameter search."""
+"""Reports of experiments as HTML pages, and plots of a hyperparameter search."""
 
 from typing import Any
 
-__all__ = ["draw_search", "write_page"]
+__all__ = ["draw_search", "write_comparison_page", "write_page"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `write_page` and `draw_search` on first use: they need matplotlib and jinja2, which experiments do not."""
+    """Import a function on first use: they need matplotlib and jinja2, which experiments do not."""
     try:
         if name == "write_page":
             from keras_distill.report.page import write_page as function
+        elif name == "write_comparison_page":
+            from keras_distill.report.comparison import write_comparison_page as function
         elif name == "draw_search":
             from keras_distill.report.search_plots import draw_search as function
         else:

@@ -1,15 +1,20 @@
 """Figures of confusion matrices, and the list of the most frequent confusions."""
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, PowerNorm
 
 from keras_distill.experiment.results import ModelResult, Results
-from keras_distill.report.table import count
-from keras_distill.utils.drawing import Figure, figure, render_figure, shorten
+from keras_distill.utils.drawing import Figure, figure, shorten
 from keras_distill.utils.formatting import UNKNOWN
 
-# Blue for fewer errors and vermilion for more, as in the palette of the other figures.
-CHANGE = LinearSegmentedColormap.from_list("change", ["#0072B2", "#FFFFFF", "#D55E00"])
+# Vermilion for errors; blue for fewer and vermilion for more, as in the palette of the other figures. They fade into
+# the background, light or dark, on which numbers in the color of the text stay readable.
+_BLUE, _VERMILION = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)
+ERRORS = LinearSegmentedColormap.from_list("errors", [(*_VERMILION, 0.0), (*_VERMILION, 0.75)], 32)
+CHANGE = LinearSegmentedColormap.from_list(
+    "change", [(0, (*_BLUE, 0.75)), (0.5, (*_BLUE, 0)), (0.5, (*_VERMILION, 0)), (1, (*_VERMILION, 0.75))], 33
+)
+_DIAGONAL = ListedColormap([(0.5, 0.5, 0.5, 0.25)])
 # With more classes than this, the names or the numbers would overlap.
 MOST_NAMES = 26
 MOST_NUMBERS = 10
@@ -48,7 +53,7 @@ def matrices(results: Results) -> list[Figure]:
     all_errors = _all_errors(results)
     most = max((errors.max() for errors in all_errors.values()), default=0) or 1
     figures = [
-        _matrix(results, errors, shorten(name, 44), "YlOrBr", PowerNorm(0.5, 0, most), f"Errors of {name}.")
+        _matrix(results, errors, shorten(name, 44), ERRORS, PowerNorm(0.5, 0, most), f"Errors of {name}.")
         for name, errors in all_errors.items()
     ]
     for model in results.models:
@@ -78,7 +83,11 @@ def frequent(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     order = np.argsort(-total, axis=None, kind="stable")[:PAIRS]
     pairs = [np.unravel_index(index, total.shape) for index in order]
     rows = [
-        (results.classes[true], results.classes[guess], *(count(errors[true, guess]) for errors in all_errors.values()))
+        (
+            results.classes[true],
+            results.classes[guess],
+            *(_number(errors[true, guess]) for errors in all_errors.values()),
+        )
         for true, guess in pairs
         if total[true, guess] > 0
     ]
@@ -95,24 +104,23 @@ def _matrix(results, values, title, colormap, norm, alt):
     with figure(4.3 if size > MOST_NUMBERS else 3.9) as canvas:
         axes = canvas.subplots()
         np.fill_diagonal(shown := values.copy(), np.nan)
-        axes.set_facecolor("#E4E4E4")
-        image = axes.imshow(shown, cmap=colormap, norm=norm)
+        # Without interpolation the SVG contains one pixel per cell.
+        image = axes.imshow(shown, cmap=colormap, norm=norm, interpolation="none")
+        axes.imshow(np.where(np.eye(size), 1, np.nan), cmap=_DIAGONAL, interpolation="none")
         if size <= MOST_NUMBERS:
-            _write_numbers(axes, image, values)
+            _write_numbers(axes, values)
         else:
-            bar = canvas.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+            bar = canvas.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
             bar.outline.set_visible(False)
         _name_classes(axes, results.classes)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted class", ylabel="true class")
         canvas.suptitle(title, fontweight="bold", fontsize=9)
-        return render_figure(canvas, f"{alt} {_extremes(results, values)}")
+        return Figure(canvas, f"{alt} {_extremes(results, values)}")
 
 
-def _write_numbers(axes, image, values):
+def _write_numbers(axes, values):
     for true, guess in np.argwhere(values):
-        red, green, blue, _ = image.cmap(image.norm(values[true, guess]))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         axes.text(
             guess,
             true,
@@ -120,7 +128,6 @@ def _write_numbers(axes, image, values):
             ha="center",
             va="center",
             fontsize=7.5,
-            color="white" if dark else "black",
             # The texts lie inside the matrix. Measuring each of them would make the layout slow.
             in_layout=False,
         )

@@ -10,18 +10,35 @@ from keras_distill.utils.soft_targets import bars, softened
 
 
 @dataclasses.dataclass(frozen=True)
+class Photo:
+    """An image as a PNG.
+
+    Attributes:
+        source: The PNG as a data URI.
+        width: Pixels.
+        height: Pixels.
+        alt: Alternative text.
+    """
+
+    source: str
+    width: int
+    height: int
+    alt: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
     """Test image with the class probabilities of the models.
 
     Attributes:
-        image: The image, a `Figure`.
+        image: The image, a `Photo`.
         bars: The class probabilities, a `Figure`.
         label: Name of the true class.
         predictions: `(name of the model, predicted class, correct)` for each model.
         small: True if the image is to be enlarged pixel by pixel.
     """
 
-    image: Figure
+    image: Photo
     bars: Figure
     label: str
     predictions: list[tuple[str, str, bool]]
@@ -46,7 +63,7 @@ def _card(results, example):
         if model.name in example.logits:
             guess = int(np.argmax(example.logits[model.name]))
             predictions.append((model.name, results.classes[guess], guess == example.label))
-    image = Figure(source, width, height, f"Image of class {label}.")
+    image = Photo(source, width, height, f"Image of class {label}.")
     probabilities = bars(results.classes, example.label, _panels(results, example), colors(results))
     return Card(image, probabilities, label, predictions, max(height, width) <= 64)
 

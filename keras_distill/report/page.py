@@ -1,18 +1,15 @@
-"""HTML page of a report, self-contained in one file."""
+"""HTML page of a report."""
 
 import pathlib
 
-import jinja2
-
-from keras_distill.compression import profiling
+from keras_distill.experiment import verdict
 from keras_distill.experiment.results import Results
-from keras_distill.report import confusions, knowledge, plots
-from keras_distill.report.profile_plots import profile_figures
+from keras_distill.report import confusions, curves, knowledge, summary, tables
+from keras_distill.report.class_plots import class_figures
+from keras_distill.report.cost_plots import model_figures, profile_figures
+from keras_distill.report.score_plots import difference_dots, score_dots
 from keras_distill.report.search_plots import search_figures
-from keras_distill.report.table import HEADINGS
-from keras_distill.report.verdict import CRITERION
-from keras_distill.utils.drawing import colors
-from keras_distill.utils.files import atomic_write
+from keras_distill.report.templates import relative_link, render_template, write_html
 
 
 def write_page(results: Results, path: str | pathlib.Path) -> None:
@@ -22,11 +19,7 @@ def write_page(results: Results, path: str | pathlib.Path) -> None:
         results: A `Results`, new or loaded.
         path: Path of the file, such as `report.html`. Missing folders are created; an existing file is replaced.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page = render(results)
-    with atomic_write(path) as file:
-        file.write(page.encode())
+    write_html(render(results), path)
 
 
 def render(results: Results) -> str:
@@ -35,46 +28,52 @@ def render(results: Results) -> str:
     Args:
         results: A `Results`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    chosen = colors(results)
-    pair_headings, pair_rows = confusions.frequent(results)
-    return environment.get_template("page.html.jinja").render(
+    search = results.search
+    return render_template(
+        "page.html.jinja",
+        title=results.title,
         results=results,
-        chosen=chosen,
-        verdict=results.verdict(),
-        criterion=CRITERION if any(len(model.runs) > 1 for model in results.models) else "",
-        headings=HEADINGS,
-        rows=[(chosen[row.name], row.cells()) for row in results.table()],
-        accuracy=plots.accuracy_bars(results),
-        metrics=plots.metric_curves(results),
-        losses=plots.loss_curves(results),
-        profile_headings=profiling.HEADINGS,
-        profiles=[(chosen[profile.model], profile.cells(results.profiles[0])) for profile in results.profiles],
+        arm=summary.main_arm(results),
+        headlines=summary.headlines(results),
+        harmed=[(each, tables.typeset(verdict.evidence(results, each))) for each in summary.harmed(results)],
+        findings=[(name, finding) for name, listed in results.findings.items() for finding in listed],
+        checked=[(name, len(listed)) for name, listed in results.findings.items()],
+        verdict=[tables.typeset(text) for text in results.verdict()],
+        criterion=verdict.CRITERION,
+        table=tables.results_table(results),
+        measurement=tables.measurement(results),
+        comparisons=tables.comparisons_table(results),
+        scores=[score_dots(results), *difference_dots(results)],
+        costs=model_figures(results),
+        classes=class_figures(results),
+        pairs=tables.confusions_table(results),
+        profiles=tables.profiles_table(results),
         profile_figures=profile_figures(results),
-        search=None if results.search is None else list(search_figures(results.search).values()),
-        without_history=[model.name for model in results.models if not any(run.history for run in model.runs)],
+        search=None if search is None else tables.search_table(search),
+        search_figures=[] if search is None else list(search_figures(search).values()),
+        trials=0 if search is None else len(search.trials),
         cards=knowledge.cards(results),
+        metrics=curves.metric_curves(results),
+        losses=curves.loss_curves(results),
         matrices=confusions.matrices(results),
-        pair_headings=pair_headings,
-        pair_rows=pair_rows,
-        duration=duration(results.seconds),
+        without_history=[model.name for model in results.models if not any(run.history for run in model.runs)],
+        facts=_facts(results),
+        files=[(name, path, relative_link(path)) for name, path in results.files.items()],
     )
 
 
-def duration(seconds: float) -> str:
-    """Format a duration as `1 h 2 min`, `2 min 3 s` or `4.5 s`.
-
-    Args:
-        seconds: Duration in seconds.
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _facts(results):
+    machine = results.machine
+    facts = [
+        ("seeds", ", ".join(map(str, results.seeds))),
+        ("duration", duration(results.seconds)),
+        ("date", results.date.replace("T", " ")),
+        ("processor", machine.get("processor") or "unknown"),
+        ("cores", machine.get("cores") or "unknown"),
+        ("accelerators", ", ".join(machine.get("accelerators") or []) or "none"),
+        (
+            "evaluation",
+            results.split if results.num_examples is None else f"{results.num_examples:,} {results.split} examples",
+        ),
+    ]
+    return [(name, value) for name, value in facts if value != ""]

@@ -4,19 +4,17 @@ import pathlib
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.scale import LogScale
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from keras_distill.tuning.search import Search
-from keras_distill.utils.drawing import FIRST, Figure, figure, render_figure, shorten
+from keras_distill.utils.drawing import FIRST, LINE, OTHERS, PAPER, SOFT, STEPS, Figure, figure, shorten
 from keras_distill.utils.files import atomic_write
 
-# Pale for bad trials and dark for good ones; the best trial has its own color.
-BETTER = LinearSegmentedColormap.from_list("better", ["#CFD8DF", "#7FBCE0", "#0072B2", "#003B5C"])
-BEST = "#D55E00"
-# Tick steps on axes of scores: 84.0, 84.5, 85.0.
-STEPS = [1, 2, 5, 10]
+# Transparent for bad trials and opaque for good ones, on a light or dark page; the best trial has its own color.
+BETTER = LinearSegmentedColormap.from_list("better", [to_rgba(FIRST["distilled"], alpha) for alpha in (0.15, 1)], 12)
+BEST = OTHERS[1]
 
 
 def search_figures(search: Search) -> dict[str, Figure]:
@@ -49,8 +47,8 @@ def draw_search(search: Search, folder: str | pathlib.Path) -> list[pathlib.Path
 
     Example:
 
-    >>> from keras_distill.report import Search, draw_search
-    >>> from keras_distill.tuning.search import Hyperparameter, Trial
+    >>> from keras_distill.report import draw_search
+    >>> from keras_distill.tuning.search import Hyperparameter, Search, Trial
     >>> trials = [Trial("0", {"temperature": 2.0}, 0.81), Trial("1", {"temperature": 8.0}, 0.84)]
     >>> search = Search("val_accuracy", "max", [Hyperparameter("temperature", 1.0, 16.0, True)], trials)
     >>> [path.name for path in draw_search(search, "figures")]
@@ -58,10 +56,10 @@ def draw_search(search: Search, folder: str | pathlib.Path) -> list[pathlib.Path
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {folder / f"{name}.png": rendered for name, rendered in search_figures(search).items()}
-    for path, rendered in paths.items():
+    paths = {folder / f"{name}.png": drawn for name, drawn in search_figures(search).items()}
+    for path, drawn in paths.items():
         with atomic_write(path) as file:
-            file.write(rendered.png())
+            file.write(drawn.png())
     return list(paths)
 
 
@@ -77,10 +75,10 @@ def best_so_far(search: Search) -> Figure:
         axes = canvas.subplots()
         for number, trial in enumerate(search.trials, 1):
             if trial.state != "completed":
-                axes.plot(number, 0.03, "x", color="#777777", ms=5, transform=axes.get_xaxis_transform())
+                axes.plot(number, 0.03, "x", color=SOFT, ms=5, transform=axes.get_xaxis_transform())
                 continue
             marker = "o" if view.contains(trial.score) else "v" if trial.score < view.low else "^"
-            fill = "white" if trial.epochs is not None and trial.epochs < most else FIRST["distilled"]
+            fill = PAPER if trial.epochs is not None and trial.epochs < most else FIRST["distilled"]
             axes.plot(number, view.scaled(trial.score), marker, ms=4.5, mfc=fill, mec=FIRST["distilled"], mew=0.9)
         numbers = np.arange(1, len(search.trials) + 1)
         axes.step(numbers, view.scaled(search.best_so_far()), where="post", color=BEST, zorder=1)
@@ -90,8 +88,7 @@ def best_so_far(search: Search) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         axes.grid(True, axis="y")
-        axes.set_axisbelow(True)
-        return render_figure(canvas, _alt(search), _best_so_far_caption(search, view, most))
+        return Figure(canvas, _alt(search), _best_so_far_caption(search, view, most))
 
 
 def _best_so_far_caption(search, view, most):
@@ -133,11 +130,11 @@ def parallel_coordinates(search: Search) -> Figure:
         axes.tick_params(length=0)
         axes.set(xlim=(-0.02, 1.02), ylim=(len(names) + 0.55, -0.3), xticks=[])
         axes.spines[:].set_visible(False)
-        return render_figure(canvas, _alt(search), _parallel_coordinates_caption(search, view))
+        return Figure(canvas, _alt(search), _parallel_coordinates_caption(search, view))
 
 
 def _draw_axis(axes, row, ticks):
-    axes.axhline(row, color="#BBBBBB", linewidth=0.8, zorder=1)
+    axes.axhline(row, color=LINE, linewidth=0.8, zorder=1)
     # Longer texts would overlap.
     length = max(2, 34 // max(len(ticks), 1))
     for x, text in ticks:
@@ -148,15 +145,15 @@ def _draw_axis(axes, row, ticks):
             ha=align,
             va="top",
             fontsize=7,
-            color="#444444",
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
+            color=SOFT,
+            bbox={"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
             zorder=4,
         )
 
 
 def _parallel_coordinates_caption(search, view):
     space, ranked = search.varied(), search.ranked()
-    sentences = ["One line per trial, darker is better; thick and red: the best."]
+    sentences = ["One line per trial, stronger is better; thick: the best."]
     logarithmic = [dimension.name.replace("_", " ") for dimension in space if dimension.logarithmic]
     sentences += [f"Logarithmic: {', '.join(logarithmic)}."] if logarithmic else []
     if any(dimension.name not in trial.values for dimension in space for trial in ranked):
@@ -180,20 +177,19 @@ def one_against_another(search: Search, x: str, y: str) -> Figure:
         axes = canvas.subplots()
         for rank, trial in reversed(list(enumerate(ranked))):
             first = {"edgecolors": BEST, "linewidths": 2, "s": 80}
-            ring = {"edgecolors": "white", "linewidths": 0.6, "s": 44} if rank else first
+            ring = {"edgecolors": PAPER, "linewidths": 0.6, "s": 44} if rank else first
             color = [view.color(trial.score)]
             axes.scatter(trial.values[x], trial.values[y], color=color, zorder=3, clip_on=False, **ring)
         axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
         for axis, name in (("x", x), ("y", y)):
             _set_scale(axes, axis, next(dimension for dimension in search.space if dimension.name == name))
         axes.grid(True)
-        axes.set_axisbelow(True)
         bar = canvas.colorbar(
             ScalarMappable(view.norm, view.colors), ax=axes, aspect=30, ticks=MaxNLocator(5, steps=STEPS)
         )
         bar.outline.set_visible(False)
         bar.set_label(view.label)
-        return render_figure(canvas, _alt(search), "Dots: the trials. Ring: the best trial.")
+        return Figure(canvas, _alt(search), "Dots: the trials. Ring: the best trial.")
 
 
 class _ScoreView:

@@ -81,8 +81,7 @@ class Search:
 
     Example:
 
-    >>> from keras_distill.report import Search
-    >>> from keras_distill.report.search import Hyperparameter, Trial
+    >>> from keras_distill.tuning.search import Hyperparameter, Search, Trial
     >>> trials = [Trial("0", {"temperature": 2.0}, 0.81), Trial("1", {"temperature": 8.0}, 0.84)]
     >>> search = Search("val_accuracy", "max", [Hyperparameter("temperature", 1.0, 16.0, True)], trials)
     >>> search.ranked()[0].name

@@ -1,6 +1,5 @@
-"""Canvas of all figures: size, style, colors and rendering to PNG."""
+"""Canvas of all figures: size, style and colors."""
 
-import base64
 import contextlib
 import dataclasses
 import io
@@ -12,27 +11,38 @@ import matplotlib
 import matplotlib.figure
 
 # Inches. A phone shows this width at nearly its natural size, so 9 pt stay 9 pt; a desktop shows two side by side.
-WIDTH = 4.4
+WIDTH = 4.0
 
-# Palette of Okabe and Ito, which readers with any color vision can tell apart; without its yellow, too pale on white.
-# The first model of a role gets the color of the role, the others get the remaining colors.
-FIRST = {"teacher": "#000000", "baseline": "#E69F00", "distilled": "#0072B2"}
-OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# Text and lines. A page replaces these colors in dark mode, so figures use no other grays.
+INK, SOFT, LINE, PAPER = "#000000", "#5B5F63", "#D9D9D6", "#FFFFFF"
+# Steps of ticks on an axis of scores: 84.0, 84.5, 85.0.
+STEPS = [1, 2, 5, 10]
+# Palette of Okabe and Ito, which readers with any color vision can tell apart; without its yellow, too pale on white,
+# and with a violet. The first model of a role gets the color of the role, the others get the remaining colors.
+FIRST = {"teacher": INK, "baseline": "#E69F00", "distilled": "#0072B2"}
+OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7B4EA8")
 
-STYLE = {
+_STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "legend.fontsize": 9,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
     "axes.grid": False,
-    "grid.color": "#DDDDDD",
+    "axes.axisbelow": True,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
     # A "$" in a name is a dollar sign, not mathematics.
     "text.parse_math": False,
@@ -41,40 +51,46 @@ STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A rendered figure.
+    """A figure with its texts.
 
     Attributes:
-        source: The PNG as a data URI.
-        width: CSS pixels at natural size.
-        height: CSS pixels at natural size.
+        canvas: The matplotlib figure, drawn inside `figure`.
         alt: Alternative text, for readers who cannot see the figure.
-        caption: Explanation below the figure. Empty for none.
+        caption: Explanation below the figure. Defaults to "", none.
     """
 
-    source: str
-    width: int
-    height: int
+    canvas: matplotlib.figure.Figure
     alt: str
     caption: str = ""
 
     def png(self) -> bytes:
-        """Return the content of the PNG file."""
-        return base64.b64decode(self.source.partition(",")[2])
+        """Return the content of a PNG file, black on white."""
+        buffer = io.BytesIO()
+        with style():
+            self.canvas.savefig(buffer, format="png", dpi=220, facecolor=PAPER)
+        return buffer.getvalue()
 
 
 def colors(results: Any) -> dict[str, str]:
     """Return a color for each model of the results, the same in every figure.
 
     Args:
-        results: Object with a list `models`, each of which has a `name` and a `role`, such as `report.Results`.
+        results: Object with a list `models`, each of which has a `name` and a `role`, such as `experiment.Results`.
 
     Returns:
-        `{name of the model: color as "#RRGGBB"}`. Beyond seven models colors repeat.
+        `{name of the model: color as "#RRGGBB"}`. Beyond eight models colors repeat.
     """
     chosen, others, free = {}, itertools.cycle(OTHERS), dict(FIRST)
     for model in results.models:
         chosen[model.name] = free.pop(model.role, None) or next(others)
     return chosen
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Open a scope in which matplotlib draws in the common style, whatever the settings of the process."""
+    with matplotlib.rc_context(), matplotlib.style.context(["default", _STYLE]):
+        yield
 
 
 @contextlib.contextmanager
@@ -87,28 +103,18 @@ def figure(height: float) -> Iterator[matplotlib.figure.Figure]:
     Returns:
         A context manager that yields the matplotlib figure.
     """
-    with matplotlib.rc_context(), matplotlib.style.context(["default", STYLE]):
+    with style():
         yield matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def render_figure(canvas: matplotlib.figure.Figure, alt: str, caption: str = "") -> Figure:
-    """Render a matplotlib figure to PNG. Call it inside `with figure(...)`.
+def shorten(name: str, length: int) -> str:
+    """Return a name of at most `length` characters. An ellipsis replaces the middle: names often share their start.
 
     Args:
-        canvas: The matplotlib figure.
-        alt: Alternative text, for readers who cannot see the figure.
-        caption: Explanation below the figure. Defaults to "", none.
-
-    Returns:
-        The rendered `Figure`.
+        name: A name.
+        length: Largest number of characters, >= 3.
     """
-    buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", dpi=220, facecolor="white")
-    width, height = (round(96 * inches) for inches in canvas.get_size_inches())
-    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Figure(source, width, height, alt, caption)
-
-
-def shorten(name: str, length: int) -> str:
-    """Return a name of at most `length` characters, with an ellipsis where it was cut."""
-    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 3
+    return f"{name[: length - 1 - end].rstrip()}…{name[len(name) - end :].lstrip()}"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_distill.utils.drawing import Figure, figure, render_figure, shorten
+from keras_distill.utils.drawing import Figure, figure, shorten
 
 # More classes than this in one figure are too small to read on a phone.
 MOST_CLASSES = 12
@@ -59,14 +59,13 @@ def bars(
             axes.xaxis.set_major_formatter("{x:g}")
             axes.tick_params(axis="y", length=0)
             axes.grid(True, axis="x")
-            axes.set_axisbelow(True)
         for axes in grid[:, 0]:
             axes.set_yticks(range(len(shown)), [shorten(classes[index], 14) for index in shown])
             for index, tick in zip(shown, axes.get_yticklabels(), strict=True):
                 tick.set_fontweight("bold" if index == label else "normal")
         caption = f"{len(shown)} of {len(classes)} classes: the true one and those that some model finds most probable."
         caption = caption if len(shown) < len(classes) else ""
-        return render_figure(canvas, _alt(classes, label, panels), caption)
+        return Figure(canvas, _alt(classes, label, panels), caption)
 
 
 def _shown_classes(classes, label, panels):

@@ -3,8 +3,11 @@
 import numpy as np
 
 from keras_distill.compression import Profile
+from keras_distill.experiment.latency import Latency
+from keras_distill.experiment.results import Example, ModelResult, Results, Run
+from keras_distill.experiment.score import Score
+from keras_distill.experiment.statistics import compare
 from keras_distill.preflight import Finding
-from keras_distill.report import Example, ModelResult, Results, Run
 
 FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
@@ -28,7 +31,8 @@ def run(seed, accuracy, classes=10, epochs=12, terms=(), tests=10_000):
             history[name] = (2.0 / 4**index) * (1.3 - learned + np.abs(noise[index]))
         history["val_loss"] = 2.0 * (1.4 - learned + np.abs(noise[-1]))
     history = {name: values.tolist() for name, values in history.items()}
-    return Run(seed, accuracy, errors, history, confusion.tolist())
+    recalls = np.diag(confusion) / confusion.sum(axis=1)
+    return Run(seed, accuracy, history, accuracy - 0.01, recalls.tolist(), confusion.tolist())
 
 
 def examples(count, classes, shape, names):
@@ -69,6 +73,22 @@ def findings():
     return {"baseline": [], "distilled": [finding]}
 
 
+def latency(median):
+    """Return a latency with quartiles 5 % below and 8 % above its median."""
+    return Latency(median, 0.95 * median, 1.08 * median, 128)
+
+
+def comparisons(models, resolution=1e-4):
+    """Return the paired comparisons of each model with its baselines."""
+    scores = {model.name: [run.score for run in model.runs] for model in models}
+    return [
+        compare(model.name, scores[model.name], name, scores[name], resolution)
+        for model in models
+        for name in model.baselines
+        if len(scores[name]) == len(scores[model.name])
+    ]
+
+
 def results(
     classes=FASHION, seeds=5, shown=2, shape=(28, 28), teacher=0.985, baseline=0.957, distilled=0.972, **changed
 ):
@@ -77,6 +97,10 @@ def results(
     size = len(classes)
     wobble = np.random.default_rng(7).normal(0, 0.0012, (2, seeds))
     terms = ("supervised_loss", "kl_divergence_loss", "attention_transfer_loss")
+    students = [
+        [run(s, baseline + wobble[0, s], size) for s in range(seeds)],
+        [run(s, distilled + wobble[1, s], size, terms=terms) for s in range(seeds)],
+    ]
     fields = {
         "title": "Fashion-MNIST: hint and attention",
         "description": "A network of 1.2 million weights teaches one of 30 thousand what clothes look like.",
@@ -86,19 +110,85 @@ def results(
         "command": "python -m recipes.fashion_mnist_hint --seeds=5 --temperature=20 --workdir=runs/hint",
         "seconds": 1234.5,
         "seeds": list(range(seeds)),
+        "num_examples": 10_000,
         "models": [
-            ModelResult(names[0], "teacher", 1_200_000, [run(0, teacher, size, epochs=0)], 0.1234),
             ModelResult(
-                names[1], "baseline", 31_415, [run(s, baseline + wobble[0, s], size) for s in range(seeds)], 0.0123
+                names[0], "teacher", 1_200_000, [run(0, teacher, size, epochs=0)], latency(0.1234), bytes=4_800_000
             ),
-            ModelResult(
-                names[2],
-                "distilled",
-                31_415,
-                [run(s, distilled + wobble[1, s], size, terms=terms) for s in range(seeds)],
-                0.0123,
-            ),
+            ModelResult(names[1], "baseline", 31_415, students[0], latency(0.0123), bytes=130_000),
+            ModelResult(names[2], "distilled", 31_415, students[1], latency(0.0123), ["baseline"], 130_000),
         ],
         "examples": examples(shown, size, shape, names),
     }
-    return Results(**{**fields, **changed})
+    fields |= changed
+    if "comparisons" not in fields:
+        fields["comparisons"] = comparisons(fields["models"])
+    return Results(**fields)
+
+
+def regression(seeds=10, distilled=0.44, **changed):
+    """Return results of a regression, whose score is an error in degrees Celsius."""
+    random = np.random.default_rng(3)
+
+    def model(name, role, error, parameters, ms, count, baselines=()):
+        runs = []
+        for seed in range(count):
+            score = error + random.normal(0, 0.008)
+            decay = np.exp(-np.arange(1, 31) / 6)
+            history = {
+                "loss": (score**2 * (0.9 + 6 * decay)).tolist(),
+                "val_loss": (score**2 * (1 + 5 * decay)).tolist(),
+            }
+            runs.append(Run(seed, score, {} if role == "teacher" else history))
+        return ModelResult(name, role, parameters, runs, latency(ms), baselines)
+
+    models = [
+        model("teacher (gradient boosting)", "teacher", 0.401, None, 0.21, 1),
+        model("baseline", "baseline", 0.483, 4_353, 0.0021, seeds),
+        model("distilled", "distilled", distilled, 4_353, 0.0021, seeds, ["baseline"]),
+    ]
+    fields = {
+        "title": "Air temperature at the coast",
+        "description": "A small network learns from a gradient boosting model and from jittered rows.",
+        "settings": {"epochs": 30, "noise": 0.05},
+        "models": models,
+        "command": "python -m recipes.temperature",
+        "seconds": 95.2,
+        "seeds": list(range(seeds)),
+        "score": Score("RMSE", higher_is_better=False, percent=False, unit="\u00b0C"),
+        "num_examples": 1_250,
+        "comparisons": comparisons(models, 0.0),
+    }
+    return Results(**fields | changed)
+
+
+def eight_models(size=100, seeds=3):
+    """Return results of a teacher, two baselines and five distilled arms with classes of long names."""
+    classes = [f"{('great', 'little', 'common', 'western')[n % 4]} spotted bird, species {n + 1}" for n in range(size)]
+    scores = {"teacher": 0.83, "baseline": 0.70, "baseline, augmented images": 0.718, "soft targets": 0.731}
+    scores |= {
+        "hint at the second block": 0.729,
+        "attention transfer": 0.712,
+        "all losses together": 0.741,
+        "T = 1": 0.705,
+    }
+    models = []
+    for number, (name, score) in enumerate(scores.items()):
+        role = "teacher" if number == 0 else "baseline" if number < 3 else "distilled"
+        baselines = list(scores)[1:3] if role == "distilled" else []
+        random = np.random.default_rng(number)
+        runs = [run(s, score + random.normal(0, 0.004), size) for s in range(1 if number == 0 else seeds)]
+        parameters = 23_700_000 if number == 0 else 1_250_000 + (40_000 if "hint" in name else 0)
+        models.append(
+            ModelResult(name, role, parameters, runs, latency(4.2 if number == 0 else 0.3 + 0.002 * number), baselines)
+        )
+    return results(
+        classes,
+        models=models,
+        seeds=seeds,
+        shown=0,
+        title="Birds: which loss?",
+        description="Five distillation losses against two baselines on 100 species of birds.",
+        examples=examples(2, size, (96, 128, 3), list(scores)[:4]),
+        files={"trained student": "models/soft targets.keras", "history": "history.csv"},
+    )

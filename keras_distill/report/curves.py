@@ -1,41 +1,10 @@
-"""Figures of accuracies and learning curves."""
+"""Figures of learning curves and losses."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from keras_distill.experiment.results import Results
-from keras_distill.utils.drawing import Figure, colors, figure, render_figure, shorten
-from keras_distill.utils.formatting import percent_with_spread
-
-
-def accuracy_bars(results: Results) -> Figure:
-    """Draw a bar for each model's mean accuracy and a dot for every seed.
-
-    Args:
-        results: A `Results`.
-    """
-    models, chosen = results.models, colors(results)
-    accuracies = [[100 * run.accuracy for run in model.runs] for model in models]
-    start, end = _axis_limits([value for values in accuracies for value in values])
-    with figure(0.75 + 0.5 * len(models)) as canvas:
-        axes = canvas.subplots()
-        for row, (model, values) in enumerate(zip(models, accuracies, strict=True)):
-            axes.barh(row, np.mean(values) - start, left=start, height=0.36, color=chosen[model.name], alpha=0.75)
-            axes.plot(
-                values, np.full(len(values), row), "o", ms=4.5, mfc="white", mec="#333333", mew=0.9, clip_on=False
-            )
-            text = percent_with_spread(model.mean("accuracy"), model.spread("accuracy"))
-            _annotate_above(axes, row, 0, shorten(model.name, 40), ha="left")
-            _annotate_above(axes, row, 1, text, ha="right")
-        axes.set(xlim=(start, end), ylim=(len(models) - 0.6, -0.6), yticks=[])
-        axes.spines["left"].set_visible(start == 0)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlabel("accuracy, %" if start == 0 else f"accuracy, % (the axis starts at {start:g})")
-        alt = "Bars of the mean accuracy. " + _sentence(
-            f"{row.name}: {percent_with_spread(row.accuracy, row.spread)}" for row in results.table()
-        )
-        axis = "" if start == 0 else f" The axis starts at {start:g} %, not at 0: the bars' lengths exaggerate."
-        return render_figure(canvas, alt, "Bars: mean over the seeds. Dots: one per seed." + axis)
+from keras_distill.utils.drawing import Figure, colors, figure, shorten
 
 
 def metric_curves(results: Results) -> list[Figure]:
@@ -69,7 +38,7 @@ def _metric_curve(results, name):
         axes.set(xlabel="epoch", title=_title(name))
         canvas.legend(loc="outside lower center", ncols=columns, handlelength=1.6)
         alt = f"Learning curves of {_title(name)}. " + _sentence(_first_and_last(model, name) for model in models)
-        return render_figure(canvas, alt, _legend_text(models, [name]))
+        return Figure(canvas, alt, _legend_text(models, [name]))
 
 
 def _loss_panels(model, color):
@@ -84,7 +53,7 @@ def _loss_panels(model, color):
         canvas.suptitle(shorten(model.name, 44), fontweight="bold", fontsize=9)
         alt = f"Loss curves of {model.name}. " + _sentence(_first_and_last(model, name) for name in names)
         scales = ["The scale differs from panel to panel."] if len(names) > 1 else []
-        return render_figure(canvas, alt, " ".join([*scales, _legend_text([model], names)]))
+        return Figure(canvas, alt, " ".join([*scales, _legend_text([model], names)]))
 
 
 def _logged_names(model):
@@ -145,20 +114,6 @@ def _set_limits(axes, series):
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(True, axis="y")
-
-
-def _axis_limits(values):
-    """Return start and end of the accuracy axis in percent: 0 to 100 unless the values are close to one another."""
-    low, high = min(values), max(values)
-    start = low - max(0.6 * (high - low), 0.5)
-    if not np.isfinite(start) or start < high / 3:
-        return 0, 100
-    step = 10 ** np.floor(np.log10(high - start))
-    return max(0.0, round(float(np.floor(start / step) * step), 6)), min(100.0, high + 0.1 * (high - start))
-
-
-def _annotate_above(axes, row, x, text, ha):
-    axes.annotate(text, (x, row - 0.24), xycoords=axes.get_yaxis_transform(), ha=ha, va="bottom")
 
 
 def _title(name):

@@ -8,11 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from keras_distill.report import Example, ModelResult, Results, Run
+from keras_distill.compression import Profile
+from keras_distill.experiment.results import Example, ModelResult, Results, Run
+from keras_distill.experiment.statistics import Comparison
 from tests.report import samples
-from tests.support.helpers import missing_package
 
 pytestmark = pytest.mark.everyday
+
+
+NEW = ("score", "comparisons", "split", "num_examples", "profiles", "findings", "files")
 
 
 def saved(results, folder):
@@ -28,10 +32,12 @@ def strict(path):
 
 @pytest.mark.parametrize("shape", [(28, 28), (20, 31, 3)])
 def test_round_trip(tmp_path, shape):
-    results = samples.results(shape=shape)
+    results = samples.results(
+        shape=shape, profiles=samples.profiles(), findings=samples.findings(), files={"history": "history.csv"}
+    )
     back = Results.load(saved(results, tmp_path))
     assert back.models == results.models
-    for field in ("title", "settings", "classes", "temperature", "command", "seconds", "seeds", "date", "machine"):
+    for field in ("title", "settings", "classes", "temperature", "command", "seconds", "seeds", "date", "machine", *NEW):
         assert getattr(back, field) == getattr(results, field)
     assert back.versions == results.versions
     for ours, theirs in zip(results.examples, back.examples, strict=True):
@@ -46,17 +52,13 @@ def test_saving_loaded_results_gives_the_same_file(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("change", ["profiles", "role"])
-def test_files_of_the_first_version_raise(change, tmp_path):
+def test_files_of_another_version_raise(tmp_path):
     path = saved(samples.results(), tmp_path)
     fields = strict(path)
-    if change == "role":
-        fields["models"][1]["role"] = "alone"
-    else:
-        fields["footprints"] = fields.pop("profiles")
-    path.write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match="results.json' was written by keras_distill 0.1.0; run again or use that ver"):
-        Results.load(path)
+    for changed in ({**fields, "format": 1}, {name: value for name, value in fields.items() if name != "format"}):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match="results.json' was written by another version of keras_distill; run again"):
+            Results.load(path)
 
 
 def test_non_finite_numbers_are_saved_as_json(tmp_path):
@@ -73,10 +75,10 @@ def test_non_finite_numbers_are_saved_as_json(tmp_path):
 def test_numpy_values_are_saved_as_numbers(tmp_path):
     results = samples.results(settings={"alpha": np.float32(0.5), "layers": (1, 2), "folder": tmp_path})
     results.models[1].runs[0].confusion = np.eye(10, dtype="int64")
-    results.models[1].runs[0].accuracy = np.float32(0.25)
+    results.models[1].runs[0].score = np.float32(0.25)
     fields = strict(saved(results, tmp_path))
     assert fields["settings"] == {"alpha": 0.5, "layers": [1, 2], "folder": str(tmp_path)}
-    assert fields["models"][1]["runs"][0]["accuracy"] == 0.25
+    assert fields["models"][1]["runs"][0]["score"] == 0.25
     assert fields["models"][1]["runs"][0]["confusion"] == np.eye(10).tolist()
 
 
@@ -99,13 +101,19 @@ def test_records_versions_machine_and_date():
 
 
 def test_confusion_is_the_sum_over_the_runs():
-    runs = [Run(0, 0.5, 2, {}, [[1, 1], [1, 1]]), Run(1, 0.75, 1, {}, [[2, 0], [1, 1]])]
+    runs = [Run(0, 0.5, confusion=[[1, 1], [1, 1]]), Run(1, 0.75, confusion=[[2, 0], [1, 1]])]
     np.testing.assert_array_equal(ModelResult("m", "baseline", 1, runs).confusion(), [[3, 1], [2, 2]])
-    assert ModelResult("m", "baseline", 1, [*runs, Run(2, 0.5, 2)]).confusion() is None
+    assert ModelResult("m", "baseline", 1, [*runs, Run(2, 0.5)]).confusion() is None
 
 
-def one(name, role, baseline=None, confusion=None):
-    return ModelResult(name, role, 1, [Run(0, 0.5, 5, {}, confusion)], baseline=baseline)
+def test_scores_per_class_are_means_over_the_runs():
+    runs = [Run(0, 0.5, per_class=[0.5, 1.0]), Run(1, 0.5, per_class=[0.7, math.nan])]
+    np.testing.assert_allclose(ModelResult("m", "baseline", 1, runs).per_class(), [0.6, math.nan])
+    assert ModelResult("m", "baseline", 1, [*runs, Run(2, 0.5)]).per_class() is None
+
+
+def one(name, role, baselines=(), **recorded):
+    return ModelResult(name, role, 1, [Run(0, 0.5, **recorded)], baselines=baselines)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +123,36 @@ def one(name, role, baseline=None, confusion=None):
         ([one("a", "teacher"), one("b", "teacher")], "at most one teacher"),
         ([one("a", "student")], "role of 'a' must be one of"),
         ([ModelResult("a", "baseline", 1, [])], "'a' has no runs"),
-        ([one("a", "baseline"), one("b", "distilled", "c")], "The baseline of 'b' must be .*'a'.*Received: 'c'"),
-        ([one("a", "baseline"), one("b", "baseline"), one("c", "distilled")], "'c' needs a baseline"),
+        ([one("a", "baseline"), one("b", "distilled", ["c"])], r"The baselines of 'b' must be .*'a'.*Received: \['c'\]"),
         ([one("a", "baseline", confusion=[[1]])], r"confusion matrix of 'a', seed 0, must have shape \(10, 10\)"),
+        ([one("a", "baseline", per_class=[1.0])], r"per class of 'a', seed 0, must have shape \(10,\)"),
     ],
 )
 def test_inconsistent_models_raise(models, message):
     with pytest.raises(ValueError, match=message):
-        samples.results(models=models, examples=[])
+        samples.results(models=models, examples=[], comparisons=[])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"comparisons": [Comparison("distilled", "nobody", 0.1, 1)]},
+        {"profiles": [Profile("nobody", "keras", 1, 1, 1)]},
+        {"findings": {"nobody": []}},
+    ],
+)
+def test_references_to_unknown_models_raise(changed):
+    (argument,) = changed
+    with pytest.raises(ValueError, match=rf"`{argument}` refers to unknown models \['nobody'\]"):
+        samples.results(**changed)
+
+
+def test_the_comparison_with_a_baseline():
+    comparisons = [Comparison("distilled", "baseline", 0.1, 1), Comparison("distilled", "teacher", -0.1, 1)]
+    results = samples.results(comparisons=comparisons)
+    assert results.comparison("distilled") is comparisons[0]
+    assert results.comparison("distilled", "teacher") is comparisons[1]
+    assert results.comparison("baseline") is None
 
 
 @pytest.mark.parametrize(
@@ -138,12 +168,3 @@ def test_inconsistent_models_raise(models, message):
 def test_inconsistent_examples_raise(example, message):
     with pytest.raises(ValueError, match=message):
         samples.results(examples=[example])
-
-
-@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
-def test_error_names_the_packages_to_install(monkeypatch, missing):
-    missing_package(monkeypatch, missing)
-    # The module that imports matplotlib itself; the others import its submodules, which are already loaded.
-    monkeypatch.delitem(sys.modules, "keras_distill.utils.drawing", raising=False)
-    with pytest.raises(ImportError, match=f"{missing}.*pip install matplotlib jinja2"):
-        from keras_distill.report import write_page  # noqa: F401
