@@ -58,13 +58,13 @@ def as_class_indices(labels: np.ndarray, classes: int, source: str) -> np.ndarra
         labels.reshape(len(labels), -1).astype(float) if labels.dtype.kind == "f" else labels.reshape(len(labels), -1)
     )
     invalid = (rows < 0) | (rows >= classes) | (rows != np.round(rows))
-    invalid &= (rows != UNLABELLED) & ~np.isnan(rows)
+    invalid &= rows != UNLABELLED
+    invalid &= ~np.isnan(rows) if labels.dtype.kind == "f" else True
     if invalid.any():
         example, component = np.argwhere(invalid)[0]
         raise CommandError(
-            f"the label {labels.reshape(len(labels), -1)[example, component]} of example {example} of {source} is not a "
-            f"class of the student, which has the classes 0 to {classes - 1}. Number the classes from 0 without gaps; "
-            f"{UNLABELLED} is a missing label."
+            f"the label {rows[example, component]} of example {example} of {source} is not a class of the student, which "
+            f"has the classes 0 to {classes - 1}. Number the classes from 0 without gaps; {UNLABELLED} is a missing label."
         )
     if labels.dtype.kind != "f":
         return labels
@@ -76,8 +76,8 @@ def check_dtype(labels: Any, source: str) -> None:
     for array in keras.tree.flatten(labels):
         if np.asarray(array).dtype.kind not in "iufb":
             raise CommandError(
-                f"labels of {source} have dtype {tf.as_dtype(np.asarray(array).dtype).name}. They must be numbers: class "
-                "indices from 0, or real numbers for a regression."
+                f"labels of {source} have dtype {tf.as_dtype(np.asarray(array).dtype).name}. They must be numbers: "
+                "class indices from 0, or real numbers for a regression."
             )
 
 

@@ -73,7 +73,8 @@ class Arm:
         for name in ("epochs", "batch_size"):
             check_integer(getattr(self, name), name)
         check_integer(self.patience, "patience", optional=True)
-        if not callable(self.student):
+        # A model is callable, too.
+        if not callable(self.student) or isinstance(self.student, keras.Model):
             advice = "Pass a function that returns a new model, such as `lambda: keras.models.clone_model(model)`."
             raise ValueError(f"`student` of '{self.name}' must be a function. {advice} Received: {self.student!r}")
         terms = () if self.terms is None or callable(self.terms) else self.terms
@@ -98,7 +99,12 @@ class Arm:
         try:
             if self.dtype_policy is not None:
                 keras.config.set_dtype_policy(self.dtype_policy)
-            return self.student() if start is None else self.student(start)
+            if start is None:
+                return self.student()
+            copy = keras.models.clone_model(start)
+            # The clone has new random weights.
+            copy.set_weights(start.get_weights())
+            return self.student(copy)
         finally:
             keras.config.set_dtype_policy(previous)
 

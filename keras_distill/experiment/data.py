@@ -60,7 +60,7 @@ class Data:
 
     @property
     def evaluation_name(self) -> str:
-        """ "test" or "validation"."""
+        """Name of this split: "test" or "validation"."""
         return "validation" if self.test is None else "test"
 
     def digest(self) -> str:

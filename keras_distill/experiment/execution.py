@@ -113,7 +113,7 @@ class Execution:
             seed: Seed of the training.
         """
         keras.utils.set_random_seed(seed)
-        student = arm.new_student(None if arm.start is None else _copied(self._start(arm, seed)))
+        student = arm.new_student(None if arm.start is None else self._start(arm, seed))
         optimizer = arm.new_optimizer(self.num_steps(arm))
         settings = {**arm.description(), "seed": seed, "data": self._digest, "task": repr(self.plan.task)}
         # The functions of an arm may depend on anything: what they return is compared, not their source.
@@ -164,7 +164,7 @@ class Execution:
         """
         plan = self.plan
         keras.utils.set_random_seed(seed)
-        student = arm.new_student(None if arm.start is None else _copied(self._start(arm, seed)))
+        student = arm.new_student(None if arm.start is None else self._start(arm, seed))
         teacher, terms, outputs = None, [], lambda examples: None
         if arm.distilled:
             source = self._teacher_outputs(arm, seed)
@@ -303,10 +303,3 @@ class Execution:
         self._add_findings(arm, check(distiller, batches))
         if self.findings[arm.name] and self.plan.strict:
             raise RuntimeError(f"Training did not start: the check of '{arm.name}' has findings, and `strict` is set.")
-
-
-def _copied(model):
-    copy = keras.models.clone_model(model)
-    # The clone has new random weights.
-    copy.set_weights(model.get_weights())
-    return copy

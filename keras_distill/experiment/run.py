@@ -162,7 +162,8 @@ def _locked(folder):
             yield
     except locks.LockedError as error:
         raise RuntimeError(
-            f"Another process is writing to '{folder}': {error.holder}. Wait until it has ended, or choose another folder."
+            f"Another process is writing to '{folder}': {error.holder}. Wait until it has ended, or choose another "
+            "folder."
         ) from None
     finally:
         for path in (folder / "models", folder):

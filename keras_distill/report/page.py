@@ -10,6 +10,7 @@ from keras_distill.report.cost_plots import model_figures, profile_figures
 from keras_distill.report.score_plots import difference_dots, score_dots
 from keras_distill.report.search_plots import search_figures
 from keras_distill.report.templates import relative_link, render_template, write_html
+from keras_distill.utils.formatting import duration
 
 
 def write_page(results: Results, path: str | pathlib.Path) -> None:

@@ -73,6 +73,8 @@ class NumPyTeacher(Teacher):
             leaves,
             [spec.dtype for spec in self._specs.values()],
         )
+        # In eager execution, TensorFlow returns a single tensor as it is.
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         named = {}
         for (key, spec), output in zip(self._specs.items(), outputs, strict=True):
             output.set_shape(spec.shape)

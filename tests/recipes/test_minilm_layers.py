@@ -27,7 +27,7 @@ def reviews():
 
 
 def distiller(student, teacher):
-    model = Distiller(student=student, teacher=teacher, terms=minilm_layers.logits_and_layers(teacher))
+    model = Distiller(student=student, teacher=teacher, terms=minilm_layers.logits_and_layers(student, teacher))
     model.compile(keras.optimizers.Adam(1e-3), crossentropy())
     return model
 
@@ -46,7 +46,7 @@ def test_student_layers_are_initialized_from_every_second_teacher_layer():
 
 
 def test_terms_pair_each_layer_with_its_initialization():
-    terms = {term.name: term for term in minilm_layers.logits_and_layers(minilm_layers.teacher())}
+    terms = {term.name: term for term in minilm_layers.logits_and_layers(None, minilm_layers.teacher())}
     for number in range(6):
         student_layer, teacher_layer = f"transformer_layer_{number}", f"transformer_layer_{2 * number + 1}"
         hidden, attention = terms[f"hidden_{number}"], terms[f"attention_{number}"]

@@ -17,6 +17,7 @@ DISTILLED = {
     "digits": ["distilled"],
     "digits_chain": ["distilled", "assistant", "distilled by assistant"],
     "mnist_hinton": ["distilled, 800 units", "distilled, 30 units"],
+    "diabetes_regression": ["distilled"],
     "fashion_mnist_hint": ["distilled"],
     "fashion_mnist_edge": ["distilled", "distilled, tied", "distilled, tied, longer", "distilled, tied, QAT"],
     "minilm_layers": ["distilled, logits", "distilled, logits and layers"],
@@ -30,7 +31,7 @@ LONG = ("minilm_layers", "fashion_mnist_edge")
     "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in DISTILLED]
 )
 def test_recipe_passes_the_checks(recipe, tmp_path):
-    command = [sys.executable, str(ROOT / "tests" / "support" / "recipe_run.py"), recipe]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "recipe_run.py"), recipe, str(tmp_path / "run")]
     if recipe == "minilm_layers":
         preset = bert.save_preset(tmp_path / "preset", layers=6)
         command += [f"--preset={preset}", f"--originals={bert.save_snippets(tmp_path)}", "--teacher_learning_rate=1e-3"]
