@@ -1,6 +1,5 @@
 """Command `keras-distill distill`: objective, results, and runs that exist already."""
 
-import csv
 import json
 import shutil
 
@@ -13,8 +12,8 @@ from keras_distill import losses
 from keras_distill.cli import main
 from keras_distill.cli.objective import FEATURES
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.report import Results
-from tests.support.distill_command import labels_out_of_range, trained
+from keras_distill.experiment import Results
+from tests.support.distill_command import histories, labels_out_of_range, trained
 from tests.support.helpers import assert_same_weights, missing_package, softmax, weights_of
 
 pytestmark = pytest.mark.everyday
@@ -43,7 +42,7 @@ def test_one_step_matches_the_documented_objective(folder, tmp_path, distill):
     validation = f"--validation={folder / 'test.npz'}"
     distill(*ONE_STEP, validation, "--temperature=3", "--alpha=0.3", "--baseline")
     assert_same_weights(weights_of(trained(tmp_path)), weights_after_one_step(folder, 3.0, 0.3), rtol=1e-4, atol=1e-6)
-    baseline = weights_of(trained(tmp_path, file="baseline.keras"))
+    baseline = weights_of(trained(tmp_path, arm="baseline"))
     assert_same_weights(baseline, weights_after_one_step(folder, 1.0, 1.0), rtol=1e-4, atol=1e-6)
 
 
@@ -56,30 +55,28 @@ def test_results_are_those_of_the_saved_models(folder, tmp_path, with_report, di
 
     teacher, untrained = (keras.saving.load_model(folder / f"{name}.keras") for name in ("teacher", "student"))
     expected = [accuracy(teacher), accuracy(trained(tmp_path)), accuracy(untrained)]
-    of_teacher, after, before = (f"{100 * each:.2f} %" for each in expected)
-    assert f"Accuracy on 32 validation examples: teacher {of_teacher}, student {after} " in printed.out
-    assert f"({before} before training)." in printed.out
     results = Results.load(tmp_path / "run" / "results.json")
-    assert {model.name: model.runs[0].accuracy for model in results.models} == pytest.approx(
+    assert {model.name: model.runs[0].score for model in results.models} == pytest.approx(
         {
             "teacher": expected[0],
-            "baseline": accuracy(trained(tmp_path, file="baseline.keras")),
+            "baseline": accuracy(trained(tmp_path, arm="baseline")),
             "distilled": expected[1],
         }
     )
     assert [model.role for model in results.models] == ["teacher", "baseline", "distilled"]
-    assert results.verdict()[0] in printed.out
+    assert (results.split, results.num_examples) == ("validation", 32)
+    assert results.verdict()[0] in printed.out and results.text() in printed.out
     (findings,) = results.findings.values()
-    assert [finding.what for finding in findings if finding.what not in printed.err] == []
-    assert len(findings) == printed.err.count("keras-distill: warning:")
-    for name, file in (("distilled", "history.csv"), ("baseline", "history_baseline.csv")):
-        rows = list(csv.DictReader((tmp_path / "run" / file).open()))
+    assert [finding.what for finding in findings if finding.what not in printed.out] == []
+    worse = expected[1] < expected[2]
+    assert worse == ("score lost" in [finding.name for finding in findings])
+    for name, rows in histories(tmp_path).items():
         history = next(model.runs[0].history for model in results.models if model.name == name)
-        assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-        assert [float(row["val_accuracy"]) for row in rows] == history["val_accuracy"] and "loss" in rows[0]
-    assert "<img" in (tmp_path / "run" / "report.html").read_text()
+        assert [row["epoch"] for row in rows] == [1, 2, 3]
+        assert [row["val_accuracy"] for row in rows] == history["val_accuracy"] and "loss" in rows[0]
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
-        ["student.keras", "baseline.keras", "history.csv", "history_baseline.csv", "report.html", "results.json"]
+        ["student.keras", "history.csv", "report.html", "results.json", "run.yaml", "models", "teacher_cache"]
     )
     weights = {weight.path for weight in trained(tmp_path).weights}
     assert weights == {weight.path for weight in untrained.weights}
@@ -92,15 +89,96 @@ def test_options_of_intermediate_activations_name_losses():
 
 def test_losses_of_intermediate_activations(tmp_path, distill):
     distill("--hint=block_*:block_*:0.5", "--similarity=logits:logits", "--epochs=1")
-    (row,) = csv.DictReader((tmp_path / "run" / "history.csv").open())
+    ((row,),) = histories(tmp_path).values()
     assert {"hint_loss", "hint_2_loss", "similarity_preserving_loss"} <= set(row)
-    losses = {name: float(row[f"{name}_loss"]) for name in ("kl_divergence", "supervised", "hint", "hint_2")}
+    losses = {name: row[f"{name}_loss"] for name in ("kl_divergence", "supervised", "hint", "hint_2")}
     weighted = 0.9 * losses["kl_divergence"] + 0.1 * losses["supervised"] + 0.5 * (losses["hint"] + losses["hint_2"])
-    assert float(row["loss"]) == pytest.approx(weighted + float(row["similarity_preserving_loss"]), rel=1e-4)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["settings"]["features"] == [
-        "Hint block_*:block_*:0.5",
-        "SimilarityPreserving logits:logits:1",
+    assert row["loss"] == pytest.approx(weighted + row["similarity_preserving_loss"], rel=1e-4)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["settings"]["loss"] == [
+        "Hint:block_*:block_*:0.5",
+        "SimilarityPreserving:logits:logits:1",
     ]
+
+
+def test_any_loss_of_the_catalog_with_its_settings(tmp_path, distill):
+    distill("--loss=dist(beta=0.5, gamma=2.0):0.25", "--loss=Hint:block_1:block_3:3", "--epochs=1", "--alpha=0.5")
+    ((row,),) = histories(tmp_path).values()
+    # DIST takes the place of KL.
+    assert "kl_divergence_loss" not in row
+    total = 0.5 * row["supervised_loss"] + 0.25 * row["dist_loss"] + 3 * row["hint_loss"]
+    assert row["loss"] == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "status", "message"),
+    [
+        ("KLDivergense", 1, "unknown loss 'KLDivergense'. Did you mean 'KLDivergence'?"),
+        ("DIST(delta=1)", 1, "--loss DIST(delta=1): "),
+        ("KLDivergence(temperature=-1)", 1, "must be a finite number > 0"),
+        ("DIST(1)", 2, "has invalid settings"),
+        ("DIST(beta=open)", 2, "has invalid settings"),
+        ("Hint:block_1", 2, "got block_1"),
+        ("Hint:a:b:c:d", 2, "must name a tap"),
+    ],
+)
+def test_invalid_losses(loss, status, message, folder, tmp_path, distill, capsys):
+    if status == 2:
+        with pytest.raises(SystemExit):
+            distill(f"--loss={loss}")
+        assert message in capsys.readouterr().err
+    else:
+        assert message in distill(f"--loss={loss}", status=1).err
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_test_split_and_class_names(folder, tmp_path, distill):
+    printed = distill("--seeds=3", "--seed=5", "--epochs=1", "--baseline", "--test=0.25", "--classes=cat,dog,cow")
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert results.seeds == [5, 6, 7] and results.classes == ["cat", "dog", "cow"]
+    assert (results.split, results.num_examples) == ("test", 16)
+    assert "95 % interval over 3 seeds" in printed.out
+    printed = distill("--classes=cat,dog", status=1, out="other")
+    assert "--classes has 2 names, but the student has 3 classes" in printed.err
+
+
+def test_a_run_can_be_repeated_from_its_file(folder, tmp_path, distill, capsys):
+    distill("--epochs=2", "--temperature=3", "--hint=block_1:block_3", "--learning-rate=0.01", "--no-cache")
+    first = weights_of(trained(tmp_path))
+    config = f"--config={tmp_path / 'run' / 'run.yaml'}"
+    assert main(["distill", config, f"--out={tmp_path / 'again'}"]) == 0
+    for weight, other in zip(first, weights_of(trained(tmp_path, "again")), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    # Options on the command line come first.
+    assert main(["distill", config, f"--out={tmp_path / 'other'}", "--epochs=1"]) == 0
+    assert len(histories(tmp_path, "other")["distilled"]) == 1
+    capsys.readouterr()
+    (tmp_path / "wrong.yaml").write_text("temprature: 2\n")
+    assert main(["distill", f"--config={tmp_path / 'wrong.yaml'}"]) == 1
+    assert "unknown name 'temprature'. Did you mean 'temperature'?" in capsys.readouterr().err
+    assert main(["distill", f"--config={tmp_path / 'missing.yaml'}"]) == 1
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_search(folder, tmp_path, distill):
+    printed = distill("--epochs=2", "--tune=2", f"--test={folder / 'test.npz'}")
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert [model.name for model in results.models] == ["teacher", "distilled", "tuned"]
+    assert len(results.search.trials) == 2 and "Search over 2 trials" in printed.out
+
+
+def test_quiet_prints_nothing(tmp_path, distill):
+    printed = distill("--epochs=1", "--quiet")
+    assert printed.out == "" and (tmp_path / "run" / "results.json").exists()
+
+
+def test_mixed_precision_and_tensorboard(tmp_path, distill):
+    distill("--epochs=1", "--mixed-precision=mixed_bfloat16", f"--log-dir={tmp_path / 'logs'}")
+    assert trained(tmp_path).layers[0].compute_dtype == "bfloat16"
+    assert list((tmp_path / "logs" / "distilled").rglob("*tfevents*"))
+
+
+def test_devices_that_are_not_there(tmp_path, distill):
+    assert "this machine has 0 GPUs" in distill("--devices=all", status=1).err
 
 
 @pytest.mark.parametrize("as_a_layer", [False, True])
@@ -127,9 +205,9 @@ def test_a_softmax_at_the_end_does_not_change_training(as_a_layer, folder, tmp_p
 def test_nothing_is_overwritten(folder, tmp_path, distill):
     distill("--epochs=1")
     first = weights_of(trained(tmp_path))
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
     printed = distill("--epochs=1")
-    assert "already contains the results" in printed.out and "validation examples" in printed.out
+    assert printed.out.count("trained earlier") == 1
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
     printed = distill("--epochs=2", status=1)
     assert "contains another run. Choose another --out, or replace it with --force." in printed.err
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
@@ -143,27 +221,13 @@ def test_nothing_is_overwritten(folder, tmp_path, distill):
     assert (tmp_path / "mine" / "student.keras").read_bytes() == (folder / "teacher.keras").read_bytes()
 
 
-def test_checkpoints_of_other_settings_are_not_resumed(tmp_path, distill, monkeypatch):
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("keras_distill.cli.results.Evaluator.results", killed)
-        distill("--epochs=1", status=130)
-    printed = distill("--epochs=2", status=1)
-    assert "run contains an unfinished run with other options: epochs 1 in the checkpoint and 2 now" in printed.err
-    assert "choose another --out, or replace it with --force" in printed.err
-    distill("--epochs=1")
-    assert not (tmp_path / "run" / "unfinished").exists()
-
-
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_results_do_not_require_plotting_packages(missing, tmp_path, with_report, distill, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         missing_package(patch, missing)
         printed = distill("--epochs=1")
-        assert f"report.html was not written: keras_distill.report needs {missing}" in printed.err
+        assert f"report.html was not written: keras_distill.report needs {missing}" in printed.out
         assert main(["report", str(tmp_path / "run")]) == 1
         assert f"needs {missing}, which is not installed" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "run")]) == 0
-    assert "<img" in (tmp_path / "run" / "report.html").read_text()
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()

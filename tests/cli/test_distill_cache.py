@@ -7,7 +7,7 @@ import pytest
 from keras_distill.cache import open_cache
 from keras_distill.cli import main
 from keras_distill.data.batch import split_inputs
-from tests.support.distill_command import trained
+from tests.support.distill_command import histories, trained
 from tests.support.helpers import assert_same_weights, weights_of
 
 pytestmark = pytest.mark.everyday
@@ -16,17 +16,15 @@ pytestmark = pytest.mark.everyday
 @pytest.mark.parametrize("validation", ["0.25", "{folder}/test.npz"])
 def test_a_cache_trains_like_its_teacher(validation, folder, tmp_path, distill):
     options = ["--epochs=2", f"--validation={validation.format(folder=folder)}", "--hint=block_1:block_3"]
-    distill(*options, out="online")
+    distill(*options, "--no-cache", out="online")
     distill(*options, f"--cache={tmp_path / 'cache'}", out="cached")
     written = (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns
     assert_same_weights(weights_of(trained(tmp_path, "online")), weights_of(trained(tmp_path, "cached")), rtol=1e-4)
-    histories = [
-        np.loadtxt(tmp_path / out / "history.csv", float, delimiter=",", skiprows=1) for out in ("online", "cached")
-    ]
-    np.testing.assert_allclose(*histories, rtol=1e-3)
+    for row, other in zip(*(histories(tmp_path, out)["distilled"] for out in ("online", "cached"))):
+        assert row == pytest.approx(other, rel=1e-3)
     distill(*options, f"--cache={tmp_path / 'cache'}", out="again")
     assert (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns == written
-    assert not (tmp_path / "cached" / "unfinished").exists()
+    assert not list((tmp_path / "cached").rglob("checkpoints"))
 
 
 def test_a_cache_written_by_label_is_reused(folder, tmp_path, distill, capsys):
@@ -36,8 +34,8 @@ def test_a_cache_written_by_label_is_reused(folder, tmp_path, distill, capsys):
     distill("--epochs=1", f"--cache={cache}")
     distill("--epochs=1", f"--cache={cache}", "--hint=block_1:block_3", out="hinted")
     printed = distill("--epochs=1", f"--cache={cache}", "--hint=block_1:block_2", out="more", status=1)
-    assert "contains ['output', 'block_3'], but not ['block_2']" in printed.err
-    assert "`keras-distill label` with --tap='output' --tap='block_2' and another --out" in printed.err
+    assert "holds ['output', 'block_3'], but not ['block_2']" in printed.err
+    assert "Label the dataset with the taps ['block_2', 'output'] into another folder" in printed.err
     printed = distill("--epochs=1", f"--cache={cache}", dataset="one_hot.npz", out="others")
     np.savez(folder / "reversed.npz", **{name: array[::-1] for name, array in np.load(folder / "train.npz").items()})
     printed = distill("--epochs=1", f"--cache={cache}", dataset="reversed.npz", out="reversed", status=1)

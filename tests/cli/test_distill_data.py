@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_distill.cli import main
-from keras_distill.report import Results
+from keras_distill.experiment import Results
 from tests.support.distill_command import trained
 from tests.support.helpers import assert_same_weights, weights_of
 from tests.support.prepared import prepare
@@ -17,7 +17,9 @@ pytestmark = pytest.mark.everyday
 
 def test_without_labels_only_the_teacher_is_used(folder, tmp_path, distill):
     printed = distill("--epochs=2", "--batch-size=16", dataset="unlabeled.npy")
-    assert re.search("no labels. The student predicts the teacher's class for .* % of 6 validation", printed.out)
+    assert re.search("distilled: agreement .accuracy. .* %", printed.out)
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert results.num_examples == 6 and results.models[0].runs[0].score == 1
     printed = distill("--baseline", dataset="unlabeled.npy", status=1, out="other")
     assert "has no labels, which --baseline trains on" in printed.err
 
@@ -27,15 +29,15 @@ def test_one_hot_labels_train_like_class_indices(folder, tmp_path, distill):
         distill("--epochs=2", "--batch-size=16", "--alpha=0.9", dataset=dataset, out=out)
     assert_same_weights(weights_of(trained(tmp_path, "integer")), weights_of(trained(tmp_path, "one_hot")), rtol=1e-3)
     runs = [Results.load(tmp_path / out / "results.json").models[-1].runs[0] for out in ("integer", "one_hot")]
-    assert runs[0].errors == runs[1].errors
+    assert runs[0].score == runs[1].score
 
 
 def test_the_validation_split_is_not_trained_on(folder, tmp_path, distill):
     x, y = (np.load(folder / "train.npz")[name] for name in ("x", "y"))
     # The same fifth of 64 for every --seed.
     validation = np.random.default_rng(0).permutation(64)[:13]
-    printed = distill("--epochs=1", "--validation=1/5")
-    assert "Accuracy on 13 validation examples" in printed.out
+    distill("--epochs=1", "--validation=1/5")
+    assert Results.load(tmp_path / "run" / "results.json").num_examples == 13
     x[validation] = np.nan
     np.savez(folder / "holes.npz", x=x, y=y)
     distill("--epochs=1", "--validation=1/5", dataset="holes.npz", out="holes")
@@ -75,7 +77,8 @@ def test_image_directories_are_split_across_classes(folder, tmp_path, distill):
         student="student_4.keras",
         dataset=tmp_path / "images",
     )
-    confusion = np.array(Results.load(tmp_path / "run" / "results.json").models[0].runs[0].confusion)
+    results = Results.load(tmp_path / "run" / "results.json")
+    confusion = np.array(results.models[0].runs[0].confusion)
     # Each class has examples in both parts.
     assert confusion.sum() == 30 and np.all(confusion.sum(axis=1)[:3] > 3) and confusion.sum(axis=1)[3:].sum() == 0
 
@@ -87,8 +90,8 @@ def test_unlabeled_examples_are_trained_on_but_not_evaluated(folder, tmp_path, d
     labels[20:24] = -1
     np.savez(folder / "few.npz", x=arrays["x"], y=labels)
     np.savez(folder / "floats.npz", x=arrays["x"], y=arrays["y"].astype("float32"))
-    printed = distill("--epochs=1", f"--validation={folder / 'few.npz'}", dataset="floats.npz")
-    assert "Accuracy on 8 validation examples" in printed.out
+    distill("--epochs=1", f"--validation={folder / 'few.npz'}", dataset="floats.npz")
+    assert Results.load(tmp_path / "run" / "results.json").num_examples == 8
 
 
 def test_a_split_of_image_directories_raises(folder, tmp_path, distill):

@@ -51,9 +51,11 @@ def experiment(arms_=None, task=None, splits=None, **options):
 
 
 @pytest.fixture(autouse=True)
-def without_page(monkeypatch):
-    """The page takes seconds; tests/report draws it."""
+def fast(monkeypatch, request):
+    """Leave out what takes seconds and has tests of its own: the page, and the pre-flight check."""
     monkeypatch.setattr("keras_distill.report.page.write_page", lambda results, path: path.write_text("page"))
+    if request.node.name != "test_findings":
+        monkeypatch.setattr("keras_distill.experiment.execution.check", lambda *arguments: [])
 
 
 def trained(folder, name, seed=0):

@@ -1,12 +1,26 @@
 """Inputs and outputs of the command `keras-distill distill`."""
 
+import csv
+
 import keras
 import numpy as np
 
 
-def trained(tmp_path, name="run", file="student.keras"):
-    """Return a model that the command saved."""
-    return keras.saving.load_model(tmp_path / name / file)
+def trained(tmp_path, name="run", arm=None):
+    """Return the student that the command saved, or the model of an arm, trained with seed 0."""
+    folder = tmp_path / name
+    path = folder / "student.keras" if arm is None else next((folder / "models").glob(f"{arm}_0_*.keras"))
+    return keras.saving.load_model(path)
+
+
+def histories(tmp_path, name="run"):
+    """Return the rows of history.csv, `{model: [row of numbers per epoch]}`."""
+    listed = {}
+    with (tmp_path / name / "history.csv").open() as file:
+        for row in csv.DictReader(file):
+            numbers = {key: float(value) for key, value in row.items() if key not in ("model", "seed") and value}
+            listed.setdefault(row["model"], []).append(numbers)
+    return listed
 
 
 def labels_out_of_range(folder):
