@@ -1,0 +1,102 @@
+"""Students made from a teacher: the same architecture, narrower and with fewer blocks."""
+
+import warnings
+
+import keras
+
+from keras_distill import _compat
+from keras_distill.compression.config_scaling import pair_numbered_layers, scale_config
+from keras_distill.compression.initialization import copy_weights
+from keras_distill.compression.model_settings import DEPTHS, has_settings
+from keras_distill.compression.narrowing import narrow
+from keras_distill.compression.repeated_blocks import leave_out_blocks
+from keras_distill.compression.width_settings import WIDTHS
+from keras_distill.utils.arguments import check_number
+
+_NO_BLOCKS = (
+    "it has no repeated blocks, which are consecutive parts with the same layers and an output of the shape of their "
+    "input. "
+)
+_NO_WIDTHS = "its layers make the outputs or are added to inputs, so that their widths are kept. "
+
+
+def shrink(model: keras.Model, width: float = 1.0, depth: float = 1.0, copy: bool = False) -> keras.Model:
+    """Return a student of the same architecture as a teacher, with narrower layers and fewer blocks.
+
+    The number of weights shrinks by about `width**2 * depth`. Widths that depend on each other, such as those of a
+    residual sum, stay equal. The inputs, the outputs, the names of layers and the preprocessing stay the same, so that
+    taps of both models correspond.
+
+    - `width` scales the units, filters, channels and attention heads of all layers but those that make the outputs or
+      are added to the inputs. Multiples of 8 stay multiples of 8.
+    - `depth` keeps a fraction of each run of repeated blocks: the first one and others at equal distances; 0.5 leaves
+      out every second one. Repeated blocks are consecutive parts of the model that have the same layers and whose
+      outputs have the shape of their inputs. If the model has none, a warning is issued.
+
+    A model of KerasHub, or of your class whose `get_config` returns such integers as `num_layers`, `hidden_dim`,
+    `num_heads` or `units`, is constructed again from scaled integers. Other functional and Sequential models are
+    rebuilt layer by layer, models inside of them included. All layers of the student are trainable.
+
+    Args:
+        model: The teacher, a built `keras.Model`. It is not modified.
+        width: Factor of the widths, in (0, 1]. 0.25 to 0.75 is typical. Defaults to 1.
+        depth: Fraction of the repeated blocks that is kept, in (0, 1]. 0.25 to 0.75 is typical. Defaults to 1.
+        copy: Whether to initialize the student from the teacher by `copy_weights`: from the blocks that are kept, and
+            from the first units of each layer. Of inputs joined by Concatenate or flattened by Flatten, the first
+            units are others than those that feed them. Defaults to False, random weights. The statistics of
+            preprocessing layers are always copied.
+
+    Returns:
+        A new model. It is saved and loaded like the teacher.
+
+    Raises:
+        ValueError: If nothing gets smaller, if an argument is out of range, or if a layer cannot be adapted, such as
+            Lambda; the error names the layer.
+
+    Example:
+
+    >>> small = shrink(teacher, width=0.5, depth=0.5)
+    >>> teacher.count_params(), small.count_params()
+    (7459, 1059)
+    """
+    width = check_number(width, "width", above=0, at_most=1)
+    depth = check_number(depth, "depth", above=0, at_most=1)
+    if width == depth == 1:
+        raise ValueError("`width` and `depth` are both 1, so that nothing gets smaller. Pass e.g. `width=0.5`.")
+    if isinstance(model, keras.Sequential) and not _compat.has_graph(model):
+        raise ValueError(f"'{model.name}' is not built. Call it on data, or begin it with a keras.Input.")
+    shallow = _scale(model, 1.0, depth)
+    student = _scale(shallow, width, 1.0)
+    if student is model:
+        raise ValueError(
+            f"Nothing of '{model.name}' gets smaller: {_NO_BLOCKS if depth < 1 else ''}{_NO_WIDTHS if width < 1 else ''}"
+            "Construct the student by hand."
+        )
+    if depth < 1 and shallow is model:
+        warnings.warn(f"`depth` has no effect on '{model.name}': {_NO_BLOCKS}", stacklevel=2)
+    if width < 1 and student is shallow:
+        warnings.warn(f"`width` has no effect on '{model.name}': {_NO_WIDTHS}", stacklevel=2)
+    # The weights of a frozen teacher are of use; random ones are not.
+    student.trainable = True
+    if copy:
+        copy_weights(student, model, pair_numbered_layers(student, model))
+    return student
+
+
+def _scale(model: keras.Model, width: float, depth: float) -> keras.Model:
+    """Return a narrower or shallower model; the model itself if nothing can be scaled or both factors are 1."""
+    if width == depth == 1:
+        return model
+    if has_settings(model):
+        return scale_config(model, width, depth, _scale)
+    if not _compat.has_graph(model):
+        raise ValueError(
+            f"'{model.name}' ({type(model).__name__}) has no graph of layers, and its config has no integers that "
+            f"determine its size, such as {', '.join((*DEPTHS[:1], *WIDTHS[:3]))}. Let its `get_config` return them, or "
+            "construct the student by hand."
+        )
+
+    def scale_nested(nested):
+        return _scale(nested, width, depth)
+
+    return narrow(model, width, scale_nested) if depth == 1 else leave_out_blocks(model, depth, scale_nested)
