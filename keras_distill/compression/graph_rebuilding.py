@@ -98,7 +98,7 @@ def from_config(layer: Any, config: dict) -> Any:
 
 
 def config_of(layer: Any) -> dict:
-    """Return the config of a layer or operation.
+    """Return the config of a layer or operation, without the shapes of layers inside.
 
     Args:
         layer: A layer or operation.
@@ -112,12 +112,21 @@ def config_of(layer: Any) -> dict:
             "that has a `get_config`, or with operations of `keras.ops`."
         )
     try:
-        return layer.get_config()
+        return _without_build_configs(layer.get_config())
     except NotImplementedError as error:
         raise ValueError(
             f"{describe(layer)} has no config. Implement its `get_config`, which returns the arguments of its "
             "constructor."
         ) from error
+
+
+def _without_build_configs(config):
+    """Return a config without the shapes with which layers inside are built as soon as they are constructed."""
+    if isinstance(config, dict):
+        return {key: _without_build_configs(value) for key, value in config.items() if key != "build_config"}
+    if type(config) in (list, tuple):
+        return type(config)(_without_build_configs(value) for value in config)
+    return config
 
 
 def describe(layer: Any) -> str:
@@ -158,7 +167,8 @@ class _Rebuilding:
         calls = active_calls(model, self._skipped)
         inputs = keras.tree.map_structure(self._input, symbolic_inputs(model))
         if isinstance(model, keras.Sequential):
-            layers = [self.copy(call.operation) for call in calls]
+            # The graph also has operations that compute masks, which the layers of a Sequential pass on themselves.
+            layers = [self.copy(call.operation) for call in calls if call.operation in model.layers]
             return keras.Sequential([inputs, *layers], name=model.name)
         originals = keras.tree.flatten(symbolic_inputs(model))
         tensors = {id(tensor): new for tensor, new in zip(originals, keras.tree.flatten(inputs))}

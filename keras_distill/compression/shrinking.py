@@ -14,10 +14,10 @@ from keras_distill.compression.width_settings import WIDTHS
 from keras_distill.utils.arguments import check_number
 
 _NO_BLOCKS = (
-    "it has no repeated blocks, which are consecutive parts with the same layers and an output of the shape of their "
-    "input. "
+    "there are no repeated blocks, which are consecutive parts of the model with the same layers and an output of the "
+    "shape of their input."
 )
-_NO_WIDTHS = "its layers make the outputs or are added to inputs, so that their widths are kept. "
+_NO_WIDTHS = "make the outputs or are joined with inputs, so that their widths are kept."
 
 
 def shrink(model: keras.Model, width: float = 1.0, depth: float = 1.0, copy: bool = False) -> keras.Model:
@@ -67,20 +67,30 @@ def shrink(model: keras.Model, width: float = 1.0, depth: float = 1.0, copy: boo
         raise ValueError(f"'{model.name}' is not built. Call it on data, or begin it with a keras.Input.")
     shallow = _scale(model, 1.0, depth)
     student = _scale(shallow, width, 1.0)
+    reasons = [
+        *([f"`depth` has no effect: {_NO_BLOCKS}"] if depth < 1 and shallow is model else []),
+        *(
+            [f"`width` has no effect: the layers {_names(model)} {_NO_WIDTHS}"]
+            if width < 1 and student is shallow
+            else []
+        ),
+    ]
     if student is model:
-        raise ValueError(
-            f"Nothing of '{model.name}' gets smaller: {_NO_BLOCKS if depth < 1 else ''}{_NO_WIDTHS if width < 1 else ''}"
-            "Construct the student by hand."
-        )
-    if depth < 1 and shallow is model:
-        warnings.warn(f"`depth` has no effect on '{model.name}': {_NO_BLOCKS}", stacklevel=2)
-    if width < 1 and student is shallow:
-        warnings.warn(f"`width` has no effect on '{model.name}': {_NO_WIDTHS}", stacklevel=2)
-    # The weights of a frozen teacher are of use; random ones are not.
-    student.trainable = True
+        raise ValueError(f"Nothing of '{model.name}' gets smaller. {' '.join(reasons)} Construct the student by hand.")
+    for reason in reasons:
+        warnings.warn(f"'{model.name}': {reason}", stacklevel=2)
+    # Random weights must be trained, also where those of the teacher are frozen.
+    for layer in _compat.flatten_layers(student):
+        layer.trainable = True
     if copy:
         copy_weights(student, model, pair_numbered_layers(student, model))
     return student
+
+
+def _names(model):
+    """Return the names of the layers that have weights, up to 10 of them."""
+    names = [layer.name for layer in model.layers if layer.weights]
+    return ", ".join(repr(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _scale(model: keras.Model, width: float, depth: float) -> keras.Model:
@@ -92,8 +102,8 @@ def _scale(model: keras.Model, width: float, depth: float) -> keras.Model:
     if not _compat.has_graph(model):
         raise ValueError(
             f"'{model.name}' ({type(model).__name__}) has no graph of layers, and its config has no integers that "
-            f"determine its size, such as {', '.join((*DEPTHS[:1], *WIDTHS[:3]))}. Let its `get_config` return them, or "
-            "construct the student by hand."
+            f"determine its size, such as {', '.join((*DEPTHS[:1], *WIDTHS[:3]))}. Let its `get_config` return them, "
+            "or construct the student by hand."
         )
 
     def scale_nested(nested):

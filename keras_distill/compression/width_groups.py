@@ -66,6 +66,13 @@ class WidthGroups:
             resolved += Width((), self._old(term)) if root in self._fixed else term
         return resolved
 
+    def variable_of(self, width: Width) -> Width:
+        """Return what a width is proportional to if it depends on one group, or else the width itself."""
+        resolved = self.resolve(width)
+        if len(resolved.terms) == 1 and not resolved.constant:
+            return Width(((resolved.terms[0][0], Fraction(1)),))
+        return resolved
+
     def size(self, width: Width) -> int:
         """Return the present size."""
         return int(self._old(width))

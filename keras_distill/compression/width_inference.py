@@ -52,7 +52,7 @@ class LayerCall:
         if is_own_class(self._layer):
             self._fix_other_integers()
         for width in self._free():
-            width = self._groups.resolve(width)
+            width = self._groups.variable_of(width)
             if width.terms and self._shapes([width]) is None:
                 self._find_partner(width)
         while True:
@@ -75,8 +75,8 @@ class LayerCall:
         return list(dict.fromkeys([*self._free_inputs(), *self._not_fixed(self._settings.values())]))
 
     def _not_fixed(self, widths):
-        resolved = dict.fromkeys(self._groups.resolve(width) for width in widths)
-        return [width for width in resolved if width.terms]
+        variables = dict.fromkeys(self._groups.variable_of(width) for width in widths)
+        return [width for width in variables if width.terms]
 
     def _match_target_shape(self):
         """Equate the channels with an entry of a target shape, and fix the other entries.
@@ -88,7 +88,9 @@ class LayerCall:
             self._fix(width)
         matched = None
         for width in self._free_inputs():
-            fits = (entry for entry in self._entries if self._shapes([width, self._groups.resolve(entry)]) is not None)
+            fits = (
+                entry for entry in self._entries if self._shapes([width, self._groups.variable_of(entry)]) is not None
+            )
             matched = next(fits, None)
             if matched is not None:
                 self._equate(width, matched)
@@ -99,16 +101,16 @@ class LayerCall:
     def _fix_other_integers(self):
         """Fix the integers of a config that are no widths: that do not change the last axis, and only this one."""
         for path in other_integers(self._config, 1):
-            shapes = self._shapes([self._groups.resolve(self._settings[path])])
+            shapes = self._shapes([self._groups.variable_of(self._settings[path])])
             expected = [(*shape[:-1], 2 * (shape[-1] or 0)) if shape else shape for shape in self._base]
             if shapes is not None and shapes != expected:
                 self._fix(self._settings[path])
 
     def _find_partner(self, width):
         """Equate a width with others that can only change together with it, or fix it if there are none."""
-        size = self._groups.size
-        others = [other for other in self._free() if other != width and size(other) == size(width)]
-        for partners in [others, *([other] for other in others)]:
+        others = [other for other in self._free() if other != width]
+        same_size = [other for other in others if self._groups.size(other) == self._groups.size(width)]
+        for partners in [same_size, *([other] for other in dict.fromkeys(same_size + others))]:
             if partners and self._shapes([width, *partners]) is not None:
                 for other in partners:
                     self._equate(width, other)
@@ -116,7 +118,7 @@ class LayerCall:
         inflexible = is_own_class(self._layer) or self._entries
         if inflexible and width in self._free_inputs():
             raise ValueError(
-                f"{describe(self._layer)} does not take inputs of another width than {size(width)}. Replace it with a "
+                f"{describe(self._layer)} does not take inputs of another width than {self._groups.size(width)}. Replace it with a "
                 "layer that computes its shapes from those of its inputs; for a Reshape, keep the channels in the last "
                 "axis."
             )
@@ -142,7 +144,7 @@ class LayerCall:
         def size(width):
             old = self._groups.size(width)
             # Not halved: numbers of groups and heads must divide it.
-            return 2 * old if self._groups.resolve(width) in doubled else old
+            return 2 * old if self._groups.variable_of(width) in doubled else old
 
         inputs = iter(self._inputs)
 
