@@ -28,9 +28,10 @@ class Width:
 
 
 class WidthGroups:
-    """Variables for widths, each proportional to the root of its group.
+    """Variables for widths, and what they depend on.
 
-    A weighted union-find: `variable = factor * root`. A group may be fixed, e.g. because it is added to an input.
+    A variable is free, fixed (e.g. because it is added to an input), or stands for an expression of other variables
+    (e.g. because it is added to their concatenation).
 
     Args:
         factor: Factor of all widths that are not fixed, in (0, 1].
@@ -38,8 +39,8 @@ class WidthGroups:
 
     def __init__(self, factor: float):
         self._factor = factor
-        self._sizes, self._parents, self._divisors, self._targets = [], [], [], []
-        self._fixed = set()
+        self._sizes, self._divisors, self._targets = [], [], []
+        self._expressions, self._fixed = {}, set()
 
     def add(self, size: int, target: int | None = None) -> Width:
         """Return a new variable.
@@ -49,7 +50,6 @@ class WidthGroups:
             target: Its new size, if it cannot be chosen. Defaults to None.
         """
         self._sizes.append(size)
-        self._parents.append((len(self._parents), Fraction(1)))
         self._divisors.append(1)
         self._targets.append(target)
         width = Width(((len(self._sizes) - 1, Fraction(1)),))
@@ -58,16 +58,19 @@ class WidthGroups:
         return width
 
     def resolve(self, width: Width) -> Width:
-        """Return a width in terms of the roots of the groups that are not fixed."""
+        """Return a width in terms of the free variables."""
         resolved = Width((), width.constant)
         for variable, coefficient in width.terms:
-            root, factor = self._root(variable)
-            term = Width(((root, coefficient * factor),))
-            resolved += Width((), self._old(term)) if root in self._fixed else term
+            if variable in self._expressions:
+                resolved += self.resolve(self._expressions[variable]) * coefficient
+            elif variable in self._fixed:
+                resolved += Width((), coefficient * self._sizes[variable])
+            else:
+                resolved += Width(((variable, coefficient),))
         return resolved
 
     def variable_of(self, width: Width) -> Width:
-        """Return what a width is proportional to if it depends on one group, or else the width itself."""
+        """Return the free variable that a width is proportional to, or else the width in terms of several."""
         resolved = self.resolve(width)
         if len(resolved.terms) == 1 and not resolved.constant:
             return Width(((resolved.terms[0][0], Fraction(1)),))
@@ -75,76 +78,78 @@ class WidthGroups:
 
     def size(self, width: Width) -> int:
         """Return the present size."""
-        return int(self._old(width))
+        return int(sum(c * self._sizes[v] for v, c in width.terms) + width.constant)
 
     def new_size(self, width: Width) -> int:
         """Return the size after scaling."""
         resolved = self.resolve(width)
-        return int(sum(c * self._new_root(v) for v, c in resolved.terms) + resolved.constant)
+        return int(sum(c * self._new_size(v) for v, c in resolved.terms) + resolved.constant)
 
     def fix(self, width: Width) -> None:
         """Keep the present size."""
-        self._fixed |= {self._root(variable)[0] for variable, _ in width.terms}
+        self._fixed |= {variable for variable, _ in self.resolve(width).terms}
 
     def is_fixed(self, width: Width) -> bool:
         """Return whether the size cannot change."""
         return not self.resolve(width).terms
 
-    def make_divisible(self, width: Width) -> None:
-        """Require that the size stays an integer where it is a fraction of a variable."""
+    def make_divisible(self, width: Width, divisor: int = 1) -> None:
+        """Require that the size is an integer, a multiple of a divisor.
+
+        Args:
+            width: A width, which may be a fraction of a variable.
+            divisor: An integer >= 1. Defaults to 1.
+        """
         for variable, coefficient in self.resolve(width).terms:
-            self._divisors[variable] = math.lcm(self._divisors[variable], coefficient.denominator)
+            multiple = coefficient.denominator * (divisor // math.gcd(divisor, coefficient.numerator))
+            self._divisors[variable] = math.lcm(self._divisors[variable], multiple)
 
     def equate(self, first: Width, second: Width) -> None:
         """Require that two widths of the same size stay equal.
 
-        Sums of several variables are equated term by term if their sizes agree. Otherwise all variables are fixed.
+        If one of them is a variable, it then stands for the other one. Sums of variables are equated term by term if
+        the sizes of these agree. Otherwise all variables are fixed.
         """
         first, second = self.resolve(first), self.resolve(second)
-        if first == second:
+        if first == second or self._substitute(first, second) or self._substitute(second, first):
             return
+        pairs = list(zip(first.terms, second.terms))
         alike = first.constant == second.constant and self._term_sizes(first) == self._term_sizes(second)
-        if not alike:
+        if alike and len(pairs) > 1:
+            for one, other in pairs:
+                self.equate(Width((one,)), Width((other,)))
+        else:
             self.fix(first)
             self.fix(second)
-            return
-        for (one, one_coefficient), (other, other_coefficient) in zip(first.terms, second.terms):
-            self._join(one, one_coefficient, other, other_coefficient)
 
-    def _join(self, one, one_coefficient, other, other_coefficient):
-        """Join two variables, `one_coefficient * one = other_coefficient * other`, under the smaller one."""
-        (one, one_factor), (other, other_factor) = self._root(one), self._root(other)
-        if one == other:
-            if one_coefficient * one_factor != other_coefficient * other_factor:
-                self._fixed.add(one)
-            return
-        if self._sizes[one] > self._sizes[other]:
-            one, other = other, one
-        factor = Fraction(self._sizes[other], self._sizes[one])
-        self._parents[other] = one, factor
-        self._divisors[one] = math.lcm(self._divisors[one], factor.denominator * self._divisors[other])
-        targets = {self._targets[one], self._targets[other]} - {None}
-        self._targets[one] = self._targets[one] if self._targets[one] is not None else self._targets[other]
-        if other in self._fixed or len(targets) > 1 or targets and factor != 1:
-            self._fixed.add(one)
-
-    def _root(self, variable):
-        factor = Fraction(1)
-        while self._parents[variable][0] != variable:
-            variable, step = self._parents[variable]
-            factor *= step
-        return variable, factor
-
-    def _old(self, width):
-        return sum(c * self._sizes[v] for v, c in width.terms) + width.constant
+    def _substitute(self, one, other):
+        """Let a variable stand for an expression, if possible. Of two variables, the larger one does."""
+        if len(one.terms) != 1 or one.constant or not other.terms:
+            return False
+        ((variable, coefficient),) = one.terms
+        expression = other * (1 / coefficient)
+        divisor, target = self._divisors[variable], self._targets[variable]
+        single = len(other.terms) == 1
+        if variable in dict(other.terms) or single and self._sizes[other.terms[0][0]] > self._sizes[variable]:
+            return False
+        if expression.constant % divisor or expression.constant.denominator > 1:
+            return False
+        if target is not None:
+            replaced = other.terms[0][0]
+            if not single or expression.terms[0][1] != 1 or self._targets[replaced] not in (None, target):
+                return False
+            self._targets[replaced] = target
+        self._expressions[variable] = expression
+        self.make_divisible(expression, divisor)
+        return True
 
     def _term_sizes(self, width):
         return [coefficient * self._sizes[variable] for variable, coefficient in width.terms]
 
-    def _new_root(self, root):
-        if self._targets[root] is not None:
-            return self._targets[root]
-        return scaled_width(self._sizes[root], self._factor, self._divisors[root])
+    def _new_size(self, variable):
+        if self._targets[variable] is not None:
+            return self._targets[variable]
+        return scaled_width(self._sizes[variable], self._factor, self._divisors[variable])
 
 
 def scaled_width(size: int, factor: float, divisor: int = 1) -> int:

@@ -118,9 +118,9 @@ class LayerCall:
         inflexible = is_own_class(self._layer) or self._entries
         if inflexible and width in self._free_inputs():
             raise ValueError(
-                f"{describe(self._layer)} does not take inputs of another width than {self._groups.size(width)}. Replace it with a "
-                "layer that computes its shapes from those of its inputs; for a Reshape, keep the channels in the last "
-                "axis."
+                f"{describe(self._layer)} does not take inputs of another width than {self._groups.size(width)}. "
+                "Replace it with a layer that computes its shapes from those of its inputs; for a Reshape, keep the "
+                "channels in the last axis."
             )
         self._fix(width)
 
