@@ -155,7 +155,8 @@ class WidthGroups:
 def scaled_width(size: int, factor: float, divisor: int = 1) -> int:
     """Return a width times a factor, rounded, at least 1 and at most the width itself.
 
-    A multiple of 8 of at least 16 is rounded to a multiple of 8; of 4, 2 or 1 where this would not make it smaller.
+    A multiple of 8 of at least 16 is rounded to a multiple of 8; of 4, 2 or 1 where this would not make it smaller, or
+    where the product is less than 8.
 
     Args:
         size: The width.
@@ -164,7 +165,8 @@ def scaled_width(size: int, factor: float, divisor: int = 1) -> int:
     """
     if factor == 1:
         return size
-    for unit in (8, 4, 2, 1) if size % 8 == 0 and size >= 16 else (1,):
+    units = (8, 4, 2, 1) if size % 8 == 0 and size >= 16 else (1,)
+    for unit in [unit for unit in units if unit <= max(size * factor, 1)]:
         step = math.lcm(unit, divisor)
         rounded = max(1, math.floor(size * factor / step + 0.5)) * step
         if rounded < size:
