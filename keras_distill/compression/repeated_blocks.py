@@ -100,21 +100,26 @@ class _Graph:
             producers |= {id(tensor): index for tensor in call.outputs}
         for tensor in keras.tree.flatten(_compat.graph_outputs(model)):
             self._consumers[producers[id(tensor)]].add(_EXIT)
-        self._next = self._post_dominators()
+        self._next, self._levels = self._post_dominators()
         self._keys = {}
 
     def output(self, index):
         return self._outputs[index][0]
 
     def chains(self):
-        """Return lists of calls through each of which everything passes that depends on the one before it."""
+        """Return lists of calls through each of which everything passes that depends on the one before it.
+
+        The first one is the longest from an input, rather than that of an attention mask. Others end where they join
+        one before them.
+        """
         visited, chains = set(), []
-        for start in [*sorted(self._outputs.keys() - set(range(len(self.calls)))), *range(len(self.calls))]:
+        inputs = [index for index in self._outputs if index < _EXIT]
+        for start in [*sorted(inputs, key=self._levels.get, reverse=True), *range(len(self.calls))]:
             chain, index = [], start
-            while index != _EXIT and index not in visited and len(self._outputs[index]) == 1:
-                visited.add(index)
+            while index != _EXIT and len(self._outputs[index]) == 1 and (not chain or chain[-1] not in visited):
                 chain.append(index)
                 index = self._next[index]
+            visited |= set(chain)
             if len(chain) > 2:
                 chains.append(chain)
         return chains
@@ -183,7 +188,7 @@ class _Graph:
         return [id(output) for output in self._outputs[index]].index(id(tensor))
 
     def _post_dominators(self):
-        """Return `{call: first call through which everything passes that depends on it}`."""
+        """Return `{call: first call through which everything passes that depends on it}`, and the steps to the exit."""
         following, levels = {}, {_EXIT: 0}
         for index in [*reversed(range(len(self.calls))), *(i for i in self._outputs if i < _EXIT)]:
             # An input that nothing uses is followed by the exit.
@@ -195,7 +200,7 @@ class _Graph:
                     else:
                         other = following[other]
             following[index], levels[index] = common, levels[common] + 1
-        return following
+        return following, levels
 
 
 def _layer_key(layer: Any) -> Any:

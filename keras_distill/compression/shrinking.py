@@ -23,9 +23,9 @@ _NO_WIDTHS = "make the outputs or are joined with inputs, so that their widths a
 def shrink(model: keras.Model, width: float = 1.0, depth: float = 1.0, copy: bool = False) -> keras.Model:
     """Return a student of the same architecture as a teacher, with narrower layers and fewer blocks.
 
-    The number of weights shrinks to about `width**2 * depth` of the teacher's. Widths that depend on each other, such as
-    those of a residual sum, stay equal. The inputs, the outputs, the names of layers and the preprocessing stay the
-    same, so that taps of both models correspond.
+    The number of weights shrinks to about `width**2 * depth` of the teacher's. Widths that depend on each other stay
+    equal, as in a residual sum. The inputs, the outputs, the names of layers and the preprocessing stay the same, so
+    that taps of both models correspond.
 
     - `width` scales the units, filters, channels and attention heads of all layers but those that make the outputs or
       are added to the inputs. Multiples of 8 stay multiples of 8.
