@@ -155,12 +155,21 @@ class LayerCall:
         args, kwargs = map_tensors(symbolic, (self._call.args, self._call.kwargs))
         config = with_settings(self._config, {path: size(width) for path, width in self._settings.items()})
         layer = from_config(self._layer, config)
+        # Creating weights of twice the width takes time and memory. Merging layers check their inputs only then.
+        infer = layer.compute_output_spec if self._infers_without_weights() else layer
         try:
-            outputs = layer(*args, **kwargs)
+            outputs = infer(*args, **kwargs)
         except Exception:
             # Keras, TensorFlow and custom layers raise exceptions of many classes for shapes.
             return None
         return [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
+
+    def _infers_without_weights(self):
+        if type(self._layer).__module__.split(".")[0] != "keras" or not isinstance(self._layer, keras.layers.Layer):
+            return False
+        return (
+            len(self._inputs) == 1 and type(self._layer).compute_output_shape != keras.layers.Layer.compute_output_shape
+        )
 
     def _output_axes(self, place, effects):
         axes = []
