@@ -101,7 +101,7 @@ class _Graph:
         for tensor in keras.tree.flatten(_compat.graph_outputs(model)):
             self._consumers[producers[id(tensor)]].add(_EXIT)
         self._next, self._levels = self._post_dominators()
-        self._keys = {}
+        self._keys, self._segments = {}, {}
 
     def output(self, index):
         return self._outputs[index][0]
@@ -115,25 +115,37 @@ class _Graph:
         visited, chains = set(), []
         inputs = [index for index in self._outputs if index < _EXIT]
         for start in [*sorted(inputs, key=self._levels.get, reverse=True), *range(len(self.calls))]:
-            chain, index = [], start
-            while index != _EXIT and len(self._outputs[index]) == 1 and (not chain or chain[-1] not in visited):
+            # Another branch may begin at the call before, too.
+            chain, index = self._single_source(start), start
+            while index != _EXIT and len(self._outputs[index]) == 1:
                 chain.append(index)
+                if index in visited:
+                    break
                 index = self._next[index]
             visited |= set(chain)
             if len(chain) > 2:
                 chains.append(chain)
         return chains
 
+    def _single_source(self, index):
+        sources = set(self._sources.get(index, ()))
+        return [source for source in sources if len(sources) == len(self._outputs[source]) == 1]
+
     def segment(self, start, end):
-        """Return the calls after `start` up to `end` that depend on `start`."""
-        inside, pending = set(), [start]
+        """Return the calls between two calls, the second one included: those that depend on one and feed the other."""
+        if (start, end) not in self._segments:
+            after = self._reachable(start, self._consumers, end)
+            self._segments[start, end] = sorted({end} | after & self._reachable(end, self._sources, start))
+        return self._segments[start, end]
+
+    def _reachable(self, start, neighbors, end):
+        found, pending = set(), [start]
         while pending:
-            for consumer in self._consumers[pending.pop()]:
-                if consumer not in inside:
-                    inside.add(consumer)
-                    if consumer != end:
-                        pending.append(consumer)
-        return sorted(inside)
+            for index in neighbors.get(pending.pop(), ()):
+                if index not in found and index != end:
+                    found.add(index)
+                    pending.append(index)
+        return found
 
     def best_run(self, chain, covered):
         """Return `(start, period, count)` of the run of repeated blocks that has the most segments, or None."""
