@@ -165,8 +165,9 @@ class _Rebuilding:
 
     def graph(self, model):
         calls = active_calls(model, self._skipped)
-        inputs = keras.tree.map_structure(self._input, symbolic_inputs(model))
-        if isinstance(model, keras.Sequential):
+        sequential = isinstance(model, keras.Sequential)
+        inputs = keras.tree.map_structure(lambda x: self._input(x, sequential), symbolic_inputs(model))
+        if sequential:
             # The graph also has operations that compute masks, which the layers of a Sequential pass on themselves.
             layers = [self.copy(call.operation) for call in calls if call.operation in model.layers]
             return keras.Sequential([inputs, *layers], name=model.name)
@@ -201,7 +202,8 @@ class _Rebuilding:
             )
         return outputs
 
-    def _input(self, tensor):
-        layer = _compat.input_layer(tensor)
-        config = layer.get_config() | {"batch_shape": self._shape_of(tensor)}
+    def _input(self, tensor, open_batch):
+        layer, shape = _compat.input_layer(tensor), self._shape_of(tensor)
+        # A Sequential that was built from data has the size of this batch.
+        config = layer.get_config() | {"batch_shape": (None, *shape[1:]) if open_batch else shape}
         return type(layer).from_config(config).output

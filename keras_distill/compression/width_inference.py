@@ -99,7 +99,7 @@ class LayerCall:
                 self._fix(entry)
 
     def _fix_other_integers(self):
-        """Fix the integers of a config that are no widths: that do not change the last axis, and only this one."""
+        """Fix those integers of a config that do not change the last axis, or change others, too."""
         for path in other_integers(self._config, 1):
             shapes = self._shapes([self._groups.variable_of(self._settings[path])])
             expected = [(*shape[:-1], 2 * (shape[-1] or 0)) if shape else shape for shape in self._base]

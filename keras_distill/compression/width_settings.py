@@ -51,7 +51,7 @@ def width_settings(config: Mapping[str, Any], factor: float) -> dict[Path, int |
             sizes = []
         names = [*(key for key in WIDTHS if _is_width(part.get(key))), *sizes]
         found |= {(*prefix, key): None for key in names}
-        # Of EinsumDense and MultiHeadAttention; before the last axis, heads are kept as well.
+        # EinsumDense and MultiHeadAttention have it. Axes before the last one, such as heads, are kept.
         found |= {(*prefix, *path): None for path in _entries(part, "output_shape")[-1:]}
     return found
 

@@ -296,6 +296,12 @@ def test_a_sequential_that_is_not_built():
         shrink(keras.Sequential([keras.layers.Dense(4)], name="draft"), 0.5)
 
 
+def test_a_sequential_that_was_built_from_data():
+    model = keras.Sequential([keras.layers.Dense(16, name="hidden"), keras.layers.Dense(2, name="logits")])
+    model(np.ones((1, 4), "float32"))
+    assert shrink(model, 0.5)(np.ones((3, 4), "float32")).shape == (3, 2)
+
+
 def test_warns_if_one_argument_has_no_effect():
     layers = [keras.layers.Dense(16, name="hidden"), keras.layers.Dense(2, name="logits")]
     with pytest.warns(UserWarning, match="`depth` has no effect: there are no repeated blocks"):
