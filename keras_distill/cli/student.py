@@ -9,7 +9,6 @@ from .common import (
     CommandError,
     Commands,
     add_command,
-    add_force,
     add_import,
     add_output,
     as_command_error,
@@ -71,7 +70,7 @@ def add(commands: Commands) -> None:
         help="seed of the random weights, an integer >= 0 (default: 0)",
     )
     output = add_output(parser, metavar="FILE", help=".keras file of the student")
-    add_force(output, "the file")
+    output.add_argument("--force", action="store_true", help="replace FILE if it exists")
     add_import(parser)
     parser.set_defaults(run=run)
 

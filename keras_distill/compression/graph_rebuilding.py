@@ -121,9 +121,11 @@ def config_of(layer: Any) -> dict:
 
 
 def _without_build_configs(config):
-    """Return a config without the shapes with which layers inside are built as soon as they are constructed."""
+    """Return a config without the shapes with which layers are built as soon as they are constructed."""
     if isinstance(config, dict):
-        return {key: _without_build_configs(value) for key, value in config.items() if key != "build_config"}
+        # KerasHub's TransformerDecoder has `decoder_sequence_shape`.
+        shapes = [key for key in config if key == "build_config" or key.endswith("_sequence_shape")]
+        return {key: _without_build_configs(value) for key, value in config.items() if key not in shapes}
     if type(config) in (list, tuple):
         return type(config)(_without_build_configs(value) for value in config)
     return config

@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import tensorflow as tf
 
 from keras_distill import _compat
 from keras_distill.compression.config_scaling import pair_numbered_layers, scale_config
@@ -11,6 +12,7 @@ from keras_distill.compression.model_settings import DEPTHS, has_settings
 from keras_distill.compression.narrowing import narrow
 from keras_distill.compression.repeated_blocks import leave_out_blocks
 from keras_distill.compression.width_settings import WIDTHS
+from keras_distill.models.specs import input_specs
 from keras_distill.utils.arguments import check_number
 
 _NO_BLOCKS = (
@@ -84,9 +86,21 @@ def shrink(model: keras.Model, width: float = 1.0, depth: float = 1.0, copy: boo
     # Random weights must be trained, also where those of the teacher are frozen.
     for layer in _compat.flatten_layers(student):
         layer.trainable = True
+    _check_runs(model, student)
     if copy:
         copy_weights(student, model, pair_numbered_layers(student, model))
     return student
+
+
+def _check_runs(model, student):
+    """Trace the student, since some layers declare output shapes without a look at their inputs."""
+    try:
+        tf.function(lambda x: student(x, training=False)).get_concrete_function(input_specs(None, student))
+    except Exception as error:
+        raise ValueError(
+            f"A narrower '{model.name}' does not run: {' '.join(str(error).split())} Let the layers of this message "
+            "compute their shapes from those of their inputs, or construct the student by hand."
+        ) from error
 
 
 def _names(model):

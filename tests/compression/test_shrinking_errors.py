@@ -152,6 +152,25 @@ def test_custom_layers_that_follow_their_input_or_their_config(layer, tmp_path):
     assert getattr(small.get_layer("custom"), "steps", 3) == 3
 
 
+@register
+class Declared(keras.layers.Layer):
+    """Output shape that is declared, not inferred."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(64, 64), name="kernel")
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.kernel)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_a_layer_that_only_declares_its_output_shape():
+    with pytest.raises(ValueError, match="A narrower 'chain' does not run: .*Declared"):
+        shrink(chain(Declared(name="declared")), 0.5)
+
+
 def test_a_subclassed_model_with_a_config():
     model = Network(name="network")
     outputs = model(np.ones((2, 8), "float32"))

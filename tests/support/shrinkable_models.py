@@ -124,6 +124,18 @@ def hub_layers():
     return keras.Model(inputs, layers.Dense(3, name="logits")(layers.GlobalAveragePooling1D(name="pool")(x)))
 
 
+def hub_decoder():
+    """KerasHub layers with shapes in their configs, and an embedding that is used in reverse."""
+    import keras_hub
+
+    inputs = keras.Input((6,), dtype="int32")
+    embedding = keras_hub.layers.ReversibleEmbedding(50, 64, name="embedding")
+    x = embedding(inputs)
+    for number in range(4):
+        x = keras_hub.layers.TransformerDecoder(128, 4, name=f"decoder_{number}")(x)
+    return keras.Model(inputs, embedding(x, reverse=True))
+
+
 def model_with_backbone():
     """KerasHub backbone as a layer of a functional model."""
     backbone = hub_backbone()
