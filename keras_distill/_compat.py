@@ -6,7 +6,7 @@ of a dependency fails there first. No other module may use a private name of ano
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -38,6 +38,67 @@ def producing_call(tensor: keras.KerasTensor) -> tuple[Any, list[keras.KerasTens
     """
     history = tensor._keras_history
     return history.operation, list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
+class GraphCall(NamedTuple):
+    """One call of a layer or operation in the graph of a functional model.
+
+    Attributes:
+        operation: The layer or operation.
+        args: Its positional arguments, with symbolic tensors.
+        kwargs: Its keyword arguments.
+        outputs: List of the symbolic tensors that it returned.
+    """
+
+    operation: Any
+    args: tuple
+    kwargs: dict
+    outputs: list[keras.KerasTensor]
+
+
+def graph_calls(model: keras.Model) -> list[GraphCall]:
+    """Return the calls of a functional model or a built Sequential in the order of execution, without its inputs.
+
+    Reads `Functional._nodes_by_depth`. The public `Model.operations` holds the operations without their arguments.
+    """
+    by_depth = _functional(model)._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+    return [GraphCall(node.operation, node.arguments.args, node.arguments.kwargs, node.outputs) for node in nodes]
+
+
+def graph_outputs(model: keras.Model) -> Any:
+    """Return the symbolic outputs of a functional model in their structure.
+
+    Reads `Functional._outputs_struct`. The public `Model.outputs` is a flat list, and the public `Layer.output` is that
+    of the first call for a Sequential.
+    """
+    return _functional(model)._outputs_struct
+
+
+def input_layer(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
+    """Return the input layer of a symbolic input; see `producing_call`, which needs a call with arguments."""
+    return tensor._keras_history.operation
+
+
+def has_graph(model: Any) -> bool:
+    """Return whether a layer is a functional model, or a Sequential that is built."""
+    from keras.src.models.functional import Functional
+
+    return isinstance(model, Functional) or isinstance(model, keras.Sequential) and model._functional is not None
+
+
+def is_plain_graph(model: Any) -> bool:
+    """Return whether a model is made by `keras.Model(inputs, outputs)` or `keras.Sequential`, not by a subclass.
+
+    Compares with the class `Functional`, which has no public name.
+    """
+    from keras.src.models.functional import Functional
+
+    return type(model) in (Functional, keras.Sequential)
+
+
+def _functional(model):
+    return model._functional if isinstance(model, keras.Sequential) else model
 
 
 class StrategyBuild:

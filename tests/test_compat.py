@@ -78,6 +78,39 @@ def test_producing_call():
     assert operation is layer and tensor is hidden
 
 
+def test_graph_of_a_functional_model():
+    inputs, layer = keras.Input((3,), name="x"), keras.layers.Dense(3, name="dense")
+    hidden = layer(inputs)
+    model = keras.Model({"x": inputs}, {"sum": layer(hidden) + 1.0, "hidden": hidden})
+    first, second, last = _compat.graph_calls(model)
+    assert first.operation is second.operation is layer
+    assert first.args == (inputs,) and first.outputs == [hidden] and second.args == (hidden,)
+    assert last.args == (second.outputs[0], 1.0) and last.kwargs == {}
+    outputs = _compat.graph_outputs(model)
+    assert outputs["hidden"] is hidden and outputs["sum"] is last.outputs[0]
+    assert _compat.input_layer(inputs).name == "x"
+    assert _compat.has_graph(model) and _compat.is_plain_graph(model)
+
+
+def test_graph_of_a_sequential():
+    model = keras.Sequential([keras.layers.Dense(3, name="one"), keras.layers.Dense(2, name="two")])
+    assert not _compat.has_graph(model) and _compat.is_plain_graph(model)
+    model(np.ones((1, 4), "float32"))
+    assert _compat.has_graph(model)
+    assert [call.operation.name for call in _compat.graph_calls(model)] == ["one", "two"]
+    assert _compat.graph_outputs(model).shape == (1, 2)
+
+
+def test_graph_of_a_functional_subclass():
+    class Subclass(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((3,))
+            super().__init__(inputs, keras.layers.Dense(2)(inputs))
+
+    assert _compat.has_graph(Subclass()) and not _compat.is_plain_graph(Subclass())
+    assert not _compat.has_graph(keras.layers.Dense(2))
+
+
 def test_distribute_strategy():
     assert _compat.distribute_strategy(mlp()) is None
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")

@@ -244,6 +244,14 @@ def fraction_below_one(text: str) -> float:
     return number
 
 
+def fraction_to_one(text: str) -> float:
+    """Return a number in (0, 1]."""
+    number = finite_number(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be in (0, 1], got {text}")
+    return number
+
+
 def positive_integer(text: str) -> int:
     """Return an integer >= 1."""
     return _integer(text, 1, 2**31 - 1)

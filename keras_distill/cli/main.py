@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import check, config, distill, export, inspect, label, report
+from . import check, config, distill, export, inspect, label, report, student
 from .common import CommandError, Commands, Parser, did_you_mean, load_package
 
 # EX_TEMPFAIL of sysexits.h. Equal to `keras_distill.callbacks.EXIT_PREEMPTED`, whose import would import TensorFlow.
@@ -115,7 +115,7 @@ def _parser() -> tuple[Parser, Commands]:
     )
     parser.add_argument("--version", action="version", version=f"keras-distill {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog="keras-distill")
-    for command in (inspect, check, label, distill, export, report):
+    for command in (inspect, check, student, label, distill, export, report):
         command.add(commands)
     return parser, commands
 

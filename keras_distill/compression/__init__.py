@@ -6,6 +6,7 @@ from keras_distill.compression.initialization import copy_weights
 from keras_distill.compression.post_training import quantize_post_training
 from keras_distill.compression.profiling import Profile, profile
 from keras_distill.compression.quantization import BitWidths, bake_quantization, quantize_aware
+from keras_distill.compression.shrinking import shrink
 from keras_distill.compression.tying import tie_weights
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "profile",
     "quantize_aware",
     "quantize_post_training",
+    "shrink",
     "tie_weights",
 ]

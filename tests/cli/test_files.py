@@ -98,6 +98,7 @@ MODELS = {
 }
 ON_MODELS = {
     "inspect": ["inspect", "{bad}"],
+    "student": ["student", "{bad}", "--width=0.5", "--out={out}/student.keras"],
     "label": ["label", "{bad}", "--dataset={folder}/train.npz", "--out={out}"],
     "check of a cache": ["check", "{folder}/cache", "--teacher={bad}"],
     "check, teacher": ["check", "{bad}", "{folder}/student.keras", "--dataset={folder}/train.npz"],

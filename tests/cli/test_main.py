@@ -24,7 +24,7 @@ from tests.support.helpers import mlp
 pytestmark = pytest.mark.processes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-COMMANDS = ["inspect", "check", "label", "distill", "export", "report"]
+COMMANDS = ["inspect", "check", "student", "label", "distill", "export", "report"]
 # As installed: the console script's module does not import the package.
 AS_INSTALLED = f"""
 import importlib.util, sys
@@ -91,6 +91,10 @@ WRONG = [
             *(f"--epochs={'9' * 5000}", "--batch-size=3000000000", "--seed=4294967296", "--learning-rate=1e39"),
         )
     ),
+    ["student", "x", "--width=0.5"],
+    ["student", "x", "--out=y.keras"],
+    *(["student", "x", "--out=y.keras", option] for option in ("--width=0", "--width=1.5", "--depth=nan", "--seed=-1")),
+    ["student", "x", "--width=0.5", "--out=y.h5"],
     ["export", "x", "--dataset=y"],
     ["export", "x", "--out=y"],
     ["report"],
@@ -112,13 +116,19 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     ("arguments", "expected"),
     [
         (["inspekt", "x"], "keras-distill: error: unknown command 'inspekt'. Did you mean 'inspect'?"),
-        (["train"], "keras-distill: error: unknown command 'train'. Choose one of inspect, check, label, distill, "),
+        (
+            ["train"],
+            "keras-distill: error: unknown command 'train'. Choose one of inspect, check, student, label, distill, ",
+        ),
         (["--verson"], "keras-distill: error: unknown option '--verson'. Did you mean '--version'?"),
         # Not that --dataset is missing.
         (["label", "x", "--datset=y", "--out=z"], "label: error: unknown option '--datset'. Did you mean '--dataset'?"),
         (["report", "x", "-out=y"], "keras-distill report: error: unknown option '-out'. Did you mean '--out'?"),
         (["report", "x", "--zzz"], "keras-distill report: error: unknown option '--zzz'.\n"),
         (["inspect", "x", "y"], "keras-distill inspect: error: unexpected argument 'y'\n"),
+        (["student", "x", "--out=y.keras"], "student: error: --width or --depth must be less than 1\n"),
+        (["student", "x", "--out=y.keras", "--width=2"], "student: error: --width must be in (0, 1], got 2\n"),
+        (["student", "x", "--width=0.5", "--out=y"], "student: error: --out must end in .keras, got y\n"),
         (["export", "x", "--dataset=y"], "export: error: the following arguments are required: --out\n"),
         ([*DISTILL, "--alpha=1"], "keras-distill distill: error: --alpha must be in [0, 1), got 1\n"),
         ([*DISTILL, "--alpha", "-0.1"], "error: --alpha must be in [0, 1), got -0.1\n"),
