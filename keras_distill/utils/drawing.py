@@ -23,6 +23,8 @@ FIRST = {"teacher": INK, "baseline": "#E69F00", "distilled": "#0072B2"}
 OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7B4EA8")
 
 _STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,

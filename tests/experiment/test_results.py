@@ -37,7 +37,18 @@ def test_round_trip(tmp_path, shape):
     )
     back = Results.load(saved(results, tmp_path))
     assert back.models == results.models
-    for field in ("title", "settings", "classes", "temperature", "command", "seconds", "seeds", "date", "machine", *NEW):
+    for field in (
+        "title",
+        "settings",
+        "classes",
+        "temperature",
+        "command",
+        "seconds",
+        "seeds",
+        "date",
+        "machine",
+        *NEW,
+    ):
         assert getattr(back, field) == getattr(results, field)
     assert back.versions == results.versions
     for ours, theirs in zip(results.examples, back.examples, strict=True):
@@ -57,7 +68,9 @@ def test_files_of_another_version_raise(tmp_path):
     fields = strict(path)
     for changed in ({**fields, "format": 1}, {name: value for name, value in fields.items() if name != "format"}):
         path.write_text(json.dumps(changed))
-        with pytest.raises(ValueError, match="results.json' was written by another version of keras_distill; run again"):
+        with pytest.raises(
+            ValueError, match="results.json' was written by another version of keras_distill; run again"
+        ):
             Results.load(path)
 
 
@@ -123,7 +136,10 @@ def one(name, role, baselines=(), **recorded):
         ([one("a", "teacher"), one("b", "teacher")], "at most one teacher"),
         ([one("a", "student")], "role of 'a' must be one of"),
         ([ModelResult("a", "baseline", 1, [])], "'a' has no runs"),
-        ([one("a", "baseline"), one("b", "distilled", ["c"])], r"The baselines of 'b' must be .*'a'.*Received: \['c'\]"),
+        (
+            [one("a", "baseline"), one("b", "distilled", ["c"])],
+            r"The baselines of 'b' must be .*'a'.*Received: \['c'\]",
+        ),
         ([one("a", "baseline", confusion=[[1]])], r"confusion matrix of 'a', seed 0, must have shape \(10, 10\)"),
         ([one("a", "baseline", per_class=[1.0])], r"per class of 'a', seed 0, must have shape \(10,\)"),
     ],

@@ -47,7 +47,8 @@ def test_the_class_that_changed_most_comes_first():
 def test_undefined_classes_come_last():
     figure = class_figures(
         results(
-            model("base", "baseline", [math.nan, 0.8, 0.6]), model("d", "distilled", [0.5, 0.8, 0.7], baselines=["base"])
+            model("base", "baseline", [math.nan, 0.8, 0.6]),
+            model("d", "distilled", [0.5, 0.8, 0.7], baselines=["base"]),
         )
     )[0]
     names, _, texts = drawn(figure)
