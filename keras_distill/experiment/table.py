@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from keras_distill.utils.formatting import UNKNOWN, align_columns, format_size
@@ -155,4 +156,6 @@ def _gap_recovered(results, model):
 
 
 def _percent(fraction, digits):
-    return UNKNOWN if fraction is None else f"{100 * fraction:.{digits}f} %".replace("-", "\u2212")
+    return (
+        UNKNOWN if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f} %".replace("-", "\u2212")
+    )

@@ -83,3 +83,5 @@ def test_no_figure_without_scores_per_class():
     assert class_figures(samples.regression()) == []
     only_teacher = results(model("t", "teacher", [0.5, 0.5, 0.5]), ModelResult("d", "distilled", 1, [Run(0, 0.5)]))
     assert class_figures(only_teacher) == []
+    undefined = [math.nan] * 3
+    assert class_figures(results(model("b", "baseline", undefined), model("t", "teacher", undefined))) == []

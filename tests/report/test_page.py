@@ -63,6 +63,7 @@ def not_finite(results):
         for run in model.runs[:1]:
             run.score = math.nan
             run.per_class = [math.nan] * len(results.classes)
+    results.comparisons = samples.comparisons(results.models)
     return results
 
 

@@ -110,7 +110,7 @@ def test_wide_tables_become_cards_earlier():
 
 
 def test_typeset():
-    text = "“T-1”: (-0.5 points, -1 to -.2, 3.0 ± 0.1 %), paired t-test, 2024-05-01"
+    text = "“T-1”: (-0.5 points, -1 to -.2, 3.0 ± 0.1 %), paired t-test p = 0.1, 2024-05-01"
     assert tables.typeset(text) == (
-        "“T-1”: (−0.5 points, −1 to −.2, 3.0\u00a0±\u00a00.1\u00a0%), paired t\u2011test, 2024-05-01"
+        "“T-1”: (−0.5 points, −1 to −.2, 3.0\u00a0±\u00a00.1\u00a0%), paired t\u2011test p\u00a0=\u00a00.1, 2024-05-01"
     )
