@@ -26,7 +26,8 @@ class Row(NamedTuple):
         latency: Milliseconds per example, median; None if not measured.
         speedup: Latency of the teacher divided by that of the model; None for the teacher and where either was not
             measured.
-        compression: Parameters of the teacher divided by those of the model; None likewise.
+        compression: Parameters of the teacher divided by those of the model; None for the teacher and where either is
+            unknown.
         gap_recovered: Teacher-student gap recovered, `(model - baseline) / (teacher - baseline)` in score; None unless
             the teacher is better than the baseline.
         gap_interval: 95 % interval of `gap_recovered` over seeds, for the given gap; None for one seed.

@@ -35,7 +35,13 @@ def write_comparison_page(
 
     Example:
 
-    >>> runs = {"T = 2": results, "T = 8": other_results}
+    >>> from keras_distill.experiment import ModelResult, Results, Run
+    >>> from keras_distill.report import write_comparison_page
+    >>> runs = {}
+    >>> for temperature, score in ((2.0, 0.95), (8.0, 0.96)):
+    ...     models = [ModelResult("distilled", "distilled", 31_415, [Run(0, score)])]
+    ...     settings = {"temperature": temperature}
+    ...     runs[f"T = {temperature:g}"] = Results("Title", "Text.", settings, models, "python train.py", 12.5, [0])
     >>> write_comparison_page(runs, "comparison.html", {"T = 2": "t2/report.html", "T = 8": "t8/report.html"})
     """
     links = links or {}
