@@ -1,6 +1,7 @@
 """Score by which an experiment compares models."""
 
 import dataclasses
+import math
 
 from keras_distill.utils.formatting import percent_with_spread
 
@@ -51,6 +52,8 @@ class Score:
             value: The score.
             spread: Standard deviation of the score. Defaults to None, which leaves it out.
         """
+        if not math.isfinite(value):
+            return "not finite"
         if self.percent:
             return percent_with_spread(value, spread)
         text = f"{value:.4g}" if spread is None else f"{value:.4g} ± {spread:.2g}"

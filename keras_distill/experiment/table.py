@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from keras_distill.utils.formatting import UNKNOWN, align_columns, format_size
@@ -25,7 +26,8 @@ class Row(NamedTuple):
         latency: Milliseconds per example, median; None if not measured.
         speedup: Latency of the teacher divided by that of the model; None for the teacher and where either was not
             measured.
-        compression: Parameters of the teacher divided by those of the model; None likewise.
+        compression: Parameters of the teacher divided by those of the model; None for the teacher and where either is
+            unknown.
         gap_recovered: Teacher-student gap recovered, `(model - baseline) / (teacher - baseline)` in score; None unless
             the teacher is better than the baseline.
         gap_interval: 95 % interval of `gap_recovered` over seeds, for the given gap; None for one seed.
@@ -155,4 +157,6 @@ def _gap_recovered(results, model):
 
 
 def _percent(fraction, digits):
-    return UNKNOWN if fraction is None else f"{100 * fraction:.{digits}f} %".replace("-", "\u2212")
+    return (
+        UNKNOWN if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f} %".replace("-", "\u2212")
+    )

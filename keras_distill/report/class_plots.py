@@ -18,12 +18,14 @@ def class_figures(results: Results) -> list[Figure]:
         results: A `Results`.
 
     Returns:
-        No `Figure` unless a student has scores per class; otherwise the first classes, then the others.
+        No `Figure` unless a student has scores per class that are finite; otherwise the first classes, then the others.
     """
     models = _shown_models(results)
     if not results.classes or not models or all(model.role == "teacher" for model in models):
         return []
     scores = np.array([model.per_class() for model in models])
+    if not np.isfinite(scores).any():
+        return []
     order = class_order(models, scores, results.score.sign)
     # A figure of one or two classes would be worse than a longer first one.
     first = len(order) if len(order) <= _FIRST + 2 else _FIRST

@@ -26,7 +26,7 @@ def write_comparison_page(
 
     Args:
         runs: `{label: Results}`, two or more, in the order of the page. Labels are short, such as names of folders. A
-            run without distilled models is represented by its baselines.
+            run without distilled models is represented by its baselines, or its teacher.
         path: Path of the file. Missing folders are created; an existing file is replaced.
         links: `{label: path of the run's report relative to the folder of this page}`. Defaults to no links.
 
@@ -35,7 +35,13 @@ def write_comparison_page(
 
     Example:
 
-    >>> runs = {"T = 2": results, "T = 8": other_results}
+    >>> from keras_distill.experiment import ModelResult, Results, Run
+    >>> from keras_distill.report import write_comparison_page
+    >>> runs = {}
+    >>> for temperature, score in ((2.0, 0.95), (8.0, 0.96)):
+    ...     models = [ModelResult("distilled", "distilled", 31_415, [Run(0, score)])]
+    ...     settings = {"temperature": temperature}
+    ...     runs[f"T = {temperature:g}"] = Results("Title", "Text.", settings, models, "python train.py", 12.5, [0])
     >>> write_comparison_page(runs, "comparison.html", {"T = 2": "t2/report.html", "T = 8": "t8/report.html"})
     """
     links = links or {}
@@ -89,8 +95,8 @@ def settings_table(runs: dict[str, Results], links: dict[str, str]) -> Table:
 
 
 def _students(results):
-    distilled = [model for model in results.models if model.role == "distilled"]
-    return distilled or [model for model in results.models if model.role == "baseline"]
+    by_role = {role: [model for model in results.models if model.role == role] for role in ("distilled", "baseline")}
+    return by_role["distilled"] or by_role["baseline"] or results.models
 
 
 def _name(runs, label, model):

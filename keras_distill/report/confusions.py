@@ -1,19 +1,18 @@
 """Figures of confusion matrices, and the list of the most frequent confusions."""
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, PowerNorm
+from matplotlib.colors import ListedColormap, Normalize, PowerNorm, to_rgb
 
 from keras_distill.experiment.results import ModelResult, Results
-from keras_distill.utils.drawing import Figure, figure, shorten
+from keras_distill.utils.drawing import FIRST, OTHERS, Figure, figure, shorten
 from keras_distill.utils.formatting import UNKNOWN
 
 # Vermilion for errors; blue for fewer and vermilion for more, as in the palette of the other figures. They fade into
 # the background, light or dark, on which numbers in the color of the text stay readable.
-_BLUE, _VERMILION = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)
-ERRORS = LinearSegmentedColormap.from_list("errors", [(*_VERMILION, 0.0), (*_VERMILION, 0.75)], 32)
-CHANGE = LinearSegmentedColormap.from_list(
-    "change", [(0, (*_BLUE, 0.75)), (0.5, (*_BLUE, 0)), (0.5, (*_VERMILION, 0)), (1, (*_VERMILION, 0.75))], 33
-)
+_BLUE, _VERMILION = to_rgb(FIRST["distilled"]), to_rgb(OTHERS[1])
+_OPACITIES = np.linspace(0.2, 0.85, 31)
+ERRORS = ListedColormap([(*_VERMILION, 0), *((*_VERMILION, opacity) for opacity in _OPACITIES)])
+CHANGE = ListedColormap([*((*_BLUE, opacity) for opacity in _OPACITIES[::-1]), *ERRORS.colors])
 _DIAGONAL = ListedColormap([(0.5, 0.5, 0.5, 0.25)])
 # With more classes than this, the names or the numbers would overlap.
 MOST_NAMES = 26
@@ -101,7 +100,7 @@ def _all_errors(results):
 
 def _matrix(results, values, title, colormap, norm, alt):
     size = len(results.classes)
-    with figure(4.3 if size > MOST_NUMBERS else 3.9) as canvas:
+    with figure(3.7 if size > MOST_NUMBERS else 3.9) as canvas:
         axes = canvas.subplots()
         np.fill_diagonal(shown := values.copy(), np.nan)
         # Without interpolation the SVG contains one pixel per cell.
@@ -112,6 +111,8 @@ def _matrix(results, values, title, colormap, norm, alt):
         else:
             bar = canvas.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
             bar.outline.set_visible(False)
+            # Edges would cover their neighbors and double the opacity.
+            bar.solids.set_edgecolor("none")
         _name_classes(axes, results.classes)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted class", ylabel="true class")

@@ -91,7 +91,7 @@ def difference_dots(results: Results) -> list[Figure]:
             axes.plot(ends, [place + _MEAN] * 2, color=color, linewidth=2, solid_capstyle="butt", zorder=1)
             fill = color if each.clear else PAPER
             axes.plot([middle], [place + _MEAN], "D", ms=6.5, mfc=fill, mec=color, mew=1.4, zorder=3)
-            name = f"{shorten(each.model, 19)} \u2212 {shorten(each.baseline, 19)}"
+            name = f"{shorten(each.model, 18)} \u2212 {shorten(each.baseline, 18)}"
             _write_above(axes, place, name, "" if each.p is None else p_text(each.p))
         ends = [end for each in shown for end in each.interval]
         axes.set(xlim=_limits(score, [0.0, *ends]), ylim=(len(shown) - 0.65, -0.65), yticks=[])
@@ -151,7 +151,7 @@ def _values(score, values):
 
 def _caption(score, rows, reference):
     better = "" if score.higher_is_better else " Lower is better."
-    line = "" if reference is None else " Dotted line: the teacher."
+    line = "" if reference is None or not math.isfinite(reference) else " Dotted line: the teacher."
     if all(len(values) == 1 for _, values, _ in rows):
         return f"Dots: one run per model.{line}{better}"
     return f"Dots: one per seed. Diamond and bar: mean and its 95 % interval.{line}{better}"

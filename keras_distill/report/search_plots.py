@@ -188,6 +188,8 @@ def one_against_another(search: Search, x: str, y: str) -> Figure:
             ScalarMappable(view.norm, view.colors), ax=axes, aspect=30, ticks=MaxNLocator(5, steps=STEPS)
         )
         bar.outline.set_visible(False)
+        # Edges would cover their neighbors and double the opacity.
+        bar.solids.set_edgecolor("none")
         bar.set_label(view.label)
         return Figure(canvas, _alt(search), "Dots: the trials. Ring: the best trial.")
 

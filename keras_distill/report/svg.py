@@ -5,6 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from keras_distill.utils.drawing import FIRST, INK, LINE, OTHERS, PAPER, SOFT, Figure, style
 
@@ -44,7 +45,8 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     """
     buffer = io.BytesIO()
     with style(), matplotlib.rc_context(_SETTINGS):
-        figure.canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        # Unlike `savefig`, this does not draw everything a second time to find the layout, which is final.
+        FigureCanvasSVG(figure.canvas).print_svg(buffer, metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
     _remove_unused(root)
     for element in root.iter():

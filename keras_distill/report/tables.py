@@ -184,13 +184,19 @@ def hardware(results: Results) -> str:
 
 
 def typeset(text: str) -> str:
-    """Return a text with minus signs before numbers, and without line breaks inside "\u00b1 0.1 %" and "t-test".
+    """Return a text with minus signs before numbers, and without line breaks in "\u00b1 0.1 %", "p = 0.1" and "t-test".
 
     Args:
         text: Text with numbers.
     """
     text = re.sub(r"(?<![\w-])-(?=[\d.])", "\u2212", text)
-    return text.replace(" \u00b1 ", "\u00a0\u00b1\u00a0").replace(" %", "\u00a0%").replace("t-test", "t\u2011test")
+    text = re.sub(r"\bp ([=<]) ", "p\u00a0\\1\u00a0", text)
+    return (
+        text.replace(" \u00b1 ", "\u00a0\u00b1\u00a0")
+        .replace(" %", "\u00a0%")
+        .replace("t-test", "t\u2011test")
+        .replace("p-value", "p\u2011value")
+    )
 
 
 def _smaller(compression):

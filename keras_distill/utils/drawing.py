@@ -23,6 +23,8 @@ FIRST = {"teacher": INK, "baseline": "#E69F00", "distilled": "#0072B2"}
 OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7B4EA8")
 
 _STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -54,7 +56,7 @@ class Figure:
     """A figure with its texts.
 
     Attributes:
-        canvas: The matplotlib figure, drawn inside `figure`.
+        canvas: The finished matplotlib figure, drawn and passed inside `figure`. Its layout is final.
         alt: Alternative text, for readers who cannot see the figure.
         caption: Explanation below the figure. Defaults to "", none.
     """
@@ -62,6 +64,11 @@ class Figure:
     canvas: matplotlib.figure.Figure
     alt: str
     caption: str = ""
+
+    def __post_init__(self):
+        # The layout starts from the one before, so that a second drawing would differ from the first.
+        self.canvas.draw_without_rendering()
+        self.canvas.set_layout_engine("none")
 
     def png(self) -> bytes:
         """Return the content of a PNG file, black on white."""

@@ -88,6 +88,11 @@ def test_no_gap_to_recover(models):
     assert sample.table()[-1].gap_recovered is None and cells(sample)[-1][-1] == "–"
 
 
+def test_scores_that_are_not_finite():
+    sample = results(model("t", "teacher", [0.9]), model("d", "distilled", [math.nan, 0.5]))
+    assert cells(sample)[1][:3] == ("d", "not finite", "–")
+
+
 def test_without_a_teacher_nothing_is_retained_and_no_speedup():
     (row,) = results(model("a", "baseline", [0.8], ms=0.1)).table()
     assert row.retained is None and row.speedup is None and row.compression is None

@@ -29,8 +29,8 @@ def test_distillation_helped():
     # Differences 0.035, 0.044, 0.026 with standard deviation 0.009: t = 0.035 / (0.009 / sqrt(3)) = 6.736, p = 0.0213;
     # half the interval is 4.3027 * 0.009 / sqrt(3) = 0.02236. The gap is 0.99 - 0.9.
     assert sentence_on([0.9, 0.89, 0.91], [0.935, 0.934, 0.936]) == (
-        "Clearly better: accuracy 93.50 ± 0.10 % of “D” against 90.00 ± 1.00 % of “A” (+3.50 points, 95 % interval over 3 "
-        "seeds +1.26 to +5.74, paired t-test p = 0.021). 39 % of the teacher-student gap is recovered."
+        "Clearly better: accuracy 93.50 ± 0.10 % of “D” against 90.00 ± 1.00 % of “A” (+3.50 points, 95 % interval "
+        "over 3 seeds +1.26 to +5.74, paired t-test p = 0.021). 39 % of the teacher-student gap is recovered."
     )
 
 

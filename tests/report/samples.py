@@ -8,6 +8,7 @@ from keras_distill.experiment.results import Example, ModelResult, Results, Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import compare
 from keras_distill.preflight import Finding
+from keras_distill.tuning.search import Hyperparameter, Search, Trial
 
 FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
@@ -192,3 +193,23 @@ def eight_models(size=100, seeds=3):
         examples=examples(2, size, (96, 128, 3), list(scores)[:4]),
         files={"trained student": "models/soft targets.keras", "history": "history.csv"},
     )
+
+
+SPACE = [
+    Hyperparameter("temperature", 1.0, 16.0, True),
+    Hyperparameter("alpha", 0.0, 1.0),
+    Hyperparameter("optimizer", choices=["adam", "sgd", "lion"]),
+    Hyperparameter("sgd_rate", 0.01, 1.0, True),
+]
+
+
+def search(scores=(0.80, 0.90, 0.85, 0.88), direction="max", space=SPACE, **changed):
+    """Return a search with these scores."""
+    random = np.random.default_rng(0)
+    trials = []
+    for number, score in enumerate(scores):
+        values = {"temperature": float(2 ** random.uniform(0, 4)), "alpha": float(random.uniform())}
+        values["optimizer"] = ["adam", "sgd", "lion"][number % 3]
+        values |= {"sgd_rate": 0.1} if values["optimizer"] == "sgd" else {}
+        trials.append(Trial(f"{number:02d}", values, score))
+    return Search(**{"objective": "val_accuracy", "direction": direction, "space": space, "trials": trials} | changed)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from keras_distill.report import Results, profile_plots
-from keras_distill.report.page import render
-from keras_distill.report.profile_plots import pareto, profile_figures
+from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.score import Score
+from keras_distill.report.cost_plots import model_figures, pareto, profile_figures, short_count, spread_out
 from keras_distill.utils import drawing
 from tests.report import samples
 
@@ -25,42 +25,95 @@ def test_pareto_front(points, front):
     assert pareto(points) == front
 
 
-def test_points_are_at_the_profiles(monkeypatch):
-    drawn, real = [], drawing.render_figure
-    monkeypatch.setattr(
-        profile_plots, "render_figure", lambda figure, *texts: drawn.append(figure) or real(figure, *texts)
-    )
+def points(figure):
+    return [line for line in figure.canvas.axes[0].lines if line.get_marker() == "o"]
+
+
+def names(figure):
+    return [text.get_text() for text in figure.canvas.axes[0].texts]
+
+
+def hollow(figure):
+    return [line.get_markerfacecolor() == drawing.PAPER for line in points(figure)]
+
+
+def test_points_are_at_the_profiles():
     profiles = samples.profiles()
     figures = profile_figures(samples.results(profiles=profiles))
     # The file in Keras' format has no accuracy.
     shown = [0, 1, 3, 4]
-    for figure, cost in zip(drawn, ("bytes", "median"), strict=True):
-        (axes,) = figure.axes
-        points = [line for line in axes.lines if line.get_marker() == "o"]
-        for line, index in zip(points, shown, strict=True):
+    for figure, cost in zip(figures, ("bytes", "median"), strict=True):
+        for line, index in zip(points(figure), shown, strict=True):
             np.testing.assert_allclose(line.get_xdata(), [getattr(profiles[index], cost)])
-            np.testing.assert_allclose(line.get_ydata(), [100 * np.mean(profiles[index].accuracies)])
-        assert [text.get_text() for text in axes.texts] == ["1", "2", "4", "5"]
+            np.testing.assert_allclose(line.get_ydata(), [100 * np.mean(profiles[index].scores)])
+        assert names(figure) == ["1. litert_float32", "2. litert_float32", "4. litert_float32", "5. litert_int8"]
         # The distilled model dominates the baseline; all others are on the front.
-        hollow = [line.get_markerfacecolor() == "white" for line in points]
-        assert hollow == [False, True, False, False]
-    assert "2: baseline, litert_float32, 130 kB, 95.60 ± 0.14 %" in figures[0].alt
-    assert "5: distilled, litert_int8, 0.04, 96.95 ± 0.21 %" in figures[1].alt
+        assert hollow(figure) == [False, True, False, False]
+    assert "2. litert_float32: 130 kB, 95.60 ± 0.14 %" in figures[0].alt
+    assert "5. litert_int8: 0.04, 96.95 ± 0.21 %" in figures[1].alt
 
 
-def test_page_has_the_table_and_results_load(tmp_path):
-    results = samples.results(profiles=samples.profiles())
-    page = render(results)
-    assert "Size, latency and memory" in page and "3. distilled" in page
-    for cell in ("4.8 MB", "117.1x", "96.95 ± 0.21 %", "1,200,000", "30 M", "1.25 / 1.5"):
-        assert f"<td>{cell}</td>" in page
-    assert "Size, latency and memory" not in render(samples.results())
-    results.save(tmp_path / "results.json")
-    assert Results.load(tmp_path / "results.json").profiles == samples.profiles()
+def test_points_are_at_the_models():
+    sample = samples.results()
+    sizes, latencies = model_figures(sample)
+    for figure, cost in ((sizes, lambda model: model.parameters), (latencies, lambda model: model.latency.median)):
+        for line, model in zip(points(figure), sample.models, strict=True):
+            np.testing.assert_allclose(line.get_xdata(), [cost(model)])
+            np.testing.assert_allclose(line.get_ydata(), [100 * np.mean([run.score for run in model.runs])])
+        assert names(figure) == ["teacher", "baseline", "distilled"]
+        assert hollow(figure) == [False, True, False]
+        assert figure.canvas.axes[0].get_xscale() == "log"
+    assert sizes.canvas.axes[0].get_xlabel() == "parameters"
 
 
-def test_profiles_of_unknown_models_raise():
-    with pytest.raises(
-        ValueError, match="`profiles` refers to unknown models \\['baseline'\\]. `models` contains: \\['teacher'\\]"
-    ):
-        samples.results(models=samples.results().models[:1], examples=[], profiles=samples.profiles()[:2])
+def models(*listed, **changed):
+    built = [ModelResult(name, "baseline", size, [Run(0, score)], **more) for name, size, score, more in listed]
+    return samples.results(models=built, examples=[], **changed)
+
+
+def test_a_lower_error_is_on_the_front():
+    score = Score("RMSE", higher_is_better=False, percent=False)
+    (figure,) = model_figures(models(("a", 10, 0.5, {}), ("b", 100, 0.3, {}), ("c", 50, 0.6, {}), score=score))
+    assert hollow(figure) == [False, False, True]
+    assert "down and to the left" in figure.caption
+
+
+def test_bytes_stand_in_for_unknown_parameters():
+    (figure,) = model_figures(models(("a", None, 0.5, {"bytes": 1000}), ("b", None, 0.6, {"bytes": 2000})))
+    assert figure.canvas.axes[0].get_xlabel() == "size of the saved model"
+    assert "a: 1 kB, 50.00 %; b: 2 kB, 60.00 %." in figure.alt
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [("a", None, 0.5, {}), ("b", None, 0.6, {})],
+        [("a", 10, 0.5, {}), ("b", 10, 0.6, {})],
+        [("a", 10, 0.5, {}), ("b", 20, np.nan, {})],
+        [("a", 0, 0.5, {}), ("b", 20, 0.6, {})],
+    ],
+)
+def test_no_figure_without_two_costs(listed):
+    assert model_figures(models(*listed)) == []
+
+
+@pytest.mark.parametrize("ratio", [1.001, 1.5, 4, 30, 1e3, 1e7])
+def test_every_axis_has_two_to_five_ticks(ratio):
+    (figure,) = model_figures(models(("a", 100_000, 0.5, {}), ("b", round(100_000 * ratio), 0.6, {})))
+    axes = figure.canvas.axes[0]
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert 2 <= len(ticks) <= 5
+
+
+def test_names_do_not_overlap():
+    places = spread_out([0.5, 0.5, 0.51, 0.0, 0.99, 1.0], 0.1)
+    assert all(after - before >= 0.1 - 1e-9 for before, after in zip(sorted(places), sorted(places)[1:]))
+    assert places[3] == 0 and max(places) <= 1
+    # The order of the points stays.
+    assert np.argsort(places, kind="stable").tolist() == [3, 0, 1, 2, 4, 5]
+    assert spread_out([0.2, 0.7], 0.1) == [0.2, 0.7]
+
+
+def test_short_counts():
+    assert [short_count(value) for value in (812, 31_415, 1_200_000, 7e9)] == ["812", "31.4 k", "1.2 M", "7 G"]

@@ -1,50 +1,25 @@
 """HTML page: valid, self-contained, accessible, and the same after a round trip."""
 
-import html.parser
 import itertools
 import math
+import re
 import string
 import warnings
 
+import numpy as np
 import pytest
 
-from keras_distill.report import ModelResult, Results, confusions, plots, write_page
+from keras_distill.experiment.results import ModelResult, Results, Run
+from keras_distill.experiment.score import Score
+from keras_distill.report import write_page
+from keras_distill.report.comparison import render_comparison
 from keras_distill.report.page import duration, render
-from keras_distill.utils import drawing, soft_targets
+from keras_distill.report.templates import relative_link
 from tests.report import samples
+from tests.report.pages import Page, plain
 
-VOID = {"meta", "img", "br", "link"}
 # Starts with text that matplotlib would reject as mathematics.
 NASTY = '$\\x$ A < B & "C" > <script>alert(1)</script>'
-
-
-class Page(html.parser.HTMLParser):
-    """Parsed page: elements with their attributes, and the texts of each kind of element."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open, self.texts = [], [], {}
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag in {"h1", "h2", "h3", "p", "td", "th", "title", "dd", "pre", "li", "figcaption"}:
-            self.texts.setdefault(tag, []).append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> has no opening tag"
-
-    def handle_data(self, data):
-        for tag in self.open:
-            if tag in self.texts:
-                self.texts[tag][-1] += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def no_history(results):
@@ -83,102 +58,164 @@ def many_students(results):
     return results
 
 
+def not_finite(results):
+    for model in results.models:
+        for run in model.runs[:1]:
+            run.score = math.nan
+            run.per_class = [math.nan] * len(results.classes)
+    results.comparisons = samples.comparisons(results.models)
+    return results
+
+
+def bare():
+    """Return results without any of the optional fields."""
+    models = [ModelResult("student", "distilled", None, [Run(0, 0.5)])]
+    return Results("Title", "", {}, models, "", 0.0, [], versions={}, machine={})
+
+
+def multi_label():
+    random = np.random.default_rng(0)
+    models = [
+        ModelResult(
+            name, role, 10, [Run(s, 0.6, per_class=random.uniform(size=4).tolist()) for s in range(2)], None, baselines
+        )
+        for name, role, baselines in (("a", "baseline", []), ("d", "distilled", ["a"]))
+    ]
+    return samples.results(list("wxyz"), models=models, examples=[], score=Score("macro F1"))
+
+
 CASES = {
     "usual": lambda: samples.results(),
     "one seed": lambda: samples.results(seeds=1, shown=1),
+    "twenty seeds": lambda: samples.results(seeds=20, shown=0),
     "no history": lambda: no_history(samples.results(seeds=2, shown=0)),
     "one confusion missing": lambda: one_confusion_missing(samples.results(seeds=2, shown=0)),
     "diverged": lambda: diverged(no_confusions(samples.results(shown=0))),
+    "not finite": lambda: not_finite(samples.results(seeds=3, shown=0)),
     "two classes": lambda: samples.results(classes=["no", "yes, and a long name of a class"], shown=1, temperature=1.0),
     "26 classes, in color": lambda: samples.results(
         classes=list(string.ascii_uppercase), shape=(96, 128, 3), shown=1, seeds=2
     ),
-    "120 classes": lambda: samples.results(classes=[f"class {n}" for n in range(120)], shown=1, seeds=1),
+    "eight models": lambda: samples.eight_models(),
     "weak teacher": lambda: no_confusions(samples.results(teacher=0.4, seeds=2, shown=0)),
     "perfect": lambda: samples.results(teacher=1.0, baseline=1.0, distilled=1.0, seeds=1, shown=0),
+    "no teacher": lambda: samples.results(models=samples.results().models[1:], shown=0, examples=[]),
+    "no baseline": lambda: samples.results(models=samples.results().models[:1], examples=[]),
     "many students": lambda: no_confusions(many_students(samples.results(shown=1, seeds=2))),
     "one epoch": lambda: samples.results(
         models=[ModelResult("distilled", "distilled", 9, [samples.run(0, 0.5, epochs=1)])], examples=[]
     ),
-    "nasty": lambda: samples.results(
-        title=NASTY * 4, description=NASTY, command=NASTY, settings={NASTY: NASTY}, classes=[NASTY, "b"], shown=1
+    "regression": lambda: samples.regression(),
+    "multi-label": multi_label,
+    "harmed": lambda: samples.results(distilled=0.93, findings=samples.findings(), shown=0),
+    "files and search": lambda: samples.results(
+        profiles=samples.profiles(), search=samples.search(), shown=0, seeds=2, files={"model": "student.keras"}
     ),
+    "bare": bare,
+    "nasty": lambda: samples.results(
+        title=NASTY * 4,
+        description=NASTY,
+        command=NASTY,
+        settings={NASTY: NASTY},
+        classes=[NASTY, "b"],
+        shown=1,
+        files={NASTY: NASTY},
+    ),
+}
+WITHOUT_EXAMPLES = {
+    "usual",
+    "one seed",
+    "two classes",
+    "26 classes, in color",
+    "eight models",
+    "many students",
+    "nasty",
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def drawn(request, tmp_path_factory):
-    """Return name of the case, its page, and for each figure its size and the bounding box of its artists."""
-    sizes, render = [], drawing.render_figure
-
-    def measured(figure, *texts):
-        rendered = render(figure, *texts)
-        sizes.append((figure.get_size_inches(), figure.get_tightbbox()))
-        return rendered
-
+    """Return name of the case, its results and its page."""
     path = tmp_path_factory.mktemp("page") / "report.html"
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    results = CASES[request.param]()
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for module in (plots, soft_targets, confusions):
-            patch.setattr(module, "render_figure", measured)
-        write_page(CASES[request.param](), path)
-    return request.param, Page(path.read_text(encoding="utf-8")), sizes
+        write_page(results, path)
+    return request.param, results, Page(path.read_text(encoding="utf-8"))
 
 
-def test_figures_contain_all_artists(drawn):
-    _, page, sizes = drawn
-    assert 0 < len(sizes) <= len(page.all("img"))
-    for (width, height), box in sizes:
-        assert width <= 7
-        assert box.x0 > -0.02 and box.y0 > -0.02 and box.x1 < width + 0.02 and box.y1 < height + 0.02
-
-
-def test_images_are_embedded_and_have_alt_texts(drawn):
-    _, page, _ = drawn
-    for image in page.all("img"):
-        assert image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 10
-        assert int(image["width"]) > 0 and int(image["height"]) > 0
-        assert "nan" not in image["src"][:30]
-
-
-def test_needs_no_network(drawn):
-    _, page, _ = drawn
+def check_page(page):
+    """Check what every page must be: self-contained, well formed and accessible."""
     for tag, attributes in page.elements:
         assert tag not in {"script", "link", "iframe", "object"}
         assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href", "srcset", "data"):
-            assert attributes.get(name, "data:").startswith(("data:", "#"))
-
-
-def test_is_well_formed(drawn):
-    _, page, _ = drawn
+        for name in ("src", "srcset", "data"):
+            assert attributes.get(name, "data:").startswith("data:")
+        if tag == "a":
+            assert not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|/", attributes["href"])
+        else:
+            assert attributes.get("href", "#").startswith(("#", "data:image/png;base64,"))
+    (policy,) = [each for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids) > 0
-    assert all(
-        attributes["aria-labelledby"] in ids for _, attributes in page.elements if "aria-labelledby" in attributes
-    )
+    labels = {attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes}
+    assert labels <= set(ids)
     assert page.all("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
     assert page.texts["title"][0] == page.texts["h1"][0] != ""
     levels = [int(tag[1]) for tag, _ in page.elements if tag in {"h1", "h2", "h3", "h4"}]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    for image in page.all("svg"):
+        assert image["role"] == "img" and len(image["aria-label"]) > 10
+    for image in page.all("img"):
+        assert image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 10
+        assert int(image["width"]) > 0 and int(image["height"]) > 0
 
 
-def test_tables_scroll_inside_their_own_box(drawn):
-    _, page, _ = drawn
-    for index, (tag, _) in enumerate(page.elements):
-        if tag == "table":
-            assert page.elements[index - 1][1]["class"] == "scroll"
+def test_is_self_contained_well_formed_and_accessible(drawn):
+    check_page(drawn[2])
+
+
+def test_a_comparison_is_self_contained_well_formed_and_accessible():
+    runs = {NASTY: CASES["nasty"](), "bare": bare(), "regression": samples.regression()}
+    page = Page(render_comparison(runs, {NASTY: NASTY}))
+    check_page(page)
+    assert NASTY in page.texts["a"]
+
+
+def test_rows_can_become_cards(drawn):
+    _, _, page = drawn
+    tables = page.all("table")
+    assert len(tables) == len(page.tables)
+    for table in tables:
+        assert set(table["class"].split()) & {"phone", "tablet", "cards"} and table["role"] == "table"
+        headings = page.headings(table["aria-labelledby"])
+        for row in page.tables[table["aria-labelledby"]][1:]:
+            assert [cell["data-label"] for cell in row[1:]] == headings[1:]
+
+
+def test_nothing_scrolls_inside_the_page(drawn):
+    _, _, page = drawn
+    assert "tabindex" not in {name for _, each in page.elements for name in each}
+    assert "overflow-x" not in render(bare()).partition("<style>")[2].partition("</style>")[0]
 
 
 def test_sections_depend_on_the_contents(drawn):
-    case, page, _ = drawn
-    headings = page.texts["h2"]
-    assert ("Losses by term" in headings) == (case != "no history")
-    assert ("Confusion matrices" in headings) == (case not in {"diverged", "weak teacher", "many students"})
-    without = {"no history", "one confusion missing", "diverged", "weak teacher", "perfect", "one epoch"}
-    assert ('Soft targets ("dark knowledge")' in headings) == (case not in without)
+    case, results, page = drawn
+    headings, folded = page.texts["h2"], page.texts["h3"]
+    histories = any(run.history for model in results.models for run in model.runs)
+    assert ("Losses by term" in folded) == histories
+    assert ("Learning curves" in folded) == (histories and case != "regression")
+    confusions = any(model.confusion() is not None for model in results.models)
+    assert ("Confusion matrices" in folded) == confusions
+    assert ('Soft targets ("dark knowledge")' in headings) == (case in WITHOUT_EXAMPLES)
+    assert ("Diagnostics" in headings) == (case in {"harmed", "eight models"})
+    assert ("Verdict" in headings) == bool(results.comparisons)
+    per_class = any(model.per_class() is not None for model in results.models if model.role != "teacher")
+    assert ("Classes" in headings) == (per_class or confusions)
+    assert ("Exported files" in headings) == ("Hyperparameter search" in headings) == (case == "files and search")
 
 
 def page_of(results, folder):
@@ -189,22 +226,87 @@ def page_of(results, folder):
 def test_page_has_the_numbers(tmp_path):
     results = samples.results(shown=0)
     page = page_of(results, tmp_path)
-    for row in results.table():
-        assert row.name in page.texts["th"]
-        assert set(row.cells()[1:]) <= set(page.texts["td"])
+    assert [row[0] for row in page.table("results")] == [model.name for model in results.models]
+    for card, row in zip(page.cards("results"), results.table()):
+        assert card["accuracy"] == results.score.text(row.score, row.spread)
+        assert card["parameters"] == f"{row.parameters:,}" and card["ms/example"] == f"{row.latency:.3g}"
+        assert card["agreement"] == f"{100 * row.agreement:.2f} %"
+        assert card["speed-up"] == ("–" if row.speedup is None else f"{row.speedup:.1f}x")
+        assert card["accuracy retained"] == ("–" if row.retained is None else f"{100 * row.retained:.1f} %")
+        assert card["gap recovered"] == ("–" if row.gap_recovered is None else f"{100 * row.gap_recovered:.0f} %")
+    (comparison,) = results.comparisons
+    (card,) = page.cards("comparisons")
+    assert card["difference in accuracy"] == f"{100 * comparison.difference:+.2f} points"
     assert page.texts["pre"] == [results.command]
     facts = set(page.texts["dd"])
     assert {"20 min 34 s", "0, 1, 2, 3, 4", results.machine["processor"], *results.versions.values()} <= facts
     assert {str(value) for value in results.settings.values()} <= facts
-    assert "35\u00a0% fewer errors" in " ".join(page.texts["p"])
+    assert "10,000 test examples" in facts
+    distilled = results.table()[2]
+    expected = [f"{100 * distilled.retained:.1f} %", "38x", "10x", f"{100 * distilled.gap_recovered:.0f} %"]
+    assert [fact for fact in page.texts["dd"] if fact in expected] == expected
+    (sentence,) = results.verdict()
+    assert sentence in [plain(text) for text in page.texts["p"]]
+
+
+def test_regression_has_its_unit(tmp_path):
+    results = samples.regression()
+    page = page_of(results, tmp_path)
+    for card, row in zip(page.cards("results"), results.table()):
+        assert card["RMSE"] == results.score.text(row.score, row.spread) and card["RMSE"].endswith("°C")
+    assert "RMSE, size and latency" in page.texts["h2"]
+    assert not any("accuracy" in text.lower() for texts in page.texts.values() for text in texts)
 
 
 def test_texts_are_escaped(tmp_path):
-    results = samples.results(title=NASTY, command=NASTY, settings={NASTY: 1}, classes=[NASTY, "b"], shown=1, seeds=1)
+    results = samples.results(
+        title=NASTY, command=NASTY, settings={NASTY: 1}, classes=[NASTY, "b"], shown=1, seeds=1, files={NASTY: NASTY}
+    )
     page = page_of(results, tmp_path)
     assert page.texts["h1"] == page.texts["title"] == page.texts["pre"] == [NASTY]
     assert any(NASTY in image["alt"] for image in page.all("img"))
-    assert not page.all("script")
+    assert any(NASTY in image["aria-label"] for image in page.all("svg"))
+    assert not page.all("script") and NASTY in page.texts["a"]
+
+
+def test_long_verdicts_are_folded():
+    results = samples.eight_models(4)
+    page = Page(render(results))
+    sentences = results.verdict()
+    assert len(sentences) == 10 and "6 more" in page.texts["summary"]
+    shown = [plain(text) for text in page.texts["p"]]
+    assert all(sentence in shown for sentence in sentences)
+
+
+def test_students_that_got_worse_are_named_on_top():
+    page = Page(render(samples.results(distilled=0.93, shown=0)))
+    assert page.texts["h2"][0] == "Diagnostics" and page.texts["strong"] == [
+        "“distilled” is clearly worse than “baseline”"
+    ]
+    (box,) = [each for each in page.all("section") if each.get("aria-labelledby") == "diagnostics"]
+    assert "problem" in box["class"].split()
+    assert page.texts["h2"][1].startswith("Summary")
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("models/student.keras", "models/student.keras"),
+        ("my models/a#b?c.keras", "my%20models/a%23b%3Fc.keras"),
+        ("a\\b.csv", "a/b.csv"),
+        ("../other/x", "../other/x"),
+        ("javascript:alert(1)", ""),
+        ("https://example.com/x", ""),
+        ("//example.com/x", ""),
+        ("/etc/passwd", ""),
+        ("C:\\models\\x", ""),
+    ],
+)
+def test_only_relative_paths_become_links(path, address):
+    assert relative_link(path) == address
+    page = Page(render(samples.results(shown=0, seeds=1, files={"a file": path})))
+    assert [link["href"] for link in page.all("a")] == ([address] if address else [])
+    assert any(path in text for text in page.texts["li"])
 
 
 def test_loaded_results_give_the_same_page(tmp_path):
@@ -223,13 +325,15 @@ def test_duration(seconds, text):
 
 
 def test_page_has_the_findings(tmp_path):
-    results = samples.results(findings=samples.findings())
-    page = render(results)
-    assert "Diagnostics<" in page and "Teacher &#39;output&#39; holds &lt;probabilities&gt;." in page
-    assert "add up to 1.0000" in page and "To do: Tap the layer before." in page
-    assert page.count("No problems found") == 1
-    assert "Diagnostics<" not in render(samples.results())
+    results = samples.results(findings=samples.findings(), shown=0)
+    page = Page(render(results))
+    assert page.texts["h2"][0] == "Diagnostics"
+    (box,) = [each for each in page.all("section") if each.get("aria-labelledby") == "diagnostics"]
+    assert "warning" in box["class"].split()
+    finding = samples.findings()["distilled"][0]
+    text = page.texts["p"][1]
+    assert text.startswith(f"distilled: {finding.what}") and finding.advice in text and finding.seen in text
+    assert {"baseline: no problems found", "distilled: 1 problem"} <= set(page.texts["li"])
+    assert "Diagnostics" not in Page(render(samples.results(shown=0))).texts["h2"]
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").findings == samples.findings()
-    with pytest.raises(ValueError, match="`findings` refers to unknown models \\['small'\\]"):
-        samples.results(findings={"small": []})
