@@ -11,8 +11,8 @@ import tensorflow as tf
 from keras_distill import losses
 from keras_distill.cli import main
 from keras_distill.cli.objective import FEATURES
-from keras_distill.losses.base import DistillationLoss
 from keras_distill.experiment import Results
+from keras_distill.losses.base import DistillationLoss
 from tests.support.distill_command import histories, labels_out_of_range, trained
 from tests.support.helpers import assert_same_weights, missing_package, softmax, weights_of
 
