@@ -28,7 +28,7 @@ def open_training(options: argparse.Namespace, *models: keras.Model) -> tuple[Ex
         *models: Student and teacher.
 
     Raises:
-        CommandError: If the dataset is empty, or labels are no classes.
+        CommandError: If the dataset is empty, or a label is not a class.
         ValueError: If the dataset cannot be opened, or does not fit the models.
     """
     opened = _as_examples(examples(options, *models), options.dataset)

@@ -19,6 +19,7 @@ from .common import (
     positive_integer,
     read_names,
 )
+from .export import export_formats
 from .objective import add_objective, add_training
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add(commands: Commands) -> None:
             "keras-distill distill teacher.keras student.keras --dataset=mnist --scale=1/255 --out=run \\\n"
             "      --test=test --temperature=2 --alpha=0.5 --epochs=30 --seeds=3",
             "keras-distill distill teacher.keras student.keras --dataset=images/ --scale=1/255 --out=run \\\n"
-            "      --test=0.2 --tune=20 --hint 'block_*:block_*:0.1'",
+            "      --test=0.2 --tune=20 --hint 'block_*:block_*:0.1' --export=int8",
             "keras-distill distill --config=run/run.yaml --out=again",
         ),
         notes="\nfiles in --out:\n"
@@ -68,6 +69,13 @@ def add(commands: Commands) -> None:
     add_objective(parser)
     _add_training(parser)
     output = add_output(parser, metavar="DIR", help="directory of the trained student and the results")
+    output.add_argument(
+        "--export",
+        action="append",
+        metavar="FORMAT",
+        help="also export the student, e.g. to litert_float32 or int8, and measure the file; may be repeated (default: "
+        "student.keras only)",
+    )
     add_force(output, "the results of an earlier run in --out")
     output.add_argument("--log-dir", metavar="DIR", help="directory of TensorBoard logs (default: none)")
     add_import(parser)
@@ -183,9 +191,10 @@ def _run(options, out, strategy):
         raise CommandError(
             f"{options.dataset} has no labels, which --baseline trains on. Add labels or drop --baseline."
         )
+    formats = export_formats(options, "--export", options.export)
     uses_features = needs_features(options, models, task)
     cache = options.cache if options.cache is not None else bool(options.tune) or not uses_features
-    settings = _settings(options, models)
+    settings, kept = _settings(options, models), "tuned" if options.tune else "distilled"
     _check_previous(options, out, settings)
     experiment = Experiment(
         task,
@@ -200,6 +209,8 @@ def _run(options, out, strategy):
         temperature=options.temperature,
         settings=settings,
         command=options.command,
+        files=dict.fromkeys(["teacher", kept], formats) if formats else None,
+        keep=kept,
         strategy=strategy,
         backup_every=options.backup_every,
         callbacks=None if options.log_dir is None else _tensorboard(options.log_dir),

@@ -59,7 +59,8 @@ def add(commands: Commands) -> None:
         action="append",
         dest="formats",
         metavar="FORMAT",
-        help="format to export to; may be repeated (default: keras, saved_model, litert_float32 and litert_int8)",
+        help="format to export to, or an alias such as tflite or int8; may be repeated (default: keras, saved_model, "
+        "litert_float32 and litert_int8)",
     )
     output.add_argument("--list-formats", action=_ListFormats, nargs=0, help="list all formats and exit")
     output.add_argument("--name", help="base name of the files (default: that of MODEL)")
@@ -75,13 +76,9 @@ def run(options: argparse.Namespace) -> None:
     model = load(options.model, options.modules)
 
     from keras_distill.compression import profiling
-    from keras_distill.compression.exporting import FORMATS, USUAL, path_of
+    from keras_distill.compression.exporting import USUAL, path_of
 
-    formats = list(dict.fromkeys(options.formats or USUAL))
-    unknown = [each for each in formats if each not in FORMATS]
-    if unknown:
-        suggestion = did_you_mean(unknown[0], FORMATS)
-        options.error(f"--format must be one of {', '.join(FORMATS)}, got {unknown[0]}.{suggestion}")
+    formats = export_formats(options, "--format", options.formats) or list(USUAL)
     name = options.name or pathlib.Path(options.model).stem
     existing = [path for path in (path_of(options.out, name, each) for each in formats) if path.exists()]
     if existing and not options.force:
@@ -132,6 +129,27 @@ def _export(
     return exported, errors
 
 
+def export_formats(options: argparse.Namespace, option: str, names: "list[str] | None") -> list[str]:
+    """Return formats by their names or aliases, without duplicates; exits with a usage error for an unknown one.
+
+    Args:
+        options: Options of the command.
+        option: Name of the option, for the error.
+        names: Names of formats, or None.
+    """
+    from keras_distill.compression.exporting import ALIASES, FORMATS
+
+    formats = []
+    for name in names or []:
+        key = name.lower().replace("-", "_")
+        format = ALIASES.get(key, key)
+        if format not in FORMATS:
+            suggestion = did_you_mean(key, [*FORMATS, *ALIASES])
+            options.error(f"{option} must be one of {', '.join(FORMATS)}, got {name}.{suggestion}")
+        formats.append(format)
+    return list(dict.fromkeys(formats))
+
+
 def _agreement(file: "Exported") -> tuple[str, str]:
     return f"{file.difference:.2g}", f"{file.agreement:.1%}"
 
@@ -139,7 +157,8 @@ def _agreement(file: "Exported") -> tuple[str, str]:
 class _ListFormats(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
         load_package()
-        from keras_distill.compression.exporting import FORMATS
+        from keras_distill.compression.exporting import ALIASES, FORMATS
 
-        print("\n".join(FORMATS))
+        names = {format: [alias for alias in ALIASES if ALIASES[alias] == format] for format in FORMATS}
+        print("\n".join(f"{format} ({', '.join(aliases)})" if aliases else format for format, aliases in names.items()))
         parser.exit()

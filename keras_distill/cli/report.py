@@ -18,9 +18,9 @@ def add(commands: Commands) -> None:
         "report",
         usage="DIR [DIR ...] [options]",
         summary="regenerate the report of a run, compare runs, or plot a hyperparameter search",
-        description="Write report.html from the results.json of a `distill` run, a recipe or an experiment. For several "
-        "directories, write one page that compares the runs. For a directory of KerasTuner, write plots of the search "
-        "instead, whether it has finished or not.",
+        description="Write report.html from the results.json of a `distill` run, a recipe or an experiment. For "
+        "several directories, write one page that compares the runs. For a directory of KerasTuner, write plots of the "
+        "search instead, whether it has finished or not.",
         examples=(
             "keras-distill report run",
             "keras-distill report run --out=page.html",

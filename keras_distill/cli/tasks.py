@@ -63,8 +63,9 @@ def as_class_indices(labels: np.ndarray, classes: int, source: str) -> np.ndarra
     if invalid.any():
         example, component = np.argwhere(invalid)[0]
         raise CommandError(
-            f"the label {rows[example, component]} of example {example} of {source} is not a class of the student, which "
-            f"has the classes 0 to {classes - 1}. Number the classes from 0 without gaps; {UNLABELLED} is a missing label."
+            f"the label {rows[example, component]} of example {example} of {source} is not a class of the student, "
+            f"which has the classes 0 to {classes - 1}. Number the classes from 0 without gaps; {UNLABELLED} is a "
+            "missing label."
         )
     if labels.dtype.kind != "f":
         return labels

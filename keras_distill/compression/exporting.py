@@ -32,6 +32,19 @@ FORMATS = {
     "litert_int8": 0.4,
 }
 USUAL = ("keras", "saved_model", "litert_float32", "litert_int8")
+# Other names of the formats.
+ALIASES = {
+    "tflite": "litert_float32",
+    "litert": "litert_float32",
+    "tflite_float32": "litert_float32",
+    "tflite_float16": "litert_float16",
+    "tflite_int8": "litert_int8",
+    "float16": "litert_float16",
+    "dynamic": "litert_dynamic",
+    "int8": "litert_int8",
+    "savedmodel": "saved_model",
+    "tf": "saved_model",
+}
 _SUFFIXES = {"keras": ".keras", "saved_model": "", "onnx": ".onnx"}
 # Number of examples used to compare outputs and to calibrate int8 ranges.
 _NUM_EXAMPLES = 256

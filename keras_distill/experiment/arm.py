@@ -86,7 +86,7 @@ class Arm:
 
     @property
     def distilled(self) -> bool:
-        """Whether the arm has a teacher."""
+        """True if the arm has a teacher."""
         return self.terms is not None
 
     def new_student(self, start: keras.Model | None = None) -> keras.Model:

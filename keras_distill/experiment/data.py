@@ -18,7 +18,7 @@ class Data:
     labels, or a `tf.data.Dataset` of such single examples, always in the same order.
 
     Models are compared on the test split, which nothing else reads. Early stopping and a search read the validation
-    split alone. Without a test split, models are compared on the validation split, and the report says so.
+    split alone. Without a test split, models are compared on the validation split; the report names the split.
 
     Args:
         train: Training split.

@@ -25,7 +25,7 @@ def as_examples(source: Any) -> "Examples":
             example; or a `tf.data.Dataset` of such single examples, always in the same order.
 
     Raises:
-        ValueError: If there are no examples, or arrays differ in length.
+        ValueError: If the source is empty, or arrays differ in length.
     """
     if isinstance(source, Examples):
         return source
@@ -139,7 +139,7 @@ class ArrayExamples(Examples):
         rows: Indices of the examples. Defaults to None: all.
 
     Raises:
-        ValueError: If there are no examples, or arrays differ in length.
+        ValueError: If the source is empty, or arrays differ in length.
     """
 
     def __init__(self, arrays: Any, rows: np.ndarray | None = None):

@@ -23,7 +23,7 @@ def ordered(arms: Sequence[Arm]) -> list[Arm]:
         arms: The arms.
 
     Raises:
-        ValueError: If there are no arms.
+        ValueError: If the list is empty.
     """
     if not arms:
         raise ValueError("`arms` must contain at least one `Arm`.")

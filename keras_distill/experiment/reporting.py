@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,8 @@ def write(results: Results, execution: Execution) -> None:
     folder = execution.folder
     save_model(execution.first(execution.plan.keep).model, folder / _STUDENT)
     try:
-        from keras_distill.report import write_page
-
-        write_page(results, folder / _PAGE)
+        # By name: the report is made of experiments, and needs packages that they do not.
+        importlib.import_module("keras_distill.report").write_page(results, folder / _PAGE)
         results.files["report"] = _PAGE
     except ImportError as error:
         print(f"{_PAGE} was not written: {error} Then run: keras-distill report {folder}")

@@ -142,7 +142,7 @@ class Experiment:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes the files."""
+        """True in the process that writes the files."""
         return workers.is_chief(self.strategy)
 
     def num_steps(self, arm: Arm) -> int:

@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def clear(self) -> bool:
-        """Whether the p-value of the paired t-test is below 0.05."""
+        """True if the p-value of the paired t-test is below 0.05."""
         return self.p is not None and self.p < SIGNIFICANCE
 
 
@@ -101,7 +101,7 @@ def compare(
     variance = (variance if variance > 1e-24 * max(mean**2, 1e-12) else 0.0) + resolution**2 / 6
     error = math.sqrt(variance / count)
     half = float(stats.t.ppf(1 - SIGNIFICANCE / 2, count - 1)) * error
-    # Without any variance, as for continuous scores that differ by a constant, only a mean of 0 is no difference.
+    # Continuous scores may differ by a constant: without variance, every mean but 0 is significant.
     statistic = abs(mean) / error if error else np.inf
     p = 1.0 if abs(mean) < 1e-12 else float(2 * stats.t.sf(statistic, count - 1))
     sign_flip_p = _sign_flip(differences) if count >= SIGN_FLIP_SEEDS else None

@@ -11,7 +11,7 @@ from keras_distill.losses.base import DistillationLoss
 
 
 class Task:
-    """What the models of an experiment learn and how they are judged. Abstract.
+    """Supervised loss, metrics and score of the models of an experiment. Abstract.
 
     A task needs `loss` and `records`; everything else has a default. `records` returns numbers for each example, and
     `score_of` makes the score of them. Since examples are resampled for an interval, the score must be a function of

@@ -52,7 +52,7 @@ def experiment(arms_=None, task=None, splits=None, **options):
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch, request):
-    """Leave out what takes seconds and has tests of its own: the page, and the pre-flight check."""
+    """Leave out the page and the pre-flight check, which take seconds and are tested elsewhere."""
     monkeypatch.setattr("keras_distill.report.page.write_page", lambda results, path: path.write_text("page"))
     if request.node.name != "test_findings":
         monkeypatch.setattr("keras_distill.experiment.execution.check", lambda *arguments: [])
@@ -307,7 +307,7 @@ def test_a_teacher_of_another_library(tmp_path):
         x, y = data(24)
         assert results.models[0].runs[0].score == np.mean(x[:, :3].argmax(-1) == y)
         assert results.models[0].parameters is None and results.models[0].latency is None
-        # Teachers without weights are told apart by their outputs.
+        # Their outputs distinguish teachers without weights.
         assert len(list((tmp_path / "teacher_cache").iterdir())) == weights
 
 
