@@ -67,10 +67,10 @@ def not_finite(results):
     return results
 
 
-def bare():
+def bare(**changed):
     """Return results without any of the optional fields."""
     models = [ModelResult("student", "distilled", None, [Run(0, 0.5)])]
-    return Results("Title", "", {}, models, "", 0.0, [], versions={}, machine={})
+    return Results("Title", "", {}, models, "", 0.0, [], versions={}, machine={}, **changed)
 
 
 def multi_label():
@@ -87,19 +87,20 @@ def multi_label():
 CASES = {
     "usual": lambda: samples.results(),
     "one seed": lambda: samples.results(seeds=1, shown=1),
-    "twenty seeds": lambda: samples.results(seeds=20, shown=0),
+    "twenty seeds": lambda: no_confusions(samples.results(seeds=20, shown=0)),
     "no history": lambda: no_history(samples.results(seeds=2, shown=0)),
     "one confusion missing": lambda: one_confusion_missing(samples.results(seeds=2, shown=0)),
     "diverged": lambda: diverged(no_confusions(samples.results(shown=0))),
-    "not finite": lambda: not_finite(samples.results(seeds=3, shown=0)),
+    "not finite": lambda: not_finite(no_confusions(samples.results(seeds=3, shown=0))),
     "two classes": lambda: samples.results(classes=["no", "yes, and a long name of a class"], shown=1, temperature=1.0),
     "26 classes, in color": lambda: samples.results(
         classes=list(string.ascii_uppercase), shape=(96, 128, 3), shown=1, seeds=2
     ),
-    "eight models": lambda: samples.eight_models(),
+    "120 classes": lambda: samples.results(classes=[f"class {n}" for n in range(120)], shown=1, seeds=1),
+    "eight models": lambda: samples.eight_models(15, 3),
     "weak teacher": lambda: no_confusions(samples.results(teacher=0.4, seeds=2, shown=0)),
     "perfect": lambda: samples.results(teacher=1.0, baseline=1.0, distilled=1.0, seeds=1, shown=0),
-    "no teacher": lambda: samples.results(models=samples.results().models[1:], shown=0, examples=[]),
+    "no teacher": lambda: no_confusions(samples.results(models=samples.results(shown=0).models[1:], examples=[])),
     "no baseline": lambda: samples.results(models=samples.results().models[:1], examples=[]),
     "many students": lambda: no_confusions(many_students(samples.results(shown=1, seeds=2))),
     "one epoch": lambda: samples.results(
@@ -107,9 +108,11 @@ CASES = {
     ),
     "regression": lambda: samples.regression(),
     "multi-label": multi_label,
-    "harmed": lambda: samples.results(distilled=0.93, findings=samples.findings(), shown=0),
-    "files and search": lambda: samples.results(
-        profiles=samples.profiles(), search=samples.search(), shown=0, seeds=2, files={"model": "student.keras"}
+    "harmed": lambda: no_confusions(samples.results(distilled=0.93, findings=samples.findings(), shown=0)),
+    "files and search": lambda: no_confusions(
+        samples.results(
+            profiles=samples.profiles(), search=samples.search(), shown=0, seeds=2, files={"model": "student.keras"}
+        )
     ),
     "bare": bare,
     "nasty": lambda: samples.results(
@@ -122,7 +125,7 @@ CASES = {
         files={NASTY: NASTY},
     ),
 }
-WITHOUT_EXAMPLES = {
+WITH_EXAMPLES = {
     "usual",
     "one seed",
     "two classes",
@@ -130,6 +133,7 @@ WITHOUT_EXAMPLES = {
     "eight models",
     "many students",
     "nasty",
+    "120 classes",
 }
 
 
@@ -210,10 +214,11 @@ def test_sections_depend_on_the_contents(drawn):
     assert ("Learning curves" in folded) == (histories and case != "regression")
     confusions = any(model.confusion() is not None for model in results.models)
     assert ("Confusion matrices" in folded) == confusions
-    assert ('Soft targets ("dark knowledge")' in headings) == (case in WITHOUT_EXAMPLES)
+    assert ('Soft targets ("dark knowledge")' in headings) == (case in WITH_EXAMPLES)
     assert ("Diagnostics" in headings) == (case in {"harmed", "eight models"})
     assert ("Verdict" in headings) == bool(results.comparisons)
-    per_class = any(model.per_class() is not None for model in results.models if model.role != "teacher")
+    students = [model.per_class() for model in results.models if model.role != "teacher"]
+    per_class = any(scores is not None and np.isfinite(scores).any() for scores in students)
     assert ("Classes" in headings) == (per_class or confusions)
     assert ("Exported files" in headings) == ("Hyperparameter search" in headings) == (case == "files and search")
 
@@ -270,7 +275,7 @@ def test_texts_are_escaped(tmp_path):
 
 
 def test_long_verdicts_are_folded():
-    results = samples.eight_models(4)
+    results = no_history(no_confusions(samples.eight_models(4)))
     page = Page(render(results))
     sentences = results.verdict()
     assert len(sentences) == 10 and "6 more" in page.texts["summary"]
@@ -279,7 +284,7 @@ def test_long_verdicts_are_folded():
 
 
 def test_students_that_got_worse_are_named_on_top():
-    page = Page(render(samples.results(distilled=0.93, shown=0)))
+    page = Page(render(no_history(no_confusions(samples.results(distilled=0.93, shown=0)))))
     assert page.texts["h2"][0] == "Diagnostics" and page.texts["strong"] == [
         "“distilled” is clearly worse than “baseline”"
     ]
@@ -304,7 +309,7 @@ def test_students_that_got_worse_are_named_on_top():
 )
 def test_only_relative_paths_become_links(path, address):
     assert relative_link(path) == address
-    page = Page(render(samples.results(shown=0, seeds=1, files={"a file": path})))
+    page = Page(render(bare(files={"a file": path})))
     assert [link["href"] for link in page.all("a")] == ([address] if address else [])
     assert any(path in text for text in page.texts["li"])
 
@@ -325,7 +330,7 @@ def test_duration(seconds, text):
 
 
 def test_page_has_the_findings(tmp_path):
-    results = samples.results(findings=samples.findings(), shown=0)
+    results = no_history(no_confusions(samples.results(findings=samples.findings(), shown=0)))
     page = Page(render(results))
     assert page.texts["h2"][0] == "Diagnostics"
     (box,) = [each for each in page.all("section") if each.get("aria-labelledby") == "diagnostics"]
@@ -334,6 +339,6 @@ def test_page_has_the_findings(tmp_path):
     text = page.texts["p"][1]
     assert text.startswith(f"distilled: {finding.what}") and finding.advice in text and finding.seen in text
     assert {"baseline: no problems found", "distilled: 1 problem"} <= set(page.texts["li"])
-    assert "Diagnostics" not in Page(render(samples.results(shown=0))).texts["h2"]
+    assert "Diagnostics" not in Page(render(bare())).texts["h2"]
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").findings == samples.findings()
