@@ -8,7 +8,6 @@ from .common import (
     add_dataset,
     add_import,
     as_command_error,
-    count_noun,
     positive_integer,
     print_table,
 )
@@ -97,6 +96,7 @@ def _check_models(options: argparse.Namespace) -> int:
     with as_command_error(f"cannot check {options.student}"):
         from keras_distill.preflight import check
         from keras_distill.training.distiller import Distiller
+        from keras_distill.utils.formatting import count_noun
 
         from .data import open_training
         from .job import Models, arm

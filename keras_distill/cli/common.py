@@ -282,12 +282,6 @@ def random_seed(text: str) -> int:
     return _integer(text, 0, 2**32 - 1)
 
 
-def count_noun(count: int, noun: str) -> str:
-    """Return "1 batch", "8 batches" or "2 epochs"."""
-    plural = noun + ("es" if noun.endswith("tch") else "s")
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of strings in columns, the last one aligned to the right."""
     from keras_distill.utils.formatting import align_columns

@@ -16,7 +16,6 @@ from .common import (
     add_import,
     add_output,
     as_command_error,
-    count_noun,
     finite_number,
     positive_integer,
     read_names,
@@ -185,6 +184,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _run(options, out, strategy):
     from keras_distill.experiment import Experiment
+    from keras_distill.utils.formatting import count_noun
 
     from .data import open_data
     from .job import Models, needs_features, tensorboard

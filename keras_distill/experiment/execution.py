@@ -6,6 +6,7 @@ import gc
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,7 @@ from keras_distill.preflight import Finding, check
 from keras_distill.saving.load import save_model
 from keras_distill.training.distiller import Distiller
 from keras_distill.tuning.search import Search
+from keras_distill.utils.formatting import count_noun
 
 if TYPE_CHECKING:
     from keras_distill.experiment.run import Experiment
@@ -271,7 +273,7 @@ class Execution:
     def _add_findings(self, arm, findings):
         self.findings.setdefault(arm.name, []).extend(findings)
         for finding in findings:
-            print(f"{arm.name}: {finding}")
+            warnings.warn(f"'{arm.name}': {finding.what} {finding.seen} {finding.advice}", stacklevel=2)
 
     def _start(self, arm, seed):
         return self.trained[arm.start, 0 if arm.start == TEACHER else seed].model
@@ -302,4 +304,5 @@ class Execution:
         self.findings[arm.name] = []
         self._add_findings(arm, check(distiller, batches))
         if self.findings[arm.name] and self.plan.strict:
-            raise RuntimeError(f"Training did not start: the check of '{arm.name}' has findings, and `strict` is set.")
+            problems = count_noun(len(self.findings[arm.name]), "problem")
+            raise RuntimeError(f"Training did not start: {problems} of '{arm.name}' found with `strict` set.")

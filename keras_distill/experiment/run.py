@@ -45,7 +45,7 @@ class Experiment:
         cache: Whether to compute the teacher's outputs once and store them in the folder. False runs the teacher in
             every step. A path is the folder of a cache of the training split, as written by `label`; it is written if
             it does not exist. Defaults to True.
-        strict: Whether to raise an error if the pre-flight check has findings, instead of printing them. Defaults to
+        strict: Whether to raise an error if the pre-flight check has findings, instead of a warning. Defaults to
             False.
         files: `{name of a model: [format]}`, as for `compression.export`: files to export, profile and report. Defaults
             to none.

@@ -150,7 +150,7 @@ def measurement(results: Results) -> str:
         results: A `Results`.
     """
     score, examples = results.score, "" if results.num_examples is None else f"{results.num_examples:,} examples of "
-    sentences = [f"{score.name[0].upper()}{score.name[1:]} on {examples}the {results.split} split: mean"]
+    sentences = [f"{capitalize(score.name)} on {examples}the {results.split} split: mean"]
     several = any(len(model.runs) > 1 for model in results.models)
     sentences[0] += " \u00b1 sample standard deviation over the seeds." if several else " over the seeds."
     if not score.higher_is_better:
@@ -181,6 +181,15 @@ def hardware(results: Results) -> str:
     accelerators, machine = results.machine.get("accelerators") or [], results.machine
     cores = f", {machine['cores']} cores" if machine.get("cores") else ""
     return ", ".join(accelerators) if accelerators else f"{machine.get('processor') or 'an unknown processor'}{cores}"
+
+
+def capitalize(text: str) -> str:
+    """Return a text with its first letter in upper case, except for abbreviations such as "mIoU".
+
+    Args:
+        text: Text for a heading or the start of a sentence.
+    """
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text
 
 
 def typeset(text: str) -> str:

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from keras_distill.report.svg import inline_svg
-from keras_distill.report.tables import typeset
+from keras_distill.report.tables import capitalize, typeset
 from keras_distill.utils.files import atomic_write
 from keras_distill.utils.formatting import UNKNOWN
 
@@ -32,7 +32,7 @@ def render_template(name: str, **values: Any) -> str:
     environment.globals["svg"] = lambda figure: Markup(inline_svg(figure, f"figure-{next(numbers)}-"))
     environment.globals["unknown"] = UNKNOWN
     environment.filters["typeset"] = typeset
-    environment.filters["capitalized"] = lambda text: text[:1].upper() + text[1:]
+    environment.filters["capitalize"] = capitalize
     return environment.get_template(name).render(values)
 
 

@@ -66,3 +66,9 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return "1 batch", "8 batches" or "2 epochs"."""
+    plural = noun + ("es" if noun.endswith("tch") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"

@@ -102,7 +102,8 @@ def printed(newcomer):
     outputs = []
     for command in COMMANDS:
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(newcomer), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.chdir(newcomer)
             assert main(shlex.split(command)[1:]) == 0
         assert err.getvalue() == ""
         outputs.append(out.getvalue())
@@ -155,7 +156,9 @@ def test_scaling_twice_is_a_warning(newcomer, capsys):
     message = "'shapes' rescales its inputs itself, in the layer 'rescaling', and --scale does so before."
     assert message in capsys.readouterr().err
     # 1/127.5 - 1 is undone.
-    network = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Rescaling(2, offset=-1), keras.layers.Flatten()])
+    network = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), keras.layers.Rescaling(2, offset=-1), keras.layers.Flatten()]
+    )
     network.save(newcomer / "unit.keras")
     options[0] = str(newcomer / "unit.keras")
     assert main(["label", *options, "--scale=1/255", f"--out={newcomer / 'unit'}"]) == 0
@@ -171,7 +174,9 @@ def test_directories_that_are_not_the_classes(newcomer, capsys):
     shutil.copytree(newcomer / "images" / "circle", newcomer / "more" / "disk")
     models = [str(newcomer / "model.keras")] * 2
     assert main(["check", *models, f"--dataset={newcomer / 'more'}"]) == 1
-    assert "has 4 subdirectories, circle, disk, square, triangle, but 'shapes' has 3 classes." in capsys.readouterr().err
+    assert (
+        "has 4 subdirectories, circle, disk, square, triangle, but 'shapes' has 3 classes." in capsys.readouterr().err
+    )
     # An empty directory keeps the place of its class.
     shutil.rmtree(newcomer / "more" / "circle")
     (newcomer / "more" / "circle").mkdir()

@@ -21,8 +21,8 @@ def distill_command(folder, out, *options):
     return (*COMMAND, "distill", *paths, f"--dataset={folder / 'train.npz'}", f"--out={out}", *options)
 
 
-def wait_for(path, process):
-    while not path.exists():
+def wait_for(folder, pattern, process):
+    while not any(folder.glob(pattern)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
@@ -32,14 +32,12 @@ def test_two_processes_on_one_directory(folder, tmp_path):
     long = distill_command(folder, tmp_path / "run", "--epochs=100000")
     first = popen(*long)
     try:
-        wait_for(tmp_path / "run" / "unfinished" / "distilled" / "00000001.json", first)
+        wait_for(tmp_path / "run", "models/distilled_0_*/checkpoints/00000001.json", first)
         os.kill(first.pid, signal.SIGSTOP)
         for command in (long, distill_command(folder, tmp_path / "run", "--epochs=1", "--force")):
             status, _, error = run(*command)
             assert status == 1
-            expected = (
-                f"error: another `keras-distill distill` is writing to {tmp_path / 'run'}: process {first.pid}. Wait"
-            )
+            expected = f"Another process is writing to '{tmp_path / 'run'}': process {first.pid}. Wait"
             assert expected in error.splitlines()[-1]
     finally:
         first.kill()
@@ -47,7 +45,7 @@ def test_two_processes_on_one_directory(folder, tmp_path):
     # A killed process leaves no lock.
     status, printed, error = run(*distill_command(folder, tmp_path / "run", "--epochs=1", "--force"))
     assert status == 0, error
-    assert "writing.lock" not in os.listdir(tmp_path / "run")
+    assert "experiment.lock" not in os.listdir(tmp_path / "run")
 
 
 IMPORTED = "import pathlib\npathlib.Path({mark!r}).touch()\nraise RuntimeError('executed')\n"

@@ -51,7 +51,7 @@ def test_an_existing_file_is_replaced_with_force_only(tmp_path, capsys):
     assert "mine.html already exists" in capsys.readouterr().err
     assert (tmp_path / "mine.html").read_text() == "mine"
     assert main([*arguments, "--force"]) == 0
-    assert "<img" in (tmp_path / "mine.html").read_text()
+    assert "<svg" in (tmp_path / "mine.html").read_text()
 
 
 def test_the_plots_of_a_search(tmp_path, capsys):

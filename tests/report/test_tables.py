@@ -109,6 +109,12 @@ def test_wide_tables_become_cards_earlier():
     assert layouts == ["phone", "phone", "tablet", "tablet", "cards"]
 
 
+def test_abbreviations_keep_their_first_letter():
+    assert [tables.capitalize(text) for text in ("accuracy", "macro F1", "mIoU", "RMSE", "")] == [
+        *("Accuracy", "Macro F1", "mIoU", "RMSE", ""),
+    ]
+
+
 def test_typeset():
     text = "“T-1”: (-0.5 points, -1 to -.2, 3.0 ± 0.1 %), paired t-test p = 0.1, 2024-05-01"
     assert tables.typeset(text) == (
