@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from keras_distill.report import Results
+from keras_distill.experiment import Results
 
 pytestmark = pytest.mark.processes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
 README = (ROOT / "README.md").read_text()
-PRINTED = re.search(r"^## Command line\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+PRINTED = re.search(r"^```sh\n(keras-distill inspect.*?)```", README, re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 COMMANDS = {line.split()[1]: shlex.split(line)[1:] for line in PRINTED[1].splitlines()}
 
@@ -50,7 +50,6 @@ def folder(tmp_path_factory):
     teacher.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     teacher.fit(images[:1297], labels[:1297], epochs=10, verbose=0)
     teacher.save(folder / "teacher.keras")
-    network(16, "student").save(folder / "student.keras")
     return folder
 
 
@@ -79,16 +78,17 @@ def stopped(folder, number, marker, *arguments):
 
 
 def test_the_commands_as_printed(folder):
-    assert list(COMMANDS) == ["inspect", "check", "label", "distill", "export", "report"]
+    assert list(COMMANDS) == ["inspect", "student", "check", "label", "distill", "export", "report"]
     assert "hidden" in output_of(folder, *COMMANDS["inspect"])
+    assert "student.keras" in output_of(folder, *COMMANDS["student"])
     assert "No problems found" in output_of(folder, *COMMANDS["check"])
     assert "1,297 examples" in output_of(folder, *COMMANDS["label"])
     printed = output_of(folder, *COMMANDS["distill"], "--learning-rate=0.01")
     student = keras.saving.load_model(folder / "run" / "student.keras")
     arrays = np.load(folder / "test.npz")
     accuracy = np.mean(np.argmax(student(arrays["x"]), -1) == arrays["y"])
-    assert accuracy > 0.7 and f", student {100 * accuracy:.2f} % (" in printed
-    assert Results.load(folder / "run" / "results.json").models[-1].runs[0].accuracy == pytest.approx(accuracy)
+    assert accuracy > 0.7 and f"distilled: accuracy {100 * accuracy:.2f} %" in printed
+    assert Results.load(folder / "run" / "results.json").models[-1].runs[0].score == pytest.approx(accuracy)
     assert "litert_int8" in output_of(folder, *COMMANDS["export"])
     assert (folder / "files" / "student_int8.tflite").exists()
     page = folder / "run" / "report.html"
