@@ -40,10 +40,12 @@ class Examples:
     Attributes:
         rows: Indices of the examples in the whole source, shape `[examples]`. An index may occur several times.
         digest: SHA-256 digest of the whole source, 32 hexadecimal digits.
+        inputs_digest: The same for its inputs alone.
     """
 
     rows: np.ndarray
     digest: str
+    inputs_digest: str
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -154,13 +156,11 @@ class ArrayExamples(Examples):
 
     @functools.cached_property
     def digest(self) -> str:
-        digest = hashlib.sha256()
-        for array in keras.tree.flatten(self._arrays):
-            # An array of Python strings holds their addresses.
-            array = array.astype(str) if array.dtype == object else array
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:32]
+        return hashlib.sha256(f"{self.inputs_digest}{_digest(self._arrays[1:])}".encode()).hexdigest()[:32]
+
+    @functools.cached_property
+    def inputs_digest(self) -> str:
+        return _digest(self._arrays[0])
 
     def labels(self) -> Any:
         return self._take(self._arrays[1], self.rows) if len(self._arrays) > 1 else None
@@ -173,7 +173,8 @@ class ArrayExamples(Examples):
 
     def with_labels(self, labels: Any) -> "ArrayExamples":
         def spread(array, new):
-            whole = np.array(array, np.result_type(array, new))
+            # Nothing reads the other rows.
+            whole = np.zeros((len(array), *np.shape(new)[1:]), np.asarray(new).dtype)
             whole[self.rows] = new
             return whole
 
@@ -223,10 +224,15 @@ class StreamedExamples(Examples):
 
     @functools.cached_property
     def digest(self) -> str:
-        text = f"{self._whole.element_spec}{len(self.rows)}"
+        return hashlib.sha256(f"{self.inputs_digest}{_digest(self.labels())}".encode()).hexdigest()[:32]
+
+    @functools.cached_property
+    def inputs_digest(self) -> str:
+        # Reading all inputs may take as long as an epoch. The cache compares every example with its fingerprint.
+        spec = self._whole.element_spec
+        text = f"{spec[0] if isinstance(spec, tuple) else spec}{self._whole.cardinality()}"
         for element in self._whole.take(8).as_numpy_iterator():
-            _, _, example, _ = split_element(element)
-            text += str(example)
+            text += str(split_element(element)[2])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def labels(self) -> Any:
@@ -284,7 +290,7 @@ class StreamedExamples(Examples):
 
     def _copy(self, rows, labels):
         copy = StreamedExamples.__new__(StreamedExamples)
-        copy._whole, copy.rows, copy._labels, copy.digest = self._whole, rows, labels, self.digest
+        copy._whole, copy.rows, copy._labels, copy.inputs_digest = self._whole, rows, labels, self.inputs_digest
         return copy
 
     def _selected(self):
@@ -310,6 +316,16 @@ class StreamedExamples(Examples):
         dataset = dataset.batch(batch_size)
         dataset = dataset.map(_without_index, tf.data.AUTOTUNE) if stored is None else stored.join(dataset)
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _digest(structure):
+    digest = hashlib.sha256()
+    for array in keras.tree.flatten(structure):
+        # An array of Python strings holds their addresses.
+        array = array.astype(str) if array.dtype == object else array
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _without_index(*element: Any) -> Any:
