@@ -12,9 +12,11 @@ import keras
 import numpy as np
 
 from keras_distill.compression import Profile, export, profiling
+from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import architecture, measure_latencies
+from keras_distill.experiment.model_result import ModelResult
 from keras_distill.experiment.plan import TEACHER, baselines_of
-from keras_distill.experiment.results import Example, ModelResult, Results
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import bootstrap, compare
 from keras_distill.experiment.store import slug
 from keras_distill.models.softmax import ends_in_softmax

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from keras_distill.report import Results
+from keras_distill.experiment import Results
 
 pytestmark = pytest.mark.processes
 
@@ -69,9 +69,9 @@ def output_of(folder, *arguments, status=0):
 
 
 def stopped(folder, number, marker, *arguments):
-    """Send a signal to a process as soon as a file exists, and return its exit status."""
+    """Send a signal to a process as soon as a checkpoint exists, and return its exit status."""
     process = start(folder, *arguments)
-    while process.poll() is None and not marker.exists():
+    while process.poll() is None and not any(folder.glob(f"killed/models/distilled_0_*/checkpoints/{marker}")):
         time.sleep(0.01)
     process.send_signal(number)
     process.communicate()
@@ -87,8 +87,8 @@ def test_the_commands_as_printed(folder):
     student = keras.saving.load_model(folder / "run" / "student.keras")
     arrays = np.load(folder / "test.npz")
     accuracy = np.mean(np.argmax(student(arrays["x"]), -1) == arrays["y"])
-    assert accuracy > 0.7 and f", student {100 * accuracy:.2f} % (" in printed
-    assert Results.load(folder / "run" / "results.json").models[-1].runs[0].accuracy == pytest.approx(accuracy)
+    assert accuracy > 0.7 and f"distilled: accuracy {100 * accuracy:.2f} %" in printed
+    assert Results.load(folder / "run" / "results.json").models[-1].runs[0].score == pytest.approx(accuracy)
     assert "litert_int8" in output_of(folder, *COMMANDS["export"])
     assert (folder / "files" / "student_int8.tflite").exists()
     page = folder / "run" / "report.html"
@@ -101,13 +101,13 @@ def test_the_commands_as_printed(folder):
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(folder):
     names = ["teacher.keras", "student.keras", "--dataset=train.npz"]
     command = ["distill", *names, "--epochs=12", "--backup-every=4", "--similarity=hidden:hidden"]
+    command += ["--no-baseline"]
     output_of(folder, *command, "--out=uninterrupted")
-    first = folder / "killed" / "unfinished" / "distilled"
-    assert stopped(folder, signal.SIGKILL, first / "00000003.json", *command, "--out=killed") == -signal.SIGKILL
-    assert stopped(folder, signal.SIGTERM, first / "00000016.json", *command, "--out=killed") == 75
+    assert stopped(folder, signal.SIGKILL, "00000003.json", *command, "--out=killed") == -signal.SIGKILL
+    assert stopped(folder, signal.SIGTERM, "00000016.json", *command, "--out=killed") == 75
     assert not (folder / "killed" / "student.keras").exists()
     output_of(folder, *command, "--out=killed")
-    assert not (folder / "killed" / "unfinished").exists()
+    assert not list((folder / "killed").rglob("checkpoints"))
     one, other = (keras.saving.load_model(folder / name / "student.keras") for name in ("uninterrupted", "killed"))
     for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
