@@ -97,15 +97,11 @@ def sample_inputs(dataset: "tf.data.Dataset") -> "np.ndarray":
     """Return inputs from the whole dataset, since the first ones may all be of one class."""
     import numpy as np
 
-    from .data import num_examples
+    from keras_distill.experiment.data import as_examples
 
-    count = num_examples(dataset)
-    positions = set(np.linspace(0, count - 1, min(count, EXAMPLES)).round().astype(int).tolist())
-    elements = (element for index, element in enumerate(dataset.as_numpy_iterator()) if index in positions)
-    inputs = [element[0] if isinstance(element, tuple) else element for element in elements]
-    if not inputs:
-        raise CommandError("the dataset holds no examples.")
-    return np.stack(inputs)
+    examples = as_examples(dataset)
+    count = len(examples)
+    return examples.inputs(np.linspace(0, count - 1, min(count, EXAMPLES)).round().astype(int))
 
 
 def _export(
