@@ -19,10 +19,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["keras_distill", "keras_distill.*"]),
+    # The folder of the recipes is the package `keras_distill.examples`, so that a wheel has no package `recipes`.
+    packages=[*find_packages(include=["keras_distill", "keras_distill.*"]), "keras_distill.examples"],
     # The console script is a module outside the package, since importing the package imports TensorFlow.
     py_modules=["keras_distill_cli"],
-    package_dir={"keras_distill": "keras_distill", "": "keras_distill/cli"},
+    package_dir={"keras_distill": "keras_distill", "keras_distill.examples": "recipes", "": "keras_distill/cli"},
     package_data={"keras_distill": ["py.typed"], "keras_distill.report": ["*.jinja"]},
     entry_points={"console_scripts": ["keras-distill = keras_distill_cli:main"]},
     install_requires=[
@@ -30,6 +31,8 @@ setup(
         "etils[epath]",
         "keras>=3.12",
         "keras-tuner",
+        "pyyaml",
+        "scipy>=1.15",  # The first with permutation_test(rng=).
         "tensorboard",  # KerasTuner imports it without requiring it.
         "tensorflow>=2.19",
         "tensorflow-datasets",

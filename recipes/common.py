@@ -75,8 +75,7 @@ def run(recipe: Callable[[], None]) -> None:
     Args:
         recipe: Function without arguments.
     """
-    package = __name__.rpartition(".")[0]
-    for module in (__name__, f"{package}.data"):
+    for module in (__name__, f"{__package__}.data"):
         for flag in flags.FLAGS.get_key_flags_for_module(module):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
@@ -117,15 +116,15 @@ def options() -> dict[str, Any]:
         "cache": TEACHER.value == "cached",
         "temperature": TEMPERATURE.value,
         "settings": settings(),
-        "command": shlex.join(["python", "-m", f"recipes.{_name()}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"{__package__}.{_name()}", *sys.argv[1:]]),
         "strategy": None if STRATEGY.value == "none" else strategy(),
     }
 
 
 def settings() -> dict[str, Any]:
     """Return the flags of this recipe and those of all recipes, `{name: value}`."""
-    package = __name__.rpartition(".")[0]
-    ours = (module for module in flags.FLAGS.flags_by_module_dict() if package in module or module == sys.argv[0])
+    modules = flags.FLAGS.flags_by_module_dict()
+    ours = (module for module in modules if module.startswith(f"{__package__}.") or module == sys.argv[0])
     return {flag.name: flag.value for module in ours for flag in flags.FLAGS.flags_by_module_dict()[module]}
 
 

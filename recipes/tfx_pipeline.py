@@ -45,6 +45,9 @@ from keras_distill.pipelines.settings import Settings
 
 from . import data, tfx_examples
 
+# TFX imports the models by name.
+MODELS = f"{__package__}.tfx_models"
+
 DATASET = flags.DEFINE_enum("dataset", "digits", ["digits", "fashion_mnist"], "Dataset to train on.")
 RUNNER = flags.DEFINE_enum(
     "runner",
@@ -149,7 +152,7 @@ def _data(name, source):
     transform = components.Transform(
         examples=examples,
         schema=schema,
-        preprocessing_fn="recipes.tfx_models.preprocessing_fn",
+        preprocessing_fn=f"{MODELS}.preprocessing_fn",
         splits_config=proto.SplitsConfig(analyze=["train"]),
         materialize=False,
         # Transform does not read it. It makes TFX rerun the node when the function has changed.
@@ -212,7 +215,7 @@ def _eval_config(*slices, max_drop, min_accuracy=0.0):
 
 
 def _settings(name, model, epochs, terms=None, max_trials=1):
-    module = "recipes.tfx_models:"
+    module = f"{MODELS}:"
     return Settings(
         model=f"{module}{name}_{model}",
         terms=f"{module}{terms}" if terms else None,

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import keras_distill
+from keras_distill import experiment
+from keras_distill.experiment import Task
 from tests.support.helpers import features
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -31,6 +33,7 @@ def block(heading):
 
 
 EXAMPLE, SMALL, SEARCH = block("Quick start"), block("Compress a student"), block("Hyperparameter search")
+EXPERIMENT = block("Experiments")
 
 
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):
@@ -57,6 +60,26 @@ def test_making_it_small_runs_as_printed(tmp_path, monkeypatch, capsys):
         ["student", "litert_int8"],
         ["student", "onnx"],
     ]
+
+
+def test_the_experiment_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, y = features(40, 8), np.arange(40) % 3
+    given = {"teacher": network(16, "teacher"), "make_a_smaller_model": lambda: network(8, "student")}
+    given |= {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    exec(EXPERIMENT.replace("epochs=30", "epochs=1").replace("seeds=5", "seeds=2"), given)  # noqa: S102
+    assert [model.name for model in given["results"].models] == ["teacher", "baseline", "distilled"]
+    assert "95 % interval over 2 seeds" in capsys.readouterr().out
+    for name in ("student.keras", "results.json", "report.html", "models"):
+        assert (tmp_path / "runs" / "first" / name).exists()
+
+
+def test_every_task_has_a_row():
+    rows = re.findall(r"^\|.*\| (.*) \|$", README.partition("## Experiments")[2].partition("\n## ")[0], re.MULTILINE)
+    tasks = [value for value in vars(experiment).values() if isinstance(value, type) and issubclass(value, Task)]
+    assert len(tasks) == 5
+    for task in tasks:
+        assert any(re.search(rf"`{task.__name__}\b", row) for row in rows), task
 
 
 def test_the_search_runs_as_printed(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from .common import (
     positive_integer,
     print_table,
 )
-from .objective import add_objective, add_training
+from .objective import add_objective, add_training, choose_length
 
 # Exit status that tells problems from a failure of the command, which is 1.
 PROBLEMS = 3
@@ -103,6 +103,7 @@ def _check_models(options: argparse.Namespace) -> int:
 
         models = Models(options)
         examples, task = open_training(options, models.student, models.teacher)
+        choose_length(options, len(examples))
         distilled = arm(options, models, task, "distilled", distilled=True)
         steps = -(-len(examples) // options.batch_size)
         distiller = Distiller(

@@ -161,7 +161,8 @@ def add_dataset(parser: Parser, required: bool = True) -> Any:
         required=required,
         metavar="SOURCE",
         help="TensorFlow Datasets name, .npy file (inputs), .npz file (arrays x and, optionally, y), or directory: "
-        "either prepared by TensorFlow Datasets, or with one subdirectory of images per class",
+        "either prepared by TensorFlow Datasets, or with one subdirectory of images per class, which are resized; "
+        "their names in alphabetical order are the classes 0, 1, ...",
     )
     group.add_argument(
         "--split", default="train", help="split of a TensorFlow Datasets dataset, e.g. train or test (default: train)"
@@ -181,7 +182,8 @@ def add_dataset(parser: Parser, required: bool = True) -> Any:
         type=finite_number,
         default=1.0,
         metavar="FACTOR",
-        help="multiply inputs by this factor, e.g. 1/255 for uint8 images (default: 1)",
+        help="multiply inputs by this factor, e.g. 1/255 for uint8 images, unless the model rescales its inputs itself "
+        "(default: 1)",
     )
     return group
 

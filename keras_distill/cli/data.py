@@ -34,6 +34,7 @@ def open_training(options: argparse.Namespace, *models: keras.Model) -> tuple[Ex
     """
     opened = _as_examples(examples(options, *models), options.dataset)
     task = choose_task(options, models[0], opened)
+    _check_directories(options.dataset, task, models[0])
     return _with_indices(opened, task, models[0], options.dataset), task
 
 
@@ -86,7 +87,20 @@ def _open_other(options, name, source, train, task, *models):
             f"examples of --{name}={source} are {dataset.element_spec}, but those of {options.dataset} are {expected}. "
             "Shapes and dtypes must be equal."
         )
+    _check_directories(source, task, models[0])
     return _with_indices(_as_examples(dataset, source), task, models[0], source)
+
+
+def _check_directories(source, task, student):
+    """Raise an error for an image directory whose subdirectories are not one per class."""
+    known, path = task.classes(student), pathlib.Path(source).expanduser()
+    names = class_names(source) if known and path.is_dir() and not has_splits(source) else None
+    # A single output unit has two classes.
+    if names and len(names) != max(len(known), 2):
+        raise CommandError(
+            f"{source} has {len(names)} subdirectories, {', '.join(names[:10])}, but '{student.name}' has {len(known)} "
+            "classes. Each class needs one subdirectory, in alphabetical order; it may be empty."
+        )
 
 
 def _same_shapes(spec, expected):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import pathlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from . import config
@@ -20,7 +21,7 @@ from .common import (
     read_names,
 )
 from .export import export_formats
-from .objective import add_objective, add_training
+from .objective import add_objective, add_training, choose_length
 
 if TYPE_CHECKING:
     from keras_distill.experiment import Arm, Task, TunedArm
@@ -46,7 +47,7 @@ def add(commands: Commands) -> None:
             "keras-distill distill teacher.keras student.keras --dataset=train.npz --out=run",
             "keras-distill distill teacher.keras student.keras --dataset=mnist --scale=1/255 --out=run \\\n"
             "      --test=test --temperature=2 --alpha=0.5 --epochs=30 --seeds=3",
-            "keras-distill distill teacher.keras student.keras --dataset=images/ --scale=1/255 --out=run \\\n"
+            "keras-distill distill teacher.keras student.keras --dataset=images/ --out=run \\\n"
             "      --test=0.2 --tune=20 --hint 'block_*:block_*:0.1' --export=int8",
             "keras-distill distill --config=run/run.yaml --out=again",
         ),
@@ -56,7 +57,8 @@ def add(commands: Commands) -> None:
         "  results.json   all results, for `keras-distill report`\n"
         "  report.html    report, if jinja2 and matplotlib are installed\n"
         "  run.yaml       all options, to repeat the run: distill --config=run.yaml\n"
-        "  models/        every trained model",
+        "  models/        every trained model\n"
+        "  files/         exported models, with --export",
     )
     parser.add_argument("teacher", metavar="TEACHER", help=".keras file, loaded in Keras' safe mode; never modified")
     parser.add_argument(
@@ -73,8 +75,8 @@ def add(commands: Commands) -> None:
         "--export",
         action="append",
         metavar="FORMAT",
-        help="also export the student, e.g. to litert_float32 or int8, and measure the file; may be repeated (default: "
-        "student.keras only)",
+        help="also export the student, and the teacher for comparison, and measure the files: tflite, int8, onnx and "
+        "others that `export --list-formats` lists; may be repeated (default: student.keras only)",
     )
     add_force(output, "the results of an earlier run in --out")
     output.add_argument("--log-dir", metavar="DIR", help="directory of TensorBoard logs (default: none)")
@@ -173,19 +175,23 @@ def run(options: argparse.Namespace) -> None:
     if out.exists() and not out.is_dir():
         raise CommandError(f"{out} is not a directory. Choose another --out.")
     with as_command_error(f"cannot distill {options.student}"):
-        strategy = _strategy(options.devices)
+        from .job import new_strategy
+
+        strategy = new_strategy(options.devices)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             _run(options, out, strategy)
 
 
 def _run(options, out, strategy):
     from keras_distill.experiment import Experiment
+    from keras_distill.utils.formatting import count_noun
 
     from .data import open_data
-    from .job import Models, needs_features
+    from .job import Models, needs_features, tensorboard
 
     models = Models(options)
     data, task = open_data(options, models.student, models.teacher)
+    choose_length(options, len(data.train))
     labeled = data.train.labels() is not None
     if options.baseline and not labeled:
         raise CommandError(
@@ -213,12 +219,19 @@ def _run(options, out, strategy):
         keep=kept,
         strategy=strategy,
         backup_every=options.backup_every,
-        callbacks=None if options.log_dir is None else _tensorboard(options.log_dir),
+        callbacks=None if options.log_dir is None else tensorboard(options.log_dir),
+    )
+    print(
+        f"{len(data.train):,} training and {len(data.evaluation):,} {data.evaluation_name} examples; "
+        f"{count_noun(options.epochs, 'epoch')}, batch size {options.batch_size}"
     )
     out.mkdir(parents=True, exist_ok=True)
     try:
         experiment.run(out)
         config.write(options, out / "run.yaml")
+        if options.seeds == 1 and options.baseline is not False:
+            command = f"keras-distill distill --config={shlex.quote(str(out / 'run.yaml'))} --seeds=5 --force"
+            print(f"\nTo see how much of the difference is chance, train four more seeds:\n    {command}")
     finally:
         # Nothing is left of a run that failed before it wrote a file.
         with contextlib.suppress(OSError):
@@ -272,29 +285,6 @@ def _check_previous(options, out, settings):
         same = False
     if not same:
         raise CommandError(f"{out} contains another run. Choose another --out, or replace it with --force.")
-
-
-def _strategy(devices):
-    if devices is None:
-        return None
-    import tensorflow as tf
-
-    available = [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices("GPU")]
-    if devices == "all" or devices.isdecimal():
-        count = len(available) if devices == "all" else int(devices)
-        if not 0 < count <= len(available):
-            raise CommandError(f"--devices={devices}: this machine has {len(available)} GPUs.")
-        names = available[:count]
-    else:
-        names = [name.strip() for name in devices.split(",")]
-    return tf.distribute.MirroredStrategy(names)
-
-
-def _tensorboard(directory):
-    from keras_distill.callbacks.tensorboard import TensorBoard
-    from keras_distill.experiment.store import slug
-
-    return lambda title, seed: [TensorBoard(str(pathlib.Path(directory) / slug(title)))]
 
 
 def _split(text: str) -> float | str:

@@ -1,12 +1,17 @@
 """Models, data and loss terms of a distillation, as the options of `check` and `distill` name them."""
 
 import argparse
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_distill import losses, mapping
+from keras_distill.callbacks.tensorboard import TensorBoard
 from keras_distill.experiment import Arm, Task
+from keras_distill.experiment.store import slug
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.models.dtype_policies import with_dtype_policy
 from keras_distill.models.taps import tap_names
@@ -123,6 +128,37 @@ def needs_features(options: argparse.Namespace, models: Models, task: Task) -> b
     listed = terms(options, task, models.student, models.teacher)
     Distiller(student=models.student, teacher=models.teacher, terms=listed, supervised_weight=options.alpha)
     return {tap for term in listed for tap in tap_names(term.teacher)} != {"output"}
+
+
+def new_strategy(devices: str | None) -> tf.distribute.Strategy | None:
+    """Return the distribution strategy of `--devices`; None for one device.
+
+    Args:
+        devices: "all", a number of GPUs, or names of devices separated by commas.
+
+    Raises:
+        CommandError: If the machine has fewer GPUs.
+    """
+    if devices is None:
+        return None
+    available = [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices("GPU")]
+    if devices == "all" or devices.isdecimal():
+        count = len(available) if devices == "all" else int(devices)
+        if not 0 < count <= len(available):
+            raise CommandError(f"--devices={devices}: this machine has {len(available)} GPUs.")
+        names = available[:count]
+    else:
+        names = [name.strip() for name in devices.split(",")]
+    return tf.distribute.MirroredStrategy(names)
+
+
+def tensorboard(directory: str) -> Callable[[str, int], list[keras.callbacks.Callback]]:
+    """Return the `callbacks` of an experiment that write TensorBoard logs.
+
+    Args:
+        directory: Directory of the logs, with a subdirectory for each training.
+    """
+    return lambda title, seed: [TensorBoard(str(pathlib.Path(directory) / slug(title)))]
 
 
 def catalog() -> dict[str, type[DistillationLoss]]:

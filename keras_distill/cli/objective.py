@@ -116,10 +116,16 @@ def add_training(parser: Parser) -> Any:
     """Add the options of the optimization, and return their group."""
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--batch-size", type=positive_integer, default=128, metavar="N", help="examples per step, >= 1 (default: 128)"
+        "--batch-size",
+        type=positive_integer,
+        metavar="N",
+        help="examples per step, >= 1 (default: 128; for small datasets less, for 8 steps per epoch, but not below 16)",
     )
     group.add_argument(
-        "--epochs", type=number_of_epochs, default=10, metavar="N", help="number of epochs, >= 1 (default: 10)"
+        "--epochs",
+        type=number_of_epochs,
+        metavar="N",
+        help="number of epochs, >= 1 (default: 10; for small datasets more, for 500 steps, but not above 100)",
     )
     group.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="Keras optimizer (default: adam)")
     group.add_argument(
@@ -137,6 +143,23 @@ def add_training(parser: Parser) -> Any:
         help="seed of heads, dropout and shuffling, an integer >= 0 (default: 0)",
     )
     return group
+
+
+def choose_length(options: argparse.Namespace, examples: int) -> None:
+    """Set the batch size and the number of epochs where the options do not.
+
+    With the numbers that suit large datasets, a student would see a hundred examples for ten steps only.
+
+    Args:
+        options: Options of the command.
+        examples: Number of training examples.
+    """
+    if options.batch_size is None:
+        powers = (size for size in (128, 64, 32) if size <= examples / 8)
+        options.batch_size = next(powers, 16)
+    if options.epochs is None:
+        steps = -(-examples // options.batch_size)
+        options.epochs = min(max(-(-500 // steps), 10), 100)
 
 
 def _loss(text: str) -> LossOption:

@@ -6,15 +6,18 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import absl.logging
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.datasets import has_splits, open_dataset
+from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import input_specs
 
 from .common import CommandError, as_command_error
@@ -22,6 +25,9 @@ from .common import CommandError, as_command_error
 # TensorFlow warns about the number of functions that are traced for each new model, Keras (by absl) about saving.
 tf.get_logger().setLevel("ERROR")
 absl.logging.set_verbosity(absl.logging.ERROR)
+
+# Factors below it turn pixel values from 0 to 255 into small numbers.
+_PIXEL_SCALE = 1 / 32
 
 
 def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
@@ -87,7 +93,27 @@ def examples(
     inputs = spec[0] if isinstance(spec, tuple) else spec
     for model in models:
         _check_inputs(source, inputs, model)
+        _warn_of_scaling_twice(options.scale, model)
     return dataset
+
+
+def _warn_of_scaling_twice(scale, model):
+    """Warn if small inputs enter a model whose own preprocessing takes pixel values."""
+    if abs(scale) > _PIXEL_SCALE:
+        return
+    for _, layer in walk_layers(model):
+        if isinstance(layer, keras.layers.Rescaling):
+            scales_pixels = np.max(np.abs(layer.scale)) <= _PIXEL_SCALE
+        elif isinstance(layer, keras.layers.Normalization) and layer.built:
+            scales_pixels = np.max(np.abs(layer.mean)) > 2
+        else:
+            continue
+        if scales_pixels:
+            warnings.warn(
+                f"'{model.name}' rescales its inputs itself, in the layer '{layer.name}', and --scale does so before. "
+                "Drop --scale if the model takes pixel values from 0 to 255.",
+                stacklevel=2,
+            )
 
 
 def _load_error(message: str) -> str:

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     if out.suffix != ".keras":
         options.error(f"--out must end in .keras, got {options.out}")
     if options.width == options.depth == 1:
-        options.error("--width or --depth must be less than 1")
+        options.error("--width or --depth must be less than 1, such as --width=0.5")
     _check_free(options, out)
 
     from .reading import load
@@ -102,7 +102,8 @@ def run(options: argparse.Namespace) -> None:
     _print_sizes(teacher, pathlib.Path(options.teacher), student, out)
     arguments = ["keras-distill", "distill", options.teacher, options.out, "--dataset=SOURCE", "--out=run"]
     arguments += [argument for module in options.modules for argument in ("--import", module)]
-    print(f"\nTrain the student:\n    {shlex.join(arguments)}")
+    print("\nTrain the student; SOURCE is a dataset, such as a directory with a subdirectory of images per class:")
+    print(f"    {shlex.join(arguments)}")
 
 
 def _check_free(options: argparse.Namespace, out: pathlib.Path) -> None:

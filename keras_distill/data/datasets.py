@@ -95,7 +95,8 @@ def class_names(source: str | os.PathLike, data_dir: str | os.PathLike | None = 
     if path.suffix in _ARRAY_FILES:
         return None
     if not has_splits(source):
-        return sorted(child.name for child in path.iterdir() if child.is_dir())
+        # Hidden directories are none of a class, as in `_from_images`.
+        return sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     # The import takes seconds.
     import tensorflow_datasets as tfds
 
@@ -180,7 +181,8 @@ def _from_tfds(source, path, split, feature, data_dir):
         dataset = builder.as_dataset(split=split, shuffle_files=False)
     except Exception as error:
         # TensorFlow Datasets raises errors of many classes, and some do not name the dataset.
-        raise ValueError(f"TensorFlow Datasets cannot open '{source}', split '{split}': {error}") from error
+        missing = "" if path.is_dir() else f"'{source}' is not a file or directory. "
+        raise ValueError(f"{missing}TensorFlow Datasets cannot open '{source}', split '{split}': {error}") from error
     features = builder.info.features
     supervised_keys = builder.info.supervised_keys
     feature = feature or (supervised_keys[0] if supervised_keys else None)

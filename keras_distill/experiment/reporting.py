@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _EXAMPLES = 128
 _PAGE, _NUMBERS, _STUDENT = "report.html", "results.json", "student.keras"
 _HISTORY = "history.csv"
+# Folder of the exported files.
+_FILES = "files"
 
 
 def results(execution: Execution) -> Results:
@@ -113,6 +115,7 @@ def write(results: Results, execution: Execution) -> None:
     results.save(folder / _NUMBERS)
     tables = [profiling.format_profiles(results.profiles, results.score.text), ""] if results.profiles else []
     print("\n".join(["", results.text(), "", *tables, *results.verdict(), ""]))
+    written += [f"{_FILES}/"] if results.profiles else []
     print(f"Wrote {', '.join(written)} to {folder}")
 
 
@@ -178,7 +181,7 @@ def _profiles(execution):
     exports = [(key, trained) for key, trained in execution.trained.items() if key[0] in plan.files]
     bar = keras.utils.Progbar(len(exports), unit_name="model")
     for (name, seed), trained in exports:
-        files = export(trained.model, execution.folder / "files", calibration, plan.files[name], f"{slug(name)}_{seed}")
+        files = export(trained.model, execution.folder / _FILES, calibration, plan.files[name], f"{slug(name)}_{seed}")
         for file in files:
             outputs = profiling.predict(file, inputs)
             # Tasks evaluate logits, and a file ends as its model does.

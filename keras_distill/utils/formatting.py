@@ -69,6 +69,6 @@ def duration(seconds: float) -> str:
 
 
 def count_noun(count: int, noun: str) -> str:
-    """Return "1 batch", "8 batches" or "2 problems"."""
-    plural = noun + ("es" if noun.endswith("ch") else "s")
+    """Return "1 batch", "8 batches" or "2 epochs"."""
+    plural = noun + ("es" if noun.endswith("tch") else "s")
     return f"{count:,} {noun if count == 1 else plural}"

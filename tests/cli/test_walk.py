@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
 README = (ROOT / "README.md").read_text()
-PRINTED = re.search(r"^## Command line\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+PRINTED = re.search(r"^```sh\n(keras-distill inspect.*?)```", README, re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 COMMANDS = {line.split()[1]: shlex.split(line)[1:] for line in PRINTED[1].splitlines()}
 
@@ -50,7 +50,6 @@ def folder(tmp_path_factory):
     teacher.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     teacher.fit(images[:1297], labels[:1297], epochs=10, verbose=0)
     teacher.save(folder / "teacher.keras")
-    network(16, "student").save(folder / "student.keras")
     return folder
 
 
@@ -79,8 +78,9 @@ def stopped(folder, number, marker, *arguments):
 
 
 def test_the_commands_as_printed(folder):
-    assert list(COMMANDS) == ["inspect", "check", "label", "distill", "export", "report"]
+    assert list(COMMANDS) == ["inspect", "student", "check", "label", "distill", "export", "report"]
     assert "hidden" in output_of(folder, *COMMANDS["inspect"])
+    assert "student.keras" in output_of(folder, *COMMANDS["student"])
     assert "No problems found" in output_of(folder, *COMMANDS["check"])
     assert "1,297 examples" in output_of(folder, *COMMANDS["label"])
     printed = output_of(folder, *COMMANDS["distill"], "--learning-rate=0.01")
