@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from keras_distill.data.datasets import class_names, has_splits
 from keras_distill.experiment import Classification, Data, Segmentation, Task
-from keras_distill.experiment.examples import Examples, as_examples
+from keras_distill.experiment.data import as_examples
+from keras_distill.experiment.examples import Examples
 
 from .common import CommandError
 from .reading import examples

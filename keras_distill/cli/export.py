@@ -97,11 +97,11 @@ def sample_inputs(dataset: "tf.data.Dataset") -> "np.ndarray":
     """Return inputs from the whole dataset, since the first ones may all be of one class."""
     import numpy as np
 
-    from keras_distill.experiment.examples import as_examples
+    from keras_distill.experiment.data import as_examples
 
     examples = as_examples(dataset)
     count = len(examples)
-    return examples.inputs(np.linspace(0, count - 1, min(count, EXAMPLES)).round())
+    return examples.inputs(np.linspace(0, count - 1, min(count, EXAMPLES)).round().astype(int))
 
 
 def _export(

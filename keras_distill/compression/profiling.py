@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ _BATCH_SIZE = 500
 HEADINGS = (
     "model",
     "format",
-    "accuracy",
+    "score",
     "size",
     "compression",
     "parameters",
@@ -78,16 +78,17 @@ class Profile:
         """Sample standard deviation of the score over the training runs; None for fewer than two."""
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
 
-    def cells(self, reference: "Profile") -> tuple[str, ...]:
+    def cells(self, reference: "Profile", score_text: Callable[..., str] = percent_with_spread) -> tuple[str, ...]:
         """Return the formatted values of a table row, in the order of `HEADINGS`.
 
         Args:
             reference: Profile to whose size the compression ratio refers, such as the teacher's.
+            score_text: As for `format_profiles`. Defaults to percent.
         """
         return (
             self.model,
             self.format,
-            UNKNOWN if self.score is None else percent_with_spread(self.score, self.spread),
+            UNKNOWN if self.score is None else score_text(self.score, self.spread),
             format_size(self.bytes),
             f"{reference.bytes / self.bytes:.1f}x",
             f"{self.parameters:,}",
@@ -194,13 +195,14 @@ def predict(exported: Exported, examples: Structure) -> np.ndarray:
     return np.concatenate(outputs)
 
 
-def format_profiles(profiles: Sequence[Profile]) -> str:
+def format_profiles(profiles: Sequence[Profile], score_text: Callable[..., str] = percent_with_spread) -> str:
     """Return a text table of profiles; compression ratios refer to the first one.
 
     Args:
         profiles: List of `Profile`, at least one.
+        score_text: Function of a score and its standard deviation that returns text. Defaults to percent.
     """
-    return align_columns([HEADINGS, *(row.cells(profiles[0]) for row in profiles)])
+    return align_columns([HEADINGS, *(row.cells(profiles[0], score_text) for row in profiles)])
 
 
 def count_parameters(model: keras.Model) -> int:

@@ -3,9 +3,11 @@
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.classification import Classification, MultiLabelClassification
 from keras_distill.experiment.data import Data
+from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import Latency, measure_latencies
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.regression import Regression
-from keras_distill.experiment.results import Example, ModelResult, Results, Run
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.run import Experiment
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.segmentation import Segmentation

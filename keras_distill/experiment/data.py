@@ -6,8 +6,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_distill.experiment.examples import Examples, as_examples
+from keras_distill.experiment.array_examples import ArrayExamples
+from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.streamed_examples import StreamedExamples
 from keras_distill.experiment.task import Task
 
 
@@ -67,6 +70,23 @@ class Data:
         """Return a text that differs for other examples or other splits."""
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]
         return "-".join(f"{split.digest[:12]}.{hash_rows(split.rows)}" for split in splits)
+
+
+def as_examples(source: Any) -> Examples:
+    """Return examples as an object that experiments read.
+
+    Args:
+        source: Inputs `x`, or `(x, y)` or `(x, y, sample_weight)`, of arrays or structures of arrays with one row per
+            example; or a `tf.data.Dataset` of such single examples, always in the same order.
+
+    Raises:
+        ValueError: If the source is empty, or arrays differ in length.
+    """
+    if isinstance(source, Examples):
+        return source
+    if isinstance(source, tf.data.Dataset):
+        return StreamedExamples(source)
+    return ArrayExamples(source)
 
 
 def with_few_labels(examples: Examples, count: int | None, task: Task) -> Examples:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_distill.experiment.results import Run
+from keras_distill.experiment.model_result import Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.task import Task
 

@@ -6,7 +6,6 @@ import gc
 import os
 import pathlib
 import time
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,17 +17,16 @@ from keras_distill.distribution import workers
 from keras_distill.experiment import training, tuned
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.data import repeat_labeled, with_few_labels
+from keras_distill.experiment.diagnostics import Diagnostics
 from keras_distill.experiment.evaluation import Evaluator
 from keras_distill.experiment.examples import Examples, describe_non_finite
 from keras_distill.experiment.plan import TEACHER
 from keras_distill.experiment.progress import Progress
 from keras_distill.experiment.store import TrainedModel, TrainingRecord, as_json, digest_of_model
 from keras_distill.experiment.teacher_outputs import TeacherOutputs, predict
-from keras_distill.preflight import Finding, check
 from keras_distill.saving.load import save_model
 from keras_distill.training.distiller import Distiller
 from keras_distill.tuning.search import Search
-from keras_distill.utils.formatting import count_noun
 
 if TYPE_CHECKING:
     from keras_distill.experiment.run import Experiment
@@ -55,7 +53,7 @@ class Execution:
         plan: The `Experiment`.
         folder: The folder.
         trained: `{(name, seed): Trained}`. The teacher has the name "teacher" and seed 0.
-        findings: `{name of an arm: [Finding]}` of the pre-flight check.
+        diagnostics: The `Diagnostics`.
         evaluator: The `Evaluator`, once the teacher is trained.
         arms: The arms. A `TunedArm` stands here with its default settings until its search has ended.
         search: `Search` of a `TunedArm`; None without one.
@@ -69,14 +67,13 @@ class Execution:
     def __init__(self, plan: Experiment, folder: pathlib.Path):
         self.plan, self.folder = plan, folder
         self.trained: dict[tuple[str, int], Trained] = {}
-        self.findings: dict[str, list[Finding]] = {}
+        self.diagnostics = Diagnostics(plan.strict)
         self.evaluator: Evaluator
         self.arms = list(plan.arms)
         self.search: Search | None = None
         self._digest = plan.data.digest()
         self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
-        self._initial_scores: dict[str, float] = {}
         self._few = with_few_labels(plan.data.train, plan.labels, plan.task)
         self.labeled = self._few.labels() is not None
         arms = [*([plan.teacher] if isinstance(plan.teacher, Arm) else []), *plan.arms * len(plan.seeds)]
@@ -93,7 +90,7 @@ class Execution:
             if arm.name in plan.tuned:
                 arm, self.search = tuned.search(plan.tuned[arm.name], self)
                 self.arms[position] = arm
-            if arm.distilled and arm.name not in self.findings:
+            if arm.distilled and arm.name not in self.diagnostics.findings:
                 self._check(arm)
             for number, seed in enumerate(plan.seeds, 1):
                 title = f"{arm.name}, seed {number} of {len(plan.seeds)}" if len(plan.seeds) > 1 else arm.name
@@ -225,9 +222,10 @@ class Execution:
         started = time.time()
         student, history = self._fit(arm, stored, seed, title, examples)
         seconds, outputs = time.time() - started, self._outputs(student, arm)
-        self._compare_with_initial(arm, outputs)
+        if arm is not plan.teacher:
+            self.diagnostics.compare_with_initial(arm.name, self.evaluator.score, self.evaluator.value(outputs))
         if plan.is_chief:
-            stored.save(student, history, seconds, self.findings.get(arm.name, []))
+            stored.save(student, history, seconds, self.diagnostics.findings.get(arm.name, []))
         # A barrier: the other workers must not look for the record before it is written.
         workers.all_gather_text(plan.strategy, "trained")
         stored.delete_checkpoints()
@@ -258,23 +256,6 @@ class Execution:
     def _outputs(self, model, arm):
         return predict(self.plan.task.predictor(model), self.plan.data.evaluation, arm.batch_size)
 
-    def _compare_with_initial(self, arm, outputs):
-        """Add a finding if training has made a student worse."""
-        initial = self._initial_scores.pop(arm.name, None)
-        if initial is None:
-            return
-        score, now = self.evaluator.score, self.evaluator.value(outputs)
-        if score.sign * (now - initial) < 0:
-            seen = f"{score.text(now)} after training, {score.text(initial)} before."
-            advice = "Take a teacher that is better than the student, or lower the learning rate."
-            what = f"'{arm.name}' has a worse {score.name} than before training."
-            self._add_findings(arm, [Finding("score lost", what, seen, advice)])
-
-    def _add_findings(self, arm, findings):
-        self.findings.setdefault(arm.name, []).extend(findings)
-        for finding in findings:
-            warnings.warn(f"'{arm.name}': {finding.what} {finding.seen} {finding.advice}", stacklevel=2)
-
     def _start(self, arm, seed):
         return self.trained[arm.start, 0 if arm.start == TEACHER else seed].model
 
@@ -296,13 +277,9 @@ class Execution:
         seed = self.plan.seeds[0]
         record = self._stored_student(arm, seed).record()
         if record is not None:
-            self.findings[arm.name] = record.findings
+            self.diagnostics.restore(arm.name, record.findings)
             return
         distiller, stored_outputs = self.distiller(arm, seed)
-        self._initial_scores[arm.name] = self.evaluator.value(self._outputs(distiller.student, arm))
+        initial = self.evaluator.value(self._outputs(distiller.student, arm))
         batches = self._few.shuffled_batches(arm.batch_size, stored_outputs(self._few))
-        self.findings[arm.name] = []
-        self._add_findings(arm, check(distiller, batches))
-        if self.findings[arm.name] and self.plan.strict:
-            problems = count_noun(len(self.findings[arm.name]), "problem")
-            raise RuntimeError(f"Training did not start: {problems} of '{arm.name}' found with `strict` set.")
+        self.diagnostics.check(arm.name, distiller, batches, initial)

@@ -12,9 +12,11 @@ import keras
 import numpy as np
 
 from keras_distill.compression import Profile, export, profiling
+from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import architecture, measure_latencies
+from keras_distill.experiment.model_result import ModelResult
 from keras_distill.experiment.plan import TEACHER, baselines_of
-from keras_distill.experiment.results import Example, ModelResult, Results
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import bootstrap, compare
 from keras_distill.experiment.store import slug
 from keras_distill.models.softmax import ends_in_softmax
@@ -87,7 +89,7 @@ def results(execution: Execution) -> Results:
         examples=_examples(execution, models),
         search=execution.search,
         profiles=_profiles(execution) if plan.is_chief else [],
-        findings=execution.findings,
+        findings=execution.diagnostics.findings,
         files={"student": _STUDENT, "history": _HISTORY, "results": _NUMBERS},
     )
 
@@ -99,22 +101,22 @@ def write(results: Results, execution: Execution) -> None:
         results: The `Results`.
         execution: The `Execution`.
     """
-    folder = execution.folder
+    folder, written = execution.folder, list(results.files.values())
     save_model(execution.first(execution.plan.keep).model, folder / _STUDENT)
     try:
         # By name: the report is made of experiments, and needs packages that they do not.
         importlib.import_module("keras_distill.report").write_page(results, folder / _PAGE)
-        results.files["report"] = _PAGE
+        written.append(_PAGE)
     except ImportError as error:
         print(f"{_PAGE} was not written: {error} Then run: keras-distill report {folder}")
     with atomic_write(folder / _HISTORY) as file:
         file.write(_history(execution).encode())
     # Written last: its presence marks the run as finished.
     results.save(folder / _NUMBERS)
-    tables = [profiling.format_profiles(results.profiles), ""] if results.profiles else []
+    tables = [profiling.format_profiles(results.profiles, results.score.text), ""] if results.profiles else []
     print("\n".join(["", results.text(), "", *tables, *results.verdict(), ""]))
-    exported = [f"{_FILES}/"] if results.profiles else []
-    print(f"Wrote {', '.join([*results.files.values(), *exported])} to {folder}")
+    written += [f"{_FILES}/"] if results.profiles else []
+    print(f"Wrote {', '.join(written)} to {folder}")
 
 
 def _history(execution):

@@ -64,7 +64,7 @@ class TeacherOutputs:
             folder: Folder of a cache, as written by `label`. It is written if it does not exist.
             examples: The examples.
         """
-        self._given[examples.digest] = pathlib.Path(folder)
+        self._given[examples.inputs_digest] = pathlib.Path(folder)
 
     def cache(self, examples: Examples, terms: Sequence[Term]) -> TeacherCache:
         """Return the cache for the source of some examples; it is written first if it does not exist.
@@ -94,8 +94,8 @@ class TeacherOutputs:
 
     def _open(self, examples, taps):
         # One folder per choice of taps and dataset.
-        name = hashlib.sha256(json.dumps([taps, examples.digest]).encode()).hexdigest()[:8]
-        given = self._given.get(examples.digest)
+        name = hashlib.sha256(json.dumps([taps, examples.inputs_digest]).encode()).hexdigest()[:8]
+        given = self._given.get(examples.inputs_digest)
         folder = self._folder / name if given is None else given
         if workers.is_chief(self._strategy):
             self._label(examples, taps, folder, None if given else self.digest)

@@ -102,7 +102,7 @@ class Executor(base_executor.BaseExecutor):
         report = artifact_utils.get_single_instance(output_dict["report"])
         results = Results(
             title="Distillation",
-            description=_description(metrics, list(models), temperature),
+            description=_description(metrics, list(models), evaluator.score, temperature),
             settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
             models=[
                 ModelResult(name, name, model.parameters, [runs[name]], baselines=_baselines(name, models))
@@ -267,10 +267,10 @@ def _comparisons(task, evaluator, outputs):
     return [compare(DISTILLED, scores[DISTILLED], BASELINE, scores[BASELINE], example_interval=interval)]
 
 
-def _description(metrics, names, temperature):
+def _description(metrics, names, score, temperature):
     """Return one sentence for the agreement and one for the divergence of the students."""
     students = [name for name in names if name != TEACHER]
-    agreement = ", ".join(f"{name} {metrics[f'{name}, agreement']:.4g}" for name in students)
+    agreement = ", ".join(f"{name} {score.text(metrics[f'{name}, agreement'])}" for name in students)
     divergence = [f"{name} {metrics[key]:.3f} nats" for name in students if (key := f"{name}, divergence") in metrics]
     sentences = [f"Agreement with the teacher: {agreement}."]
     if divergence:

@@ -62,7 +62,8 @@ class Settings:
             preemption. Defaults to None: a folder in the `model_run` artifact, which only outlives a restart of the
             same execution.
         backup_every: Number of steps between checkpoints, >= 1. Defaults to None: one checkpoint per epoch.
-        objective: Metric by which a Tuner ranks trials. Defaults to "val_accuracy".
+        objective: Metric by which a Tuner ranks trials. Defaults to None: `monitor` of the task, such as
+            "val_accuracy".
         max_trials: Number of trials of a Tuner, >= 1. Defaults to 10.
 
     Raises:
@@ -85,7 +86,7 @@ class Settings:
     strategy: str | None = None
     backup_dir: str | None = None
     backup_every: int | None = None
-    objective: str = "val_accuracy"
+    objective: str | None = None
     max_trials: int = 10
 
     def __post_init__(self):

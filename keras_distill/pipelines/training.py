@@ -85,10 +85,10 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         ValueError: If the examples, the Schema or the teacher do not match the settings.
     """
     inputs = TrainerInputs(fn_args)
-    settings = inputs.settings
+    settings, task = inputs.settings, inputs.settings.new_task()
     tuner = keras_tuner.RandomSearch(
         inputs.build_distiller,
-        objective=settings.objective,
+        objective=settings.objective or keras_tuner.Objective(task.monitor, task.mode),
         max_trials=settings.max_trials,
         seed=settings.seed,
         directory=fn_args.working_dir,

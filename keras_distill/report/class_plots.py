@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from keras_distill.experiment.results import ModelResult, Results
+from keras_distill.experiment.model_result import ModelResult
+from keras_distill.experiment.results import Results
 from keras_distill.report.summary import main_arm
 from keras_distill.utils.drawing import PAPER, SOFT, STEPS, Figure, colors, figure, shorten
 

@@ -5,7 +5,8 @@ import math
 import pathlib
 
 from keras_distill.experiment import verdict
-from keras_distill.experiment.results import ModelResult, Results
+from keras_distill.experiment.model_result import ModelResult
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.table import Row
 from keras_distill.report.score_plots import draw_dots
 from keras_distill.report.summary import ratio_text

@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.colors import ListedColormap, Normalize, PowerNorm, to_rgb
 
-from keras_distill.experiment.results import ModelResult, Results
+from keras_distill.experiment.model_result import ModelResult
+from keras_distill.experiment.results import Results
 from keras_distill.utils.drawing import FIRST, OTHERS, Figure, figure, shorten
 from keras_distill.utils.formatting import UNKNOWN
 

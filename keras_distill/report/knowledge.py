@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_distill.experiment.results import Results, encode_png
+from keras_distill.experiment.example import encode_png
+from keras_distill.experiment.results import Results
 from keras_distill.utils.drawing import Figure, colors
 from keras_distill.utils.soft_targets import bars, softened
 

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from keras_distill.experiment.results import ModelResult, Results
+from keras_distill.experiment.model_result import ModelResult
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import Comparison
 from keras_distill.utils.formatting import format_percent
 

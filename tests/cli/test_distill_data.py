@@ -40,9 +40,9 @@ def test_the_validation_split_is_not_trained_on(folder, tmp_path, distill):
     assert Results.load(tmp_path / "run" / "results.json").num_examples == 13
     x[validation] = np.nan
     np.savez(folder / "holes.npz", x=x, y=y)
-    distill("--epochs=1", "--validation=1/5", dataset="holes.npz", out="holes")
+    distill("--epochs=1", "--validation=1/5", "--no-cache", dataset="holes.npz", out="holes")
     assert_same_weights(weights_of(trained(tmp_path)), weights_of(trained(tmp_path, "holes")))
-    distill("--epochs=1", "--validation=1/5", "--seed=1", dataset="holes.npz", out="seed_1")
+    distill("--epochs=1", "--validation=1/5", "--seed=1", "--no-cache", dataset="holes.npz", out="seed_1")
     assert all(np.isfinite(weight).all() for weight in weights_of(trained(tmp_path, "seed_1")))
 
 

@@ -32,7 +32,7 @@ def test_two_processes_on_one_directory(folder, tmp_path):
     long = distill_command(folder, tmp_path / "run", "--epochs=100000")
     first = popen(*long)
     try:
-        wait_for(tmp_path / "run", "models/distilled_0_*/checkpoints/00000001.json", first)
+        wait_for(tmp_path / "run", "models/baseline_0_*/checkpoints/00000001.json", first)
         os.kill(first.pid, signal.SIGSTOP)
         for command in (long, distill_command(folder, tmp_path / "run", "--epochs=1", "--force")):
             status, _, error = run(*command)

@@ -67,10 +67,10 @@ def output_of(folder, *arguments, status=0):
     return out
 
 
-def stopped(folder, number, pattern, *arguments):
-    """Send a signal to a process as soon as a file exists that matches a pattern, and return its exit status."""
+def stopped(folder, number, marker, *arguments):
+    """Send a signal to a process as soon as a checkpoint exists, and return its exit status."""
     process = start(folder, *arguments)
-    while process.poll() is None and not any(folder.glob(pattern)):
+    while process.poll() is None and not any(folder.glob(f"killed/models/distilled_0_*/checkpoints/{marker}")):
         time.sleep(0.01)
     process.send_signal(number)
     process.communicate()
@@ -100,14 +100,14 @@ def test_the_commands_as_printed(folder):
 
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(folder):
     names = ["teacher.keras", "student.keras", "--dataset=train.npz"]
-    command = ["distill", *names, "--epochs=12", "--backup-every=4", "--no-baseline", "--similarity=hidden:hidden"]
+    command = ["distill", *names, "--epochs=12", "--backup-every=4", "--similarity=hidden:hidden"]
+    command += ["--no-baseline"]
     output_of(folder, *command, "--out=uninterrupted")
-    first = "killed/models/distilled_0_*/checkpoints"
-    assert stopped(folder, signal.SIGKILL, f"{first}/00000003.json", *command, "--out=killed") == -signal.SIGKILL
-    assert stopped(folder, signal.SIGTERM, f"{first}/00000016.json", *command, "--out=killed") == 75
+    assert stopped(folder, signal.SIGKILL, "00000003.json", *command, "--out=killed") == -signal.SIGKILL
+    assert stopped(folder, signal.SIGTERM, "00000016.json", *command, "--out=killed") == 75
     assert not (folder / "killed" / "student.keras").exists()
     output_of(folder, *command, "--out=killed")
-    assert not any(folder.glob(first))
+    assert not list((folder / "killed").rglob("checkpoints"))
     one, other = (keras.saving.load_model(folder / name / "student.keras") for name in ("uninterrupted", "killed"))
     for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)

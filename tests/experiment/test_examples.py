@@ -9,8 +9,8 @@ from keras_distill.cache import label, open_cache
 from keras_distill.callbacks import Backup
 from keras_distill.data.batch import unpack
 from keras_distill.experiment import Classification, Data
-from keras_distill.experiment.data import repeat_labeled, with_few_labels
-from keras_distill.experiment.examples import as_examples, describe_non_finite
+from keras_distill.experiment.data import as_examples, repeat_labeled, with_few_labels
+from keras_distill.experiment.examples import describe_non_finite
 from tests.support.helpers import data, mlp
 
 KINDS = ["arrays", "stream"]

@@ -55,7 +55,7 @@ def fast(monkeypatch, request):
     """Leave out the page and the pre-flight check, which take seconds and are tested elsewhere."""
     monkeypatch.setattr("keras_distill.report.page.write_page", lambda results, path: path.write_text("page"))
     if request.node.name != "test_findings":
-        monkeypatch.setattr("keras_distill.experiment.execution.check", lambda *arguments: [])
+        monkeypatch.setattr("keras_distill.experiment.diagnostics.check", lambda *arguments: [])
 
 
 def trained(folder, name, seed=0):
@@ -375,7 +375,7 @@ def test_findings(tmp_path):
     assert "learning rate too high" in names
     # Findings of an earlier run are not lost.
     assert [finding.name for finding in experiment(wrong, seeds=1).run(tmp_path).findings["distilled"]] == names
-    with pytest.raises(RuntimeError, match="`strict` is set"):
+    with pytest.raises(RuntimeError, match="with `strict` set"):
         experiment(wrong, seeds=1, strict=True).run(tmp_path / "strict")
     assert not list((tmp_path / "strict").rglob("*.keras"))
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from keras_distill.compression import Profile
-from keras_distill.experiment.results import Example, ModelResult, Results, Run
+from keras_distill.experiment.example import Example
+from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import Comparison
 from tests.report import samples
 

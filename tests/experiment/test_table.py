@@ -6,7 +6,7 @@ import pytest
 
 from keras_distill.experiment import table as tables
 from keras_distill.experiment.latency import Latency
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import Comparison
 from tests.report import samples

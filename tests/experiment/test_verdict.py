@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.verdict import evidence, p_text, verdict
 from tests.report import samples

@@ -124,7 +124,9 @@ def test_teacher_runs_on_unfinished_shards_only(reference, folder, monkeypatch):
     num_written = len(list((folder / "cache").glob("[0-9]*.json")))
     assert num_written
     monkeypatch.setattr(shards, "write_shard", write)
-    monkeypatch.setattr(_TeacherRunner, "outputs", lambda self, x: (batch_sizes.append(len(x)), outputs(self, x))[1])
+    monkeypatch.setattr(
+        _TeacherRunner, "outputs", lambda self, x, i: (batch_sizes.append(len(x)), outputs(self, x, i))[1]
+    )
     label_examples(folder, range(200))
     assert sum(batch_sizes) == 200 - num_written * length
     assert file_contents(folder / "cache") == file_contents(reference / "cache")

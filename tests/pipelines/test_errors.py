@@ -200,7 +200,7 @@ INVALID = {
     "a report on a student with other classes": (
         reporting_nodes,
         {"teacher": "five_classes"},
-        "The model 'distilled' must output logits of the teacher's 5 classes, 'output' of shape (None, 5). Received: "
+        "The model 'distilled' must have outputs like the teacher's, 'output' of shape (None, 5). Received: "
         "{{'output': (None, 3)}}",
     ),
 }

@@ -148,6 +148,8 @@ def test_report_metrics(finished_pipeline):
     expected = {}
     for name, logits in {"teacher": teacher, "distilled": student, "baseline": baseline}.items():
         expected[f"{name}, accuracy"] = np.mean(logits.argmax(-1) == labels)
+        if name == "teacher":
+            continue
         expected[f"{name}, agreement"] = np.mean(logits.argmax(-1) == teacher.argmax(-1))
         # `softened_kl` has a factor of T^2.
         expected[f"{name}, divergence"] = softened_kl(logits, teacher, 2.0).mean() / 4
@@ -161,7 +163,7 @@ def test_report_metrics(finished_pipeline):
     # ML Metadata stores it in float32.
     assert agreement == pytest.approx(metrics["distilled, agreement"], rel=1e-6)
     page = (folder / "report.html").read_text()
-    assert f"{100 * metrics['distilled, agreement']:.1f} %" in page and "<img" in page
+    assert f"{100 * metrics['distilled, agreement']:.2f} %" in page and "<svg" in page
 
 
 def test_evaluator_bulk_inferrer_and_pusher_accept_the_student(finished_pipeline):

@@ -7,11 +7,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from keras_distill.cache.packing import StoredTap
+from keras_distill.experiment import Results
 from keras_distill.pipelines.exporting import export
 from keras_distill.pipelines.reading import Reader
 from keras_distill.pipelines.reporting import DistillationReport
 from keras_distill.pipelines.settings import Settings
-from keras_distill.report import Results
 from tests.support.tfx_running import (
     Pipeline,
     import_artifacts,
@@ -118,4 +118,4 @@ def test_report_reads_the_label_that_the_transform_makes(folder, tmp_path, class
         for row, prediction in zip(ROWS[:-1], predictions[:-1]):
             confusion[int(row["age"] > 5), prediction] += 1
         np.testing.assert_array_equal(model.runs[0].confusion, confusion)
-        assert model.runs[0].accuracy == pytest.approx(np.trace(confusion) / 9)
+        assert model.runs[0].score == pytest.approx(np.trace(confusion) / 9)

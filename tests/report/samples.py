@@ -3,8 +3,10 @@
 import numpy as np
 
 from keras_distill.compression import Profile
+from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import Latency
-from keras_distill.experiment.results import Example, ModelResult, Results, Run
+from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import compare
 from keras_distill.preflight import Finding

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.report.class_plots import class_figures
 from tests.report import samples
 

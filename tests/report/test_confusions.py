@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.report import confusions, tables
 from tests.report import samples
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.score import Score
 from keras_distill.report.cost_plots import model_figures, pareto, profile_figures, short_count, spread_out
 from keras_distill.utils import drawing

@@ -3,7 +3,8 @@
 import matplotlib.colors
 import numpy as np
 
-from keras_distill.experiment.results import Example, ModelResult, Run
+from keras_distill.experiment.example import Example
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.report import curves, knowledge, score_plots
 from keras_distill.utils import drawing, soft_targets
 from tests.report import samples

@@ -9,7 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from keras_distill.experiment.results import ModelResult, Results, Run
+from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.results import Results
 from keras_distill.experiment.score import Score
 from keras_distill.report import write_page
 from keras_distill.report.comparison import render_comparison

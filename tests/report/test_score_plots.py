@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.statistics import Comparison
 from keras_distill.report.score_plots import difference_dots, mean_interval, score_dots
 from keras_distill.utils import drawing

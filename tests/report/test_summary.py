@@ -5,7 +5,7 @@ import math
 import pytest
 
 from keras_distill.experiment.latency import Latency
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import Comparison
 from keras_distill.report.summary import harmed, headlines, main_arm, ratio_text

@@ -6,7 +6,7 @@ import pytest
 
 from keras_distill.experiment import table as text_table
 from keras_distill.experiment.latency import Latency
-from keras_distill.experiment.results import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.report import tables
 from tests.report import samples
 from tests.report.pages import plain

@@ -5,7 +5,7 @@ import pytest
 
 from keras_distill import Distiller
 from keras_distill.cache import label, open_cache
-from keras_distill.data.batch import split_inputs
+from keras_distill.data.batch import Batch, split_inputs
 from keras_distill.teachers import NumPyTeacher, as_teacher
 from tests.support.helpers import mlp
 
@@ -54,3 +54,10 @@ def test_a_plain_function_called_predict_proba(tmp_path):
     label(predict_proba, (np.ones((4, 3)),), tmp_path, verbose=0)
     stored = split_inputs(open_cache(tmp_path).load(np.ones((4, 3))))[1]["output"]
     np.testing.assert_allclose(stored, np.log([[0.25, 0.75]] * 4), rtol=1e-6)
+
+
+def test_activations_outside_of_a_graph():
+    teacher = NumPyTeacher(lambda x: x[:, :3] * 2)
+    teacher.connect(["output"])
+    x = np.arange(8.0, dtype="float32").reshape(1, 8)
+    np.testing.assert_array_equal(teacher.activations(Batch(x))["output"], x[:, :3] * 2)
