@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import warnings
 from typing import Any
 
 import keras
@@ -92,15 +93,19 @@ def _open_other(options, name, source, train, task, *models):
 
 
 def _check_directories(source, task, student):
-    """Raise an error for an image directory whose subdirectories are not one per class."""
+    """Raise an error for more subdirectories of images than classes; warn of fewer, whose numbers may not fit."""
     known, path = task.classes(student), pathlib.Path(source).expanduser()
     names = class_names(source) if known and path.is_dir() and not has_splits(source) else None
     # A single output unit has two classes.
-    if names and len(names) != max(len(known), 2):
-        raise CommandError(
-            f"{source} has {len(names)} subdirectories, {', '.join(names[:10])}, but '{student.name}' has {len(known)} "
-            "classes. Each class needs one subdirectory, in alphabetical order; it may be empty."
-        )
+    if not names or len(names) == max(len(known), 2):
+        return
+    text = (
+        f"{source} has {len(names)} subdirectories, {', '.join(names[:10])}, but '{student.name}' has {len(known)} "
+        "classes. Each class needs one subdirectory, in alphabetical order; it may be empty."
+    )
+    if len(names) > len(known):
+        raise CommandError(text)
+    warnings.warn(text, stacklevel=2)
 
 
 def _same_shapes(spec, expected):

@@ -44,7 +44,7 @@ def test_findings_are_printed_before_training(folder, tmp_path, distill, capsys)
     models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
     assert main(["check", *models, f"--dataset={folder / 'train.npz'}", *options]) == 3
     found = capsys.readouterr().out
-    assert found.endswith(" found (1 batch checked).\n") and "Seen: " in found and "Do: " in found
+    assert found.endswith(" found (4 batches checked).\n") and "Seen: " in found and "Do: " in found
     printed = distill("--strict", *options, f"--validation={folder / 'test.npz'}", status=1)
     first, *_, last = printed.err.splitlines()
     assert first.startswith("keras-distill: warning: ") and found.splitlines()[0] in first
@@ -74,4 +74,4 @@ def test_check_of_a_teacher_that_matches_the_labels_finds_nothing(folder, tmp_pa
     np.savez(folder / "predicted.npz", x=x, y=np.argmax(teacher(x), -1))
     models = [str(folder / name) for name in ("teacher.keras", "student.keras")]
     assert main(["check", *models, f"--dataset={folder / 'predicted.npz'}", "--temperature=1"]) == 0
-    assert capsys.readouterr().out == "No problems found (1 batch checked).\n"
+    assert capsys.readouterr().out == "No problems found (4 batches checked).\n"

@@ -93,9 +93,9 @@ def test_a_student_that_became_worse_is_shown_on_top(folder, tmp_path, with_repo
     teacher.save(folder / "poor.keras")
     options = ("--epochs=40", "--alpha=0", "--learning-rate=0.01", f"--validation={folder / 'train.npz'}")
     printed = distill(*options, student="trained.keras", teacher="poor.keras")
-    assert "keras-distill: warning: The student is less accurate than before training. " in printed.err
+    assert "keras-distill: warning: 'distilled': 'distilled' has a worse accuracy than before training. " in printed.err
     page = (tmp_path / "run" / "report.html").read_text()
     top = page[page.index("<main>") : page.index('<h2 id="results">')]
-    assert "The student is less accurate than before training." in top and 'class="verdict problems"' in top
+    assert "has a worse accuracy than before training." in top and 'class="verdict problems"' in top
     # There is no test set.
     assert not re.search("test (set|accuracy|images|examples)", page, re.IGNORECASE) and "validation examples" in page
