@@ -12,8 +12,6 @@ from absl import flags
 
 from keras_distill.experiment import Data
 
-from . import common
-
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS datasets. Defaults to that of TFDS.")
 ORIGINALS = flags.DEFINE_string(
     "originals",
@@ -55,7 +53,8 @@ class Arrays(NamedTuple):
 
     def as_data(self) -> Data:
         """Return the `Data` of an experiment; with `--smoke`, the first 256 examples of each split."""
-        first = slice(256 if common.SMOKE.value else None)
+        # By name: not every module that uses these datasets has the flags of `common`.
+        first = slice(256 if flags.FLAGS.smoke else None)
         splits = rows(self.train, first), rows(self.test, first)
         return Data(splits[0], classes=self.classes, **{EVALUATE_ON.value: splits[1]})
 

@@ -96,6 +96,6 @@ def test_a_student_that_became_worse_is_shown_on_top(folder, tmp_path, with_repo
     assert "keras-distill: warning: 'distilled': 'distilled' has a worse accuracy than before training. " in printed.err
     page = (tmp_path / "run" / "report.html").read_text()
     top = page[page.index("<main>") : page.index('<h2 id="results">')]
-    assert "has a worse accuracy than before training." in top and 'class="verdict problems"' in top
+    assert "has a worse accuracy than before training." in top and 'class="box warning"' in top
     # There is no test set.
     assert not re.search("test (set|accuracy|images|examples)", page, re.IGNORECASE) and "validation examples" in page
