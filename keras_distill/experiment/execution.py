@@ -36,7 +36,7 @@ class Trained(NamedTuple):
     """One trained model.
 
     Attributes:
-        model: The model; None for a teacher that is not a Keras model, and for further seeds of arms that nothing needs.
+        model: The model; None for other teachers than Keras models, and for further seeds that nothing needs.
         record: The `TrainingRecord`; None for a teacher that was trained elsewhere.
         outputs: Outputs for the evaluation split.
     """
