@@ -13,6 +13,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from keras_distill.distribution import workers
+from keras_distill.experiment import Data
+
+from . import data
 
 TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Softmax temperature of the soft targets.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
@@ -90,6 +93,17 @@ def run(recipe: Callable[[], None]) -> None:
             recipe()
 
     app.run(main)
+
+
+def as_data(arrays: data.Arrays) -> Data:
+    """Return the `Data` of an experiment, evaluated on the split of `--evaluate_on`.
+
+    Args:
+        arrays: The dataset. With `--smoke`, the first 256 examples of each split.
+    """
+    first = slice(256 if SMOKE.value else None)
+    train, evaluation = data.rows(arrays.train, first), data.rows(arrays.test, first)
+    return Data(train, classes=arrays.classes, **{data.EVALUATE_ON.value: evaluation})
 
 
 def training(**values: Any) -> dict[str, Any]:

@@ -10,8 +10,6 @@ import keras
 import numpy as np
 from absl import flags
 
-from keras_distill.experiment import Data
-
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS datasets. Defaults to that of TFDS.")
 ORIGINALS = flags.DEFINE_string(
     "originals",
@@ -50,13 +48,6 @@ class Arrays(NamedTuple):
     train: tuple[Any, np.ndarray]
     test: tuple[Any, np.ndarray]
     classes: tuple[str, ...] | None = None
-
-    def as_data(self) -> Data:
-        """Return the `Data` of an experiment; with `--smoke`, the first 256 examples of each split."""
-        # By name: not every module that uses these datasets has the flags of `common`.
-        first = slice(256 if flags.FLAGS.smoke else None)
-        splits = rows(self.train, first), rows(self.test, first)
-        return Data(splits[0], classes=self.classes, **{EVALUATE_ON.value: splits[1]})
 
 
 def rows(structure: Any, index: Any) -> Any:

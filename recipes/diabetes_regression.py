@@ -44,7 +44,7 @@ def experiment() -> Experiment:
 
     return Experiment(
         Regression(),
-        patients.as_data(),
+        common.as_data(patients),
         teacher,
         [
             Arm("baseline", new_student, **common.training()),

@@ -59,7 +59,7 @@ def terms() -> list[Term]:
 def experiment() -> Experiment:
     return Experiment(
         Classification(),
-        data.digits().as_data(),
+        common.as_data(data.digits()),
         Arm("teacher", teacher, **common.teacher_training()),
         [
             Arm("baseline", student, **common.training()),

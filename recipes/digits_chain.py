@@ -36,7 +36,7 @@ def experiment() -> Experiment:
     training, alpha = common.training(), common.ALPHA.value
     return Experiment(
         Classification(),
-        data.digits().as_data(),
+        common.as_data(data.digits()),
         Arm("teacher", teacher, **common.teacher_training()),
         [
             Arm("baseline", student, **training),

@@ -109,7 +109,7 @@ def experiment() -> Experiment:
 
     return Experiment(
         Classification(),
-        images.as_data(),
+        common.as_data(images),
         Arm("teacher", teacher, **common.teacher_training()),
         [
             Arm("baseline", student, **training),

@@ -60,7 +60,7 @@ def student() -> keras.Model:
 def experiment() -> Experiment:
     return Experiment(
         Classification(),
-        data.fashion_mnist().as_data(),
+        common.as_data(data.fashion_mnist()),
         Arm("teacher", teacher, **common.teacher_training()),
         [
             Arm("baseline", student, **common.training()),

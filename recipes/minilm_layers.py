@@ -155,7 +155,7 @@ def experiment() -> Experiment:
     distilled = {"supervised_weight": common.ALPHA.value, "baselines": ["baseline, copied weights"], **copied}
     return Experiment(
         Classification(),
-        tokenized(data.movie_snippets()).as_data(),
+        common.as_data(tokenized(data.movie_snippets())),
         Arm("teacher", teacher, **common.teacher_training()),
         [
             Arm("baseline, random weights", student, **common.training()),

@@ -82,7 +82,7 @@ def arms(units: int, temperature: float) -> list[Arm]:
 def experiment() -> Experiment:
     return Experiment(
         Classification(),
-        data.mnist().as_data(),
+        common.as_data(data.mnist()),
         Arm("teacher", teacher, **common.teacher_training()),
         [*arms(800, common.TEMPERATURE.value), *arms(30, SMALL_TEMPERATURE.value)],
         title="MNIST: soft targets, after Hinton et al.",

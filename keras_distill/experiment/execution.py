@@ -36,7 +36,7 @@ class Trained(NamedTuple):
     """One trained model.
 
     Attributes:
-        model: The model; None for a teacher that is not a Keras model.
+        model: The model; None for other teachers than Keras models, and for further seeds that nothing needs.
         record: The `TrainingRecord`; None for a teacher that was trained elsewhere.
         outputs: Outputs for the evaluation split.
     """
@@ -71,6 +71,8 @@ class Execution:
         self.evaluator: Evaluator
         self.arms = list(plan.arms)
         self.search: Search | None = None
+        # Arms that others start from or learn from.
+        self._used = {name for arm in plan.arms for name in (arm.start, arm.teacher)}
         self._digest = plan.data.digest()
         self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
@@ -203,7 +205,9 @@ class Execution:
     def _train(self, arm, seed, title):
         stored, examples = self._stored_student(arm, seed), self.training_examples(arm)
         trained, note = self._load_or_fit(arm, stored, seed, title, examples)
-        self.trained[arm.name, seed] = trained
+        # The models of further seeds would fill the memory.
+        needed = seed == self.plan.seeds[0] or arm.name in self._used or arm.name in self.plan.files
+        self.trained[arm.name, seed] = trained if needed else trained._replace(model=None)
         if self.plan.is_chief:
             self._progress.finish(f"{title}: {self.evaluator.summary(trained.outputs)}, {note}")
 

@@ -56,8 +56,9 @@ class Experiment:
         command: Command that reproduces the run, for the report. Defaults to None: that of this process.
         strategy: `tf.distribute.Strategy`. Defaults to None: one device.
         backup_every: Number of steps between two checkpoints within an epoch. Defaults to None: after each epoch only.
-        callbacks: Function `callbacks(name, seed)` that returns further Keras callbacks for one training, such as
-            `TensorBoard`. Defaults to None.
+        callbacks: Function `callbacks(title, seed)` that returns further Keras callbacks for one training, such as
+            `TensorBoard`. The title is the name of the arm, with several seeds also the number of the seed. Defaults to
+            None.
 
     Raises:
         ValueError: If names are not unique or unknown, an arm with terms has no teacher, or early stopping has no
