@@ -7,7 +7,8 @@
    quantized afterwards (post-training quantization, PTQ). The two differ in nothing else.
 
 Run:    python -m recipes.fashion_mnist_edge --originals=FOLDER
-Result: accuracy of each file on the 10,000 test images (mean and sample standard deviation over 3 seeds; teacher: one
+Result: measured with version 0.1.0, which had another order of the examples;
+        accuracy of each file on the 10,000 test images (mean and sample standard deviation over 3 seeds; teacher: one
         seed), size, and median time of one prediction on one thread in milliseconds:
 
         teacher                  LiteRT, float32  92.01 %            1,045 kB             0.353

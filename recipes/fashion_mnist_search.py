@@ -6,7 +6,8 @@ images over the seeds, and compared with the default hyperparameters (temperatur
 fashion_mnist_hint.py) and with the baseline. The test split is not used for any choice.
 
 Run:    python -m recipes.fashion_mnist_search --originals=FOLDER --trials=30 --tuner=hyperband|bayesian|random
-Result: accuracy and errors on the 10,000 test images (mean and sample standard deviation over 3 seeds; teacher: one
+Result: measured with version 0.1.0, which had another order of the examples;
+        accuracy and errors on the 10,000 test images (mean and sample standard deviation over 3 seeds; teacher: one
         seed), after 30 trials of Hyperband:
 
         teacher              90.40 %            960
