@@ -2,15 +2,8 @@
 
 import argparse
 
-from .common import (
-    Commands,
-    add_command,
-    add_dataset,
-    add_import,
-    as_command_error,
-    positive_integer,
-    print_table,
-)
+from .argument_types import positive_integer
+from .common import Commands, add_command, add_dataset, add_import, as_command_error, print_table
 from .objective import add_objective, add_training, choose_length
 
 # Exit status that tells problems from a failure of the command, which is 1.

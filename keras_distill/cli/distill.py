@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from . import config
+from .argument_types import finite_number, positive_integer, read_names
 from .common import (
     CommandError,
     Commands,
@@ -16,9 +17,6 @@ from .common import (
     add_import,
     add_output,
     as_command_error,
-    finite_number,
-    positive_integer,
-    read_names,
 )
 from .export import export_formats
 from .objective import add_objective, add_training, choose_length

@@ -2,7 +2,8 @@
 
 import argparse
 
-from .common import Commands, add_command, add_dataset, add_import, add_output, as_command_error, positive_integer
+from .argument_types import positive_integer
+from .common import Commands, add_command, add_dataset, add_import, add_output, as_command_error
 
 
 def add(commands: Commands) -> None:

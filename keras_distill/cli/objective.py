@@ -6,17 +6,15 @@ import functools
 import re
 from typing import Any, NamedTuple
 
-from .common import (
-    Parser,
+from .argument_types import (
     fraction_below_one,
-    load_package,
     number_of_epochs,
     positive_integer,
     positive_number,
     random_seed,
     softmax_temperature,
-    wrap_text,
 )
+from .common import Parser, load_package, wrap_text
 
 # Shortcuts for losses of two intermediate activations: option, class in `keras_distill.losses`, help.
 FEATURES = {

@@ -5,6 +5,7 @@ import pathlib
 import shlex
 from typing import TYPE_CHECKING
 
+from .argument_types import random_seed
 from .common import (
     CommandError,
     Commands,
@@ -14,7 +15,6 @@ from .common import (
     as_command_error,
     fraction_to_one,
     print_table,
-    random_seed,
 )
 
 if TYPE_CHECKING:
