@@ -126,7 +126,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         (["report", "x", "-out=y"], "keras-distill report: error: unknown option '-out'. Did you mean '--out'?"),
         (["report", "x", "--zzz"], "keras-distill report: error: unknown option '--zzz'.\n"),
         (["inspect", "x", "y"], "keras-distill inspect: error: unexpected argument 'y'\n"),
-        (["student", "x", "--out=y.keras"], "student: error: --width or --depth must be less than 1\n"),
+        (["student", "x", "--out=y.keras"], "student: error: --width or --depth must be less than 1, such as --width=0.5\n"),
         (["student", "x", "--out=y.keras", "--width=2"], "student: error: --width must be in (0, 1], got 2\n"),
         (["student", "x", "--width=0.5", "--out=y"], "student: error: --out must end in .keras, got y\n"),
         (["export", "x", "--dataset=y"], "export: error: the following arguments are required: --out\n"),
@@ -201,7 +201,11 @@ def test_help_ends_with_examples(command, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_examples_of_the_help_are_valid(command, capsys, monkeypatch):
+def test_the_examples_of_the_help_are_valid(command, tmp_path, capsys, monkeypatch):
+    # An example of `distill` reads this file.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").write_text("teacher: t.keras\nstudent: s.keras\ndataset: train.npz\n")
     module = importlib.import_module(f"keras_distill.cli.{command}")
     runs = []
     monkeypatch.setattr(module, "run", runs.append)
