@@ -126,7 +126,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         (["report", "x", "-out=y"], "keras-distill report: error: unknown option '-out'. Did you mean '--out'?"),
         (["report", "x", "--zzz"], "keras-distill report: error: unknown option '--zzz'.\n"),
         (["inspect", "x", "y"], "keras-distill inspect: error: unexpected argument 'y'\n"),
-        (["student", "x", "--out=y.keras"], "student: error: --width or --depth must be less than 1, such as --width=0.5\n"),
+        (["student", "x", "--out=y.keras"], "error: --width or --depth must be less than 1, such as --width=0.5\n"),
         (["student", "x", "--out=y.keras", "--width=2"], "student: error: --width must be in (0, 1], got 2\n"),
         (["student", "x", "--width=0.5", "--out=y"], "student: error: --out must end in .keras, got y\n"),
         (["export", "x", "--dataset=y"], "export: error: the following arguments are required: --out\n"),
