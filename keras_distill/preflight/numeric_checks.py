@@ -125,14 +125,16 @@ def check_activations(distiller: BaseDistiller, stats: ForwardStats) -> list[Fin
     """Report NaN and infinity in activations, else in outputs of heads, else in losses.
 
     Only the first stage with such values is reported, because they propagate to the stages after it. Logits that a term
-    compares may be -infinity: they mask a class.
+    compares may be -infinity, which masks a class, as long as all losses are finite.
     """
-    return _nonfinite_taps(distiller, stats) or _nonfinite_heads(stats) or _nonfinite_losses(stats)
-
-
-def _nonfinite_taps(distiller, stats):
     terms = [term for term in distiller.terms if term.loss.logits]
     logits = {("student", term.student) for term in terms} | {("teacher", term.teacher) for term in terms}
+    invalid = _nonfinite_taps(stats, logits) or _nonfinite_heads(stats)
+    losses = [] if invalid else _nonfinite_losses(stats)
+    return invalid or losses and _nonfinite_taps(stats, ()) or losses
+
+
+def _nonfinite_taps(stats, logits):
     return [
         Finding(
             "not finite",
