@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from keras_distill.experiment.score import Score
+from keras_distill.experiment.evaluation import Evaluator
 from keras_distill.preflight import Finding, check
 from keras_distill.training.distiller import Distiller
 from keras_distill.utils.formatting import count_noun
@@ -24,7 +25,7 @@ class Diagnostics:
     def __init__(self, strict: bool):
         self.findings: dict[str, list[Finding]] = {}
         self._strict = strict
-        self._initial: dict[str, float] = {}
+        self._initial: dict[str, Any] = {}
 
     def restore(self, name: str, findings: Sequence[Finding]) -> None:
         """Set the findings of an arm that an earlier run trained.
@@ -35,14 +36,14 @@ class Diagnostics:
         """
         self.findings[name] = list(findings)
 
-    def check(self, name: str, distiller: Distiller, batches: tf.data.Dataset, initial: float) -> None:
+    def check(self, name: str, distiller: Distiller, batches: tf.data.Dataset, initial: Any) -> None:
         """Run the pre-flight check.
 
         Args:
             name: Name of the arm.
             distiller: Its compiled distiller.
             batches: Training batches.
-            initial: Score of the untrained student.
+            initial: Outputs of the untrained student for the evaluation split.
 
         Raises:
             RuntimeError: If there are findings and `strict` is set.
@@ -53,19 +54,20 @@ class Diagnostics:
             problems = count_noun(len(self.findings[name]), "problem")
             raise RuntimeError(f"Training did not start: {problems} of '{name}' found with `strict` set.")
 
-    def compare_with_initial(self, name: str, score: Score, value: float) -> None:
-        """Add a finding if the first training of an arm has made its student worse.
+    def compare_with_initial(self, name: str, evaluator: Evaluator, outputs: Any) -> None:
+        """Add a finding if the first training of an arm has made its student clearly worse.
 
         Args:
             name: Name of the arm.
-            score: The `Score`.
-            value: Score of the trained student.
+            evaluator: The `Evaluator`.
+            outputs: Outputs of the trained student for the evaluation split.
         """
         initial = self._initial.pop(name, None)
-        if initial is None or score.sign * (value - initial) >= 0:
+        if initial is None or not evaluator.clearly_worse(outputs, initial):
             return
+        score, value, before = evaluator.score, evaluator.value(outputs), evaluator.value(initial)
         what = f"'{name}' has a worse {score.name} than before training."
-        seen = f"{score.text(value)} after training, {score.text(initial)} before."
+        seen = f"{score.text(value)} after training, {score.text(before)} before."
         advice = "Take a teacher that is better than the student, or lower the learning rate."
         self._add(name, [Finding("score lost", what, seen, advice)])
 

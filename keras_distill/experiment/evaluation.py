@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_distill.experiment.model_result import Run
 from keras_distill.experiment.score import Score
+from keras_distill.experiment.statistics import bootstrap
 from keras_distill.experiment.task import Task
 
 
@@ -74,6 +75,16 @@ class Evaluator:
             outputs: Outputs for all examples of the split.
         """
         return self._task.evaluate(self._labeled(outputs), self.labels)
+
+    def clearly_worse(self, outputs: Any, before: Any) -> bool:
+        """Return whether a model's score is worse than before by more than the chance of these examples.
+
+        Args:
+            outputs: Outputs for all examples of the split.
+            before: Outputs of the same model before.
+        """
+        interval = bootstrap(self._task.score_of, [self.records(outputs)], [self.records(before)], resamples=200)
+        return max(self.score.sign * bound for bound in interval) < 0
 
     def summary(self, outputs: Any) -> str:
         """Return score and agreement with the teacher as text, such as "accuracy 97.60 %, agreement 98.10 %".

@@ -227,7 +227,7 @@ class Execution:
         student, history = self._fit(arm, stored, seed, title, examples)
         seconds, outputs = time.time() - started, self._outputs(student, arm)
         if arm is not plan.teacher:
-            self.diagnostics.compare_with_initial(arm.name, self.evaluator.score, self.evaluator.value(outputs))
+            self.diagnostics.compare_with_initial(arm.name, self.evaluator, outputs)
         if plan.is_chief:
             stored.save(student, history, seconds, self.diagnostics.findings.get(arm.name, []))
         # A barrier: the other workers must not look for the record before it is written.
@@ -284,6 +284,6 @@ class Execution:
             self.diagnostics.restore(arm.name, record.findings)
             return
         distiller, stored_outputs = self.distiller(arm, seed)
-        initial = self.evaluator.value(self._outputs(distiller.student, arm))
+        initial = self._outputs(distiller.student, arm)
         batches = self._few.shuffled_batches(arm.batch_size, stored_outputs(self._few))
         self.diagnostics.check(arm.name, distiller, batches, initial)

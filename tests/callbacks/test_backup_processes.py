@@ -132,7 +132,7 @@ model.fit(backup.batches(data(), 8), verbose=0, callbacks=[backup])
 @pytest.mark.replicas
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_workers_with_different_settings_raise(order, tmp_path):
-    commands = [["-c", DIFFERENT_WORKERS, tmp_path, order, units] for units in (4, 8)]
+    commands = [["-c", DIFFERENT_WORKERS, tmp_path / "checkpoints", order, units] for units in (4, 8)]
     for code, printed in finish(start(commands, 2), deadline=120):
         assert code == 1
         assert "The workers run different trainings: units 4 on worker 0 and 8 on worker 1." in printed

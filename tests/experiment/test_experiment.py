@@ -416,3 +416,17 @@ def test_errors_of_models_name_the_arm(tmp_path):
     with pytest.raises(ValueError, match="Arm 'baseline': The label 2 of example"):
         experiment(classes).run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_student_that_training_makes_clearly_worse(tmp_path):
+    x, y = data(400)
+    trained = student()
+    trained.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    y = (x[:, 0] > 0).astype("int64")
+    trained.fit(x, y, epochs=20, verbose=0)
+    wrong = Arm("distilled", lambda: trained, [Term(KLDivergence(), weight=1.0)], 0.0, epochs=20, learning_rate=0.05)
+    splits = Data((x[:200], y[:200]), test=(x[200:], y[200:]))
+    reversed_teacher = NumPyTeacher(lambda x: np.stack([x[:, 0], -x[:, 0], 0 * x[:, 0]], -1) * 5, name="reversed")
+    with pytest.warns(UserWarning, match="worse accuracy than before training"):
+        results = experiment([wrong], splits=splits, teacher=reversed_teacher, seeds=1).run(tmp_path)
+    assert [finding.name for finding in results.findings["distilled"]] == ["score lost"]
