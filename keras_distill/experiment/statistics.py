@@ -94,16 +94,17 @@ def compare(
             f"{len(baseline_scores)} scores"
         )
     mean, count = float(differences.mean()), len(differences)
+    # Differences of equal scores differ by rounding errors of float64, which count as zero.
+    rounding = 1e-12 * max(np.abs(scores).max(), np.abs(baseline_scores).max())
     if count == 1:
         return Comparison(model, baseline, mean, 1, example_interval=example_interval)
-    # Differences of equal accuracies differ by rounding errors of float64, which count as zero.
     variance = float(differences.var(ddof=1))
-    variance = (variance if variance > 1e-24 * max(mean**2, 1e-12) else 0.0) + resolution**2 / 6
+    variance = (variance if variance > rounding**2 else 0.0) + resolution**2 / 6
     error = math.sqrt(variance / count)
     half = float(stats.t.ppf(1 - SIGNIFICANCE / 2, count - 1)) * error
     # Continuous scores may differ by a constant: without variance, every mean but 0 is significant.
     statistic = abs(mean) / error if error else np.inf
-    p = 1.0 if abs(mean) < 1e-12 else float(2 * stats.t.sf(statistic, count - 1))
+    p = 1.0 if abs(mean) <= rounding else float(2 * stats.t.sf(statistic, count - 1))
     sign_flip_p = _sign_flip(differences) if count >= SIGN_FLIP_SEEDS else None
     return Comparison(model, baseline, mean, count, (mean - half, mean + half), p, sign_flip_p, example_interval)
 

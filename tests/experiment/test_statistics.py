@@ -46,6 +46,16 @@ def test_equal_scores_are_no_difference():
     assert compare("a", scores + 0.1 - 0.1, "b", scores).p == 1
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1e-6, 1.0, 1e9])
+def test_the_unit_of_the_score_does_not_matter(scale):
+    expected, result = (
+        compare("a", OWN, "b", OTHER),
+        compare("a", np.multiply(OWN, scale), "b", np.multiply(OTHER, scale)),
+    )
+    assert result.p == pytest.approx(expected.p, rel=1e-6)
+    assert result.interval == pytest.approx(np.multiply(expected.interval, scale), rel=1e-6)
+
+
 def test_a_constant_difference_is_clear_only_where_scores_are_continuous():
     own, other = [0.91, 0.92, 0.93], [0.90, 0.91, 0.92]
     assert compare("a", own, "b", other).clear
