@@ -141,8 +141,9 @@ def _with_indices(opened: Examples, task: Task, student: keras.Model, source: st
         return opened
     check_dtype(labels, source)
     is_index = isinstance(task, Classification) and not task.one_hot
-    if isinstance(task, Segmentation) and task.ignore_class is None or is_index:
-        converted = as_class_indices(labels, student.output_shape[-1], source)
+    if isinstance(task, Segmentation) or is_index:
+        ignored = task.ignore_class if isinstance(task, Segmentation) else None
+        converted = as_class_indices(labels, student.output_shape[-1], source, ignored)
         opened = opened if converted is labels else opened.with_labels(converted)
     try:
         task.check(student, opened.labels())

@@ -43,13 +43,14 @@ def choose_task(options: argparse.Namespace, student: keras.Model, examples: "Ex
     return Classification(one_hot=labels is not None and np.shape(labels)[1:] == (shape[-1],))
 
 
-def as_class_indices(labels: np.ndarray, classes: int, source: str) -> np.ndarray:
+def as_class_indices(labels: np.ndarray, classes: int, source: str, ignored: int | None = None) -> np.ndarray:
     """Return class indices as integers. NaN becomes a missing label.
 
     Args:
         labels: Numbers in any dtype and shape.
         classes: Number of classes of the student.
         source: Name of the dataset, for the error.
+        ignored: Class index of positions that do not count. Defaults to None.
 
     Raises:
         CommandError: For a label that is neither a class nor missing.
@@ -58,14 +59,15 @@ def as_class_indices(labels: np.ndarray, classes: int, source: str) -> np.ndarra
         labels.reshape(len(labels), -1).astype(float) if labels.dtype.kind == "f" else labels.reshape(len(labels), -1)
     )
     invalid = (rows < 0) | (rows >= classes) | (rows != np.round(rows))
-    invalid &= rows != UNLABELLED
+    invalid &= (rows != UNLABELLED) & (rows != (UNLABELLED if ignored is None else ignored))
     invalid &= ~np.isnan(rows) if labels.dtype.kind == "f" else True
     if invalid.any():
+        hint = " Pass --ignore-class for pixels that do not count." if rows.shape[1] > 1 and ignored is None else ""
         example, component = np.argwhere(invalid)[0]
         raise CommandError(
             f"the label {rows[example, component]} of example {example} of {source} is not a class of the student, "
             f"which has the classes 0 to {classes - 1}. Number the classes from 0 without gaps; {UNLABELLED} is a "
-            "missing label."
+            f"missing label.{hint}"
         )
     if labels.dtype.kind != "f":
         return labels

@@ -89,6 +89,11 @@ class Segmentation(Task):
                 f"Labels must have the shape {expected} per example, the positions of '{model.name}'. Received: "
                 f"labels of shape {labels.shape[1:]} per example"
             )
+        if np.issubdtype(labels.dtype, np.floating):
+            raise ValueError(
+                f"Class indices must be integers. Received: labels of dtype {labels.dtype}. Cast them: "
+                'y.astype("int32").'
+            )
         found = np.unique(labels[self._counted(labels)])
         if len(found) and not (found[0] >= 0 and found[-1] < classes):
             ignored = (

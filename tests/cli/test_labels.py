@@ -1,8 +1,10 @@
 """Labels that are no classes of the student."""
 
+import keras
 import numpy as np
 import pytest
 
+from keras_distill.experiment import Results
 from tests.support.helpers import data
 
 pytestmark = pytest.mark.case("E11")
@@ -58,3 +60,19 @@ def test_missing_labels_are_allowed(folder, tmp_path, distill):
     labels[1::4] = -1
     write(folder, labels)
     distill("--epochs=1", dataset="labels.npz")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_pixels_that_are_ignored(folder, tmp_path, distill, dtype):
+    x = np.random.default_rng(0).normal(size=(40, 4, 4, 2)).astype("float32")
+    masks = (x[..., 0] > 0).astype(dtype)
+    masks[:, 0] = 255
+    np.savez(folder / "masks.npz", x=x, y=masks)
+    for name in ("teacher", "student"):
+        keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(2, 1)]).save(folder / f"{name}_map.keras")
+    models = {"teacher": "teacher_map.keras", "student": "student_map.keras", "dataset": "masks.npz"}
+    printed = distill("--epochs=1", **models, status=1)
+    assert "the label 255" in printed.err and "--ignore-class" in printed.err
+    distill("--epochs=1", "--ignore-class=255", **models)
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert results.score.name == "mIoU" and np.sum(results.models[0].runs[0].confusion) == 4 * 12

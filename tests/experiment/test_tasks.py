@@ -145,6 +145,8 @@ def test_segmentation():
     task.check(network, labels)
     with pytest.raises(ValueError, match=r"Pass Segmentation\(ignore_class=...\)"):
         Segmentation().check(network, labels)
+    with pytest.raises(ValueError, match=r'Cast them: y.astype\("int32"\)'):
+        task.check(network, labels.astype("float32"))
     metric = task.metrics(network)[0]
     metric.update_state(np.where(labels == -1, 255, labels), outputs)
     assert float(metric.result()) == pytest.approx(expected.mean(), rel=1e-5)
