@@ -2,29 +2,21 @@
 
 import math
 import os
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from tfx import types
-from tfx.utils import io_utils
 
-from keras_distill.cache import packing
-from keras_distill.data.batch import Batch
 from keras_distill.data.labels import UNLABELLED
-from keras_distill.pipelines import activations
-from keras_distill.pipelines.reading import Features
-from keras_distill.types import Tensor
+from keras_distill.pipelines.labelled_outputs import LabelledOutputs
 
 
-class LabelledLogits:
+class LabelledLogits(LabelledOutputs):
     """Parser of serialized examples that returns labels and teacher logits, `(labels, logits)`.
 
     Labels are class indices, or texts that `classes` turns into indices. A label of -1, an empty text and an absent
     value are missing labels, returned as -1.
 
     Attributes:
-        num_classes: Number of classes.
         output_shape: Shape of the logits of one example.
         class_names: `classes`; without them, the vocabulary of the label in the transform graph, or the class
             indices.
@@ -40,54 +32,21 @@ class LabelledLogits:
         ValueError: If there is no such label or no activations at this tap, or the classes do not match.
     """
 
-    def __init__(
-        self,
-        schema: types.Artifact,
-        label: str,
-        tap: str,
-        transform_graph: types.Artifact | None = None,
-        classes: Sequence[str] | None = None,
-    ):
-        path = io_utils.get_only_uri_in_dir(schema.uri)
-        self._features = Features(path, None if transform_graph is None else transform_graph.uri)
-        stored_taps = activations.stored_taps_from_schema(self._features.schema)
-        self._label, self._tap = label, tap
-        self._check_label()
-        if tap not in stored_taps:
-            raise ValueError(
-                f"The Schema '{path}' has no teacher activations at '{tap}'. Available: {sorted(stored_taps)}. Pass "
-                "`labelled_schema` and `labelled_examples` of a TeacherLabeller."
-            )
-        self._stored_taps = {tap: stored_taps[tap]}
-        sources, _ = self._features.label_sources(label)
-        self._sources = {name: self._features.raw[name] for name in sources}
-        self._teacher = packing.cached_teacher(self._stored_taps)
-        self._teacher.connect([tap])
-        self.num_classes = stored_taps[tap].shape[-1]
-        self.output_shape = (self.num_classes,)
-        self._is_text = self._features.transformed[label].dtype == tf.string
-        names = [str(name) for name in classes or self._vocabulary() or range(self.num_classes)]
-        self._check_classes(names, classes)
-        self.class_names = names
-        self._indices = {"": UNLABELLED, **{name: index for index, name in enumerate(names)}}
-
-    def __call__(self, serialized: Tensor) -> tuple[np.ndarray, tf.Tensor]:
-        parsed = tf.io.parse_example(serialized, {**self._sources, **activations.parsing_specs(self._stored_taps)})
-        labels = self._labels(parsed)
+    def _labels(self, parsed):
+        """Return the labels of a batch as class indices, shape `[batch]`."""
+        labels = self._indices_or_texts(self._values(parsed))
         if self._is_text:
             labels = np.array([self._index(text.decode(errors="replace")) for text in labels], "int64")
-        invalid = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
+        invalid = labels[(labels < UNLABELLED) | (labels >= self._num_classes)]
         if len(invalid):
             raise ValueError(
-                f"The feature '{self._label}' must hold class indices from 0 to {self.num_classes - 1}, because the "
-                f"teacher has {self.num_classes} classes, or {UNLABELLED} for a missing label. Received: {invalid[0]}"
+                f"The feature '{self._label}' must hold class indices from 0 to {self._num_classes - 1}, because the "
+                f"teacher has {self._num_classes} classes, or {UNLABELLED} for a missing label. Received: {invalid[0]}"
             )
-        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored_taps)))
-        return labels, tf.cast(outputs[self._tap], "float32")
+        return labels
 
-    def _labels(self, parsed):
-        """Return the labels of a batch, indices or texts, shape `[batch]`."""
-        values = self._features({name: parsed[name] for name in self._sources})[self._label]
+    def _indices_or_texts(self, values):
+        """Return the values of the label feature, shape `[batch]`."""
         if isinstance(values, tf.RaggedTensor):
             values = values.to_sparse()
         if isinstance(values, tf.SparseTensor):
@@ -130,16 +89,30 @@ class LabelledLogits:
                 f"{dtype.name}. A Transform can cast it: tf.cast(inputs['{self._label}'], tf.int64)."
             )
 
+    @property
+    def _is_text(self):
+        return self._features.transformed[self._label].dtype == tf.string
+
+    @property
+    def _num_classes(self):
+        return self.output_shape[-1]
+
+    def _names(self, classes):
+        names = [str(name) for name in classes or self._vocabulary() or range(self._num_classes)]
+        self._check_classes(names, classes)
+        self._indices = {"": UNLABELLED, **{name: index for index, name in enumerate(names)}}
+        return names
+
     def _check_classes(self, names, classes):
         if self._is_text and not classes:
             raise ValueError(
-                f"The feature '{self._label}' holds text. Pass its {self.num_classes} texts as "
+                f"The feature '{self._label}' holds text. Pass its {self._num_classes} texts as "
                 "DistillationReport(classes=...), in the order of the teacher's outputs."
             )
-        if len(set(names) if self._is_text else names) != self.num_classes:
+        if len(set(names) if self._is_text else names) != self._num_classes:
             different = " different" if self._is_text else ""
             raise ValueError(
-                f"`classes` must be{different} names of the teacher's {self.num_classes} classes. Received: {names}"
+                f"`classes` must be{different} names of the teacher's {self._num_classes} classes. Received: {names}"
             )
 
     def _vocabulary(self):
@@ -153,7 +126,7 @@ class LabelledLogits:
         # Other assets than vocabularies may have names that Transform does not find.
         names = [name for name in names if graph.vocabulary_file_by_name(name)]
         vocabularies = {name: tuple(graph.vocabulary_by_name(name)) for name in names}
-        fitting = {name: terms for name, terms in vocabularies.items() if len(terms) == self.num_classes}
+        fitting = {name: terms for name, terms in vocabularies.items() if len(terms) == self._num_classes}
         if self._label in fitting:
             chosen = {fitting[self._label]}
         else:

@@ -42,25 +42,43 @@ class LabelledOutputs:
     ):
         path = io_utils.get_only_uri_in_dir(schema.uri)
         self._features = Features(path, None if transform_graph is None else transform_graph.uri)
-        stored = activations.stored_taps_from_schema(self._features.schema)
-        spec = self._features.transformed.get(label)
-        if not isinstance(spec, tf.io.FixedLenFeature) or spec.dtype == tf.string:
+        stored_taps = activations.stored_taps_from_schema(self._features.schema)
+        self._label, self._tap = label, tap
+        self._check_label()
+        if tap not in stored_taps:
             raise ValueError(
-                f"The label '{label}' must be a number or a vector of fixed length in '{self._features.origin}'. "
-                f"Received: {spec}. Available: {sorted(self._features.transformed)}"
+                f"The Schema '{path}' has no teacher activations at '{tap}'. Available: {sorted(stored_taps)}. Pass "
+                "`labelled_schema` and `labelled_examples` of a TeacherLabeller."
             )
-        if tap not in stored:
-            raise ValueError(f"The Schema '{path}' has no teacher activations at '{tap}'. Available: {sorted(stored)}.")
-        self._label, self._tap, self._stored = label, tap, {tap: stored[tap]}
+        self._stored_taps = {tap: stored_taps[tap]}
         sources, _ = self._features.label_sources(label)
         self._sources = {name: self._features.raw[name] for name in sources}
-        self._teacher = packing.cached_teacher(self._stored)
+        self._teacher = packing.cached_teacher(self._stored_taps)
         self._teacher.connect([tap])
-        self.output_shape = tuple(stored[tap].shape)
-        self.class_names = [str(name) for name in classes or range(self.output_shape[-1])]
+        self.output_shape = tuple(stored_taps[tap].shape)
+        self.class_names = self._names(classes)
 
     def __call__(self, serialized: Tensor) -> tuple[np.ndarray, tf.Tensor]:
-        parsed = tf.io.parse_example(serialized, {**self._sources, **activations.parsing_specs(self._stored)})
-        labels = self._features({name: parsed[name] for name in self._sources})[self._label]
-        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored)))
-        return tf.cast(labels, "float32").numpy(), tf.cast(outputs[self._tap], "float32")
+        parsed = tf.io.parse_example(serialized, {**self._sources, **activations.parsing_specs(self._stored_taps)})
+        labels = self._labels(parsed)
+        outputs = self._teacher.activations(Batch(None, cached=activations.decode(parsed, self._stored_taps)))
+        return labels, tf.cast(outputs[self._tap], "float32")
+
+    def _check_label(self):
+        spec = self._features.transformed.get(self._label)
+        if not isinstance(spec, tf.io.FixedLenFeature) or spec.dtype == tf.string:
+            raise ValueError(
+                f"The label '{self._label}' must be a number or a vector of fixed length in '{self._features.origin}'. "
+                f"Received: {spec}. Available: {sorted(self._features.transformed)}"
+            )
+
+    def _names(self, classes):
+        return [str(name) for name in classes or range(self.output_shape[-1])]
+
+    def _values(self, parsed):
+        """Return the label feature of a batch."""
+        return self._features({name: parsed[name] for name in self._sources})[self._label]
+
+    def _labels(self, parsed):
+        """Return the labels of a batch as an array."""
+        return tf.cast(self._values(parsed), "float32").numpy()
