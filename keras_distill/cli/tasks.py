@@ -55,9 +55,7 @@ def as_class_indices(labels: np.ndarray, classes: int, source: str, ignored: int
     Raises:
         CommandError: For a label that is neither a class nor missing.
     """
-    rows = (
-        labels.reshape(len(labels), -1).astype(float) if labels.dtype.kind == "f" else labels.reshape(len(labels), -1)
-    )
+    rows = labels.reshape(len(labels), -1)
     invalid = (rows < 0) | (rows >= classes) | (rows != np.round(rows))
     invalid &= (rows != UNLABELLED) & (rows != (UNLABELLED if ignored is None else ignored))
     invalid &= ~np.isnan(rows) if labels.dtype.kind == "f" else True

@@ -79,7 +79,7 @@ class Classification(Task):
         return np.full(np.shape(labels), UNLABELLED, "int32")
 
     def check(self, model: keras.Model, labels: Any) -> None:
-        classes, dtype = num_classes(model, "Classification", at_least=2), np.asarray(labels).dtype
+        classes = num_classes(model, "Classification", at_least=2)
         shape = np.shape(labels)[1:]
         allowed = [(classes,)] if self.one_hot else [(), (1,)]
         if shape not in allowed:
@@ -89,10 +89,7 @@ class Classification(Task):
                 f"{shape} per example"
             )
         if not self.one_hot:
-            if np.issubdtype(dtype, np.floating):
-                raise ValueError(
-                    f'Class indices must be integers. Received: labels of dtype {dtype}. Cast them: y.astype("int32").'
-                )
+            check_integers(labels)
             check_indices(labels, classes, model.name)
 
     def classes(self, model: keras.Model) -> list[str]:
@@ -213,6 +210,22 @@ def num_classes(model: keras.Model, task: str, at_least: int) -> int:
     return shape[-1]
 
 
+def check_integers(labels: Any) -> None:
+    """Raise ValueError for class indices in a floating-point dtype, with code that casts them.
+
+    Args:
+        labels: Class indices, in any shape.
+    """
+    labels = np.asarray(labels)
+    if np.issubdtype(labels.dtype, np.floating):
+        # A cast of NaN is undefined.
+        indices = f"np.where(np.isnan(y), {UNLABELLED}, y)" if np.isnan(labels).any() else "y"
+        raise ValueError(
+            f"Class indices must be integers. Received: labels of dtype {labels.dtype}. Cast them: "
+            f'{indices}.astype("int32").'
+        )
+
+
 def check_indices(labels: Any, classes: int, model: str) -> None:
     """Raise ValueError for a class index that is neither a class nor missing.
 
@@ -222,9 +235,7 @@ def check_indices(labels: Any, classes: int, model: str) -> None:
         model: Name of the model, for the error.
     """
     labels = np.asarray(labels)
-    invalid = (labels < 0) | (labels >= classes) | (labels != np.round(labels))
-    invalid &= ~np.isnan(labels) if np.issubdtype(labels.dtype, np.floating) else True
-    invalid &= labels != UNLABELLED
+    invalid = ((labels < 0) | (labels >= classes)) & (labels != UNLABELLED)
     if invalid.any():
         position = int(np.argwhere(invalid)[0][0])
         raise ValueError(

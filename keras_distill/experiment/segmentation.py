@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_distill.data.labels import UNLABELLED
-from keras_distill.experiment.classification import MOST_CLASSES
+from keras_distill.experiment.classification import MOST_CLASSES, check_integers
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.task import Task
 from keras_distill.losses.base import DistillationLoss
@@ -89,11 +89,7 @@ class Segmentation(Task):
                 f"Labels must have the shape {expected} per example, the positions of '{model.name}'. Received: "
                 f"labels of shape {labels.shape[1:]} per example"
             )
-        if np.issubdtype(labels.dtype, np.floating):
-            raise ValueError(
-                f"Class indices must be integers. Received: labels of dtype {labels.dtype}. Cast them: "
-                'y.astype("int32").'
-            )
+        check_integers(labels)
         found = np.unique(labels[self._counted(labels)])
         if len(found) and not (found[0] >= 0 and found[-1] < classes):
             ignored = (

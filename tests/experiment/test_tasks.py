@@ -74,6 +74,16 @@ def test_labels_that_are_no_classes_raise(labels, message):
         Classification().check(model((4,)), np.array(labels))
 
 
+def test_the_advice_for_floating_point_classes_works():
+    for y in (np.array([0.0, 2.0, 1.0]), np.array([0.0, np.nan, 1.0])):
+        with pytest.raises(ValueError, match="Cast them: ") as error:
+            Classification().check(model((4,)), y)
+        code = str(error.value).partition("Cast them: ")[2].removesuffix(".")
+        cast = eval(code, {"np": np, "y": y})
+        Classification().check(model((4,)), cast)
+        np.testing.assert_array_equal(Classification().labeled(cast), ~np.isnan(y))
+
+
 def test_one_unit_is_a_multi_label_classification():
     with pytest.raises(ValueError, match=r"one output unit: MultiLabelClassification\(\)"):
         Classification().check(model((4,), units=1), np.array([0, 1]))
