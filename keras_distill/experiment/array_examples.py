@@ -27,7 +27,8 @@ class ArrayExamples(Examples):
 
     def __init__(self, arrays: Any, rows: np.ndarray | None = None):
         arrays = arrays if isinstance(arrays, tuple) else (arrays,)
-        self._arrays = keras.tree.map_structure(np.asarray, arrays)
+        # tf.data would stack the arrays of a list.
+        self._arrays = keras.tree.map_structure(np.asarray, keras.tree.lists_to_tuples(arrays))
         lengths = {len(array) for array in keras.tree.flatten(self._arrays)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(

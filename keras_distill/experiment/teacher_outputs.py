@@ -32,7 +32,8 @@ def predict(model: keras.Model, examples: Examples, batch_size: int = 128) -> An
     """
     batches = examples.batches(batch_size)
     if isinstance(batches.element_spec, tuple):
-        batches = batches.map(lambda inputs, *rest: inputs)
+        # A tuple of one: `predict` would take the second of several inputs for labels.
+        batches = batches.map(lambda inputs, *rest: (inputs,))
     return model.predict(batches, verbose=0)
 
 

@@ -430,3 +430,33 @@ def test_a_student_that_training_makes_clearly_worse(tmp_path):
     with pytest.warns(UserWarning, match="worse accuracy than before training"):
         results = experiment([wrong], splits=splits, teacher=reversed_teacher, seeds=1).run(tmp_path)
     assert [finding.name for finding in results.findings["distilled"]] == ["score lost"]
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+@pytest.mark.parametrize("cache", [True, False])
+def test_models_with_several_inputs(form, cache, tmp_path):
+    def network(units):
+        inputs = [keras.Input((4,), name="low"), keras.Input((4,), name="high")]
+        # The second input alone determines the label.
+        hidden = keras.layers.Dense(units, "relu")(keras.layers.Concatenate()(inputs))
+        structure = inputs if form == "list" else {each.name: each for each in inputs}
+        return keras.Model(structure, keras.layers.Dense(2)(hidden))
+
+    def split(count, start):
+        x = data(300)[0][start : start + count]
+        low, high = x[:, :4], x[:, 4:]
+        y = (high[:, 0] > 0).astype("int32")
+        return ([low, high] if form == "list" else {"low": low, "high": high}), y
+
+    options = {"epochs": 10, "batch_size": 16, "learning_rate": 1e-2}
+    listed = [
+        Arm("baseline", lambda: network(4), **options),
+        Arm("distilled", lambda: network(4), [TERM], 0.3, **options),
+    ]
+    splits = Data(split(200, 0), test=split(60, 200), validation=split(40, 260))
+    first = Arm("teacher", lambda: network(16), **options)
+    results = experiment(listed, splits=splits, teacher=first, seeds=1, cache=cache).run(tmp_path)
+    inputs, y = split(60, 200)
+    for model in results.models:
+        loaded = trained(tmp_path, model.name)
+        assert model.runs[0].score == np.mean(loaded.predict(inputs, verbose=0).argmax(-1) == y) > 0.8
