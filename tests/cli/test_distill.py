@@ -178,6 +178,14 @@ def test_mixed_precision_and_tensorboard(tmp_path, distill):
     assert list((tmp_path / "logs" / "distilled").rglob("*tfevents*"))
 
 
+@pytest.mark.replicas
+def test_two_devices_give_the_weights_of_one(tmp_path, distill):
+    distill("--epochs=2", "--batch-size=16", out="one")
+    distill("--epochs=2", "--batch-size=16", "--devices=CPU:0,CPU:1", out="two")
+    one, two = (weights_of(trained(tmp_path, out)) for out in ("one", "two"))
+    assert_same_weights(one, two, rtol=1e-4, atol=1e-6)
+
+
 def test_devices_that_are_not_there(tmp_path, distill):
     assert "this machine has 0 GPUs" in distill("--devices=all", status=1).err
 
