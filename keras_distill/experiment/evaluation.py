@@ -29,11 +29,16 @@ class Evaluator:
         teacher_outputs: Outputs of the teacher for all examples of the split, or None.
 
     Raises:
-        ValueError: If no example has a label.
+        ValueError: If no example has a label, or there are neither labels nor outputs of a teacher.
     """
 
     def __init__(self, task: Task, labels: Any, teacher_outputs: Any):
         self._task = task
+        if labels is None and teacher_outputs is None:
+            raise ValueError(
+                "Without labels, the teacher's predictions are the reference, but its outputs are not those of the "
+                "students. Pass labels."
+            )
         self.score: Score = task.score
         if labels is None:
             labels = task.as_labels(teacher_outputs)

@@ -88,8 +88,8 @@ def dry_run(plan: Experiment) -> None:
         ValueError: If models, terms and labels do not fit together. The message names the arm.
     """
     teacher = plan.teacher
-    is_new = isinstance(teacher, Arm)
-    models: dict[str | None, Any] = dict.fromkeys((None, TEACHER), teacher.new_student() if is_new else teacher)
+    teacher = teacher.new_student() if isinstance(teacher, Arm) else teacher
+    models: dict[str | None, Any] = dict.fromkeys((None, TEACHER), teacher)
     splits = [split for split in (plan.data.train, plan.data.validation, plan.data.test) if split is not None]
     for arm in plan.arms:
         try:
@@ -105,9 +105,6 @@ def dry_run(plan: Experiment) -> None:
                     plan.task.check(student, labels)
         except ValueError as error:
             raise ValueError(f"Arm '{arm.name}': {error}") from error
-    # Restart the numbering of layers without a name.
-    if is_new:
-        keras.utils.clear_session()
 
 
 def _check_splits(plan):

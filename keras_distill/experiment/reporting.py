@@ -41,23 +41,24 @@ def results(execution: Execution) -> Results:
         execution: The `Execution`, trained.
     """
     plan, evaluator = execution.plan, execution.evaluator
-    names = [TEACHER] * ((TEACHER, 0) in execution.trained) + [arm.name for arm in execution.arms]
+    evaluated = {key: trained for key, trained in execution.trained.items() if trained.outputs is not None}
+    names = [TEACHER] * ((TEACHER, 0) in evaluated) + [arm.name for arm in execution.arms]
     models = {name: execution.first(name).model for name in names}
     models = {name: model for name, model in models.items() if model is not None}
     sample = plan.data.evaluation.inputs(range(min(_EXAMPLES, len(plan.data.evaluation))))
     print("Measuring prediction times")
     latencies = measure_latencies(models, sample)
-    results = []
+    listed = []
     for name in names:
         arm = next((arm for arm in execution.arms if arm.name == name), None)
         role = TEACHER if arm is None else "distilled" if arm.distilled else "baseline"
         runs = [
             evaluator.run(seed, trained.outputs, {} if trained.record is None else trained.record.history)
-            for (owner, seed), trained in execution.trained.items()
+            for (owner, seed), trained in evaluated.items()
             if owner == name
         ]
         model = models.get(name)
-        results.append(
+        listed.append(
             ModelResult(
                 name,
                 role,
@@ -76,7 +77,7 @@ def results(execution: Execution) -> Results:
         settings={arm.name: arm.description() for arm in execution.arms}
         if plan.settings is None
         else dict(plan.settings),
-        models=results,
+        models=listed,
         command=plan.command,
         seconds=sum(record.seconds for record in records),
         seeds=plan.seeds,
@@ -135,7 +136,8 @@ def _history(execution):
 
 def _comparisons(execution):
     plan, evaluator = execution.plan, execution.evaluator
-    records = {key: evaluator.records(trained.outputs) for key, trained in execution.trained.items()}
+    students = {key: trained for key, trained in execution.trained.items() if key[0] != TEACHER}
+    records = {key: evaluator.records(trained.outputs) for key, trained in students.items()}
     scores = {key: plan.task.score_of(each) for key, each in records.items()}
     comparisons = []
     for arm in execution.arms:

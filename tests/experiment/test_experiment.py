@@ -460,3 +460,16 @@ def test_models_with_several_inputs(form, cache, tmp_path):
     for model in results.models:
         loaded = trained(tmp_path, model.name)
         assert model.runs[0].score == np.mean(loaded.predict(inputs, verbose=0).argmax(-1) == y) > 0.8
+
+
+def test_a_teacher_of_features_is_not_evaluated(tmp_path):
+    """A backbone outputs no classes: it is the teacher of features only."""
+    backbone = keras.Sequential([keras.Input((8,)), keras.layers.Dense(12, "relu", name="features")], name="backbone")
+    hinted = [arms()[0], Arm("distilled", student, [Term(Hint(), "hidden", head="auto")], epochs=2, batch_size=16)]
+    with pytest.warns(UserWarning, match=r"outputs have the shape \(12,\) per example, those of the students \(3,\)"):
+        results = experiment(hinted, teacher=backbone, seeds=1).run(tmp_path)
+    assert [model.name for model in results.models] == ["baseline", "distilled"]
+    assert results.models[1].runs[0].agreement is None and results.comparisons
+    unlabeled = experiment(hinted[1:], teacher=backbone, splits=Data(data(40)[0], validation=0.25))
+    with pytest.raises(ValueError, match="Pass labels"), pytest.warns(UserWarning, match="is not evaluated"):
+        unlabeled.run(tmp_path / "other")
