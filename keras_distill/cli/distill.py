@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
         "student", metavar="STUDENT", help=".keras file, loaded in Keras' safe mode; its weights are the initial ones"
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with the options of a run, by name; options given here come first"
+        "--config", metavar="FILE", help="YAML file with the options of a run, by name; options given here override it"
     )
     _add_data(parser)
     add_objective(parser)
@@ -94,7 +94,7 @@ def _add_data(parser):
     data.add_argument(
         "--test",
         **split,
-        help="data that the models are compared on, read once, after training (default: the validation split)",
+        help="data that the models are compared on; no setting is chosen by it (default: the validation split)",
     )
     data.add_argument(
         "--classes",
@@ -121,8 +121,8 @@ def _add_training(parser):
         type=positive_integer,
         default=1,
         metavar="N",
-        help="number of seeds, from --seed on; every model is trained with each of them, and from 3 on the report "
-        "tests whether the difference is chance (default: 1)",
+        help="number of seeds, from --seed on; every model is trained with each of them, and from 2 on the report "
+        "tests whether the difference may be chance; 3 to 10 is typical (default: 1)",
     )
     training.add_argument(
         "--tune",

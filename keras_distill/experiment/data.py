@@ -20,7 +20,7 @@ class Data:
     Each split is `(x, y)` of arrays (inputs may be a structure of arrays), `(x, y, sample_weight)`, inputs `x` without
     labels, or a `tf.data.Dataset` of such single examples, always in the same order.
 
-    Models are compared on the test split, which nothing else reads. Early stopping and a search read the validation
+    Models are compared on the test split, by which nothing is chosen. Early stopping and a search read the validation
     split alone. Without a test split, models are compared on the validation split; the report names the split.
 
     Args:
