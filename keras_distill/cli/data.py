@@ -51,12 +51,14 @@ def open_data(options: argparse.Namespace, *models: keras.Model) -> tuple[Data, 
         ValueError: If a dataset cannot be opened, or does not fit the models.
     """
     train, task = open_training(options, *models)
-    validation = options.validation
-    if validation is None and (options.test is None or options.tune or options.patience):
+    validation, test = options.validation, options.test
+    # The split by which a search chooses would make its result look too good.
+    test = 0.1 if test is None and options.tune else test
+    if validation is None and (test is None or options.tune or options.patience):
         validation = 0.1
     splits = {}
     # The test split first: it must not depend on the other options.
-    for name, source in (("test", options.test), ("validation", validation)):
+    for name, source in (("test", test), ("validation", validation)):
         if isinstance(source, float):
             try:
                 train, splits[name] = train.split(source)

@@ -94,7 +94,8 @@ def _add_data(parser):
     data.add_argument(
         "--test",
         **split,
-        help="data that the models are compared on; no setting is chosen by it (default: the validation split)",
+        help="data that the models are compared on; no setting is chosen by it (default: the "
+        "validation split; with --tune, 0.1)",
     )
     data.add_argument(
         "--classes",

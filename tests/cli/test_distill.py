@@ -161,8 +161,10 @@ def test_a_run_can_be_repeated_from_its_file(folder, tmp_path, distill, capsys):
 
 
 def test_search(folder, tmp_path, distill):
-    printed = distill("--epochs=2", "--tune=2", f"--test={folder / 'test.npz'}")
+    # A tenth of the 64 examples for the search, another one to compare the models.
+    printed = distill("--epochs=2", "--tune=2")
     results = Results.load(tmp_path / "run" / "results.json")
+    assert (results.split, results.num_examples) == ("test", 6)
     assert [model.name for model in results.models] == ["teacher", "distilled", "tuned"]
     assert len(results.search.trials) == 2 and "Search over 2 trials" in printed.out
 

@@ -397,6 +397,10 @@ def test_mixed_precision_is_a_setting_of_an_arm(tmp_path):
         (lambda: experiment([Arm("a", student, [TERM], baselines=["b"])]), "`baselines` of 'a' must be among"),
         (lambda: experiment(keep="other"), "`keep` refers to unknown arms"),
         (lambda: experiment(arms(patience=2), splits=Data(data(40), test=data(24))), "need a validation split"),
+        (
+            lambda: experiment([TunedArm("a", lambda hp: arms()[1])], splits=Data(data(40), validation=0.25)),
+            "chooses by the validation split",
+        ),
         (lambda: Arm("a", student()), "must be a function"),
         (lambda: Arm("a", student, [KLDivergence()]), "must be a list of `Term`"),
         (lambda: Arm("a", student, epochs=0), "`epochs`"),
