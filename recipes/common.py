@@ -95,14 +95,17 @@ def run(recipe: Callable[[], None]) -> None:
     app.run(main)
 
 
-def as_data(arrays: data.Arrays) -> Data:
+def as_data(arrays: data.Arrays, validation: float | None = None) -> Data:
     """Return the `Data` of an experiment, evaluated on the split of `--evaluate_on`.
 
     Args:
         arrays: The dataset. With `--smoke`, the first 256 examples of each split.
+        validation: Fraction of the training split that a search chooses by, in (0, 1). Defaults to None, no search.
     """
     first = slice(256 if SMOKE.value else None)
     train, evaluation = data.rows(arrays.train, first), data.rows(arrays.test, first)
+    if validation is not None:
+        return Data(train, evaluation, validation, arrays.classes)
     return Data(train, classes=arrays.classes, **{data.EVALUATE_ON.value: evaluation})
 
 

@@ -117,8 +117,8 @@ def _check_splits(plan):
             raise ValueError("Without labels, the teacher's predictions are the reference. Pass `teacher`.")
     if plan.tuned and plan.data.test is None:
         raise ValueError(
-            f"The search of {list(plan.tuned)} chooses by the validation split, on which its result would look too good. "
-            "Pass Data(..., test=...) to compare the models on other examples."
+            f"The search of {list(plan.tuned)} chooses by the validation split, on which its result would look too "
+            "good. Pass Data(..., test=...) to compare the models on other examples."
         )
     waiting = [arm.name for arm in plan.arms if arm.patience is not None or arm.name in plan.tuned]
     if waiting and plan.data.validation is None:
