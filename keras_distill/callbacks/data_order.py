@@ -78,25 +78,7 @@ class DataOrder:
         Raises:
             ValueError: If the arrays differ in length.
         """
-        # On the CPU: the whole arrays need not fit into the memory of an accelerator.
-        with tf.device("CPU:0"):
-            data = keras.tree.map_structure(_to_tensor, keras.tree.lists_to_tuples(data))
-        lengths = {len(tensor) for tensor in keras.tree.flatten(data) if tensor is not None}
-        if len(lengths) != 1:
-            raise ValueError(f"The arrays must have the same length. Received lengths: {sorted(lengths)}")
-        (length,) = lengths
-
-        def gather(index, seed):
-            if shuffle:
-                seed = tf.stack([seed, 0])
-                index = tf.random.experimental.index_shuffle(index, seed, tf.constant(length - 1, "int64"))
-            return keras.tree.map_structure(lambda tensor: None if tensor is None else tf.gather(tensor, index), data)
-
-        def make(seed):
-            index = tf.data.Dataset.range(length).batch(batch_size)
-            return index.map(lambda index: gather(index, seed), num_parallel_calls=tf.data.AUTOTUNE)
-
-        return self.epochs(make)
+        return self.epochs(array_batches(data, batch_size, shuffle))
 
     def reset(self) -> None:
         """Clear the record of earlier passes over the dataset, at the beginning of `fit`."""
@@ -111,6 +93,38 @@ class DataOrder:
         """Raise ValueError if the current step got its data from another dataset or another epoch."""
         if self.signature is not None and self.start not in self._passes:
             raise ValueError(_MISUSE)
+
+
+def array_batches(data: Structure, batch_size: int, shuffle: bool = True) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Return a function of a seed that returns the batches of one epoch of arrays.
+
+    Args:
+        data: Structure of arrays of equal length and None.
+        batch_size: Examples per batch. The last batch may be smaller.
+        shuffle: Whether to shuffle the examples by the seed. Defaults to True.
+
+    Raises:
+        ValueError: If the arrays differ in length.
+    """
+    # On the CPU: the whole arrays need not fit into the memory of an accelerator.
+    with tf.device("CPU:0"):
+        data = keras.tree.map_structure(_to_tensor, keras.tree.lists_to_tuples(data))
+    lengths = {len(tensor) for tensor in keras.tree.flatten(data) if tensor is not None}
+    if len(lengths) != 1:
+        raise ValueError(f"The arrays must have the same length. Received lengths: {sorted(lengths)}")
+    (length,) = lengths
+
+    def gather(index, seed):
+        if shuffle:
+            seed = tf.stack([seed, 0])
+            index = tf.random.experimental.index_shuffle(index, seed, tf.constant(length - 1, "int64"))
+        return keras.tree.map_structure(lambda tensor: None if tensor is None else tf.gather(tensor, index), data)
+
+    def make(seed):
+        index = tf.data.Dataset.range(length).batch(batch_size)
+        return index.map(lambda index: gather(index, seed), num_parallel_calls=tf.data.AUTOTUNE)
+
+    return make
 
 
 _MISUSE = (

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_distill.data.transfer import as_transfer_set
 from keras_distill.training.term import Term
 from keras_distill.utils.arguments import check_integer, check_number
 
@@ -29,6 +30,9 @@ class Arm:
         learning_rate: Initial learning rate of Adam, > 0, which decays to 0 along a cosine. 1e-3 is typical. Defaults
             to 1e-3.
         optimizer: Function of the number of steps that returns another optimizer. Defaults to None: Adam.
+        transfer: `TransferSet`, or an augmentation such as `Mixup()`: further examples, half of each batch by default.
+            With terms, the teacher labels them; without, they have their own labels, such as those of the mixed
+            examples. Such a baseline shows what the examples gain without a teacher. Defaults to None.
         baselines: Names of the arms that this one is compared with; the teacher-student gap refers to the first.
             Defaults to None: for an arm with terms, all arms without terms.
         teacher: Name of an earlier arm that is the teacher, as trained with the same seed. Defaults to None: the
@@ -60,6 +64,7 @@ class Arm:
     batch_size: int = 128
     learning_rate: float = 1e-3
     optimizer: Callable[[int], keras.optimizers.Optimizer] | None = None
+    transfer: Any = None
     baselines: Sequence[str] | None = None
     teacher: str | None = None
     start: str | None = None
@@ -68,6 +73,7 @@ class Arm:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        object.__setattr__(self, "transfer", as_transfer_set(self.transfer))
         check_number(self.supervised_weight, "supervised_weight", at_least=0)
         check_number(self.learning_rate, "learning_rate", above=0)
         for name in ("epochs", "batch_size"):
@@ -134,4 +140,6 @@ class Arm:
     def description(self) -> dict[str, Any]:
         """Return the settings of the arm that can be written down, `{name: JSON value}`."""
         fields = ("supervised_weight", "epochs", "batch_size", "learning_rate", "patience", "dtype_policy")
-        return {**{name: getattr(self, name) for name in (*fields, "start", "teacher")}, **self.settings}
+        transfer = None if self.transfer is None else self.transfer.description()
+        values = {name: getattr(self, name) for name in (*fields, "start", "teacher")}
+        return {**values, "transfer": transfer, **self.settings}

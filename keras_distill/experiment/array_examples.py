@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import TeacherCache
-from keras_distill.callbacks.backup import Backup
-from keras_distill.experiment.examples import Examples, digest_of
+from keras_distill.callbacks.data_order import array_batches
+from keras_distill.data.augmentation import augment
+from keras_distill.experiment.examples import Examples, check_alike, digest_of
+from keras_distill.experiment.streamed_examples import StreamedExamples
 from keras_distill.types import Structure
 
 
@@ -54,21 +57,39 @@ class ArrayExamples(Examples):
         return ArrayExamples(self._arrays, self.rows[indices])
 
     def with_labels(self, labels: Any) -> "ArrayExamples":
-        def spread(array, new):
+        count = len(keras.tree.flatten(self._arrays[0])[0])
+
+        def spread(new):
             # Nothing reads the other rows.
-            whole = np.zeros((len(array), *np.shape(new)[1:]), np.asarray(new).dtype)
+            whole = np.zeros((count, *np.shape(new)[1:]), np.asarray(new).dtype)
             whole[self.rows] = new
             return whole
 
-        return ArrayExamples(
-            (self._arrays[0], keras.tree.map_structure(spread, self._arrays[1], labels), *self._arrays[2:]), self.rows
-        )
+        spread_labels = () if labels is None else (keras.tree.map_structure(spread, labels), *self._arrays[2:])
+        return ArrayExamples((self._arrays[0], *spread_labels), self.rows)
+
+    def augmented(self, augmentation: Callable[..., Any], size: int, seed: int) -> "ArrayExamples":
+        inputs, labels = augment(augmentation, self._take(self._arrays[0], self.rows), self.labels(), size, seed)
+        return ArrayExamples((inputs,) if labels is None else (inputs, labels))
+
+    def followed_by(self, others: Examples) -> Examples:
+        if not isinstance(others, ArrayExamples):
+            return self.as_stream().followed_by(others)
+        given, new = self._take(self._arrays, self.rows), self._take(others._arrays, others.rows)
+        for what, first, second in zip(("inputs", "labels"), given, new):
+            check_alike(first, second, what)
+        new = (*new[:2], *(np.ones(len(others), weights.dtype) for weights in given[2:]))
+        return ArrayExamples(keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), given, new))
+
+    def as_stream(self) -> StreamedExamples:
+        """Return the same examples as a stream."""
+        return StreamedExamples(tf.data.Dataset.from_tensor_slices(_element(self._take(self._arrays, self.rows))))
 
     def whole(self) -> Any:
         return (self._arrays[0],)
 
-    def training_batches(self, backup: Backup, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
-        return backup.batches(self._rows_with(stored), batch_size)
+    def epoch(self, batch_size: int, stored: TeacherCache | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
+        return array_batches(self._rows_with(stored), batch_size)
 
     def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
         return self.select(np.random.default_rng(0).permutation(len(self))).batches(batch_size, stored)
@@ -82,4 +103,11 @@ class ArrayExamples(Examples):
 
     @staticmethod
     def _take(structure, rows):
+        # A slice is not copied.
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            rows = slice(rows[0], rows[-1] + 1)
         return keras.tree.map_structure(lambda array: array[rows], structure)
+
+
+def _element(arrays):
+    return arrays if len(arrays) > 1 else arrays[0]

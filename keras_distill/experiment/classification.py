@@ -78,6 +78,16 @@ class Classification(Task):
             return np.full(np.shape(labels), np.nan, "float32")
         return np.full(np.shape(labels), UNLABELLED, "int32")
 
+    def soft(self) -> "Classification":
+        return Classification(one_hot=True)
+
+    def soft_labels(self, labels: Any, model: keras.Model) -> np.ndarray:
+        if self.one_hot:
+            return np.asarray(labels, "float32")
+        one_hot = np.eye(num_classes(model, "Classification", at_least=2), dtype="float32")[self._indices(labels)]
+        one_hot[~self.labeled(labels)] = np.nan
+        return one_hot
+
     def check(self, model: keras.Model, labels: Any) -> None:
         classes = num_classes(model, "Classification", at_least=2)
         shape = np.shape(labels)[1:]

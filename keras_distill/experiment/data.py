@@ -108,8 +108,8 @@ def with_few_labels(examples: Examples, count: int | None, task: Task) -> Exampl
     return examples.with_labels(keras.tree.map_structure(first, labels, task.missing_labels(labels)))
 
 
-def repeat_labeled(examples: Examples, task: Task) -> Examples:
-    """Return the labeled examples, repeated to the original number, so that an epoch has as many steps as before.
+def labeled_only(examples: Examples, task: Task) -> Examples:
+    """Return the labeled examples.
 
     Args:
         examples: The examples.
@@ -122,7 +122,17 @@ def repeat_labeled(examples: Examples, task: Task) -> Examples:
     labeled = np.zeros(len(examples), bool) if labels is None else task.labeled(labels)
     if not labeled.any():
         raise ValueError("No training example has a label, which a baseline is trained on.")
-    return examples if labeled.all() else examples.select(np.resize(np.flatnonzero(labeled), len(examples)))
+    return examples if labeled.all() else examples.select(np.flatnonzero(labeled))
+
+
+def repeated(examples: Examples, count: int) -> Examples:
+    """Return examples, repeated to a number, so that an epoch has as many steps as with that number.
+
+    Args:
+        examples: The examples.
+        count: The number.
+    """
+    return examples if len(examples) == count else examples.select(np.resize(np.arange(len(examples)), count))
 
 
 def hash_rows(rows: np.ndarray) -> str:

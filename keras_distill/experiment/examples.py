@@ -1,6 +1,7 @@
 """Examples of one split."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -52,7 +53,31 @@ class Examples:
         """Return the same examples with other labels.
 
         Args:
-            labels: Structure of arrays, one row per example.
+            labels: Structure of arrays, one row per example; None for examples without labels.
+        """
+        raise NotImplementedError
+
+    def augmented(self, augmentation: Callable[..., Any], size: int, seed: int) -> "Examples":
+        """Return new examples, made from these.
+
+        Args:
+            augmentation: An `Augmentation`, or a function with the same arguments.
+            size: Number of new examples per example.
+            seed: Seed of the augmentation.
+
+        Raises:
+            ValueError: If the augmentation cannot be applied.
+        """
+        raise NotImplementedError
+
+    def followed_by(self, others: "Examples") -> "Examples":
+        """Return these examples, followed by others. Those without sample weights get the weight 1.
+
+        Args:
+            others: The others, with labels if these have labels.
+
+        Raises:
+            ValueError: If the others have another shape or dtype.
         """
         raise NotImplementedError
 
@@ -67,6 +92,15 @@ class Examples:
             backup: The `Backup` of the training.
             batch_size: Examples per batch.
             stored: Cache of the teacher's outputs for `whole()`, to join. Defaults to None.
+        """
+        return backup.epochs(self.epoch(batch_size, stored))
+
+    def epoch(self, batch_size: int, stored: TeacherCache | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
+        """Return a function of a seed that returns the shuffled batches of one epoch.
+
+        Args:
+            batch_size: As for `training_batches`.
+            stored: As for `training_batches`. Defaults to None.
         """
         raise NotImplementedError
 
@@ -124,6 +158,28 @@ def digest_of(structure: Any) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def check_alike(first: Any, second: Any, what: str) -> None:
+    """Raise ValueError if two sets of examples differ in structure, shapes or dtypes.
+
+    Args:
+        first: Structure of arrays or specs of batches, the first axis of which is ignored.
+        second: The other one.
+        what: What they are, "inputs" or "labels".
+    """
+
+    def signature(structure):
+        leaves = keras.tree.flatten(structure)
+        dtypes = [getattr(leaf.dtype, "name", str(leaf.dtype)) for leaf in leaves]
+        texts = ["text" if name.startswith(("str", "bytes", "object")) else name for name in dtypes]
+        return [(tuple(leaf.shape[1:]), name) for leaf, name in zip(leaves, texts)]
+
+    if signature(first) != signature(second):
+        raise ValueError(
+            f"The {what} of the transfer set must be like those of the training examples, {signature(first)}. "
+            f"Received: {signature(second)}"
+        )
 
 
 def describe_non_finite(examples: Examples) -> str:

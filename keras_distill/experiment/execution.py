@@ -18,7 +18,6 @@ from keras_distill.callbacks.termination import NonFiniteError
 from keras_distill.distribution import workers
 from keras_distill.experiment import training, tuned
 from keras_distill.experiment.arm import Arm
-from keras_distill.experiment.data import repeat_labeled, with_few_labels
 from keras_distill.experiment.diagnostics import Diagnostics
 from keras_distill.experiment.evaluation import Evaluator
 from keras_distill.experiment.examples import Examples, describe_non_finite
@@ -26,6 +25,7 @@ from keras_distill.experiment.plan import TEACHER
 from keras_distill.experiment.progress import Progress
 from keras_distill.experiment.store import TrainedModel, TrainingRecord, as_json, digest_of_model
 from keras_distill.experiment.teacher_outputs import TeacherOutputs, predict
+from keras_distill.experiment.training_data import TrainingData
 from keras_distill.saving.load import save_model
 from keras_distill.training.distiller import Distiller
 from keras_distill.tuning.search import Search
@@ -59,7 +59,7 @@ class Execution:
         evaluator: The `Evaluator`, once the teacher is trained.
         arms: The arms. A `TunedArm` stands here with its default settings until its search has ended.
         search: `Search` of a `TunedArm`; None without one.
-        labeled: Whether there are labels.
+        training_data: The `TrainingData` of all arms.
 
     Args:
         plan: The `Experiment`.
@@ -78,8 +78,7 @@ class Execution:
         self._digest = plan.data.digest()
         self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
-        self._few = with_few_labels(plan.data.train, plan.labels, plan.task)
-        self.labeled = self._few.labels() is not None
+        self.training_data = TrainingData(plan, lambda arm: self._new_student(arm, plan.seeds[0]))
         arms = [*([plan.teacher] if isinstance(plan.teacher, Arm) else []), *plan.arms * len(plan.seeds)]
         self._progress = Progress(sum(map(self.num_steps, arms)))
 
@@ -116,26 +115,20 @@ class Execution:
             seed: Seed of the training.
         """
         keras.utils.set_random_seed(seed)
-        student = arm.new_student(None if arm.start is None else self._start(arm, seed))
+        student = self._new_student(arm, seed)
         optimizer = arm.new_optimizer(self.num_steps(arm))
         settings = {**arm.description(), "seed": seed, "data": self._digest, "task": repr(self.plan.task)}
         # The functions of an arm may depend on anything: what they return is compared, not their source.
         settings |= {"student": digest_of_model(student), "optimizer": as_json(optimizer.get_config())}
         if arm is not self.plan.teacher:
             settings["labels"] = self.plan.labels
+        if arm.transfer is not None:
+            settings["transfer"] = {**arm.transfer.description(), "digest": self.training_data.examples(arm).digest}
         if arm.distilled:
             teacher = self._teacher_outputs(arm, seed)
             terms = arm.new_terms(student, teacher.teacher)
             settings |= {"teacher": teacher.digest, "terms": [as_json(term.get_config()) for term in terms]}
         return settings
-
-    def training_examples(self, arm: Arm) -> Examples:
-        """Return the examples that an arm is trained on: the labeled ones for a baseline.
-
-        Args:
-            arm: The arm.
-        """
-        return self._few if arm.distilled else repeat_labeled(self._few, self.plan.task)
 
     def num_steps(self, arm: Arm) -> int:
         """Return the number of training steps of an arm.
@@ -167,7 +160,7 @@ class Execution:
         """
         plan = self.plan
         keras.utils.set_random_seed(seed)
-        student = arm.new_student(None if arm.start is None else self._start(arm, seed))
+        student = self._new_student(arm, seed)
         teacher, terms, outputs = None, [], lambda examples: None
         if arm.distilled:
             source = self._teacher_outputs(arm, seed)
@@ -177,12 +170,13 @@ class Execution:
                 def outputs(examples: Examples) -> Any:
                     return source.cache(examples, terms)
 
-                teacher = outputs(self._few).teacher
+                teacher = outputs(self.training_data.examples(arm)).teacher
             # Labeling draws random numbers only the first time. Heads must not start from other weights then.
             keras.utils.set_random_seed((seed + 2**31) % 2**32)
         weight = arm.supervised_weight if arm.distilled else 1.0
         distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=weight)
-        loss, metrics = (plan.task.loss(student), plan.task.metrics(student)) if self.labeled else (None, None)
+        task = self.training_data.task(arm)
+        loss, metrics = (task.loss(student), task.metrics(student)) if self.training_data.labeled else (None, None)
         distiller.compile(arm.new_optimizer(self.num_steps(arm)), loss, metrics=metrics)
         return distiller, outputs
 
@@ -190,7 +184,7 @@ class Execution:
         plan = self.plan
         if isinstance(plan.teacher, Arm):
             stored = TrainedModel(self.folder / "models", TEACHER, 0, self.settings(plan.teacher, 0))
-            trained, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER, plan.data.train)
+            trained, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER)
             self.trained[TEACHER, 0], outputs = trained, trained.outputs
             self.evaluator = Evaluator(plan.task, plan.data.evaluation.labels(), outputs)
             if plan.is_chief:
@@ -223,8 +217,7 @@ class Execution:
         return None
 
     def _train(self, arm, seed, title):
-        stored, examples = self._stored_student(arm, seed), self.training_examples(arm)
-        trained, note = self._load_or_fit(arm, stored, seed, title, examples)
+        trained, note = self._load_or_fit(arm, self._stored_student(arm, seed), seed, title)
         # The models of further seeds would fill the memory.
         needed = seed == self.plan.seeds[0] or arm.name in self._used or arm.name in self.plan.files
         self.trained[arm.name, seed] = trained if needed else trained._replace(model=None)
@@ -234,7 +227,7 @@ class Execution:
     def _stored_student(self, arm, seed):
         return TrainedModel(self.folder / "models", arm.name, seed, self.settings(arm, seed))
 
-    def _load_or_fit(self, arm, stored, seed, title, examples):
+    def _load_or_fit(self, arm, stored, seed, title):
         """Return the `Trained` model and a note on its duration."""
         plan, record = self.plan, stored.record()
         if record is not None:
@@ -244,7 +237,7 @@ class Execution:
         # Reference cycles keep up to gigabytes of activations of the previous training alive.
         gc.collect()
         started = time.time()
-        student, history = self._fit(arm, stored, seed, title, examples)
+        student, history = self._fit(arm, stored, seed, title)
         seconds, outputs = time.time() - started, self._outputs(student, arm)
         if arm is not plan.teacher:
             self.diagnostics.compare_with_initial(arm.name, self.evaluator, outputs)
@@ -257,15 +250,15 @@ class Execution:
         assert record is not None
         return Trained(student, record, outputs), f"{seconds:.1f} s"
 
-    def _fit(self, arm, stored, seed, title, examples):
-        plan = self.plan
+    def _fit(self, arm, stored, seed, title):
+        plan, examples = self.plan, self.training_data.examples(arm)
         distiller, stored_outputs = self.distiller(arm, seed)
         stopping = training.early_stopping(arm, plan.task)
         backup = Backup(stored.checkpoints, plan.backup_every, seed, stored.settings, callbacks=stopping, keep=True)
         further = plan.callbacks(title, seed) if plan.callbacks else []
         callbacks = [*stopping, self._progress.epochs(title, self.num_steps(arm)), *further]
         batches = examples.training_batches(backup, arm.batch_size, stored_outputs(examples))
-        validation = plan.data.validation
+        validation = self.training_data.validation(arm)
         if validation is not None:
             validation = validation.batches(arm.batch_size, stored_outputs(validation))
         try:
@@ -279,6 +272,9 @@ class Execution:
 
     def _outputs(self, model, arm):
         return predict(self.plan.task.predictor(model), self.plan.data.evaluation, arm.batch_size)
+
+    def _new_student(self, arm, seed):
+        return arm.new_student(None if arm.start is None else self._start(arm, seed))
 
     def _start(self, arm, seed):
         return self.trained[arm.start, 0 if arm.start == TEACHER else seed].model
@@ -305,5 +301,6 @@ class Execution:
             return
         distiller, stored_outputs = self.distiller(arm, seed)
         initial = self._outputs(distiller.student, arm)
-        batches = self._few.shuffled_batches(arm.batch_size, stored_outputs(self._few))
+        examples = self.training_data.examples(arm)
+        batches = examples.shuffled_batches(arm.batch_size, stored_outputs(examples))
         self.diagnostics.check(arm.name, distiller, batches, initial)

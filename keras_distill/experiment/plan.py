@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_distill.experiment.arm import Arm
+from keras_distill.experiment.transfer_examples import with_transfer_set
 from keras_distill.training.distiller import Distiller
 
 if TYPE_CHECKING:
@@ -99,12 +100,22 @@ def dry_run(plan: Experiment) -> None:
                 source = models[arm.teacher]
                 terms, weight = arm.new_terms(student, source), arm.supervised_weight
                 Distiller(student=student, teacher=source, terms=terms, supervised_weight=weight)
+            if arm.transfer is not None:
+                _check_transfer(plan, arm, student)
             for split in splits:
                 labels = split.labels()
                 if labels is not None:
                     plan.task.check(student, labels)
         except ValueError as error:
             raise ValueError(f"Arm '{arm.name}': {error}") from error
+
+
+def _check_transfer(plan, arm, student):
+    """Make a few examples of the transfer set."""
+    few, task = plan.data.train.select(range(min(16, len(plan.data.train)))), plan.task
+    if arm.transfer.mixes_labels and not arm.distilled:
+        few, task = few.with_labels(task.soft_labels(few.labels(), student)), task.soft()
+    with_transfer_set(few, few, arm, task)
 
 
 def _check_splits(plan):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,8 +11,8 @@ import tensorflow as tf
 
 from keras_distill.cache import TeacherCache, indexed
 from keras_distill.cache.indexing import as_element, split_element
-from keras_distill.callbacks.backup import Backup
-from keras_distill.experiment.examples import Examples, digest_of
+from keras_distill.data.augmentation import augment_dataset
+from keras_distill.experiment.examples import Examples, check_alike, digest_of
 from keras_distill.types import Structure
 
 # Memory of the shuffle buffer; datasets that fit into it are shuffled uniformly.
@@ -76,22 +77,42 @@ class StreamedExamples(Examples):
             whole[self.rows] = new
             return whole
 
-        spread_labels = keras.tree.map_structure(spread, labels)
-        tensors = keras.tree.map_structure(tf.constant, spread_labels)
+        spread_labels = None if labels is None else keras.tree.map_structure(spread, labels)
+        tensors = None if labels is None else keras.tree.map_structure(tf.constant, spread_labels)
 
-        def replace(inputs, _, *rest):
-            index = tf.minimum(split_element((inputs,))[1], count - 1)
-            return inputs, keras.tree.map_structure(lambda tensor: tensor[index], tensors), *rest
+        def replace(*element):
+            # The inputs with their index, then labels and sample weights.
+            joined, *rest = element
+            if labels is None:
+                return joined
+            index = tf.minimum(split_element((joined,))[1], count - 1)
+            return joined, keras.tree.map_structure(lambda tensor: tensor[index], tensors), *rest[1:]
 
         copy = self._copy(self.rows, spread_labels)
         copy._whole = self._whole.map(replace, num_parallel_calls=tf.data.AUTOTUNE)
         return copy
 
+    def augmented(self, augmentation: Callable[..., Any], size: int, seed: int) -> "StreamedExamples":
+        return StreamedExamples(augment_dataset(augmentation, self._plain(), size, seed))
+
+    def followed_by(self, others: Examples) -> "StreamedExamples":
+        others = others if isinstance(others, StreamedExamples) else others.as_stream()
+        given, new = self._plain(), others._plain()
+        first, second = (
+            spec if isinstance(spec, tuple) else (spec,) for spec in (given.element_spec, new.element_spec)
+        )
+        for what, *pair in zip(("inputs", "labels"), first, second):
+            check_alike(*(keras.tree.map_structure(_batched, spec) for spec in pair), what)
+        if len(first) > 1:
+            ones = [tf.ones(spec.shape, spec.dtype) for spec in first[2:]]
+            new = new.map(lambda inputs, labels, *weights: (inputs, labels, *ones), tf.data.AUTOTUNE)
+        return StreamedExamples(given.concatenate(new))
+
     def whole(self) -> Any:
         return self._whole
 
-    def training_batches(self, backup: Backup, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
-        return backup.epochs(lambda seed: self._shuffled(batch_size, stored, seed))
+    def epoch(self, batch_size: int, stored: TeacherCache | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
+        return lambda seed: self._shuffled(batch_size, stored, seed)
 
     def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
         return self._shuffled(batch_size, stored, 0)
@@ -114,6 +135,9 @@ class StreamedExamples(Examples):
         if len(unique) < len(self.rows):
             selected = selected.repeat().take(len(self.rows))
         return selected.apply(tf.data.experimental.assert_cardinality(len(self.rows)))
+
+    def _plain(self):
+        return self._selected().map(_without_index, tf.data.AUTOTUNE)
 
     def _filtered(self, rows):
         chosen = np.zeros(int(rows.max()) + 2, bool)
@@ -145,3 +169,7 @@ def _num_bytes(spec: Any) -> int:
         leaf.shape.num_elements() * leaf.dtype.size if leaf.shape.is_fully_defined() and leaf.dtype.size else 2**20
         for leaf in keras.tree.flatten(spec)
     )
+
+
+def _batched(spec: tf.TensorSpec) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *spec.shape), spec.dtype)

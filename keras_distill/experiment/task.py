@@ -141,6 +141,19 @@ class Task:
         """
         return keras.tree.map_structure(lambda array: np.full_like(array, np.nan), labels)
 
+    def soft(self) -> "Task":
+        """Return the task for labels that are mixtures of two. Defaults to the task itself, for real-valued labels."""
+        return self
+
+    def soft_labels(self, labels: Any, model: keras.Model) -> Any:
+        """Return labels in the form that `soft` reads and that can be averaged. Defaults to the labels.
+
+        Args:
+            labels: Labels as for `loss`.
+            model: A student.
+        """
+        return labels
+
     def check(self, model: keras.Model, labels: Any) -> None:
         """Raise ValueError if labels do not fit a model, before training starts. Accepts everything by default.
 

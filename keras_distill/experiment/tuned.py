@@ -119,12 +119,12 @@ def search(tuned: TunedArm, execution: Execution) -> tuple[Arm, Search]:
         terms=lambda hp: tuned.make(hp).new_terms(distiller.student, execution.teacher(default, plan.seeds[0])),
         supervised_weight=lambda hp: tuned.make(hp).supervised_weight,
         optimizer=lambda hp: tuned.make(hp).new_optimizer(execution.num_steps(tuned.make(hp))),
-        loss=plan.task.loss(distiller.student) if execution.labeled else None,
-        metrics=plan.task.metrics(distiller.student) if execution.labeled else None,
+        loss=plan.task.loss(distiller.student) if execution.training_data.labeled else None,
+        metrics=plan.task.metrics(distiller.student) if execution.training_data.labeled else None,
     )
     hypermodel.make, hypermodel.monitor = tuned.make, plan.task.monitor
     tuner = _tuner(tuned, hypermodel, plan.task, execution)
-    examples, validation = execution.training_examples(default), plan.data.validation
+    examples, validation = execution.training_data.examples(default), plan.data.validation
     tuner.search(
         examples.shuffled_batches(default.batch_size, outputs(examples)),
         validation_data=validation.batches(default.batch_size, outputs(validation)),

@@ -9,7 +9,7 @@ from keras_distill.cache import label, open_cache
 from keras_distill.callbacks import Backup
 from keras_distill.data.batch import unpack
 from keras_distill.experiment import Classification, Data
-from keras_distill.experiment.data import as_examples, repeat_labeled, with_few_labels
+from keras_distill.experiment.data import as_examples, labeled_only, repeated, with_few_labels
 from keras_distill.experiment.examples import describe_non_finite
 from tests.support.helpers import data, mlp
 
@@ -67,12 +67,12 @@ def test_few_labels_are_repeated_for_a_baseline(kind):
     x, y = data(20)
     few = with_few_labels(examples(kind), 3, Classification())
     np.testing.assert_array_equal(few.labels(), [*y[:3], *[-1] * 17])
-    repeated = repeat_labeled(few, Classification())
-    assert len(repeated) == 20
-    got, labels = read(repeated.batches(8))
+    whole = repeated(labeled_only(few, Classification()), 20)
+    assert len(whole) == 20
+    got, labels = read(whole.batches(8))
     assert set(map(tuple, got)) == set(map(tuple, x[:3])) and set(labels) == set(y[:3])
     with pytest.raises(ValueError, match="No training example has a label"):
-        repeat_labeled(with_few_labels(examples(kind), 0, Classification()), Classification())
+        labeled_only(with_few_labels(examples(kind), 0, Classification()), Classification())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,124 @@
+"""Labeled examples, and further ones that the teacher labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_distill.cache import TeacherCache
+from keras_distill.experiment.arm import Arm
+from keras_distill.experiment.data import as_examples, repeated
+from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.task import Task
+from keras_distill.types import Structure
+
+
+class TransferExamples(Examples):
+    """Training examples and a transfer set, which has a fixed share of each batch.
+
+    An epoch has as many steps as one of the training examples alone: each sees another random part of both.
+
+    Args:
+        source: The training examples, followed by the transfer set.
+        count: Number of training examples.
+        share: Share of the transfer set in each batch, in (0, 1).
+    """
+
+    def __init__(self, source: Examples, count: int, share: float):
+        self._source, self._share, self._count = source, share, count
+        self._given, self._new = source.select(np.arange(count)), source.select(np.arange(count, len(source)))
+        self.rows, self.digest, self.inputs_digest = source.rows, source.digest, source.inputs_digest
+
+    def labels(self) -> Any:
+        return self._source.labels()
+
+    def inputs(self, indices: Any) -> Structure:
+        return self._source.inputs(indices)
+
+    def select(self, indices: Any) -> Examples:
+        return self._source.select(indices)
+
+    def with_labels(self, labels: Any) -> TransferExamples:
+        return TransferExamples(self._source.with_labels(labels), self._count, self._share)
+
+    def whole(self) -> Any:
+        return self._source.whole()
+
+    def batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
+        return self._source.batches(batch_size, stored)
+
+    def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
+        make = self.epoch(batch_size, stored)
+        seeds = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
+        return seeds.flat_map(make).apply(tf.data.experimental.assert_cardinality(self._steps(batch_size)))
+
+    def epoch(self, batch_size: int, stored: TeacherCache | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
+        # Both kinds are in every batch of at least two.
+        new = min(max(round(self._share * batch_size), 1), max(batch_size - 1, 1))
+        sizes, steps = (max(batch_size - new, 1), new), self._steps(batch_size)
+        # Too few examples are repeated, so that every batch is full.
+        parts = [
+            repeated(each, max(len(each), steps * size)).epoch(size, stored)
+            for each, size in zip((self._given, self._new), sizes)
+        ]
+
+        def make(seed):
+            both = tf.data.Dataset.zip(*(part(seed) for part in parts)).take(steps)
+            joined = both.map(_concatenate, num_parallel_calls=tf.data.AUTOTUNE)
+            return joined.apply(tf.data.experimental.assert_cardinality(steps))
+
+        return make
+
+    def _steps(self, batch_size):
+        return -(-self._count // batch_size)
+
+
+def with_transfer_set(examples: Examples, origin: Examples, arm: Arm, task: Task) -> TransferExamples:
+    """Return training examples together with the transfer set of an arm.
+
+    Args:
+        examples: The training examples, as a student sees them: some may occur several times, some labels be missing.
+        origin: The examples of which new ones are made.
+        arm: The arm. If a teacher labels the new examples, their own labels are removed.
+        task: The task that the arm is trained for, which knows how missing labels look.
+
+    Raises:
+        ValueError: If the transfer set has no labels without a teacher, or its examples are not like the others.
+    """
+    transfer, labels = arm.transfer, examples.labels()
+    if transfer.augmentation is None:
+        new = as_examples(transfer.examples)
+    else:
+        # Labels that are removed need not be mixed.
+        origin = origin.with_labels(None) if arm.distilled else origin
+        new = origin.augmented(transfer.augmentation, transfer.size, transfer.seed)
+    if labels is None:
+        new = new.with_labels(None)
+    elif arm.distilled:
+        labels, missing = _with_missing(task, labels, len(new))
+        examples, new = examples.with_labels(labels), new.with_labels(missing)
+    elif new.labels() is None:
+        raise ValueError(
+            "The transfer set has no labels, so that a student without a teacher cannot be trained on it. Pass labels, "
+            "`TransferSet((x, y))`, or leave out `transfer`."
+        )
+    return TransferExamples(examples.followed_by(new), len(examples), transfer.share)
+
+
+def _with_missing(task, labels, count):
+    """Return labels and a number of missing ones, in a dtype that can represent both."""
+    few = keras.tree.map_structure(lambda array: np.resize(array, (count, *array.shape[1:])), labels)
+    missing = task.missing_labels(few)
+
+    def cast(first, second):
+        return first.astype(np.result_type(first, second))
+
+    return keras.tree.map_structure(cast, labels, missing), keras.tree.map_structure(cast, missing, labels)
+
+
+def _concatenate(first, second):
+    return keras.tree.map_structure(lambda *tensors: tf.concat(tensors, axis=0), first, second)
