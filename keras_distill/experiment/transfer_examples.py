@@ -53,8 +53,14 @@ class TransferExamples(Examples):
 
     def shuffled_batches(self, batch_size: int, stored: TeacherCache | None = None) -> tf.data.Dataset:
         make = self.epoch(batch_size, stored)
+
+        def one_epoch(seed):
+            # The order must not depend on the global seed, which other code may set.
+            tf.random.set_seed(1)
+            return make(seed)
+
         seeds = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
-        return seeds.flat_map(make).apply(tf.data.experimental.assert_cardinality(self._steps(batch_size)))
+        return seeds.flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(self._steps(batch_size)))
 
     def epoch(self, batch_size: int, stored: TeacherCache | None = None) -> Callable[[tf.Tensor], tf.data.Dataset]:
         # Both kinds are in every batch of at least two.

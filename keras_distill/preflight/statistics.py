@@ -76,12 +76,14 @@ class Predictions(NamedTuple):
         student: Class indices predicted by the student, shape `[examples]`.
         teacher: Class indices predicted by the teacher, shape `[examples]`.
         confidence: Probability of the teacher's predicted class, shape `[examples]`.
+        target: Probability that the teacher gives to the label, shape `[examples]`.
     """
 
     labels: np.ndarray
     student: np.ndarray
     teacher: np.ndarray
     confidence: np.ndarray
+    target: np.ndarray
 
 
 class LogitStats:
@@ -92,17 +94,18 @@ class LogitStats:
 
     Attributes:
         num_classes: Number of classes.
+        num_unlabeled: Number of examples without a label.
     """
 
     def __init__(self, num_classes: int):
-        self.num_classes = num_classes
+        self.num_classes, self.num_unlabeled = num_classes, 0
         self._predictions, self._soft_targets = [], {}
 
     @property
     def predictions(self) -> Predictions:
         """`Predictions` for the labeled examples of all batches."""
         if not self._predictions:
-            return Predictions(*[np.zeros(0, int)] * 4)
+            return Predictions(*[np.zeros(0, int)] * 5)
         return Predictions(*(np.concatenate(rows) for rows in zip(*self._predictions)))
 
     @property
@@ -133,10 +136,14 @@ class LogitStats:
             deficit = (soft * np.log(np.maximum(soft * self.num_classes, 1e-300))).sum(-1) / np.log(self.num_classes)
             outside = np.sort(soft, -1)[:, :-1].sum(-1)
             self._soft_targets.setdefault(term, []).append(np.stack([outside, deficit], -1))
-        if labels is not None:
-            labels = np.asarray(labels)[::stride]
-            rows = labels, student.argmax(-1), teacher.argmax(-1), _softmax(teacher).max(-1)
-            self._predictions.append([row[labels >= 0] for row in rows])
+        if labels is None:
+            self.num_unlabeled += len(teacher)
+            return
+        labels, soft = np.asarray(labels)[::stride], _softmax(teacher)
+        target = np.take_along_axis(soft, np.maximum(labels, 0)[:, None], axis=-1)[:, 0]
+        rows = labels, student.argmax(-1), teacher.argmax(-1), soft.max(-1), target
+        self._predictions.append([row[labels >= 0] for row in rows])
+        self.num_unlabeled += int((labels < 0).sum())
 
 
 def _softmax(logits):

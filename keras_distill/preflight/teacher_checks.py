@@ -15,6 +15,9 @@ CHANCE, SIGNIFICANT = 2.0, 3.0
 MIN_LABELED, MIN_MINORITY = 32, 16
 # Gap between the teacher's mean confidence and its accuracy; common overconfident networks have 0.1 to 0.2.
 OVERCONFIDENT = 0.3
+# A teacher that gives the labels at least this probability, on average, has memorized them; and the number of labeled
+# examples for each unlabeled one from which this matters.
+MEMORIZED, MOSTLY_LABELED = 0.995, 9
 # Accuracy gain from which another class order is reported.
 MIN_REORDERING_GAIN = 0.1
 # Number of classes of a class order that are printed.
@@ -22,7 +25,10 @@ _MAX_LISTED = 12
 
 
 def check_teacher_accuracy(stats: ForwardStats) -> list[Finding]:
-    """Report a teacher with another class order, at chance level, confidently wrong or worse than the student."""
+    """Report a teacher with another class order, at chance level, confidently wrong or worse than the student.
+
+    Also report one that has memorized the labels, unless it labels further examples.
+    """
     findings = []
     for (_, tap), logit_stats in stats.logits.items():
         predictions = logit_stats.predictions
@@ -32,6 +38,7 @@ def check_teacher_accuracy(stats: ForwardStats) -> list[Finding]:
                 or _chance_level(predictions, tap)
                 or _confidently_wrong(predictions, tap)
                 or _worse_than_student(predictions, tap)
+                or _memorized(predictions, logit_stats.num_unlabeled, tap)
             )
             findings += [finding] if finding else []
     return findings
@@ -91,6 +98,21 @@ def _worse_than_student(predictions, tap):
         f"student {format_percent(student_correct.mean())}).",
         f"{_measured(predictions)}, the student on {student_correct.sum()}.",
         "Exchange teacher and student, or check how the teacher is loaded and preprocessed.",
+    )
+
+
+def _memorized(predictions, num_unlabeled, tap):
+    if predictions.target.mean() < MEMORIZED or num_unlabeled * MOSTLY_LABELED > len(predictions.labels):
+        return None
+    differ = (predictions.target < 0.5).sum()
+    student = format_percent((predictions.student == predictions.labels).mean())
+    return Finding(
+        "teacher memorized",
+        f"Teacher repeats the labels of these examples at '{tap}': its soft targets add little to them.",
+        f"{_measured(predictions)}, mean confidence {format_percent(predictions.confidence.mean())}; soft targets "
+        f"differ from the labels on {differ} examples. The student is correct on {student}.",
+        "Let the teacher label examples that it was not trained on: unlabeled ones, or new ones as from "
+        "keras_distill.data.Mixup, CutMix, Crops, Munge or Recombination, with temperature 1.",
     )
 
 
