@@ -17,10 +17,10 @@ from keras_distill.experiment import Data
 
 from . import data
 
-TEMPERATURE = flags.DEFINE_float("temperature", 4.0, "Softmax temperature of the soft targets.", lower_bound=1e-3)
+TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Softmax temperature of the soft targets.", lower_bound=1e-3)
 ALPHA = flags.DEFINE_float(
     "alpha",
-    0.1,
+    0.5,
     "Weight of the supervised loss; the soft targets get 1 - alpha.",
     lower_bound=0.0,
     upper_bound=0.999,

@@ -1,8 +1,11 @@
 """Types of command-line arguments."""
 
 import argparse
+import ast
 import math
 import os
+import re
+from typing import Any
 
 # The checks of `keras_distill.utils.arguments` are not used here: importing them imports TensorFlow.
 
@@ -39,6 +42,14 @@ def softmax_temperature(text: str) -> float:
     return number
 
 
+def fraction_between(text: str) -> float:
+    """Return a number in (0, 1)."""
+    number = finite_number(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must be in (0, 1), got {text}")
+    return number
+
+
 def fraction_below_one(text: str) -> float:
     """Return a number in [0, 1)."""
     number = finite_number(text)
@@ -63,6 +74,35 @@ def read_names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError(f"must be names separated by commas or a text file, got {text}")
     return names
+
+
+def name_and_settings(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of "NAME" or "NAME(key=value, ...)"."""
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    try:
+        if match is None:
+            raise ValueError
+        call = ast.parse(f"f({match[2] or ''})", mode="eval").body
+        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        if call.args or None in settings:
+            raise ValueError
+    except (SyntaxError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"has invalid settings: write them as NAME(key=value, ...) with numbers, texts or lists, got {text}"
+        ) from None
+    return match[1], settings
+
+
+def split_or_fraction(text: str) -> float | str:
+    """Return a fraction as a number, and any other text as it is."""
+    try:
+        float(text.partition("/")[0])
+    except ValueError:
+        return text
+    fraction = finite_number(text)
+    if not 0 < fraction < 1:
+        raise argparse.ArgumentTypeError(f"must be a fraction in (0, 1), a split or a dataset, got {text}")
+    return fraction
 
 
 def number_of_epochs(text: str) -> int:

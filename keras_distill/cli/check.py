@@ -87,17 +87,20 @@ def _check_cache(options: argparse.Namespace, directory: str) -> None:
 
 def _check_models(options: argparse.Namespace) -> int:
     with as_command_error(f"cannot check {options.student}"):
+        from keras_distill.experiment.transfer_examples import with_transfer_set
         from keras_distill.preflight import check
         from keras_distill.training.distiller import Distiller
         from keras_distill.utils.formatting import count_noun
 
         from .data import open_training
         from .job import Models, arm
+        from .transfer import transfer_set
 
         models = Models(options)
         examples, task = open_training(options, models.student, models.teacher)
         choose_length(options, len(examples))
-        distilled = arm(options, models, task, "distilled", distilled=True)
+        transfer = transfer_set(options, models.student, models.teacher)
+        distilled = arm(options, models, task, "distilled", distilled=True, transfer_set=transfer)
         steps = -(-len(examples) // options.batch_size)
         distiller = Distiller(
             student=models.student,
@@ -108,6 +111,8 @@ def _check_models(options: argparse.Namespace) -> int:
         labeled = examples.labels() is not None
         loss, metrics = (task.loss(models.student), task.metrics(models.student)) if labeled else (None, None)
         distiller.compile(distilled.new_optimizer(options.epochs * steps), loss, metrics=metrics)
+        if transfer is not None:
+            examples = with_transfer_set(examples, examples, distilled, task)
         # Shuffled, since the first batches of an ordered dataset may all be of one class.
         findings = check(distiller, examples.shuffled_batches(options.batch_size), batches=options.batches)
     checked = f"({count_noun(min(options.batches, steps), 'batch')} checked)."

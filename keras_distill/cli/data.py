@@ -33,7 +33,7 @@ def open_training(options: argparse.Namespace, *models: keras.Model) -> tuple[Ex
         CommandError: If the dataset is empty, or a label is not a class.
         ValueError: If the dataset cannot be opened, or does not fit the models.
     """
-    opened = _as_examples(examples(options, *models), options.dataset)
+    opened = read_examples(examples(options, *models), options.dataset)
     task = choose_task(options, models[0], opened)
     _check_directories(options.dataset, task, models[0])
     return _with_indices(opened, task, models[0], options.dataset), task
@@ -91,7 +91,7 @@ def _open_other(options, name, source, train, task, *models):
             "Shapes and dtypes must be equal."
         )
     _check_directories(source, task, models[0])
-    return _with_indices(_as_examples(dataset, source), task, models[0], source)
+    return _with_indices(read_examples(dataset, source), task, models[0], source)
 
 
 def _check_directories(source, task, student):
@@ -114,8 +114,16 @@ def _same_shapes(spec, expected):
     return keras.tree.map_structure(str, spec) == keras.tree.map_structure(str, expected)
 
 
-def _as_examples(dataset, source):
-    """Return the examples, in memory if they are small."""
+def read_examples(dataset: tf.data.Dataset, source: str) -> Examples:
+    """Return the examples of a dataset, in memory if they are small.
+
+    Args:
+        dataset: Dataset of single examples.
+        source: Its name, for the error.
+
+    Raises:
+        CommandError: If it is empty.
+    """
     try:
         if not _fits(dataset):
             return as_examples(dataset)

@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from . import config
-from .argument_types import finite_number, positive_integer, read_names
+from .argument_types import positive_integer, read_names, split_or_fraction
 from .common import (
     CommandError,
     Commands,
@@ -84,7 +84,7 @@ def add(commands: Commands) -> None:
 
 def _add_data(parser):
     data = add_dataset(parser)
-    split = {"type": _split, "metavar": "FRACTION|SPLIT|SOURCE"}
+    split = {"type": split_or_fraction, "metavar": "FRACTION|SPLIT|SOURCE"}
     data.add_argument(
         "--validation",
         **split,
@@ -244,9 +244,16 @@ def _arms(options, models: "Models", task: "Task", baseline: bool) -> "list[Arm 
     from keras_distill.tuning import spaces
 
     from .job import arm
+    from .transfer import transfer_set
 
-    arms: list[Any] = [arm(options, models, task, "baseline", distilled=False)] if baseline else []
-    arms.append(arm(options, models, task, "distilled", distilled=True))
+    transfer = transfer_set(options, models.student, models.teacher)
+    arms: list[Any] = []
+    if baseline:
+        arms.append(arm(options, models, task, "baseline", distilled=False))
+        if transfer is not None and transfer.augmentation is not None:
+            # Shows what the new examples gain without a teacher.
+            arms.append(arm(options, models, task, "baseline, new examples", distilled=False, transfer_set=transfer))
+    arms.append(arm(options, models, task, "distilled", distilled=True, transfer_set=transfer))
     if options.tune:
         choices = sorted({max(1, options.epochs // 2), options.epochs, 2 * options.epochs})
 
@@ -256,7 +263,7 @@ def _arms(options, models: "Models", task: "Task", baseline: bool) -> "list[Arm 
                 "alpha": spaces.alpha(hp, default=options.alpha),
                 "epochs": hp.Choice("epochs", choices, default=options.epochs),
             }
-            return arm(options, models, task, "tuned", distilled=True, **values)
+            return arm(options, models, task, "tuned", distilled=True, transfer_set=transfer, **values)
 
         arms.append(TunedArm("tuned", tuned, options.tune, default="distilled"))
     return arms
@@ -284,15 +291,3 @@ def _check_previous(options, out, settings):
         same = False
     if not same:
         raise CommandError(f"{out} contains another run. Choose another --out, or replace it with --force.")
-
-
-def _split(text: str) -> float | str:
-    """Return a fraction as a number, and any other text as it is."""
-    try:
-        float(text.partition("/")[0])
-    except ValueError:
-        return text
-    fraction = finite_number(text)
-    if not 0 < fraction < 1:
-        raise argparse.ArgumentTypeError(f"must be a fraction in (0, 1), a split or a dataset, got {text}")
-    return fraction

@@ -63,7 +63,7 @@ def arm(options: argparse.Namespace, models: Models, task: Task, name: str, dist
         task: The `Task`.
         name: Name of the arm.
         distilled: Whether it has a teacher.
-        **changes: Options with other values, such as `temperature`.
+        **changes: Options with other values, such as `temperature`, and `transfer_set`.
     """
     chosen = argparse.Namespace(**{**vars(options), **changes})
 
@@ -80,6 +80,7 @@ def arm(options: argparse.Namespace, models: Models, task: Task, name: str, dist
         batch_size=chosen.batch_size,
         learning_rate=chosen.learning_rate,
         optimizer=optimizer,
+        transfer=getattr(chosen, "transfer_set", None),
         patience=getattr(chosen, "patience", None),
     )
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from .argument_types import positive_integer
-from .common import Commands, add_command, add_dataset, add_import, add_output, as_command_error
+from .argument_types import positive_integer, random_seed
+from .common import CommandError, Commands, add_command, add_dataset, add_import, add_output, as_command_error
 
 
 def add(commands: Commands) -> None:
@@ -36,6 +36,23 @@ def add(commands: Commands) -> None:
         default=128,
         metavar="N",
         help="examples per forward pass of the teacher, >= 1 (default: 128)",
+    )
+    data.add_argument(
+        "--augment",
+        metavar="AUGMENTATION",
+        help="label new examples that are made from those of the dataset: Mixup, CutMix, Crops, Shifts, Munge, "
+        "WordDrop or Recombination, with settings such as 'Crops(area=0.6)'; "
+        "`keras_distill.data.augment_dataset` makes the same ones (default: the examples themselves)",
+    )
+    data.add_argument(
+        "--augment-size",
+        type=positive_integer,
+        default=10,
+        metavar="N",
+        help="number of new examples per example (default: 10)",
+    )
+    data.add_argument(
+        "--augment-seed", type=random_seed, default=0, metavar="N", help="seed of the new examples (default: 0)"
     )
     output = add_output(parser, metavar="DIR", help="directory of the cache; resumed if it is incomplete")
     output.add_argument(
@@ -71,9 +88,23 @@ def run(options: argparse.Namespace) -> None:
 
     taps = tuple(options.taps or [OUTPUT])
     with as_command_error(f"cannot label {options.dataset}"):
-        dataset = examples(options, teacher)
+        dataset = _augmented(options, examples(options, teacher))
         if OUTPUT in taps and ends_in_softmax(teacher):
             print("The teacher ends in a softmax. The cache stores its logits, which losses compare.")
         storage = {"dtype": options.dtype, "top_k": options.top_k}
         label(teacher, dataset, options.out, taps, **storage, batch_size=options.batch_size)
     print(f"Wrote the cache to {options.out}. Open it in Python: keras_distill.cache.open_cache({options.out!r})")
+
+
+def _augmented(options, dataset):
+    """Return the examples to label: those of the dataset, or new ones."""
+    if options.augment is None:
+        return dataset
+    from keras_distill.data import augment_dataset
+
+    from .transfer import augmentation
+
+    found = augmentation(options.augment, "--augment")
+    if found is None:
+        raise CommandError(f"--augment={options.augment} is not an augmentation. See --help.")
+    return augment_dataset(found, dataset, options.augment_size, options.augment_seed)

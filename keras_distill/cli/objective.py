@@ -1,13 +1,14 @@
 """Options of `check` and `distill` for the loss and the optimization."""
 
 import argparse
-import ast
 import functools
 import re
 from typing import Any, NamedTuple
 
 from .argument_types import (
     fraction_below_one,
+    fraction_between,
+    name_and_settings,
     number_of_epochs,
     positive_integer,
     positive_number,
@@ -76,16 +77,16 @@ def add_objective(parser: Parser) -> None:
     group.add_argument(
         "--temperature",
         type=softmax_temperature,
-        default=4.0,
+        default=1.0,
         metavar="T",
-        help="softmax temperature, from 0.001 to 10000; 1 to 4 is typical (default: 4)",
+        help="softmax temperature, from 0.001 to 10000; 1 to 4 is typical (default: 1)",
     )
     group.add_argument(
         "--alpha",
         type=fraction_below_one,
-        default=0.1,
+        default=0.5,
         metavar="A",
-        help="weight of the labels, in [0, 1); the teacher has 1 - A (default: 0.1)",
+        help="weight of the labels, in [0, 1); the teacher has 1 - A (default: 0.5)",
     )
     group.add_argument(
         "--loss",
@@ -96,6 +97,27 @@ def add_objective(parser: Parser) -> None:
         metavar="LOSS[:STUDENT:TEACHER][:WEIGHT]",
         help="loss of the catalog, e.g. 'DecoupledKD(alpha=1, beta=8)' between the outputs, in place of KL, or "
         "'AttentionTransfer:block_2:block_4:50' between layers; may be repeated",
+    )
+    group.add_argument(
+        "--transfer",
+        metavar="AUGMENTATION|SOURCE",
+        help="further examples that the teacher labels: new ones made from those of --dataset by Mixup, CutMix, Crops "
+        "or Shifts (images), Munge (tables), WordDrop or Recombination (texts), with settings such as "
+        "'Crops(area=0.6)'; or another dataset, without labels (default: none)",
+    )
+    group.add_argument(
+        "--transfer-share",
+        type=fraction_between,
+        default=0.5,
+        metavar="SHARE",
+        help="share of these examples in each batch, in (0, 1) (default: 0.5)",
+    )
+    group.add_argument(
+        "--transfer-size",
+        type=positive_integer,
+        default=10,
+        metavar="N",
+        help="number of new examples that are made from each example; the teacher labels them once (default: 10)",
     )
     group.add_argument("--list-losses", action=_ListLosses, nargs=0, help="list the catalog of losses and exit")
     for option, (loss, meaning) in FEATURES.items():
@@ -161,21 +183,13 @@ def choose_length(options: argparse.Namespace, examples: int) -> None:
 
 
 def _loss(text: str) -> LossOption:
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?((?::[^:]+)*)\s*", text, re.DOTALL)
+    match = re.fullmatch(r"(\s*\w+\s*(?:\(.*\))?)((?::[^:]+)*)\s*", text, re.DOTALL)
     if match is None:
         raise argparse.ArgumentTypeError(
             f"must be LOSS, LOSS:STUDENT:TEACHER or LOSS:STUDENT:TEACHER:WEIGHT, got {text}"
         )
-    name, arguments, rest = match[1], match[2] or "", [part for part in match[3].split(":") if part]
-    try:
-        call = ast.parse(f"f({arguments})", mode="eval").body
-        settings = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
-        if call.args or None in settings:
-            raise ValueError
-    except (SyntaxError, ValueError):
-        raise argparse.ArgumentTypeError(
-            f"has invalid settings: write them as NAME(key=value, ...) with numbers, texts or lists, got {text}"
-        ) from None
+    rest = [part for part in match[2].split(":") if part]
+    name, settings = name_and_settings(match[1])
     weight = None
     if len(rest) in (1, 3):
         weight, rest = positive_number(rest[-1]), rest[:-1]

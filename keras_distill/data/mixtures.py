@@ -27,7 +27,7 @@ class Mixup(Augmentation):
     Example:
 
     >>> from keras_distill.data import Mixup, augment
-    >>> new_x, new_y = augment(Mixup(), x, np.eye(3)[y], size=2)
+    >>> new_x, _ = augment(Mixup(), x, size=2)
     """
 
     concentration: float = 1.0

@@ -36,7 +36,8 @@ class Munge(Augmentation):
     Example:
 
     >>> from keras_distill.data import Munge, augment
-    >>> new_x, new_y = augment(Munge(), x, y, size=2)
+    >>> rows = np.random.default_rng(0).random((20, 4))
+    >>> new_rows, _ = augment(Munge(), rows, size=2)
     """
 
     probability: float = 0.5

@@ -44,6 +44,8 @@ class Arm:
             restore the best weights. Defaults to None: the weights after the last epoch.
         dtype_policy: Policy under which `student` is called, such as "mixed_bfloat16". Defaults to None: the global
             policy.
+        steps_per_execution: Number of steps per call of the training function, >= 1; also that between two chances to
+            stop. 16 makes the training of a small network twice as fast, with the same weights. Defaults to 1.
         settings: `{name: JSON value}` of anything else that determines the trained weights, for the report. Defaults to
             none.
 
@@ -70,13 +72,14 @@ class Arm:
     start: str | None = None
     patience: int | None = None
     dtype_policy: str | None = None
+    steps_per_execution: int = 1
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "transfer", as_transfer_set(self.transfer))
         check_number(self.supervised_weight, "supervised_weight", at_least=0)
         check_number(self.learning_rate, "learning_rate", above=0)
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "steps_per_execution"):
             check_integer(getattr(self, name), name)
         check_integer(self.patience, "patience", optional=True)
         # A model is callable, too.

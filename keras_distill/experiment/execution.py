@@ -80,7 +80,7 @@ class Execution:
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
         self.training_data = TrainingData(plan, lambda arm: self._new_student(arm, plan.seeds[0]))
         arms = [*([plan.teacher] if isinstance(plan.teacher, Arm) else []), *plan.arms * len(plan.seeds)]
-        self._progress = Progress(sum(map(self.num_steps, arms)))
+        self._progress = Progress(sum(map(plan.num_steps, arms)))
 
     def train(self) -> None:
         """Train all models. Findings of the pre-flight check are printed before the first student is trained."""
@@ -116,7 +116,7 @@ class Execution:
         """
         keras.utils.set_random_seed(seed)
         student = self._new_student(arm, seed)
-        optimizer = arm.new_optimizer(self.num_steps(arm))
+        optimizer = arm.new_optimizer(self.plan.num_steps(arm))
         settings = {**arm.description(), "seed": seed, "data": self._digest, "task": repr(self.plan.task)}
         # The functions of an arm may depend on anything: what they return is compared, not their source.
         settings |= {"student": digest_of_model(student), "optimizer": as_json(optimizer.get_config())}
@@ -129,14 +129,6 @@ class Execution:
             terms = arm.new_terms(student, teacher.teacher)
             settings |= {"teacher": teacher.digest, "terms": [as_json(term.get_config()) for term in terms]}
         return settings
-
-    def num_steps(self, arm: Arm) -> int:
-        """Return the number of training steps of an arm.
-
-        Args:
-            arm: The arm.
-        """
-        return arm.epochs * -(-len(self.plan.data.train) // arm.batch_size)
 
     def teacher(self, arm: Arm, seed: int) -> Any:
         """Return the teacher of an arm: that of the experiment, or an arm that was trained with the same seed.
@@ -177,7 +169,9 @@ class Execution:
         distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=weight)
         task = self.training_data.task(arm)
         loss, metrics = (task.loss(student), task.metrics(student)) if self.training_data.labeled else (None, None)
-        distiller.compile(arm.new_optimizer(self.num_steps(arm)), loss, metrics=metrics)
+        distiller.compile(
+            arm.new_optimizer(plan.num_steps(arm)), loss, metrics=metrics, steps_per_execution=arm.steps_per_execution
+        )
         return distiller, outputs
 
     def _prepare_teacher(self):
@@ -231,7 +225,7 @@ class Execution:
         """Return the `Trained` model and a note on its duration."""
         plan, record = self.plan, stored.record()
         if record is not None:
-            self._progress.skip(self.num_steps(arm))
+            self._progress.skip(plan.num_steps(arm))
             model = stored.load()
             return Trained(model, record, self._outputs(model, arm)), "trained earlier"
         # Reference cycles keep up to gigabytes of activations of the previous training alive.
@@ -256,7 +250,7 @@ class Execution:
         stopping = training.early_stopping(arm, plan.task)
         backup = Backup(stored.checkpoints, plan.backup_every, seed, stored.settings, callbacks=stopping, keep=True)
         further = plan.callbacks(title, seed) if plan.callbacks else []
-        callbacks = [*stopping, self._progress.epochs(title, self.num_steps(arm)), *further]
+        callbacks = [*stopping, self._progress.epochs(title, plan.num_steps(arm)), *further]
         batches = examples.training_batches(backup, arm.batch_size, stored_outputs(examples))
         validation = self.training_data.validation(arm)
         if validation is not None:

@@ -41,7 +41,7 @@ class Results:
         comparisons: List of `Comparison`. Defaults to none.
         split: Split on which the models were evaluated, "test" or "validation". Defaults to "test".
         num_examples: Number of evaluation examples. Defaults to None, unknown.
-        temperature: Softmax temperature at which the logits of the examples are shown, > 0. Defaults to 4.0.
+        temperature: Softmax temperature at which the logits of the examples are shown, > 0. Defaults to 1.0.
         examples: List of `Example`. Defaults to none.
         search: `Search` that chose the hyperparameters. Defaults to None.
         profiles: List of `compression.Profile` of exported files. Defaults to none.
@@ -75,7 +75,7 @@ class Results:
     comparisons: list[Comparison] = dataclasses.field(default_factory=list)
     split: str = "test"
     num_examples: int | None = None
-    temperature: float = 4.0
+    temperature: float = 1.0
     examples: list[Example] = dataclasses.field(default_factory=list)
     search: Search | None = None
     profiles: list[Profile] = dataclasses.field(default_factory=list)

@@ -51,7 +51,7 @@ class Experiment:
             to none.
         keep: Name of the arm whose model of the first seed is saved as `student.keras`. Defaults to None: the last arm
             with terms, or the last one.
-        temperature: Softmax temperature at which the report shows soft targets, > 0. Defaults to 4.0.
+        temperature: Softmax temperature at which the report shows soft targets, > 0. Defaults to 1.0.
         settings: `{name: JSON value}` for the report. Defaults to none: the settings of the arms.
         command: Command that reproduces the run, for the report. Defaults to None: that of this process.
         strategy: `tf.distribute.Strategy`. Defaults to None: one device.
@@ -93,7 +93,7 @@ class Experiment:
         strict: bool = False,
         files: Mapping[str, Sequence[str]] | None = None,
         keep: str | None = None,
-        temperature: float = 4.0,
+        temperature: float = 1.0,
         settings: Mapping[str, Any] | None = None,
         command: str | None = None,
         strategy: tf.distribute.Strategy | None = None,

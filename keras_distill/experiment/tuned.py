@@ -118,7 +118,7 @@ def search(tuned: TunedArm, execution: Execution) -> tuple[Arm, Search]:
         teacher=distiller.teacher,
         terms=lambda hp: tuned.make(hp).new_terms(distiller.student, execution.teacher(default, plan.seeds[0])),
         supervised_weight=lambda hp: tuned.make(hp).supervised_weight,
-        optimizer=lambda hp: tuned.make(hp).new_optimizer(execution.num_steps(tuned.make(hp))),
+        optimizer=lambda hp: tuned.make(hp).new_optimizer(plan.num_steps(tuned.make(hp))),
         loss=plan.task.loss(distiller.student) if execution.training_data.labeled else None,
         metrics=plan.task.metrics(distiller.student) if execution.training_data.labeled else None,
     )

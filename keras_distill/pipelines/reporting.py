@@ -165,7 +165,7 @@ class DistillationReport(base_component.BaseComponent):
             examples do not count for the accuracy.
         baseline_model: Channel of the `Model` of a student trained without a teacher. Defaults to None: no baseline.
         split: Name of the split to evaluate. Defaults to "eval".
-        temperature: Softmax temperature `T` of the divergence, > 0. 1 to 4 is typical. Defaults to 4.0.
+        temperature: Softmax temperature `T` of the divergence, > 0. 1 to 4 is typical. Defaults to 1.0.
         classes: Names of the classes, in the order of the teacher's outputs, such as `["no", "yes"]`. Required for
             labels that are text: these are the names. Defaults to None: the vocabulary from which the Transform makes
             the label, the one with the label's name or the only one that fits; without one, the class indices.
@@ -193,7 +193,7 @@ class DistillationReport(base_component.BaseComponent):
         label: str | artifacts.RuntimeValue,
         baseline_model: types.BaseChannel | None = None,
         split: str | artifacts.RuntimeValue = "eval",
-        temperature: float | artifacts.RuntimeValue = 4.0,
+        temperature: float | artifacts.RuntimeValue = 1.0,
         classes: Sequence[str] | artifacts.RuntimeValue | None = None,
         tap: str | artifacts.RuntimeValue = OUTPUT,
         transform_graph: types.BaseChannel | None = None,

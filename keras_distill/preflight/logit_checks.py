@@ -64,8 +64,8 @@ def check_temperatures(probe: Probe, stats: ForwardStats) -> list[Finding]:
                         "temperature too low",
                         f"The temperature of {name} ({loss}) is too low: the soft targets equal hard labels.",
                         f"{seen}.",
-                        "Raise the temperature; 1 to 4 is typical. At such temperatures, the teacher has memorized these "
-                        "examples: let it label others.",
+                        "Raise the temperature; 1 to 4 is typical. At such temperatures, the teacher has memorized "
+                        "these examples: let it label others.",
                     )
                 )
     return findings

@@ -17,39 +17,36 @@ import keras_tuner
 from keras_distill import mapping
 
 
-def temperature(hp: keras_tuner.HyperParameters, low: float = 1.0, high: float = 16.0, default: float = 4.0) -> float:
+def temperature(hp: keras_tuner.HyperParameters, low: float = 1.0, high: float = 16.0, default: float = 1.0) -> float:
     """Return a softmax temperature, sampled on a logarithmic scale.
 
     Args:
         hp: Hyperparameters of the trial.
         low: Lower end of the range, > 0. Defaults to 1.
         high: Upper end of the range. Defaults to 16.
-        default: Default value. Defaults to 4, as in the comparison of Tian et al.
+        default: Default value. Defaults to 1, that of `KLDivergence`.
 
     Returns:
         Unitless.
-
-    Reference:
-        Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699
 
     Example:
 
     >>> import keras_tuner
     >>> from keras_distill.tuning import spaces
     >>> spaces.temperature(keras_tuner.HyperParameters())
-    4.0
+    1.0
     """
     return hp.Float("temperature", low, high, sampling="log", default=default)
 
 
-def alpha(hp: keras_tuner.HyperParameters, low: float = 0.0, high: float = 0.9, default: float = 0.1) -> float:
+def alpha(hp: keras_tuner.HyperParameters, low: float = 0.0, high: float = 0.9, default: float = 0.5) -> float:
     """Return the weight of the supervised loss; the soft targets get `1 - alpha`.
 
     Args:
         hp: Hyperparameters of the trial.
         low: Lower end of the range, >= 0. Defaults to 0.
         high: Upper end of the range, < 1. Defaults to 0.9.
-        default: Default value. Defaults to 0.1.
+        default: Default value. Defaults to 0.5, equal weights.
 
     Returns:
         Unitless.

@@ -40,7 +40,7 @@ def test_numeric_spaces():
 
 def test_default_hyperparameters():
     hp = keras_tuner.HyperParameters()
-    assert (spaces.temperature(hp), spaces.alpha(hp), spaces.weight(hp, "hint", 50.0)) == (4.0, 0.1, 50.0)
+    assert (spaces.temperature(hp), spaces.alpha(hp), spaces.weight(hp, "hint", 50.0)) == (1.0, 0.5, 50.0)
     assert set(hp.values) == {"temperature", "alpha", "hint_weight"}
     assert spaces.layer_pairs(hp, ["a"], ["b", "c"]) == [("a", "c")]
 

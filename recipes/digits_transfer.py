@@ -1,0 +1,96 @@
+"""Handwritten digits, all labels: distill with mixtures of images that only the teacher labels.
+
+The teacher is right on all training images, so that its outputs for them say no more than the labels. Mixtures of two
+images (mixup) are new to it, and no label describes them.
+
+Run:    python -m recipes.digits_transfer
+"""
+
+import dataclasses
+
+import keras
+from absl import flags
+
+from keras_distill import Term
+from keras_distill.data import Mixup, Shifts, TransferSet
+from keras_distill.experiment import Arm, Classification, Experiment
+from keras_distill.losses import KLDivergence
+
+from . import common, data, digits
+
+GRID = flags.DEFINE_bool(
+    "grid",
+    False,
+    "Train arms with other temperatures, weights and new examples, too. Use it with --evaluate_on=validation.",
+)
+
+common.defaults(temperature=1.0, alpha=0.5, epochs=200, teacher_epochs=40, seeds=10, batch_size=64, learning_rate=3e-3)
+
+
+def student() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(10),
+        ],
+        name="student",
+    )
+
+
+def mixtures() -> TransferSet:
+    return TransferSet(Mixup(), share=0.5, size=30)
+
+
+def distilled(name: str, temperature: float, alpha: float, transfer: TransferSet | None) -> Arm:
+    terms = [Term(KLDivergence(temperature), weight=1 - alpha)]
+    options = common.training(steps_per_execution=16)
+    return Arm(name, student, terms, supervised_weight=alpha, transfer=transfer, **options)
+
+
+def arms() -> list[Arm]:
+    baseline = Arm("baseline", student, **common.training(steps_per_execution=16))
+    mixed = dataclasses.replace(baseline, name="baseline, mixtures", transfer=mixtures())
+    chosen = distilled("distilled, mixtures", common.TEMPERATURE.value, common.ALPHA.value, mixtures())
+    same = distilled("distilled, same images", common.TEMPERATURE.value, common.ALPHA.value, None)
+    return [baseline, mixed, same, chosen, *(others() if GRID.value else [])]
+
+
+def others() -> list[Arm]:
+    """Return the arms from which the settings were chosen."""
+    return [
+        distilled("same images, T=4, alpha=0.1", 4.0, 0.1, None),
+        distilled("mixtures, T=1, alpha=0.1", 1.0, 0.1, mixtures()),
+        distilled("mixtures, T=2, alpha=0.5", 2.0, 0.5, mixtures()),
+        distilled("mixtures, T=2, alpha=0.1", 2.0, 0.1, mixtures()),
+        distilled("shifts, T=1, alpha=0.5", 1.0, 0.5, TransferSet(Shifts(1), share=0.5, size=30)),
+        Arm(
+            "baseline, shifts",
+            student,
+            transfer=TransferSet(Shifts(1), share=0.5, size=30),
+            **common.training(steps_per_execution=16),
+        ),
+    ]
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        Classification(),
+        common.as_data(data.digits()),
+        Arm("teacher", digits.teacher, **common.teacher_training()),
+        arms(),
+        title="Handwritten digits: all labels, and new images for the teacher",
+        description="A convolutional network is distilled into a dense network of 64 hidden units. Half of each batch "
+        "are mixtures of two training images, labeled by the teacher.",
+        keep="distilled, mixtures",
+        **common.options(),
+    )
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
+
+
+if __name__ == "__main__":
+    common.run(recipe)
