@@ -24,7 +24,8 @@ GRID = flags.DEFINE_bool(
     "Train arms with other temperatures, weights and new examples, too. Use it with --evaluate_on=validation.",
 )
 
-common.defaults(temperature=1.0, alpha=0.5, epochs=200, teacher_epochs=40, seeds=10, batch_size=64, learning_rate=3e-3)
+common.defaults(temperature=1.0, alpha=0.5, labels=None, epochs=200, teacher_epochs=40, seeds=10, batch_size=64)
+common.defaults(learning_rate=3e-3)
 
 
 def student() -> keras.Model:
