@@ -1,0 +1,121 @@
+"""Fashion-MNIST, all labels: distill a convolutional network with new images that only the teacher labels.
+
+The student is a dense network, which fits its training images much better than others. The teacher is trained with
+shifted and mirrored images, and labels mixtures of two training images.
+
+Run:    python -m recipes.fashion_mnist_transfer --originals=FOLDER
+"""
+
+import dataclasses
+
+import keras
+from absl import flags
+
+from keras_distill import Term
+from keras_distill.data import Crops, Mixup, TransferSet
+from keras_distill.experiment import Arm, Classification, Experiment
+from keras_distill.losses import KLDivergence
+
+from . import common, data
+
+GRID = flags.DEFINE_bool(
+    "grid",
+    False,
+    "Train arms with other temperatures, weights and new images, too. Use it with --evaluate_on=validation.",
+)
+
+common.defaults(temperature=1.0, alpha=0.5, epochs=40, teacher_epochs=20, seeds=10, learning_rate=1e-3)
+common.defaults(teacher_learning_rate=2e-3, batch_size=256)
+
+
+def teacher() -> keras.Model:
+    layers = keras.layers
+
+    def block(channels):
+        for _ in range(2):
+            yield layers.Conv2D(channels, 3, padding="same", use_bias=False)
+            yield layers.BatchNormalization()
+            yield layers.ReLU()
+        yield layers.MaxPooling2D()
+
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.RandomFlip("horizontal"),
+            layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant", interpolation="nearest"),
+            *block(32),
+            *block(64),
+            layers.Flatten(),
+            layers.Dropout(0.4),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.4),
+            layers.Dense(10),
+        ],
+        name="teacher",
+    )
+
+
+def student() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(128, activation="relu"),
+            keras.layers.Dense(10),
+        ],
+        name="student",
+    )
+
+
+def mixtures() -> TransferSet:
+    return TransferSet(Mixup(), share=0.5, size=5)
+
+
+def distilled(name: str, temperature: float, alpha: float, transfer: TransferSet | None) -> Arm:
+    terms = [Term(KLDivergence(temperature), weight=1 - alpha)]
+    return Arm(name, student, terms, supervised_weight=alpha, transfer=transfer, **options())
+
+
+def options() -> dict:
+    return common.training(steps_per_execution=16)
+
+
+def arms() -> list[Arm]:
+    baseline = Arm("baseline", student, **options())
+    mixed = dataclasses.replace(baseline, name="baseline, mixtures", transfer=mixtures())
+    chosen = distilled("distilled, mixtures", common.TEMPERATURE.value, common.ALPHA.value, mixtures())
+    same = distilled("distilled, same images", common.TEMPERATURE.value, common.ALPHA.value, None)
+    return [baseline, mixed, same, chosen, *(others() if GRID.value else [])]
+
+
+def others() -> list[Arm]:
+    """Return the arms from which the settings were chosen."""
+    crops = TransferSet(Crops(area=0.6), share=0.5, size=5)
+    return [
+        distilled("mixtures, T=1, alpha=0.1", 1.0, 0.1, mixtures()),
+        distilled("mixtures, T=2, alpha=0.5", 2.0, 0.5, mixtures()),
+        distilled("crops, T=1, alpha=0.5", 1.0, 0.5, crops),
+        Arm("baseline, crops", student, transfer=crops, **options()),
+    ]
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        Classification(),
+        common.as_data(data.fashion_mnist()),
+        Arm("teacher", teacher, **common.teacher_training()),
+        arms(),
+        title="Fashion-MNIST: all labels, and new images for the teacher",
+        description="A convolutional network is distilled into a dense network of 128 hidden units. Half of each batch "
+        "are mixtures of two training images, labeled by the teacher.",
+        keep="distilled, mixtures",
+        **common.options(),
+    )
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
+
+
+if __name__ == "__main__":
+    common.run(recipe)
