@@ -116,7 +116,7 @@ def training(**values: Any) -> dict[str, Any]:
         **values: Values in place of those of the flags, such as `epochs=5`.
     """
     from_flags = {"epochs": EPOCHS.value, "batch_size": BATCH_SIZE.value, "learning_rate": LEARNING_RATE.value}
-    return {**from_flags, **values, **({"epochs": 1} if SMOKE.value else {})}
+    return {**from_flags, **values, **({"epochs": 1, "steps_per_epoch": None} if SMOKE.value else {})}
 
 
 def teacher_training() -> dict[str, Any]:

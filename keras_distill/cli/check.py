@@ -112,7 +112,7 @@ def _check_models(options: argparse.Namespace) -> int:
         loss, metrics = (task.loss(models.student), task.metrics(models.student)) if labeled else (None, None)
         distiller.compile(distilled.new_optimizer(options.epochs * steps), loss, metrics=metrics)
         if transfer is not None:
-            examples = with_transfer_set(examples, examples, distilled, task)
+            examples = with_transfer_set(examples, distilled, task, len(examples))
         # Shuffled, since the first batches of an ordered dataset may all be of one class.
         findings = check(distiller, examples.shuffled_batches(options.batch_size), batches=options.batches)
     checked = f"({count_noun(min(options.batches, steps), 'batch')} checked)."

@@ -26,6 +26,8 @@ class Arm:
             Defaults to None: a baseline, trained on the labels without a teacher.
         supervised_weight: Weight of the supervised loss, >= 0. Defaults to 1.0.
         epochs: Number of epochs, >= 1. Defaults to 30.
+        steps_per_epoch: Number of steps of an epoch, >= 1. More than one pass over a small training set saves the time
+            that each epoch costs for validation and checkpoints. Defaults to None: one pass over the training set.
         batch_size: Examples per step, >= 1. 32 to 512 is typical. Defaults to 128.
         learning_rate: Initial learning rate of Adam, > 0, which decays to 0 along a cosine. 1e-3 is typical. Defaults
             to 1e-3.
@@ -63,6 +65,7 @@ class Arm:
     terms: Sequence[Term] | Callable[[keras.Model, Any], Sequence[Term]] | None = None
     supervised_weight: float = 1.0
     epochs: int = 30
+    steps_per_epoch: int | None = None
     batch_size: int = 128
     learning_rate: float = 1e-3
     optimizer: Callable[[int], keras.optimizers.Optimizer] | None = None
@@ -81,7 +84,8 @@ class Arm:
         check_number(self.learning_rate, "learning_rate", above=0)
         for name in ("epochs", "batch_size", "steps_per_execution"):
             check_integer(getattr(self, name), name)
-        check_integer(self.patience, "patience", optional=True)
+        for name in ("patience", "steps_per_epoch"):
+            check_integer(getattr(self, name), name, optional=True)
         # A model is callable, too.
         if not callable(self.student) or isinstance(self.student, keras.Model):
             advice = "Pass a function that returns a new model, such as `lambda: keras.models.clone_model(model)`."
@@ -142,7 +146,15 @@ class Arm:
 
     def description(self) -> dict[str, Any]:
         """Return the settings of the arm that can be written down, `{name: JSON value}`."""
-        fields = ("supervised_weight", "epochs", "batch_size", "learning_rate", "patience", "dtype_policy")
+        fields = (
+            "supervised_weight",
+            "epochs",
+            "steps_per_epoch",
+            "batch_size",
+            "learning_rate",
+            "patience",
+            "dtype_policy",
+        )
         transfer = None if self.transfer is None else self.transfer.description()
         values = {name: getattr(self, name) for name in (*fields, "start", "teacher")}
         return {**values, "transfer": transfer, **self.settings}

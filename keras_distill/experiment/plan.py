@@ -115,7 +115,7 @@ def _check_transfer(plan, arm, student):
     few, task = plan.data.train.select(range(min(16, len(plan.data.train)))), plan.task
     if arm.transfer.mixes_labels and not arm.distilled:
         few, task = few.with_labels(task.soft_labels(few.labels(), student)), task.soft()
-    with_transfer_set(few, few, arm, task)
+    with_transfer_set(few, arm, task, len(few))
 
 
 def _check_splits(plan):

@@ -152,7 +152,7 @@ class Experiment:
         Args:
             arm: One of the arms.
         """
-        return arm.epochs * -(-len(self.data.train) // arm.batch_size)
+        return arm.epochs * (arm.steps_per_epoch or -(-len(self.data.train) // arm.batch_size))
 
 
 @contextlib.contextmanager

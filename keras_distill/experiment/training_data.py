@@ -69,8 +69,11 @@ class TrainingData:
         examples = plan.data.train if arm is plan.teacher else self._few
         if not arm.distilled:
             examples = self._softened(labeled_only(examples, plan.task), arm)
-        whole = repeated(examples, len(plan.data.train))
-        return whole if arm.transfer is None else with_transfer_set(whole, examples, arm, self.task(arm))
+        steps = arm.steps_per_epoch
+        count = len(plan.data.train) if steps is None else steps * arm.batch_size
+        if arm.transfer is None:
+            return repeated(examples, count)
+        return with_transfer_set(examples, arm, self.task(arm), count)
 
     def _softened(self, examples, arm):
         task = self._plan.task

@@ -20,17 +20,16 @@ from keras_distill.types import Structure
 class TransferExamples(Examples):
     """Training examples and a transfer set, which has a fixed share of each batch.
 
-    An epoch has as many steps as one of the training examples alone: each sees another random part of both.
-
     Args:
         source: The training examples, followed by the transfer set.
-        count: Number of training examples.
+        given: Number of training examples.
         share: Share of the transfer set in each batch, in (0, 1).
+        count: Number of examples in an epoch: another random part of both kinds each time.
     """
 
-    def __init__(self, source: Examples, count: int, share: float):
+    def __init__(self, source: Examples, given: int, share: float, count: int):
         self._source, self._share, self._count = source, share, count
-        self._given, self._new = source.select(np.arange(count)), source.select(np.arange(count, len(source)))
+        self._given, self._new = source.select(np.arange(given)), source.select(np.arange(given, len(source)))
         self.rows, self.digest, self.inputs_digest = source.rows, source.digest, source.inputs_digest
 
     def labels(self) -> Any:
@@ -43,7 +42,7 @@ class TransferExamples(Examples):
         return self._source.select(indices)
 
     def with_labels(self, labels: Any) -> TransferExamples:
-        return TransferExamples(self._source.with_labels(labels), self._count, self._share)
+        return TransferExamples(self._source.with_labels(labels), len(self._given), self._share, self._count)
 
     def whole(self) -> Any:
         return self._source.whole()
@@ -83,14 +82,14 @@ class TransferExamples(Examples):
         return -(-self._count // batch_size)
 
 
-def with_transfer_set(examples: Examples, origin: Examples, arm: Arm, task: Task) -> TransferExamples:
+def with_transfer_set(examples: Examples, arm: Arm, task: Task, count: int) -> TransferExamples:
     """Return training examples together with the transfer set of an arm.
 
     Args:
-        examples: The training examples, as a student sees them: some may occur several times, some labels be missing.
-        origin: The examples of which new ones are made.
+        examples: The training examples, as a student sees them: some labels may be missing.
         arm: The arm. If a teacher labels the new examples, their own labels are removed.
         task: The task that the arm is trained for, which knows how missing labels look.
+        count: Number of examples in an epoch.
 
     Raises:
         ValueError: If the transfer set has no labels without a teacher, or its examples are not like the others.
@@ -100,7 +99,7 @@ def with_transfer_set(examples: Examples, origin: Examples, arm: Arm, task: Task
         new = as_examples(transfer.examples)
     else:
         # Labels that are removed need not be mixed.
-        origin = origin.with_labels(None) if arm.distilled else origin
+        origin = examples.with_labels(None) if arm.distilled else examples
         new = origin.augmented(transfer.augmentation, transfer.size, transfer.seed)
     if labels is None:
         new = new.with_labels(None)
@@ -112,7 +111,7 @@ def with_transfer_set(examples: Examples, origin: Examples, arm: Arm, task: Task
             "The transfer set has no labels, so that a student without a teacher cannot be trained on it. Pass labels, "
             "`TransferSet((x, y))`, or leave out `transfer`."
         )
-    return TransferExamples(examples.followed_by(new), len(examples), transfer.share)
+    return TransferExamples(examples.followed_by(new), len(examples), transfer.share, count)
 
 
 def _with_missing(task, labels, count):

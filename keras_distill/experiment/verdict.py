@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from keras_distill.experiment.advice import advice
+
 if TYPE_CHECKING:
     from keras_distill.experiment.results import Results
     from keras_distill.experiment.statistics import Comparison
@@ -26,7 +28,7 @@ def verdict(results: Results) -> list[str]:
         results: A `Results`.
 
     Returns:
-        One text per comparison, and one on the search if both of its models were trained.
+        One text per comparison, one on the search if both of its models were trained, and `advice` if there is any.
     """
     search = results.search
     searched = None if search is None else (search.best_model, search.default_model)
@@ -34,7 +36,7 @@ def verdict(results: Results) -> list[str]:
     for each in results.comparisons:
         if search is not None and (each.model, each.baseline) == searched:
             texts.append(f"Search over {len(search.trials)} trials: {_sentences(results, each)}")
-    return texts
+    return [*texts, *filter(None, [advice(results)])]
 
 
 def evidence(results: Results, comparison: Comparison) -> str:

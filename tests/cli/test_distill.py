@@ -242,3 +242,40 @@ def test_results_do_not_require_plotting_packages(missing, tmp_path, with_report
         assert f"needs {missing}, which is not installed" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "run")]) == 0
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_transfer_set_of_new_examples(folder, tmp_path, distill):
+    printed = distill(
+        "--epochs=1", "--batch-size=16", f"--test={folder / 'test.npz'}", "--transfer=munge", "--baseline"
+    )
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert [model.name for model in results.models] == ["teacher", "baseline", "baseline, new examples", "distilled"]
+    assert results.models[-1].baselines == ["baseline", "baseline, new examples"]
+    assert "704 examples" in printed.out + printed.err
+    arrays = dict(np.load(folder / "train.npz"))
+    assert len(arrays["x"]) * 11 == 704
+
+
+def test_transfer_set_of_unlabeled_examples(folder, tmp_path, distill):
+    unlabeled = folder / "unlabeled.npy"
+    options = ("--epochs=1", "--batch-size=16", f"--test={folder / 'test.npz'}", "--transfer-share=0.25")
+    distill(*options, f"--transfer={unlabeled}", "--baseline")
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert [model.name for model in results.models] == ["teacher", "baseline", "distilled"]
+
+
+@pytest.mark.parametrize(
+    ("transfer", "message"),
+    [
+        ("Mixxup(concentration=1)", "unknown augmentation 'Mixxup'. Did you mean 'Mixup'?"),
+        ("Mixup(alpha=1)", "unexpected keyword argument 'alpha'"),
+        ("Mixup(0.3)", "write them as NAME(key=value, ...)"),
+        ("Munge(probability=2)", "`probability` must be"),
+        ("Crops", "Crops takes images of shape"),
+        ("missing.npz", "missing.npz"),
+    ],
+)
+def test_unsuitable_transfer_sets(transfer, message, tmp_path, distill):
+    printed = distill("--epochs=1", f"--transfer={transfer}", status=1)
+    assert message in printed.err
+    assert not (tmp_path / "run").exists()

@@ -79,7 +79,7 @@ def test_share_of_each_batch(kind, share, new, tmp_path):
     source = (x, y) if kind == "arrays" else tf.data.Dataset.from_tensor_slices((x, y))
     given = as_examples(source)
     transfer = TransferSet(Marked(), share=share, size=3)
-    mixed = with_transfer_set(given, given, arm(transfer=transfer), Classification())
+    mixed = with_transfer_set(given, arm(transfer=transfer), Classification(), 40)
     assert len(mixed) == 160
     backup = Backup(tmp_path / "backup", seed=1)
     seen = []
@@ -100,11 +100,27 @@ def test_share_of_each_batch(kind, share, new, tmp_path):
 
 def test_every_epoch_has_other_new_examples():
     given = as_examples(data(40))
-    mixed = with_transfer_set(given, given, arm(transfer=TransferSet(Marked(), size=1)), Classification())
+    mixed = with_transfer_set(given, arm(transfer=TransferSet(Marked(), size=1)), Classification(), 40)
     batches = mixed.shuffled_batches(10)
     epochs = [np.concatenate([inputs[:, 0] for inputs, _ in read(batches)]) for _ in range(2)]
     new = [set(epoch[epoch >= 100]) for epoch in epochs]
     assert all(len(each) == 20 for each in new) and new[0] != new[1]
+
+
+@pytest.mark.parametrize("transfer", [None, TransferSet(Marked(), size=1)])
+def test_steps_per_epoch(transfer, tmp_path):
+    """Two passes over the training set make one epoch."""
+    seen = []
+    counting = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    distilled = arm(transfer=transfer, epochs=2, steps_per_epoch=8)
+    experiment([distilled], callbacks=lambda title, seed: [counting]).run(tmp_path)
+    assert seen == [*range(8)] * 2
+    # 2 epochs of 8 steps are 16 steps of the learning-rate schedule.
+    assert experiment([distilled]).num_steps(distilled) == 16
+    seen.clear()
+    whole = dataclasses.replace(distilled, steps_per_execution=4, name="whole")
+    experiment([whole], callbacks=lambda title, seed: [counting]).run(tmp_path)
+    assert_same_weights(weights_of(trained(tmp_path, "whole")), weights_of(trained(tmp_path, "distilled")))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
@@ -112,7 +128,7 @@ def test_labels_of_new_examples_are_missing_in_every_dtype(dtype):
     x, y = data(12)
     task = Regression() if dtype == "float32" else Classification()
     given = as_examples((x, y.astype(dtype)))
-    mixed = with_transfer_set(given, given, arm(transfer=TransferSet(Marked(), size=1)), task)
+    mixed = with_transfer_set(given, arm(transfer=TransferSet(Marked(), size=1)), task, 12)
     labels = mixed.labels()
     np.testing.assert_array_equal(labels[:12], y)
     assert not task.labeled(labels)[12:].any()

@@ -92,3 +92,31 @@ def test_p_values():
 
 def test_without_a_baseline():
     assert verdict(samples.results(models=[model("D", "distilled", [0.5])], examples=[])) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen", "teacher", "words"),
+    [
+        (0.999, 0.93, 0.97, "The baseline overfits (99.90 % in training, 93.00 % on the test examples)"),
+        (0.932, 0.93, 0.97, "does not overfit (93.20 % in training, 93.00 % on the test examples)"),
+        (0.999, 0.93, 0.935, "hardly better than the baseline (93.50 % against 93.00 %)"),
+    ],
+)
+def test_advice_where_nothing_was_gained(seen, unseen, teacher, words):
+    runs = [Run(seed, unseen, {"accuracy": [0.1, seen]}) for seed in range(3)]
+    models = [
+        model("T", "teacher", [teacher]),
+        ModelResult("A", "baseline", 10, runs),
+        model("D", "distilled", [unseen + 1e-3, unseen - 1e-3, unseen], ["A"]),
+    ]
+    sentences = verdict(samples.results(models=models, examples=[]))
+    assert len(sentences) == 2 and words in sentences[1]
+
+
+def test_no_advice_where_distillation_helped_or_nothing_is_known():
+    runs = [Run(seed, 0.93 + seed / 1000, {"accuracy": [0.999]}) for seed in range(3)]
+    models = [model("T", "teacher", [0.99]), ModelResult("A", "baseline", 10, runs)]
+    better = model("D", "distilled", [0.95, 0.951, 0.952], ["A"])
+    assert len(verdict(samples.results(models=[*models, better], examples=[]))) == 1
+    unknown = [models[0], model("A", "baseline", [0.93]), model("D", "distilled", [0.93], ["A"])]
+    assert len(verdict(samples.results(models=unknown, examples=[]))) == 1
