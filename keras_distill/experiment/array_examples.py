@@ -38,6 +38,9 @@ class ArrayExamples(Examples):
                 f"Inputs and labels must be arrays with the same number of rows, at least one. Received: {lengths} rows"
             )
         self.rows = np.arange(lengths.pop()) if rows is None else rows
+        # Inputs joined with a cache, which selections of the same arrays share: every example is compared with its
+        # fingerprint, which takes longer than a short training.
+        self._joined: dict[TeacherCache, Any] = {}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -54,7 +57,9 @@ class ArrayExamples(Examples):
         return self._take(self._arrays[0], self.rows[np.asarray(indices, int)])
 
     def select(self, indices: Any) -> "ArrayExamples":
-        return ArrayExamples(self._arrays, self.rows[indices])
+        selected = ArrayExamples(self._arrays, self.rows[indices])
+        selected._joined = self._joined
+        return selected
 
     def with_labels(self, labels: Any) -> "ArrayExamples":
         count = len(keras.tree.flatten(self._arrays[0])[0])
@@ -98,7 +103,10 @@ class ArrayExamples(Examples):
         return tf.data.Dataset.from_tensor_slices(self._rows_with(stored)).batch(batch_size)
 
     def _rows_with(self, stored):
-        inputs = self._arrays[0] if stored is None else stored.load(self._arrays[0])
+        if stored is not None and stored not in self._joined:
+            self._joined.clear()
+            self._joined[stored] = stored.load(self._arrays[0])
+        inputs = self._arrays[0] if stored is None else self._joined[stored]
         return self._take((inputs, *self._arrays[1:]), self.rows)
 
     @staticmethod

@@ -57,6 +57,8 @@ class TeacherOutputs:
         self.digest = _digest(as_teacher(teacher), sample)
         self._folder = folder / self.digest[:8]
         self._given: dict[str, pathlib.Path] = {}
+        # Verifying a cache takes as long as reading it.
+        self._caches: dict[tuple, TeacherCache] = {}
 
     def use(self, folder: str | os.PathLike, examples: Examples) -> None:
         """Read or write the outputs for the source of some examples in another folder.
@@ -98,11 +100,15 @@ class TeacherOutputs:
         name = hashlib.sha256(json.dumps([taps, examples.inputs_digest]).encode()).hexdigest()[:8]
         given = self._given.get(examples.inputs_digest)
         folder = self._folder / name if given is None else given
+        opened = (folder, *taps)
+        if opened in self._caches:
+            return self._caches[opened]
         if workers.is_chief(self._strategy):
             self._label(examples, taps, folder, None if given else self.digest)
         # A barrier: the other workers wait until the chief has written the cache.
         workers.all_gather_text(self._strategy, "cache written")
-        return open_cache(folder)
+        self._caches[opened] = open_cache(folder)
+        return self._caches[opened]
 
     def _label(self, examples, taps, folder, version):
         manifest = read_manifest(folder)
