@@ -6,6 +6,7 @@ import pytest
 
 from keras_distill.cache import open_cache
 from keras_distill.cli import main
+from keras_distill.data import Munge, augment_dataset
 from keras_distill.data.batch import split_inputs
 from keras_distill.data.datasets import open_dataset
 from tests.support.helpers import data, mlp
@@ -58,3 +59,16 @@ def test_label_stores_logits_of_a_teacher_with_a_softmax(path, npz, tmp_path, ca
     (joined,) = open_cache(tmp_path / "cache").join(open_dataset(npz)).batch(24)
     stored = split_inputs(joined[0])[1]["output"]
     np.testing.assert_allclose(stored, keras.saving.load_model(path)(data()[0]), rtol=1e-5, atol=1e-6)
+
+
+def test_new_examples_are_those_of_augment_dataset(path, npz, tmp_path, capsys):
+    out, dataset = tmp_path / "cache", open_dataset(npz)
+    options = ["--augment=Munge(probability=0.3)", "--augment-size=2", "--augment-seed=5"]
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={out}", *options]) == 0
+    new = augment_dataset(Munge(0.3), dataset, size=2, seed=5)
+    ((inputs, _),) = open_cache(out).join(new).batch(48)
+    x, cached, _ = split_inputs(inputs)
+    expected = keras.saving.load_model(path).predict(x, verbose=0)
+    np.testing.assert_allclose(cached["output"], expected, rtol=1e-4, atol=1e-5)
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'other'}", "--augment=missing"]) == 1
+    assert "--augment=missing is not an augmentation" in capsys.readouterr().err

@@ -100,3 +100,24 @@ def test_binary_logits_are_not_classes(teacher):
     only_finding(
         check(healthy_distiller(teacher, terms=[Term(BinaryKD(2.0))], loss=loss), x, 2 * one_hot), "labels out of range"
     )
+
+
+def confident(teacher):
+    return function_teacher(teacher, lambda logits: 1000 * logits)
+
+
+def test_a_teacher_that_repeats_the_labels(teacher):
+    x, _ = clusters()
+    y = np.argmax(teacher(x), axis=-1)
+    findings = check(healthy_distiller(confident(teacher), terms=[Term(KLDivergence(1.0))]), x, y)
+    assert "teacher memorized" in names(findings)
+    finding = findings[names(findings).index("teacher memorized")]
+    assert "Correct on 256 of 256 labeled examples" in finding.seen and "keras_distill.data.Mixup" in finding.advice
+
+
+def test_a_teacher_that_labels_other_examples_may_repeat_the_labels(teacher):
+    x, _ = clusters()
+    y = np.argmax(teacher(x), axis=-1)
+    y[::3] = -1
+    findings = check(healthy_distiller(confident(teacher), terms=[Term(KLDivergence(1.0))]), x, y)
+    assert "teacher memorized" not in names(findings)
