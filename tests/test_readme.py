@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_distill
-from keras_distill import experiment
+from keras_distill import data, experiment
 from keras_distill.experiment import Task
 from tests.support.helpers import features
 
@@ -29,11 +29,11 @@ def network(width, name):
 
 def block(heading):
     """The first code below a heading."""
-    return re.search(rf"^## {heading}\n.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
+    return re.search(rf"^###? {heading}\n.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
 
 
 EXAMPLE, SMALL, SEARCH = block("Quick start"), block("Compress a student"), block("Hyperparameter search")
-EXPERIMENT = block("Experiments")
+EXPERIMENT, TRANSFER = block("Experiments"), block("New examples for the teacher")
 
 
 def test_the_example_runs_as_printed(tmp_path, monkeypatch):
@@ -72,6 +72,27 @@ def test_the_experiment_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert "95 % interval over 2 seeds" in capsys.readouterr().out
     for name in ("student.keras", "results.json", "report.html", "models"):
         assert (tmp_path / "runs" / "first" / name).exists()
+
+
+def test_the_transfer_set_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = features(40, 8), np.arange(40) % 3
+    given = {"teacher": network(16, "teacher"), "make_a_smaller_model": lambda: network(8, "student")}
+    given |= {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    before, after = EXPERIMENT.split("terms = ")[0], EXPERIMENT[EXPERIMENT.index("data = ") :]
+    whole = f"{before}\n{TRANSFER}\n{after}".replace("epochs=30", "epochs=1").replace("seeds=5", "seeds=1")
+    exec(whole, given)  # noqa: S102
+    names = [model.name for model in given["results"].models]
+    assert names == ["teacher", "baseline", "baseline, mixtures", "distilled"]
+
+
+def test_every_augmentation_has_a_row():
+    section = README.partition("### New examples for the teacher")[2].partition("\n## ")[0]
+    named = [value for value in map(vars(data).get, data.__all__) if isinstance(value, type)]
+    augmentations = [value for value in named if issubclass(value, data.Augmentation)]
+    assert len(augmentations) == 8
+    for augmentation in augmentations:
+        assert f"`{augmentation.__name__}" in section
 
 
 def test_every_task_has_a_row():
