@@ -1,5 +1,6 @@
 """Page of the MNIST recipe: digits that a student recognizes and has never seen."""
 
+import base64
 import dataclasses
 import html
 import json
@@ -7,8 +8,8 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
-from keras_distill.experiment.example import encode_png
 from keras_distill.utils.files import atomic_write
 
 _STYLE = """
@@ -145,5 +146,6 @@ def _images(outcome):
 
 def _item(image, label, before, after):
     kind = "wrong" if after != label else "before" if before == label else "recognized"
-    source = f"data:image/png;base64,{encode_png(np.uint8(255 - 255 * image[..., 0]))}"
+    png = tf.io.encode_png(np.uint8(255 - 255 * image)).numpy()
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<li class="{kind}"><img src="{source}" alt="Image of a {label}">{before} → {after}</li>'
