@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from keras_distill import Term
+from keras_distill.data import Shifts, TransferSet
 from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
 
@@ -43,14 +44,14 @@ class Partial:
     Args:
         name: Name of the student and of its folder.
         digits: Digits of the transfer set.
-        shifted: Classes whose biases are shifted.
+        raised: Classes whose biases are raised, or lowered.
         epochs: Number of epochs.
         paper: Errors in the paper before and after the shift.
     """
 
     name: str
     digits: Sequence[int]
-    shifted: Sequence[int]
+    raised: Sequence[int]
     epochs: int
     paper: Sequence[str]
 
@@ -59,8 +60,10 @@ PARTIAL = [
     Partial("without 3s", [0, 1, 2, 4, 5, 6, 7, 8, 9], [3], 8, ["206 (133 of 1,010)", "109 (14)"]),
     Partial("only 7s and 8s", [7, 8], [7, 8], 25, ["4,730", "1,320"]),
 ]
+# Images shifted by up to 2 pixels, half of each batch.
+SHIFTED = TransferSet(Shifts(2), size=4)
 # Shifts of the biases that are tried.
-SHIFTS = np.linspace(-20, 20, 401)
+BIAS_SHIFTS = np.linspace(-20, 20, 401)
 # Temperatures of the smaller students, `{units: temperatures}`.
 TEMPERATURES = {30: [1.0, 3.0, 20.0], 300: [3.0, 8.0, 20.0]}
 
@@ -92,6 +95,7 @@ def student(units: int) -> keras.Model:
 
 
 def baseline(units: int, epochs: int) -> Arm:
+    """Return the arm of a student that learns from labels."""
     return Arm(f"baseline, {units} units", lambda: student(units), **common.training(epochs=epochs))
 
 
@@ -103,13 +107,18 @@ def distilled(name: str, units: int, temperature: float, **training: int) -> Arm
 
 def experiment() -> Experiment:
     """Return the experiment that trains the teacher, and students of 800 units with and without it."""
+    plain = [baseline(800, BASELINE_EPOCHS.value), distilled("distilled, 800 units", 800, common.TEMPERATURE.value)]
+    plain[1] = dataclasses.replace(plain[1], baselines=[plain[0].name])
+    shifted = [dataclasses.replace(arm, name=f"{arm.name}, shifted images", transfer=SHIFTED) for arm in plain]
+    shifted[1] = dataclasses.replace(shifted[1], baselines=[shifted[0].name])
     return Experiment(
         Classification(),
         common.as_data(data.mnist()),
         Arm("teacher", teacher, **common.teacher_training()),
-        [baseline(800, BASELINE_EPOCHS.value), distilled("distilled, 800 units", 800, common.TEMPERATURE.value)],
+        [*plain, *shifted],
         title="MNIST: soft targets, after Hinton et al.",
         description="A network of 2 x 1200 units is distilled into one of 2 x 800 units, from soft targets alone.",
+        keep="distilled, 800 units",
         **common.options(),
     )
 
@@ -156,10 +165,10 @@ def missing_digits(partial: Partial, trained_teacher: keras.Model, folder: pathl
     before, after, shifts = [], [], []
     for run in results.models[-1].runs:
         model = keras.saving.load_model(folder / run.file)
-        shift = best_shift(model.predict(arrays.train[0], 1000, verbose=0), labels, partial.shifted)
+        shift = best_shift(model.predict(arrays.train[0], 1000, verbose=0), labels, partial.raised)
         logits = model.predict(images, 1000, verbose=0)
         before.append(logits.argmax(-1))
-        after.append(shifted(logits, partial.shifted, shift).argmax(-1))
+        after.append(raised(logits, partial.raised, shift).argmax(-1))
         shifts.append(shift)
     unseen = [digit for digit in range(10) if digit not in partial.digits]
     return mnist_hinton_page.Outcome(
@@ -167,7 +176,7 @@ def missing_digits(partial: Partial, trained_teacher: keras.Model, folder: pathl
     )
 
 
-def shifted(logits: np.ndarray, classes: Sequence[int], shift: float) -> np.ndarray:
+def raised(logits: np.ndarray, classes: Sequence[int], shift: float) -> np.ndarray:
     """Return the logits of a model whose biases of some classes are raised by a shift."""
     return logits + shift * np.isin(np.arange(logits.shape[-1]), classes)
 
@@ -182,8 +191,8 @@ def best_shift(logits: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -
         labels: Their labels.
         classes: The classes.
     """
-    errors = [np.sum(shifted(logits, classes, shift).argmax(-1) != labels) for shift in SHIFTS]
-    return float(SHIFTS[np.argmin(errors)])
+    errors = [np.sum(raised(logits, classes, shift).argmax(-1) != labels) for shift in BIAS_SHIFTS]
+    return float(BIAS_SHIFTS[np.argmin(errors)])
 
 
 def recipe() -> None:
