@@ -24,11 +24,11 @@ import numpy as np
 from absl import flags
 
 from keras_distill import Term
-from keras_distill.data import Shifts, TransferSet
 from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
 
-from . import common, data, mnist_hinton_page
+from . import common, data
+from .mnist_hinton_page import Outcome, write_page
 
 BASELINE_EPOCHS = flags.DEFINE_integer("baseline_epochs", 8, "Number of epochs of each baseline.", lower_bound=1)
 SMALL_EPOCHS = flags.DEFINE_integer("small_epochs", 10, "Number of epochs of the smaller students.", lower_bound=1)
@@ -60,8 +60,6 @@ PARTIAL = [
     Partial("without 3s", [0, 1, 2, 4, 5, 6, 7, 8, 9], [3], 8, ["206 (133 of 1,010)", "109 (14)"]),
     Partial("only 7s and 8s", [7, 8], [7, 8], 25, ["4,730", "1,320"]),
 ]
-# Images shifted by up to 2 pixels, half of each batch.
-SHIFTED = TransferSet(Shifts(2), size=4)
 # Shifts of the biases that are tried.
 BIAS_SHIFTS = np.linspace(-20, 20, 401)
 # Temperatures of the smaller students, `{units: temperatures}`.
@@ -94,9 +92,9 @@ def student(units: int) -> keras.Model:
     )
 
 
-def baseline(units: int, epochs: int) -> Arm:
+def baseline(name: str, units: int, epochs: int) -> Arm:
     """Return the arm of a student that learns from labels."""
-    return Arm(f"baseline, {units} units", lambda: student(units), **common.training(epochs=epochs))
+    return Arm(name, lambda: student(units), **common.training(epochs=epochs))
 
 
 def distilled(name: str, units: int, temperature: float, **training: int) -> Arm:
@@ -107,18 +105,16 @@ def distilled(name: str, units: int, temperature: float, **training: int) -> Arm
 
 def experiment() -> Experiment:
     """Return the experiment that trains the teacher, and students of 800 units with and without it."""
-    plain = [baseline(800, BASELINE_EPOCHS.value), distilled("distilled, 800 units", 800, common.TEMPERATURE.value)]
-    plain[1] = dataclasses.replace(plain[1], baselines=[plain[0].name])
-    shifted = [dataclasses.replace(arm, name=f"{arm.name}, shifted images", transfer=SHIFTED) for arm in plain]
-    shifted[1] = dataclasses.replace(shifted[1], baselines=[shifted[0].name])
     return Experiment(
         Classification(),
         common.as_data(data.mnist()),
         Arm("teacher", teacher, **common.teacher_training()),
-        [*plain, *shifted],
+        [
+            baseline("baseline, 800 units", 800, BASELINE_EPOCHS.value),
+            distilled("distilled, 800 units", 800, common.TEMPERATURE.value),
+        ],
         title="MNIST: soft targets, after Hinton et al.",
         description="A network of 2 x 1200 units is distilled into one of 2 x 800 units, from soft targets alone.",
-        keep="distilled, 800 units",
         **common.options(),
     )
 
@@ -127,7 +123,7 @@ def temperatures(trained_teacher: keras.Model) -> Experiment:
     """Return the experiment that trains smaller students at several temperatures."""
     arms = []
     for units, values in {30: [3.0]}.items() if common.SMOKE.value else TEMPERATURES.items():
-        first = baseline(units, SMALL_EPOCHS.value)
+        first = baseline(f"baseline, {units} units", units, SMALL_EPOCHS.value)
         students = [
             distilled(f"{units} units, T={value:g}", units, value, epochs=SMALL_EPOCHS.value) for value in values
         ]
@@ -143,7 +139,7 @@ def temperatures(trained_teacher: keras.Model) -> Experiment:
     )
 
 
-def missing_digits(partial: Partial, trained_teacher: keras.Model, folder: pathlib.Path) -> mnist_hinton_page.Outcome:
+def missing_digits(partial: Partial, trained_teacher: keras.Model, folder: pathlib.Path) -> Outcome:
     """Distill from images of some digits only, then shift biases.
 
     Args:
@@ -171,9 +167,7 @@ def missing_digits(partial: Partial, trained_teacher: keras.Model, folder: pathl
         after.append(raised(logits, partial.raised, shift).argmax(-1))
         shifts.append(shift)
     unseen = [digit for digit in range(10) if digit not in partial.digits]
-    return mnist_hinton_page.Outcome(
-        partial.name, unseen, images, true, np.array(before), np.array(after), shifts, partial.paper
-    )
+    return Outcome(partial.name, unseen, images, true, np.array(before), np.array(after), shifts, partial.paper)
 
 
 def raised(logits: np.ndarray, classes: Sequence[int], shift: float) -> np.ndarray:
@@ -200,7 +194,7 @@ def recipe() -> None:
     experiment().run(folder)
     trained_teacher = keras.saving.load_model(folder / "teacher.keras")
     outcomes = [missing_digits(each, trained_teacher, folder / each.name.replace(" ", "_")) for each in PARTIAL]
-    mnist_hinton_page.write(outcomes, folder)
+    write_page(outcomes, folder)
     temperatures(trained_teacher).run(folder / "temperatures")
 
 

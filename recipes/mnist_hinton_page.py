@@ -16,7 +16,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2rem auto;
        padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; font-size: .9rem; }
 th:first-child, td:first-child { text-align: left; }
 ol { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none; }
 li { width: 4rem; text-align: center; border: 3px solid; border-radius: .4rem; font-size: .9rem; background: #fff; }
@@ -72,7 +73,7 @@ class Outcome:
         return {**everywhere, **unseen}
 
 
-def write(outcomes: Sequence[Outcome], folder: pathlib.Path) -> None:
+def write_page(outcomes: Sequence[Outcome], folder: pathlib.Path) -> None:
     """Write missing_digits.html and missing_digits.json, and print the numbers of errors.
 
     Args:
@@ -104,8 +105,9 @@ def _page(outcomes):
 <title>Digits that a student has never seen</title><style>{_STYLE}</style></head><body>
 <h1>Digits that a student has never seen</h1>
 <p>The transfer set, by which the teacher trains the student, lacks some digits. The soft targets of the others contain
-how similar they are to the missing ones. A shift of the biases of the output layer, chosen on the training images,
-corrects for classes that are too rare or too frequent in the transfer set.</p>
+how similar they are to the missing ones. A shift of the biases of the output layer corrects for classes that are too
+rare or too frequent in the transfer set. It is this one number that is chosen on all training images and their labels,
+those of the missing digits included; no weight is trained on them.</p>
 <p>Errors on {len(outcomes[0].labels):,} evaluation images; mean and sample standard deviation over the seeds.</p>
 <table><tr><th>student</th><th>errors</th><th>of unseen digits</th><th>shift</th><th>errors after</th>
 <th>of unseen digits</th><th>in the paper</th></tr>{rows}</table>
