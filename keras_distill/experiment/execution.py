@@ -41,11 +41,13 @@ class Trained(NamedTuple):
         model: The model; None for other teachers than Keras models, and for further seeds that nothing needs.
         record: The `TrainingRecord`; None for a teacher that was trained elsewhere.
         outputs: Outputs for the evaluation split; None for a teacher whose outputs are not those of a student.
+        path: Path of the saved model; None for a teacher that was trained elsewhere.
     """
 
     model: Any
     record: TrainingRecord | None
     outputs: Any
+    path: pathlib.Path | None = None
 
 
 class Execution:
@@ -227,7 +229,7 @@ class Execution:
         if record is not None:
             self._progress.skip(plan.num_steps(arm))
             model = stored.load()
-            return Trained(model, record, self._outputs(model, arm)), "trained earlier"
+            return Trained(model, record, self._outputs(model, arm), stored.path), "trained earlier"
         # Reference cycles keep up to gigabytes of activations of the previous training alive.
         gc.collect()
         started = time.time()
@@ -242,7 +244,7 @@ class Execution:
         stored.delete_checkpoints()
         record = stored.record()
         assert record is not None
-        return Trained(student, record, outputs), f"{seconds:.1f} s"
+        return Trained(student, record, outputs, stored.path), f"{seconds:.1f} s"
 
     def _fit(self, arm, stored, seed, title):
         plan, examples = self.plan, self.training_data.examples(arm)

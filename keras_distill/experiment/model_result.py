@@ -20,6 +20,7 @@ class Run:
         agreement: Score with the teacher's predictions as labels. Defaults to None, not measured.
         per_class: Score of each class; NaN where it is undefined. Defaults to None, not recorded.
         confusion: Confusion matrix, counts `[true class][predicted class]`. Defaults to None, not recorded.
+        file: Path of the trained model, relative to the folder of the results. Defaults to None, trained elsewhere.
 
     Example:
 
@@ -33,6 +34,7 @@ class Run:
     agreement: float | None = None
     per_class: list[float] | None = None
     confusion: list[list[int]] | None = None
+    file: str | None = None
 
 
 @dataclasses.dataclass

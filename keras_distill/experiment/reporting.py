@@ -52,11 +52,7 @@ def results(execution: Execution) -> Results:
     for name in names:
         arm = next((arm for arm in execution.arms if arm.name == name), None)
         role = TEACHER if arm is None else "distilled" if arm.distilled else "baseline"
-        runs = [
-            evaluator.run(seed, trained.outputs, {} if trained.record is None else trained.record.history)
-            for (owner, seed), trained in evaluated.items()
-            if owner == name
-        ]
+        runs = [_run(execution, seed, trained) for (owner, seed), trained in evaluated.items() if owner == name]
         model = models.get(name)
         listed.append(
             ModelResult(
@@ -118,6 +114,13 @@ def write(results: Results, execution: Execution) -> None:
     print("\n".join(["", results.text(), "", *tables, *results.verdict(), ""]))
     written += [f"{_FILES}/"] if results.profiles else []
     print(f"Wrote {', '.join(written)} to {folder}")
+
+
+def _run(execution, seed, trained):
+    history = {} if trained.record is None else trained.record.history
+    run = execution.evaluator.run(seed, trained.outputs, history)
+    file = None if trained.path is None else trained.path.relative_to(execution.folder).as_posix()
+    return dataclasses.replace(run, file=file)
 
 
 def _history(execution):

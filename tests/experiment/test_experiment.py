@@ -86,7 +86,8 @@ def test_scores_are_those_of_the_saved_models(tmp_path, capsys):
     for name in ("baseline", "distilled"):
         model = next(model for model in results.models if model.name == name)
         for run in model.runs:
-            outputs = trained(tmp_path, name, run.seed).predict(x, verbose=0)
+            outputs = keras.saving.load_model(tmp_path / run.file).predict(x, verbose=0)
+            np.testing.assert_array_equal(outputs, trained(tmp_path, name, run.seed).predict(x, verbose=0))
             assert run.score == np.mean(outputs.argmax(-1) == y)
             assert run.agreement == np.mean(outputs.argmax(-1) == teacher().predict(x, verbose=0).argmax(-1))
             assert np.sum(run.confusion) == 24

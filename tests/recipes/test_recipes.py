@@ -14,6 +14,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from keras_distill.cache import fingerprint
 from keras_distill.teachers import as_teacher
@@ -137,6 +138,25 @@ def test_students_are_distilled_in_a_chain(smoke):
     ):
         loaded = as_teacher(keras.saving.load_model(teacher))
         assert teachers[student] == fingerprint.of_teacher(loaded)
+
+
+def test_biases_of_missing_digits_are_shifted(smoke, data_dir):
+    """The errors are those of a model with another bias."""
+    folder, process = smoke("mnist_hinton")
+    split = {"split": "test", "data_dir": str(data_dir), "as_supervised": True, "batch_size": -1}
+    images, labels = tfds.as_numpy(tfds.load("mnist", **split))
+    numbers = json.loads((folder / "missing_digits.json").read_text())
+    for name, unseen, classes in (("without 3s", [3], [3]), ("only 7s and 8s", [0, 1, 2, 3, 4, 5, 6, 9], [7, 8])):
+        measured, is_unseen = numbers[name], np.isin(labels, unseen)
+        assert measured["unseen examples"] == is_unseen.sum() and name in process.stdout
+        student = keras.saving.load_model(folder / name.replace(" ", "_") / "student.keras")
+        for when in ("before", "after"):
+            wrong = student.predict(images.astype("float32") / 255, verbose=0).argmax(-1) != labels
+            assert measured[f"errors {when}"] == [wrong.sum()]
+            assert measured[f"errors {when}, unseen digits"] == [wrong[is_unseen].sum()]
+            (shift,) = measured["shifts"]
+            student.layers[-1].bias.assign_add(shift * np.isin(np.arange(10), classes))
+    assert 'alt="Image of a 3"' in (folder / "missing_digits.html").read_text()
 
 
 @pytest.mark.parametrize(("notice", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
