@@ -75,7 +75,7 @@ def arms(new_student: Callable[[], keras.Model]) -> list[Arm]:
         distilled("distilled, new rows", temperature, alpha, rows()),
     ]
     mixed = TransferSet(Mixup(), share=0.5, size=20)
-    # Those from which the settings were chosen.
+    # Arms from which the settings were chosen.
     others = [
         distilled("new rows, T=1, alpha=0.1", 1.0, 0.1, rows()),
         distilled("new rows, T=2, alpha=0.5", 2.0, 0.5, rows()),

@@ -12,8 +12,8 @@ from keras_distill.utils.arguments import check_integer, check_number
 class TransferSet:
     """Further examples that a student is trained on, and their share of each batch.
 
-    Distillation pays where the teacher knows what the labels do not say: on examples that it was not trained on. These
-    may be examples without labels, or be made from the training examples by an augmentation.
+    A teacher adds most to the labels on examples that it was not trained on. These may be examples without labels, or
+    be made from the training examples by an augmentation.
 
     Args:
         examples: An `Augmentation`, or a function with the same arguments; or unlabeled examples: arrays or a
@@ -60,7 +60,7 @@ class TransferSet:
 
     @property
     def mixes_labels(self) -> bool:
-        """Whether labels are mixtures, so that class labels must be one-hot."""
+        """True if labels are mixtures, so that class labels must be one-hot."""
         return isinstance(self.examples, Augmentation) and self.examples.mixes_labels
 
 

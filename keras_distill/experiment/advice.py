@@ -21,7 +21,8 @@ def advice(results: Results) -> str:
     labels cannot name.
 
     Args:
-        results: A `Results`. Without the training accuracy of a baseline and a teacher, there is no advice.
+        results: A `Results`. The advice is empty for other scores than the accuracy, and without a teacher or the
+            training accuracy of a baseline.
     """
     teacher = results.teacher()
     baselines = [model for model in results.models if model.role == "baseline"]

@@ -6,12 +6,10 @@ import gc
 import os
 import pathlib
 import time
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
-import numpy as np
 
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.termination import NonFiniteError
@@ -189,28 +187,13 @@ class Execution:
             return
         outputs = None
         if plan.teacher is not None:
-            outputs = self._comparable(self._teacher_outputs(None, 0))
+            arm = plan.arms[0]
+            student = arm.new_student(None if arm.start is None else plan.teacher)
+            source = self._teacher_outputs(None, 0)
+            outputs = source.outputs_like(student, plan.data.evaluation, plan.task)
             model = plan.teacher if isinstance(plan.teacher, keras.Model) else None
             self.trained[TEACHER, 0] = Trained(model, None, outputs)
         self.evaluator = Evaluator(plan.task, plan.data.evaluation.labels(), outputs)
-
-    def _comparable(self, teacher):
-        """Return the teacher's outputs, or None if students output something else, such as classes and not features."""
-        arm = self.plan.arms[0]
-        student = arm.new_student(None if arm.start is None else self.plan.teacher)
-        expected = getattr(student, "output_shape", None)
-        outputs = teacher.outputs(self.plan.data.evaluation, self.plan.task)
-        if not isinstance(outputs, np.ndarray) or not isinstance(expected, tuple):
-            return outputs
-        sizes = outputs.shape[1:]
-        if len(sizes) == len(expected) - 1 and all(b in (None, a) for a, b in zip(sizes, expected[1:])):
-            return outputs
-        warnings.warn(
-            f"The teacher's outputs have the shape {sizes} per example, those of the students {expected[1:]}. The "
-            "teacher is not evaluated.",
-            stacklevel=2,
-        )
-        return None
 
     def _train(self, arm, seed, title):
         trained, note = self._load_or_fit(arm, self._stored_student(arm, seed), seed, title)

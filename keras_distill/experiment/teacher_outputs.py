@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,27 @@ class TeacherOutputs:
             for element in examples.batches(self._batch_size, stored)
         ]
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
+
+    def outputs_like(self, student: keras.Model, examples: Examples, task: Task) -> Any:
+        """Return `outputs`; None, with a warning, if a student outputs something else, such as classes, not features.
+
+        Args:
+            student: An untrained student.
+            examples: The examples.
+            task: The `Task`.
+        """
+        expected, outputs = getattr(student, "output_shape", None), self.outputs(examples, task)
+        if not isinstance(outputs, np.ndarray) or not isinstance(expected, tuple):
+            return outputs
+        sizes = outputs.shape[1:]
+        if len(sizes) == len(expected) - 1 and all(b in (None, a) for a, b in zip(sizes, expected[1:])):
+            return outputs
+        warnings.warn(
+            f"The teacher's outputs have the shape {sizes} per example, those of the students {expected[1:]}. The "
+            "teacher is not evaluated.",
+            stacklevel=2,
+        )
+        return None
 
     def _open(self, examples, taps):
         # One folder per choice of taps and dataset.

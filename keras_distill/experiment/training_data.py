@@ -49,7 +49,7 @@ class TrainingData:
         Args:
             arm: The arm, or that of the teacher.
         """
-        # Those of all arms would fill the memory.
+        # The examples of all arms would fill the memory.
         if self._latest is None or self._latest[0] != arm.name:
             self._latest = (arm.name, self._made(arm))
         return self._latest[1]

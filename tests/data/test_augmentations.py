@@ -70,7 +70,7 @@ def test_cutmix_pixels_come_from_both_images_in_proportion_to_the_labels():
     for image, label in zip(mixed, labels):
         parts = [(image == number).mean() for number in range(1, 5)]
         np.testing.assert_allclose(parts, label, atol=1e-6)
-        # What was replaced is a rectangle.
+        # The replaced part is a rectangle.
         rows, columns = np.nonzero(image[..., 0] != image[0, 0, 0])
         if len(rows):
             block = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1, 0]
@@ -151,7 +151,7 @@ def test_word_drop_keeps_the_order():
         words, remaining = text.split(), iter(source.split())
         assert words and all(word in remaining for word in words)
         kept += len(words) - (len(source.split()) == 1)
-    # Of two to four words, at least one is kept: 0.7 of them, and one more with probability 0.3^n.
+    # Each of n words is kept with probability 0.7; if none is, with probability 0.3^n, one remains.
     assert abs(kept / (300 * 9) - (0.7 * 9 + 0.3**4 + 0.3**3 + 0.3**2) / 9) < 0.02
 
 
