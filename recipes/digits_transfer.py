@@ -4,6 +4,35 @@ The teacher is right on all training images, so that its outputs for them say no
 images (mixup) are new to it, and no label describes them.
 
 Run:    python -m recipes.digits_transfer
+Result: accuracy on 500 test digits, mean and sample standard deviation over 10 seeds (teacher: one seed); the third
+        column is the difference from the baseline with its 95 % interval over the seeds and the paired t-test:
+
+            teacher                  99.60 %
+            baseline                 98.54 +- 0.41 %
+            baseline, mixtures       98.78 +- 0.37 %
+            distilled, same images   98.58 +- 0.39 %   +0.04 (-0.09 to +0.17)   p = 0.49
+            distilled, mixtures      98.90 +- 0.33 %   +0.36 (+0.05 to +0.67)   p = 0.026
+
+        The mixtures gain 0.36 points; the teacher's part in it is not clear: 0.12 points (-0.26 to +0.50, p = 0.49)
+        over the same mixtures with mixed labels.
+
+        Settings were compared on 297 of the training images, 3 seeds (--grid --seeds=3 --evaluate_on=validation):
+
+            teacher                      99.33 %
+            baseline                     96.75 +- 0.19 %
+            baseline, mixtures           96.41 +- 0.19 %
+            baseline, shifts             96.97 +- 0.34 %
+            same images, T=1, alpha=0.5  96.97 +- 0.34 %
+            same images, T=4, alpha=0.1  97.64 +- 0.34 %
+            mixtures, T=1, alpha=0.5     97.98 +- 0.34 %   the defaults of the library, chosen
+            mixtures, T=1, alpha=0.1     97.98 +- 0.34 %
+            mixtures, T=2, alpha=0.5     97.76 +- 0.51 %
+            mixtures, T=2, alpha=0.1     98.32 +- 0.34 %
+            shifts, T=1, alpha=0.5       97.98 +- 0.34 %
+Time:   13 minutes for the result, 23 for the grid, on 2 cores of an AMD EPYC, shared with other work
+References:
+    Beyer et al., CVPR 2022, https://arxiv.org/abs/2106.05237 (consistent teaching, mixup, long training)
+    Zhang et al., ICLR 2018, https://arxiv.org/abs/1710.09412 (mixup)
 """
 
 import dataclasses
