@@ -134,6 +134,17 @@ def test_labels_of_new_examples_are_missing_in_every_dtype(dtype):
     assert not task.labeled(labels)[12:].any()
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_pools_are_datasets_too(labels):
+    """Arrays for training, and a stream of unlabeled examples."""
+    x, y = data(12)
+    pool = tf.data.Dataset.from_tensor_slices((x + 100, y) if labels else x + 100)
+    mixed = with_transfer_set(as_examples((x, y)), arm(transfer=TransferSet(pool)), Classification(), 12)
+    for inputs, classes in read(mixed.shuffled_batches(6)):
+        is_new = inputs[:, 0] > 50
+        assert is_new.sum() == 3 and (classes[is_new] == -1).all() and (classes[~is_new] >= 0).all()
+
+
 X, Y = data(2)
 
 
