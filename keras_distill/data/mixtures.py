@@ -11,7 +11,21 @@ from keras_distill.utils.arguments import check_number
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixup(Augmentation):
+class _Mixture(Augmentation):
+    """Examples that are mixed with others, in shares of a symmetric Beta distribution. Abstract."""
+
+    concentration: float = 1.0
+    mixes_labels = True
+
+    def __post_init__(self):
+        check_number(self.concentration, "concentration", above=0)
+
+    def draw(self, count, generator):
+        """Return the index of the partner and the share of each example, both of shape `[examples]`."""
+        return generator.permutation(count), generator.beta(self.concentration, self.concentration, count)
+
+
+class Mixup(_Mixture):
     """Weighted means of two examples, for images, tables and other real-valued inputs.
 
     Args:
@@ -30,20 +44,13 @@ class Mixup(Augmentation):
     >>> new_x, _ = augment(Mixup(), x, size=2)
     """
 
-    concentration: float = 1.0
-    mixes_labels = True
-
-    def __post_init__(self):
-        check_number(self.concentration, "concentration", above=0)
-
     def __call__(self, inputs: Any, labels: Any, generator: np.random.Generator) -> tuple[Any, Any]:
         count = len(keras.tree.flatten(inputs)[0])
-        partner, share = generator.permutation(count), generator.beta(self.concentration, self.concentration, count)
+        partner, share = self.draw(count, generator)
         return mixed(inputs, partner, share, "Mixup", "inputs"), mixed_labels(labels, partner, share, "Mixup")
 
 
-@dataclasses.dataclass(frozen=True)
-class CutMix(Augmentation):
+class CutMix(_Mixture):
     """Images in which a rectangle is replaced by that of another image.
 
     Args:
@@ -63,16 +70,10 @@ class CutMix(Augmentation):
     >>> new_images, _ = augment(CutMix(), images, size=2)
     """
 
-    concentration: float = 1.0
-    mixes_labels = True
-
-    def __post_init__(self):
-        check_number(self.concentration, "concentration", above=0)
-
     def __call__(self, inputs: Any, labels: Any, generator: np.random.Generator) -> tuple[Any, Any]:
         check_images(inputs, "CutMix")
         count, height, width = inputs.shape[:3]
-        partner, share = generator.permutation(count), generator.beta(self.concentration, self.concentration, count)
+        partner, share = self.draw(count, generator)
         side = np.sqrt(1 - share)
         rows = _interval(generator, height, side)
         columns = _interval(generator, width, side)
