@@ -13,6 +13,7 @@ from keras_distill.cache import TeacherCache
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.data import as_examples, repeated
 from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.streamed_examples import StreamedExamples
 from keras_distill.experiment.task import Task
 from keras_distill.types import Structure
 
@@ -66,13 +67,16 @@ class TransferExamples(Examples):
         new = min(max(round(self._share * batch_size), 1), max(batch_size - 1, 1))
         sizes, steps = (max(batch_size - new, 1), new), self._steps(batch_size)
         # Too few examples are repeated, so that every batch is full.
-        parts = [
-            repeated(each, max(len(each), steps * size)).epoch(size, stored)
-            for each, size in zip((self._given, self._new), sizes)
-        ]
+        enough = [repeated(each, max(len(each), steps * size)) for each, size in zip((self._given, self._new), sizes)]
+        given_epoch, new_epoch = (each.epoch(size, stored) for each, size in zip(enough, sizes))
+        # A stream is shuffled within a buffer: an epoch would always begin with the same examples.
+        unused = len(enough[1]) // new - steps if isinstance(enough[1], StreamedExamples) else 0
 
         def make(seed):
-            both = tf.data.Dataset.zip(*(part(seed) for part in parts)).take(steps)
+            new_batches = new_epoch(seed)
+            if unused > 0:
+                new_batches = new_batches.skip(tf.math.floormod(tf.cast(seed, "int64"), unused + 1))
+            both = tf.data.Dataset.zip(given_epoch(seed), new_batches).take(steps)
             joined = both.map(_concatenate, num_parallel_calls=tf.data.AUTOTUNE)
             return joined.apply(tf.data.experimental.assert_cardinality(steps))
 

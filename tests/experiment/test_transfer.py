@@ -107,6 +107,29 @@ def test_every_epoch_has_other_new_examples():
     assert all(len(each) == 20 for each in new) and new[0] != new[1]
 
 
+class Numbered(Augmentation):
+    """Examples whose first input is a new number in each round."""
+
+    def __call__(self, inputs, labels, generator):
+        new = inputs.copy()
+        new[:, 0] = 100 + generator.integers(10**6)
+        return new, labels
+
+
+def test_streams_larger_than_the_shuffle_buffer_are_seen_in_all_parts(monkeypatch):
+    # A buffer of one example.
+    monkeypatch.setattr("keras_distill.experiment.streamed_examples._SHUFFLE_BYTES", 1)
+    given = as_examples(tf.data.Dataset.from_tensor_slices(data(40)))
+    mixed = with_transfer_set(given, arm(transfer=TransferSet(Numbered(), size=8)), Classification(), 40)
+    batches, rounds = mixed.shuffled_batches(10), set()
+    for _ in range(12):
+        numbers = np.concatenate([inputs[:, 0] for inputs, _ in read(batches)])
+        assert len(numbers) == 40
+        rounds |= set(numbers[numbers >= 100])
+    # An epoch holds half of one of eight rounds.
+    assert len(rounds) >= 6
+
+
 @pytest.mark.parametrize("transfer", [None, TransferSet(Marked(), size=1)])
 def test_steps_per_epoch(transfer, tmp_path):
     """Two passes over the training set make one epoch."""
