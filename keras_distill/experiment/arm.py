@@ -26,8 +26,9 @@ class Arm:
             Defaults to None: a baseline, trained on the labels without a teacher.
         supervised_weight: Weight of the supervised loss, >= 0. Defaults to 1.0.
         epochs: Number of epochs, >= 1. Defaults to 30.
-        steps_per_epoch: Number of steps of an epoch, >= 1. More than one pass over a small training set saves the time
-            that each epoch costs for validation and checkpoints. Defaults to None: one pass over the training set.
+        steps_per_epoch: Number of steps of an epoch, at least those of one pass over the training set. Several passes
+            over a small training set save the time that each epoch costs for validation and checkpoints. Defaults to
+            None: one pass.
         batch_size: Examples per step, >= 1. 32 to 512 is typical. Defaults to 128.
         learning_rate: Initial learning rate of Adam, > 0, which decays to 0 along a cosine. 1e-3 is typical. Defaults
             to 1e-3.

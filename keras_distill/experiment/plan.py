@@ -71,6 +71,12 @@ def check_arms(plan: Experiment) -> None:
             raise ValueError(f"`baselines` of '{arm.name}' must be among the other arms {names}. Received: {unknown}")
         if arm.distilled and arm.teacher is None and plan.teacher is None:
             raise ValueError(f"'{arm.name}' has terms, but the experiment has no teacher. Pass `teacher`.")
+        pass_steps = -(-len(plan.data.train) // arm.batch_size)
+        if arm.steps_per_epoch is not None and arm.steps_per_epoch < pass_steps:
+            raise ValueError(
+                f"`steps_per_epoch` of '{arm.name}' must be at least {pass_steps}, one pass over the training set. "
+                f"Received: {arm.steps_per_epoch}"
+            )
         earlier.append(arm.name)
     _check_splits(plan)
     for option, chosen in (("keep", [plan.keep]), ("files", plan.files)):

@@ -146,6 +146,13 @@ def test_steps_per_epoch(transfer, tmp_path):
     assert_same_weights(weights_of(trained(tmp_path, "whole")), weights_of(trained(tmp_path, "distilled")))
 
 
+def test_an_epoch_is_at_least_one_pass():
+    with pytest.raises(
+        ValueError, match="of 'distilled' must be at least 4, one pass over the training set. Received: 3"
+    ):
+        experiment([arm(steps_per_epoch=3)])
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
 def test_labels_of_new_examples_are_missing_in_every_dtype(dtype):
     x, y = data(12)
