@@ -90,7 +90,7 @@ def arms() -> list[Arm]:
     mixed = dataclasses.replace(baseline, name="baseline, mixtures", transfer=mixtures())
     chosen = distilled("distilled, mixtures", common.TEMPERATURE.value, common.ALPHA.value, mixtures())
     same = distilled("distilled, same images", common.TEMPERATURE.value, common.ALPHA.value, None)
-    return [baseline, mixed, same, chosen, *(others() if GRID.value else [])]
+    return [baseline, mixed, chosen, same, *(others() if GRID.value else [])]
 
 
 def others() -> list[Arm]:

@@ -104,8 +104,8 @@ def arms(new_student: Callable[[], keras.Model]) -> list[Arm]:
     chosen = [
         baseline,
         dataclasses.replace(baseline, name="baseline, new rows", transfer=rows()),
-        distilled("distilled, same rows", temperature, alpha, None),
         distilled("distilled, new rows", temperature, alpha, rows()),
+        distilled("distilled, same rows", temperature, alpha, None),
     ]
     mixed = TransferSet(Mixup(), share=0.5, size=20)
     # Arms from which the settings were chosen.

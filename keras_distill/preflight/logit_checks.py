@@ -8,6 +8,7 @@ from keras_distill.training.base import BaseDistiller
 UNIFORM = 1e-4
 # Mean probability outside of the predicted class below which soft targets equal hard labels.
 HARD = 1e-4
+TOO_LOW = "temperature too low"
 
 
 def check_logits(distiller: BaseDistiller, stats: ForwardStats) -> list[Finding]:
@@ -61,7 +62,7 @@ def check_temperatures(probe: Probe, stats: ForwardStats) -> list[Finding]:
             elif outside < HARD:
                 findings.append(
                     Finding(
-                        "temperature too low",
+                        TOO_LOW,
                         f"The temperature of {name} ({loss}) is too low: the soft targets equal hard labels.",
                         f"{seen}.",
                         "Raise the temperature; 1 to 4 is typical. At such temperatures, the teacher has memorized "

@@ -17,7 +17,8 @@ MIN_LABELED, MIN_MINORITY = 32, 16
 OVERCONFIDENT = 0.3
 # A teacher that gives the labels at least this probability, on average, has memorized them; and the number of labeled
 # examples for each unlabeled one from which this matters.
-MEMORIZED, MOSTLY_LABELED = 0.995, 9
+REPEATED, MOSTLY_LABELED = 0.995, 9
+MEMORIZED = "teacher memorized"
 # Accuracy gain from which another class order is reported.
 MIN_REORDERING_GAIN = 0.1
 # Number of classes of a class order that are printed.
@@ -102,12 +103,12 @@ def _worse_than_student(predictions, tap):
 
 
 def _memorized(predictions, num_unlabeled, tap):
-    if predictions.target.mean() < MEMORIZED or num_unlabeled * MOSTLY_LABELED > len(predictions.labels):
+    if predictions.target.mean() < REPEATED or num_unlabeled * MOSTLY_LABELED > len(predictions.labels):
         return None
     differ = (predictions.target < 0.5).sum()
     student = format_percent((predictions.student == predictions.labels).mean())
     return Finding(
-        "teacher memorized",
+        MEMORIZED,
         f"Teacher repeats the labels of these examples at '{tap}': its soft targets add little to them.",
         f"{_measured(predictions)}, mean confidence {format_percent(predictions.confidence.mean())}; soft targets "
         f"differ from the labels on {differ} examples. The student is correct on {student}.",

@@ -110,7 +110,8 @@ def test_a_teacher_that_repeats_the_labels(teacher):
     x, _ = clusters()
     y = np.argmax(teacher(x), axis=-1)
     findings = check(healthy_distiller(confident(teacher), terms=[Term(KLDivergence(1.0))]), x, y)
-    assert "teacher memorized" in names(findings)
+    # Soft targets are hard at every temperature then, which is not reported as well.
+    assert "teacher memorized" in names(findings) and "temperature too low" not in names(findings)
     finding = findings[names(findings).index("teacher memorized")]
     assert "Correct on 256 of 256 labeled examples" in finding.seen and "keras_distill.data.Mixup" in finding.advice
 
