@@ -93,7 +93,7 @@ def test_losses_of_intermediate_activations(tmp_path, distill):
     ((row,),) = histories(tmp_path).values()
     assert {"hint_loss", "hint_2_loss", "similarity_preserving_loss"} <= set(row)
     losses = {name: row[f"{name}_loss"] for name in ("kl_divergence", "supervised", "hint", "hint_2")}
-    weighted = 0.9 * losses["kl_divergence"] + 0.1 * losses["supervised"] + 0.5 * (losses["hint"] + losses["hint_2"])
+    weighted = 0.5 * losses["kl_divergence"] + 0.5 * losses["supervised"] + 0.5 * (losses["hint"] + losses["hint_2"])
     assert row["loss"] == pytest.approx(weighted + row["similarity_preserving_loss"], rel=1e-4)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["settings"]["loss"] == [
         "Hint:block_*:block_*:0.5",
