@@ -31,7 +31,7 @@ class TrainingData:
     def __init__(self, plan: Experiment, new_student: Callable[[Arm], keras.Model]):
         self._plan, self._new_student = plan, new_student
         self._few = with_few_labels(plan.data.train, plan.labels, plan.task)
-        self._latest: tuple[str, Examples] | None = None
+        self._latest: tuple[Arm, Examples] | None = None
         self.labeled = self._few.labels() is not None
 
     def task(self, arm: Arm) -> Task:
@@ -49,9 +49,9 @@ class TrainingData:
         Args:
             arm: The arm, or that of the teacher.
         """
-        # The examples of all arms would fill the memory.
-        if self._latest is None or self._latest[0] != arm.name:
-            self._latest = (arm.name, self._made(arm))
+        # The examples of all arms would fill the memory. A searched arm has the name of its default.
+        if self._latest is None or self._latest[0] is not arm:
+            self._latest = (arm, self._made(arm))
         return self._latest[1]
 
     def validation(self, arm: Arm) -> Examples | None:

@@ -30,7 +30,8 @@ class TunedArm:
     """Arm whose settings are searched on the validation split, before it is trained like any other arm.
 
     The trials train on the training split with the first seed and the teacher's cached outputs, and are ranked by
-    `Task.monitor` on the validation split. They never read the test split.
+    `Task.monitor` on the validation split. They never read the test split. Their batch size, steps per epoch and
+    transfer set are those of the arm with the default values.
 
     Args:
         name: Name in tables and figures, such as "distilled, tuned".

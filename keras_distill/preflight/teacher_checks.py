@@ -113,7 +113,8 @@ def _memorized(predictions, num_unlabeled, tap):
         f"{_measured(predictions)}, mean confidence {format_percent(predictions.confidence.mean())}; soft targets "
         f"differ from the labels on {differ} examples. The student is correct on {student}.",
         "Let the teacher label examples that it was not trained on: unlabeled ones, or new ones as from "
-        "keras_distill.data.Mixup, CutMix, Crops, Munge or Recombination, with temperature 1.",
+        "keras_distill.data.Mixup, CutMix, Crops, Munge or Recombination, with temperature 1. In an experiment, pass "
+        "`Arm(transfer=Mixup())`; on the command line, --transfer=Mixup.",
     )
 
 

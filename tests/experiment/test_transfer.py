@@ -21,6 +21,7 @@ from keras_distill.experiment import (
     tuned_objective,
 )
 from keras_distill.experiment.data import as_examples
+from keras_distill.experiment.training_data import TrainingData
 from keras_distill.experiment.transfer_examples import with_transfer_set
 from keras_distill.losses import KLDivergence
 from tests.support.helpers import assert_same_weights, data, mlp, weights_of
@@ -284,6 +285,13 @@ def test_search_with_a_transfer_set(tmp_path):
     splits = Data(data(40), test=data(24), validation=data(16))
     results = experiment([distilled, tuned], splits).run(tmp_path)
     assert "tuned" in str(results)
+
+
+def test_arms_of_the_same_name_have_their_own_examples():
+    """As a searched arm and its default."""
+    first, second = arm(transfer=TransferSet(Marked(), size=1)), arm(transfer=TransferSet(Marked(), size=3))
+    examples = TrainingData(experiment([first]), lambda arm: student()).examples
+    assert [len(examples(each)) for each in (first, second, first)] == [80, 160, 80]
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "regression", "weights"])
