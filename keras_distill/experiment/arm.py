@@ -48,7 +48,7 @@ class Arm:
         dtype_policy: Policy under which `student` is called, such as "mixed_bfloat16". Defaults to None: the global
             policy.
         steps_per_execution: Number of steps per call of the training function, >= 1; also that between two chances to
-            stop. 16 makes the training of a small network twice as fast, with the same weights. Defaults to 1.
+            stop. 16 makes the training of a small network faster, with the same weights. Defaults to 1.
         settings: `{name: JSON value}` of anything else that determines the trained weights, for the report. Defaults to
             none.
 
