@@ -38,8 +38,8 @@ class Arm:
             examples. Such a baseline shows what the examples gain without a teacher. Defaults to None.
         baselines: Names of the arms that this one is compared with; the teacher-student gap refers to the first.
             Defaults to None: for an arm with terms, all arms without terms.
-        teacher: Name of an earlier arm that is the teacher, as trained with the same seed. Defaults to None: the
-            teacher of the experiment.
+        teacher: Name of an earlier arm that is the teacher, as trained with the same seed; or another teacher, as for
+            `Distiller`, such as an `Ensemble`. Defaults to None: the teacher of the experiment.
         start: Name of an earlier arm from whose weights the training starts, as trained with the same seed; or
             "teacher", for a student that is made of the teacher of the experiment. Defaults to None: random initial
             weights.
@@ -72,7 +72,7 @@ class Arm:
     optimizer: Callable[[int], keras.optimizers.Optimizer] | None = None
     transfer: Any = None
     baselines: Sequence[str] | None = None
-    teacher: str | None = None
+    teacher: Any = None
     start: str | None = None
     patience: int | None = None
     dtype_policy: str | None = None
@@ -102,6 +102,11 @@ class Arm:
     def distilled(self) -> bool:
         """True if the arm has a teacher."""
         return self.terms is not None
+
+    @property
+    def teacher_arm(self) -> str | None:
+        """Name of the arm that is the teacher; None for any other teacher."""
+        return self.teacher if isinstance(self.teacher, str) else None
 
     def new_student(self, start: keras.Model | None = None) -> keras.Model:
         """Return the untrained model.
@@ -157,5 +162,7 @@ class Arm:
             "dtype_policy",
         )
         transfer = None if self.transfer is None else self.transfer.description()
-        values = {name: getattr(self, name) for name in (*fields, "start", "teacher")}
-        return {**values, "transfer": transfer, **self.settings}
+        values = {name: getattr(self, name) for name in (*fields, "start")}
+        given = self.teacher is not None and self.teacher_arm is None
+        teacher = getattr(self.teacher, "name", type(self.teacher).__name__) if given else self.teacher
+        return {**values, "teacher": teacher, "transfer": transfer, **self.settings}

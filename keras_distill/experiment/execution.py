@@ -74,7 +74,7 @@ class Execution:
         self.arms = list(plan.arms)
         self.search: Search | None = None
         # Arms that others start from or learn from.
-        self._used = {name for arm in plan.arms for name in (arm.start, arm.teacher)}
+        self._used = {name for arm in plan.arms for name in (arm.start, arm.teacher_arm)}
         self._digest = plan.data.digest()
         self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
@@ -259,9 +259,13 @@ class Execution:
         return self.trained[arm.start, 0 if arm.start == TEACHER else seed].model
 
     def _teacher_outputs(self, arm, seed):
-        key = (TEACHER, 0) if arm is None or arm.teacher is None else (arm.teacher, seed)
+        key, teacher = (TEACHER, 0), self.plan.teacher
+        if arm is not None and arm.teacher_arm is not None:
+            key = (arm.teacher_arm, seed)
+        elif arm is not None and arm.teacher is not None:
+            key, teacher = (f"teacher of {arm.name}", 0), arm.teacher
         if key not in self._teachers:
-            teacher = self.trained[key].model if key in self.trained else self.plan.teacher
+            teacher = self.trained[key].model if key in self.trained else teacher
             self._teachers[key] = TeacherOutputs(
                 teacher, self.folder / "teacher_cache", self._sample, self.plan.strategy
             )

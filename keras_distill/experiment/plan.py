@@ -58,8 +58,7 @@ def check_arms(plan: Experiment) -> None:
     earlier: list[str] = []
     has_model = isinstance(plan.teacher, Arm | keras.Model)
     for arm in plan.arms:
-        for argument in ("start", "teacher"):
-            required = getattr(arm, argument)
+        for argument, required in (("start", arm.start), ("teacher", arm.teacher_arm)):
             allowed = [*earlier, *([TEACHER] if has_model and argument == "start" else [])]
             if required is not None and required not in allowed:
                 raise ValueError(
@@ -103,7 +102,7 @@ def dry_run(plan: Experiment) -> None:
             start = None if arm.start is None else models[arm.start]
             student = models[arm.name] = arm.new_student(start)
             if arm.distilled:
-                source = models[arm.teacher]
+                source = models.get(arm.teacher_arm) if arm.teacher is None or arm.teacher_arm else arm.teacher
                 terms, weight = arm.new_terms(student, source), arm.supervised_weight
                 Distiller(student=student, teacher=source, terms=terms, supervised_weight=weight)
             if arm.transfer is not None:

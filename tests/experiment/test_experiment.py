@@ -24,7 +24,7 @@ from keras_distill.experiment import (
     tuned_objective,
 )
 from keras_distill.losses import Hint, KLDivergence
-from keras_distill.teachers import NumPyTeacher
+from keras_distill.teachers import Ensemble, NumPyTeacher
 from tests.support.helpers import assert_same_weights, data, mlp, weights_of
 
 TERM = Term(KLDivergence(2.0), weight=0.7)
@@ -223,6 +223,33 @@ def test_chain_of_teachers_and_starts(tmp_path):
         )
     assert_same_weights(weights_of(trained(tmp_path, "of_teacher")), weights_of(teacher()))
     assert {each.model for each in results.comparisons} == {"assistant", "by assistant", "started", "of teacher"}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_arm_may_have_a_teacher_of_its_own(tmp_path, cache):
+    keras.utils.set_random_seed(8)
+    members = {"first": teacher(), "second": mlp(12)}
+    listed = [
+        *arms(batch_size=40),
+        Arm("by ensemble", student, [TERM], 0.3, epochs=2, batch_size=40, teacher=Ensemble(members)),
+    ]
+    splits = Data(data(40), test=data(24))
+    results = experiment(listed, splits=splits, seeds=[3], cache=cache).run(tmp_path)
+    for name, source in (("distilled", teacher()), ("by_ensemble", Ensemble(members))):
+        keras.utils.set_random_seed(3)
+        expected = student()
+        model = Distiller(student=expected, teacher=source, terms=[TERM], supervised_weight=0.3)
+        model.compile(
+            keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 2)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        model.fit(*data(40), epochs=2, batch_size=40, verbose=0)
+        assert_same_weights(weights_of(trained(tmp_path, name, 3)), weights_of(expected), rtol=1e-4, atol=1e-6)
+    assert results.settings["by ensemble"]["teacher"] == "Ensemble"
+    # Another member makes another teacher.
+    again = [dataclasses.replace(listed[2], teacher=Ensemble({**members, "second": mlp(13)}))]
+    experiment([*listed[:2], *again], splits=splits, seeds=[3], cache=cache).run(tmp_path)
+    assert len(list((tmp_path / "models").glob("by_ensemble_3_*.keras"))) == 2
 
 
 def test_without_labels_the_teacher_is_the_reference(tmp_path):
