@@ -51,10 +51,13 @@ def more_flags(tmp_path_factory):
     """Return the additional flags that some recipes require, `{recipe: flags}`."""
     folder = tmp_path_factory.mktemp("bert")
     preset = bert.save_preset(folder / "preset", layers=6)
-    (folder / "optdigits.dat").write_text("@data\n" + "\n".join(f"{n % 7}, {n % 17}, {n % 10}" for n in range(2500)))
+    rows = (f"{', '.join(str(n * column % 17) for column in range(64))}, {n % 10}" for n in range(2500))
+    (folder / "optdigits.dat").write_text("@data\n" + "\n".join(rows))
+    hub, table = [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"], [f"--originals={folder}"]
     return {
-        "minilm_layers": [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"],
-        "table_forest": [f"--originals={folder}"],
+        "minilm_layers": hub,
+        "minilm_transfer": hub,
+        **dict.fromkeys(("table_forest", "digits_edge", "methods"), table),
     }
 
 
@@ -78,7 +81,7 @@ def digits(smoke, tmp_path):
 
 
 # Recipes that take two minutes.
-LONG = ("minilm_layers",)
+LONG = ("minilm_layers", "methods")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Fashion-MNIST, 10,000 labeled images: distill a convolutional network with new images that only the teacher labels.
+
+The student is a dense network, which fits its training images much better than others. The teacher is trained with
+shifted and mirrored images, and labels mixtures of two training images.
+
+Run:    python -m recipes.fashion_mnist_transfer --originals=FOLDER
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+from absl import flags
+
+from keras_distill import Term
+from keras_distill.data import Crops, CutMix, Mixup, Shifts, TransferSet
+from keras_distill.experiment import Arm, Classification, Experiment
+from keras_distill.losses import KLDivergence
+
+from . import common, data
+
+GRID = flags.DEFINE_bool(
+    "grid",
+    False,
+    "Train arms with other temperatures, weights and new images, too. Use it with --evaluate_on=validation.",
+)
+
+common.defaults(temperature=1.0, alpha=0.5, epochs=10, teacher_epochs=40, seeds=10, learning_rate=1e-3)
+common.defaults(teacher_learning_rate=2e-3, batch_size=128)
+
+
+def teacher() -> keras.Model:
+    layers = keras.layers
+
+    def block(channels):
+        yield layers.Conv2D(channels, 3, padding="same", use_bias=False)
+        yield layers.BatchNormalization()
+        yield layers.ReLU()
+        yield layers.MaxPooling2D()
+
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.RandomFlip("horizontal"),
+            layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant", interpolation="nearest"),
+            *block(16),
+            *block(32),
+            *block(64),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.4),
+            layers.Dense(10),
+        ],
+        name="teacher",
+    )
+
+
+def student() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dense(10),
+        ],
+        name="student",
+    )
+
+
+def mixtures() -> TransferSet:
+    return TransferSet(Mixup(), share=0.5, size=10)
+
+
+def distilled(name: str, temperature: float, alpha: float, transfer: TransferSet | None) -> Arm:
+    terms = [Term(KLDivergence(temperature), weight=1 - alpha)]
+    return Arm(name, student, terms, supervised_weight=alpha, transfer=transfer, **training())
+
+
+def training() -> dict[str, Any]:
+    """Return the arguments of the training: 4,000 steps, in which the students see 512,000 images."""
+    return common.training(steps_per_epoch=400, steps_per_execution=16)
+
+
+def arms() -> list[Arm]:
+    baseline = Arm("baseline", student, **training())
+    mixed = dataclasses.replace(baseline, name="baseline, mixtures", transfer=mixtures())
+    chosen = distilled("distilled, mixtures", common.TEMPERATURE.value, common.ALPHA.value, mixtures())
+    same = distilled("distilled, same images", common.TEMPERATURE.value, common.ALPHA.value, None)
+    return [baseline, mixed, same, chosen, *(others() if GRID.value else [])]
+
+
+def others() -> list[Arm]:
+    """Return the arms from which the settings were chosen."""
+
+    def new(augmentation):
+        return TransferSet(augmentation, share=0.5, size=10)
+
+    sets = {"crops": new(Crops(area=0.6)), "shifts": new(Shifts(1)), "CutMix": new(CutMix())}
+    return [
+        distilled("mixtures, T=1, alpha=0.1", 1.0, 0.1, mixtures()),
+        distilled("mixtures, T=2, alpha=0.5", 2.0, 0.5, mixtures()),
+        *(distilled(f"{name}, T=1, alpha=0.5", 1.0, 0.5, transfer) for name, transfer in sets.items()),
+        *(Arm(f"baseline, {name}", student, transfer=transfer, **training()) for name, transfer in sets.items()),
+    ]
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        Classification(),
+        common.as_data(data.fashion_mnist(10_000)),
+        Arm("teacher", teacher, **common.teacher_training()),
+        arms(),
+        title="Fashion-MNIST: all labels, and new images for the teacher",
+        description="A convolutional network is distilled into a dense network of 256 hidden units. Half of each batch "
+        "are mixtures of two training images, labeled by the teacher.",
+        keep="distilled, mixtures",
+        **common.options(),
+    )
+
+
+def recipe() -> None:
+    experiment().run(common.folder())
+
+
+if __name__ == "__main__":
+    common.run(recipe)
