@@ -79,13 +79,14 @@ class Execution:
         self._sample = plan.data.train.inputs(range(min(64, len(plan.data.train))))
         self._teachers: dict[tuple[str, int], TeacherOutputs] = {}
         self.training_data = TrainingData(plan, lambda arm: self._new_student(arm, plan.seeds[0]))
-        arms = [*([plan.teacher] if isinstance(plan.teacher, Arm) else []), *plan.arms * len(plan.seeds)]
-        self._progress = Progress(sum(map(plan.num_steps, arms)))
+        self._progress = Progress()
 
     def train(self) -> None:
         """Train all models. Findings of the pre-flight check are printed before the first student is trained."""
         plan = self.plan
         self._prepare_teacher()
+        # Steps of a teacher take longer than those of its students.
+        self._progress.begin(len(plan.seeds) * sum(map(plan.num_steps, plan.arms)))
         for arm in plan.arms:
             if arm.distilled and arm.teacher is None and arm.start is None:
                 self._check(arm)
@@ -177,6 +178,7 @@ class Execution:
     def _prepare_teacher(self):
         plan = self.plan
         if isinstance(plan.teacher, Arm):
+            self._progress.begin(plan.num_steps(plan.teacher), " for the teacher")
             stored = TrainedModel(self.folder / "models", TEACHER, 0, self.settings(plan.teacher, 0))
             trained, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER)
             self.trained[TEACHER, 0], outputs = trained, trained.outputs

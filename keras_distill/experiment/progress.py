@@ -16,16 +16,22 @@ class Progress:
     """Prints one line per training, with score, agreement and time left.
 
     On a terminal the line is rewritten after every epoch.
-
-    Args:
-        steps: Number of training steps of the whole experiment.
     """
 
-    def __init__(self, steps: int):
-        self._remaining = steps
+    def __init__(self):
+        self.begin(0)
+        self._width = 0
+
+    def begin(self, steps: int, name: str = "") -> None:
+        """Begin a part of the experiment. The time left is that of the part, as far as it is measured.
+
+        Args:
+            steps: Number of training steps of the part.
+            name: Name of the part, such as " for the teacher", after the time left. Defaults to "".
+        """
+        self._remaining, self._name = steps, name
         self._done = 0
         self._seconds = 0.0
-        self._width = 0
 
     def skip(self, steps: int) -> None:
         """Count the steps of a training that an earlier run finished.
@@ -58,7 +64,7 @@ class Progress:
         """Return the time left, such as "; 2 min 3 s left". Empty before the first step and after the last."""
         if not self._done or self._remaining <= 0:
             return ""
-        return f"; {duration(self._remaining * self._seconds / self._done)} left"
+        return f"; {duration(self._remaining * self._seconds / self._done)} left{self._name}"
 
     def update(self, steps: int, seconds: float) -> None:
         """Count training steps.
