@@ -1,19 +1,20 @@
 """Fashion-MNIST, 10,000 labeled images: distill a convolutional network with new images that only the teacher labels.
 
 The student is a dense network, which fits its training images much better than others. The teacher is trained with
-shifted and mirrored images, and labels mixtures of two training images.
+shifted and mirrored images, and labels crops of the training images.
 
 Run:    python -m recipes.fashion_mnist_transfer --originals=FOLDER
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from absl import flags
 
 from keras_distill import Term
-from keras_distill.data import Crops, CutMix, Mixup, Shifts, TransferSet
+from keras_distill.data import Augmentation, Crops, CutMix, Mixup, Shifts, TransferSet
 from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
 
@@ -67,8 +68,8 @@ def student() -> keras.Model:
     )
 
 
-def mixtures() -> TransferSet:
-    return TransferSet(Mixup(), share=0.5, size=10)
+def new(augmentation: Augmentation) -> TransferSet:
+    return TransferSet(augmentation, share=0.5, size=10)
 
 
 def distilled(name: str, temperature: float, alpha: float, transfer: TransferSet | None) -> Arm:
@@ -82,26 +83,24 @@ def training() -> dict[str, Any]:
 
 
 def arms() -> list[Arm]:
-    baseline = Arm("baseline", student, **training())
-    mixed = dataclasses.replace(baseline, name="baseline, mixtures", transfer=mixtures())
-    chosen = distilled("distilled, mixtures", common.TEMPERATURE.value, common.ALPHA.value, mixtures())
-    same = distilled("distilled, same images", common.TEMPERATURE.value, common.ALPHA.value, None)
-    return [baseline, mixed, same, chosen, *(others() if GRID.value else [])]
-
-
-def others() -> list[Arm]:
-    """Return the arms from which the settings were chosen."""
-
-    def new(augmentation):
-        return TransferSet(augmentation, share=0.5, size=10)
-
-    sets = {"crops": new(Crops(area=0.6)), "shifts": new(Shifts(1)), "CutMix": new(CutMix())}
+    crops, baseline = new(Crops(area=0.6)), Arm("baseline", student, **training())
+    temperature, alpha = common.TEMPERATURE.value, common.ALPHA.value
     return [
-        distilled("mixtures, T=1, alpha=0.1", 1.0, 0.1, mixtures()),
-        distilled("mixtures, T=2, alpha=0.5", 2.0, 0.5, mixtures()),
-        *(distilled(f"{name}, T=1, alpha=0.5", 1.0, 0.5, transfer) for name, transfer in sets.items()),
-        *(Arm(f"baseline, {name}", student, transfer=transfer, **training()) for name, transfer in sets.items()),
+        baseline,
+        dataclasses.replace(baseline, name="baseline, crops", transfer=crops),
+        distilled("distilled, crops", temperature, alpha, crops),
+        distilled("distilled, same images", temperature, alpha, None),
+        *(others(baseline) if GRID.value else []),
     ]
+
+
+def others(baseline: Arm) -> Iterator[Arm]:
+    """Yield the arms from which the settings were chosen."""
+    for name, augmentation in {"mixtures": Mixup(), "shifts": Shifts(1), "CutMix": CutMix()}.items():
+        yield dataclasses.replace(baseline, name=f"baseline, {name}", transfer=new(augmentation))
+        yield distilled(f"{name}, T=1, alpha=0.5", 1.0, 0.5, new(augmentation))
+    yield distilled("mixtures, T=1, alpha=0.1", 1.0, 0.1, new(Mixup()))
+    yield distilled("mixtures, T=2, alpha=0.5", 2.0, 0.5, new(Mixup()))
 
 
 def experiment() -> Experiment:
@@ -112,8 +111,8 @@ def experiment() -> Experiment:
         arms(),
         title="Fashion-MNIST: all labels, and new images for the teacher",
         description="A convolutional network is distilled into a dense network of 256 hidden units. Half of each batch "
-        "are mixtures of two training images, labeled by the teacher.",
-        keep="distilled, mixtures",
+        "are crops, labeled by the teacher.",
+        keep="distilled, crops",
         **common.options(),
     )
 
