@@ -15,7 +15,7 @@ import keras
 from absl import flags
 
 from keras_distill import Term
-from keras_distill.data import Recombination, TransferSet, WordDrop
+from keras_distill.data import Recombination, TransferSet
 from keras_distill.experiment import Arm, Classification, Experiment
 from keras_distill.losses import KLDivergence
 
@@ -24,7 +24,7 @@ from . import common, data, minilm_layers
 GRID = flags.DEFINE_bool(
     "grid",
     False,
-    "Train arms with other temperatures, weights and new texts, too. Use it with --evaluate_on=validation.",
+    "Train arms with other temperatures and weights, too. Use it with --evaluate_on=validation.",
 )
 UNITS = flags.DEFINE_integer("units", 64, "Width of the student's embeddings and of its hidden layer.", lower_bound=1)
 
@@ -86,13 +86,10 @@ def arms() -> list[Arm]:
         distilled("distilled, new texts", temperature, alpha, texts()),
         distilled("distilled, same texts", temperature, alpha, None),
     ]
-    dropped = TransferSet(WordDrop(0.3), share=0.5, size=4)
     # Arms from which the settings were chosen.
     others = [
         distilled("new texts, T=1, alpha=0.1", 1.0, 0.1, texts()),
         distilled("new texts, T=2, alpha=0.5", 2.0, 0.5, texts()),
-        distilled("fewer words, T=1, alpha=0.5", 1.0, 0.5, dropped),
-        dataclasses.replace(baseline, name="baseline, fewer words", transfer=dropped),
     ]
     return [*chosen, *(others if GRID.value else [])]
 
