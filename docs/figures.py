@@ -99,7 +99,9 @@ def objective() -> Drawing:
 
 def taps() -> Drawing:
     """Return the diagram of a term: two taps and a head."""
-    drawing = Drawing(640, 250, "A term reads a layer of each model; a head maps the student's feature to the teacher's.")
+    drawing = Drawing(
+        640, 250, "A term reads a layer of each model; a head maps the student's feature to the teacher's."
+    )
     drawing.label(20, 24, "teacher", TEACHER, "start")
     drawing.label(20, 240, "student", STUDENT, "start")
     for number in range(4):

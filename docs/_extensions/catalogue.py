@@ -18,7 +18,9 @@ CODE = re.compile(r"`([^`]+)`")
 def formula(value: type) -> str | None:
     """Return the formulas in a class's docstring or, if it has none, in those of the functions of its module."""
     module = inspect.getmodule(value)
-    functions = [each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__]
+    functions = [
+        each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__
+    ]
     for group in ([value], functions):
         # `__doc__`, since `getdoc` returns a base class's docstring.
         found = [match for each in group for match in FENCE.findall(inspect.cleandoc(each.__doc__ or ""))]
