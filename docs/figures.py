@@ -2,7 +2,7 @@
 
     python docs/figures.py
 
-The colors are readable on light and on dark backgrounds, and the background is transparent, so that one file serves both.
+The colors are readable on light and on dark backgrounds, and the background is transparent: one file serves both.
 """
 
 import pathlib
@@ -55,7 +55,8 @@ class Drawing:
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
         self.parts.append(
-            f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.5"{dash} marker-end="url(#head{color[1:]})"/>'
+            f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.5"{dash} '
+            f'marker-end="url(#head{color[1:]})"/>'
         )
 
     def svg(self) -> str:
