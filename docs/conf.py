@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import sys
 
 HERE = pathlib.Path(__file__).parent
@@ -65,3 +66,16 @@ pygments_style = "friendly"
 pygments_dark_style = "native"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def copy_pages(app, error):
+    """Copy the Markdown of each page beside it, for the links of llms.txt."""
+    if error is None:
+        for name in app.env.found_docs:
+            source = pathlib.Path(app.env.doc2path(name))
+            if source.suffix == ".md":
+                shutil.copy(source, pathlib.Path(app.outdir, f"{name}.md"))
+
+
+def setup(app):
+    app.connect("build-finished", copy_pages)
