@@ -1,9 +1,9 @@
 """Sphinx extension that renders the Markdown of docstrings: `code`, fenced blocks, and examples."""
 
+import itertools
 import re
 from typing import Any
 
-SECTION = re.compile(r"[A-Z][a-z]+:$")
 CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
@@ -14,24 +14,30 @@ def to_restructured_text(lines: list[str]) -> list[str]:
         lines: Lines in which `code` has single backticks, blocks have fences of three backticks, and sections such as
             "Args:" may follow the text or precede their content without an empty line.
     """
-    converted, block = [], False
+    converted: list[tuple[bool, str]] = []  # (is text, line)
+    block = False
     for line in lines:
         text = line.strip()
         if text.startswith("```"):
             block = not block
             indent = line[: len(line) - len(line.lstrip())]
-            language = text[3:] or "text"
-            converted += ["", f"{indent}.. code-block:: {language}", ""] if block else [""]
+            opened = ["", f"{indent}.. code-block:: {text[3:] or 'text'}", ""]
+            converted += [(False, each) for each in (opened if block else [""])]
         elif block:
-            converted.append(f"    {line}" if text else "")
+            converted.append((False, f"    {line}" if text else ""))
         elif text.startswith((">>>", "...")):
-            converted.append(line)
+            converted.append((False, line))
         else:
             # A list needs an empty line before it.
-            if text.startswith("- ") and converted and converted[-1].strip()[:2] not in ("", "- "):
-                converted.append("")
-            converted.append(line)
-    return CODE.sub(r"``\1``", "\n".join(converted)).split("\n")
+            if text.startswith("- ") and converted and converted[-1][1].strip()[:2] not in ("", "- "):
+                converted.append((True, ""))
+            converted.append((True, line))
+    result = []
+    for is_text, group in itertools.groupby(converted, key=lambda pair: pair[0]):
+        joined = "\n".join(line for _, line in group)
+        # Code may continue on the next line.
+        result += (CODE.sub(r"``\1``", joined) if is_text else joined).split("\n")
+    return result
 
 
 def convert(app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:

@@ -24,8 +24,10 @@ def broken(path, text):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")
-        other = path.parent / name if name else path
-        if not other.exists() or (anchor and anchor not in anchors(other.read_text(encoding="utf-8"))):
+        other = path.parent / name
+        if not other.exists():
+            yield target
+        elif anchor and anchor not in anchors(other.read_text(encoding="utf-8") if name else text):
             yield target
 
 
