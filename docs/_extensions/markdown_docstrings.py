@@ -1,5 +1,6 @@
-"""Sphinx extension that renders the Markdown of docstrings: `code`, fenced blocks, and examples."""
+"""Sphinx extension that renders the Markdown of docstrings (`code`, fenced blocks, examples), and signatures."""
 
+import inspect
 import itertools
 import re
 from typing import Any
@@ -25,6 +26,9 @@ def to_restructured_text(lines: list[str]) -> list[str]:
             converted += [(False, each) for each in (opened if block else [""])]
         elif block:
             converted.append((False, f"    {line}" if text else ""))
+        elif text == "Example:":
+            # Napoleon would expect that the example is indented.
+            converted += [(False, each) for each in ("", ".. rubric:: Example", "")]
         elif text.startswith((">>>", "...")):
             converted.append((False, line))
         else:
@@ -45,7 +49,17 @@ def convert(app: Any, kind: str, name: str, value: Any, options: Any, lines: lis
     lines[:] = to_restructured_text(lines)
 
 
+def signature(app: Any, kind: str, name: str, value: Any, options: Any, text: str, returns: str) -> tuple | None:
+    """Return the signature of a class's `__init__`, where autodoc takes the `(*args, **kwargs)` of Keras' `__new__`."""
+    if kind != "class" or "__init__" not in vars(value) or text != "(*args, **kwargs)":
+        return None
+    _, *parameters = inspect.signature(value.__init__).parameters.values()
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(plain)), None
+
+
 def setup(app: Any) -> dict[str, bool]:
     # Napoleon's priority is 500.
     app.connect("autodoc-process-docstring", convert, priority=400)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -37,7 +37,7 @@ def test_links(path):
 
 
 def test_the_check_finds():
-    text = "# First heading\n\n[a](#first-heading) [b](#second) [c](missing.md) [d](../pyproject.toml) [e](https://x.org)"
+    text = "# First heading\n\n[a](#first-heading) [b](#second) [c](missing.md) [d](../setup.py) [e](https://x.org)"
     assert list(broken(DOCS / "index.md", text)) == ["#second", "missing.md"]
 
 

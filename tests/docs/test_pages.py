@@ -160,3 +160,6 @@ def test_markdown_of_docstrings():
         "- one",
         "- two",
     ]
+    assert convert(["Example:", ">>> f(1)"]) == ["", ".. rubric:: Example", "", ">>> f(1)"]
+    # Code that is continued on the next line.
+    assert convert(["A `Term(", "loss)`."]) == ["A ``Term(", "loss)``."]
