@@ -11,8 +11,10 @@ import pytest
 from keras_distill.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-HOWTO, TUTORIALS = ROOT / "docs" / "howto", ROOT / "docs" / "tutorials"
-FENCE = re.compile(r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+HOWTO = ROOT / "docs" / "howto"
+FENCE = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
+)
 # {page: number of blocks that cannot run in this environment}. A page that is not listed runs completely.
 NOT_RUN = {
     "beam": 1,
@@ -67,13 +69,6 @@ def test_python_that_is_not_run_is_valid():
                 compile(block["code"], f"{page}.md", "exec")
 
 
-def test_every_page_is_in_the_index():
-    for folder in (HOWTO, TUTORIALS):
-        index = (folder / "index.md").read_text(encoding="utf-8")
-        for path in folder.glob("*.md"):
-            assert path.stem == "index" or re.search(rf"^{path.stem}$", index, re.M), path
-
-
 def findings():
     """Names of all findings in the source of `keras_distill.preflight`, constants included."""
     folder = pathlib.Path(importlib.import_module("keras_distill.preflight").__file__).parent
@@ -90,3 +85,15 @@ def test_every_finding_has_a_section():
     headings = re.findall(r"^### (.+)$", (HOWTO / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
     assert len(findings()) >= 23
     assert findings() <= set(headings)
+
+
+def test_errors_are_those_of_the_package():
+    """The fixed parts of each message in the table are in the source."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "keras_distill").rglob("*.py"))
+    source = re.sub(r'"\s+f?"', "", source)
+    table = (HOWTO / "troubleshooting.md").read_text(encoding="utf-8").partition("## Errors that people meet")[2]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.M)
+    assert len(messages) >= 10
+    for message in messages:
+        for part in message.split(" ... "):
+            assert part.strip(" .") in source, (message, part)
