@@ -25,9 +25,7 @@ def broken(path, text):
             continue
         name, _, anchor = target.partition("#")
         other = path.parent / name
-        if not other.exists():
-            yield target
-        elif anchor and anchor not in anchors(other.read_text(encoding="utf-8") if name else text):
+        if not other.exists() or (anchor and anchor not in anchors(other.read_text() if name else text)):
             yield target
 
 

@@ -17,7 +17,7 @@ from keras_distill.experiment import Results, Task
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-# The guides and the tutorials have tests of their own.
+# test_guides.py tests the guides; building the site runs the tutorials.
 FOLDERS = ("start", "concepts", "migrating", "reference", "benchmarks", "project")
 
 
