@@ -52,6 +52,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Reference"]
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 

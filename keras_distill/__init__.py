@@ -1,7 +1,7 @@
 """Knowledge distillation for Keras 3 on TensorFlow.
 
-A `Distiller` trains a small student on labels and on a trained teacher. Each `Term` compares one activation of the student
-with one of the teacher. `compile`, `fit`, `evaluate`, `predict` and callbacks are those of Keras.
+A `Distiller` trains a small student on labels and on a trained teacher. Each `Term` compares one activation of the
+student with one of the teacher. `compile`, `fit`, `evaluate`, `predict` and callbacks are those of Keras.
 
 ```
 losses, heads         catalogue: soft targets, features, relations; trained maps between layers of unequal shapes

@@ -17,7 +17,7 @@ from keras_distill.experiment import Results, Task
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-# The guides and the tutorials have tests of their own.
+# test_guides.py tests the guides; building the site runs the tutorials.
 FOLDERS = ("start", "concepts", "migrating", "reference", "benchmarks", "project")
 
 
@@ -160,3 +160,6 @@ def test_markdown_of_docstrings():
         "- one",
         "- two",
     ]
+    assert convert(["Example:", ">>> f(1)"]) == ["", ".. rubric:: Example", "", ">>> f(1)"]
+    # Code that is continued on the next line.
+    assert convert(["A `Term(", "loss)`."]) == ["A ``Term(", "loss)``."]
