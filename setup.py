@@ -9,6 +9,7 @@ EXPORT = ["ai-edge-litert", "tf2onnx", "onnx", "onnxruntime"]
 HUB = ["keras-hub", "safetensors"]
 # Built for glibc 2.39, which pip cannot check. `.ci/environment` also makes it run on older machines.
 BEAM = ["apache-beam>=2.70", "dill"]  # Beam's local runner imports dill without requiring it.
+DOCS = ["sphinx>=8", "furo", "myst-nb>=1.2", "sphinx-copybutton", "sphinx-design", "jupytext", "codespell"]
 TFX = ["tfx[kfp]==1.21.0", *BEAM, *REPORT]  # DistillationReport writes the page.
 
 setup(
@@ -45,6 +46,7 @@ setup(
         "beam": BEAM,
         "dask": [*BEAM, "dask", "distributed"],
         "tfx": TFX,
+        "docs": [*REPORT, *EXPORT, *DOCS],
         "test": [*REPORT, *EXPORT, *HUB, "basedpyright", "pytest", "pytest-xdist", "ruff"],
     },
     keywords="knowledge distillation, model compression, teacher-student, quantization, keras, tensorflow",

@@ -1,4 +1,36 @@
-"""Knowledge distillation for Keras 3 on TensorFlow."""
+"""Knowledge distillation for Keras 3 on TensorFlow.
+
+A `Distiller` trains a small student on labels and on a trained teacher. Each `Term` compares one activation of the
+student with one of the teacher. `compile`, `fit`, `evaluate`, `predict` and callbacks are those of Keras.
+
+```
+losses, heads         catalogue: soft targets, features, relations; trained maps between layers of unequal shapes
+teachers              models with other inputs or classes, ensembles, functions, mean teachers
+cache                 store the teacher's outputs once, and train from them
+data                  missing labels, transfer sets: examples that only the teacher labels
+schedules, mapping    temperatures and weights that change; pairs of student and teacher layers
+metrics, callbacks    agreement with the teacher; fault-tolerant training, TensorBoard
+preflight             diagnostics before training
+experiment, report    baselines, seeds, intervals, and a page with the results
+tuning, compression   hyperparameter search; smaller, tied, quantized and exported students
+pipelines             TFX components, labelling by Apache Beam
+```
+
+`keras-distill --help` lists the commands for trained `.keras` models, which need no Python.
+
+Example:
+
+>>> from keras_distill import Distiller, Term
+>>> from keras_distill.losses import Hint, KLDivergence
+>>> terms = [
+...     Term(KLDivergence(temperature=4.0), weight=0.9),
+...     Term(Hint(), student="block_2", teacher="block_4", head="auto", weight=0.1),
+... ]
+>>> distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=0.1)
+>>> distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+>>> history = distiller.fit(x, y, epochs=1, verbose=0)
+>>> student.save("student.keras")
+"""
 
 import importlib
 import os

@@ -128,10 +128,15 @@ def namespace():
     return names | models() | {"x": x, "y": y}
 
 
-@pytest.mark.parametrize("name", sorted(name for name, value in PUBLIC.items() if ">>>" in own_docstring(value)))
+WITH_EXAMPLES = {name: value for name, value in PUBLIC.items() if ">>>" in own_docstring(value)}
+# The package itself: an example of the whole, which `help(keras_distill)` shows.
+WITH_EXAMPLES["keras_distill"] = keras_distill
+
+
+@pytest.mark.parametrize("name", sorted(WITH_EXAMPLES))
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    value = PUBLIC[name]
+    value = WITH_EXAMPLES[name]
     # Methods too.
     finder = doctest.DocTestFinder(recurse=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

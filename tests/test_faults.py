@@ -1,4 +1,4 @@
-"""Regression tests for the faults D1 to D25 of `keras.distillation` in Keras 3.15, which README.md lists.
+"""Regression tests for the faults D1 to D25 of `keras.distillation` in Keras 3.15, listed in docs/migrating.
 
 One file, so that the faults can be read in the order of their numbers. The values of single losses are also tested in
 `tests/losses`.

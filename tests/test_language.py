@@ -9,9 +9,20 @@ import tokenize
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PYTHON = sorted(path for folder in ("keras_distill", "recipes", "tests") for path in (ROOT / folder).rglob("*.py"))
+
+# Folders that building the documentation makes.
+BUILT = {"_build", "api"}
+
+
+def sources(folder, pattern):
+    """Files of a folder, without those that building the documentation makes."""
+    return (path for path in (ROOT / folder).rglob(pattern) if not BUILT & set(path.relative_to(ROOT).parts))
+
+
+PYTHON = sorted(path for folder in ("keras_distill", "recipes", "tests", "docs") for path in sources(folder, "*.py"))
 TEXTS = sorted(
-    [ROOT / "README.md", ROOT / "BUILD.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("keras_distill/**/*.jinja")]
+    [ROOT / "README.md", ROOT / "BUILD.md", *ROOT.glob("keras_distill/**/*.jinja")]
+    + [path for pattern in ("*.md", "*.txt") for path in sources("docs", pattern)]
 )
 
 # A summary is a verb phrase or a noun phrase.

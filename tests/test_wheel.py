@@ -75,6 +75,20 @@ def test_a_recipe_runs(installed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_help_of_the_package_teaches(installed, tmp_path):
+    code = "import keras_distill; help(keras_distill)"
+    printed = run("-c", code, folder=tmp_path, PYTHONPATH=str(installed), TF_CPP_MIN_LOG_LEVEL="3")
+    for text in ("Distiller(student=student", "distiller.fit(x, y", "preflight", "keras-distill --help"):
+        assert text in printed
+    # The package is that of the wheel.
+    assert str(installed) in printed
+
+
+def test_the_command_line_runs(installed, tmp_path):
+    listed = run("-m", "keras_distill_cli", "--help", folder=tmp_path, PYTHONPATH=str(installed))
+    assert "keras-distill COMMAND [options]" in listed and "distill" in listed
+
+
 def test_help_lists_the_flags_of_all_recipes(installed, tmp_path):
     # absl exits with status 1 after --help.
     code = "import runpy, sys; sys.argv = ['digits', '--help']\ntry: runpy.run_module('keras_distill.examples.digits', "

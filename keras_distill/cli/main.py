@@ -85,7 +85,7 @@ def _fail(error: CommandError, verbose: bool) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser, commands = _parser()
+    parser, commands = make_parser()
     if not arguments:
         parser.print_help(sys.stderr)
         parser.exit(2)
@@ -105,7 +105,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _parser() -> tuple[Parser, Commands]:
+def make_parser() -> tuple[Parser, Commands]:
+    """Return the parser of the program, and the object that holds those of its commands in `choices`."""
     parser = Parser(
         prog="keras-distill",
         usage="keras-distill COMMAND [options]",

@@ -38,7 +38,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     `_losses_by_total` and `_results`.
 
     Attributes:
-        terms: Built `Term`s. Their taps are keys of the activations that the hooks return.
+        terms: Each `Term`, built. Its taps are keys of the activations that the hooks return.
         teacher: The `Teacher`, or None.
         outputs: `{tap: model}` of the outputs that labels are compared with.
         parts: `{log name: WeightedLoss}` of the parts of the total loss.
@@ -76,7 +76,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             optimizer: Optimizer or its name. Defaults to "rmsprop".
             loss: Supervised loss, in any form that `keras.Model.compile` takes. None to train without labels.
             loss_weights: Weights of the losses of several outputs.
-            metrics: Metrics of the student; `DistillationMetric`s compare it with the teacher.
+            metrics: Metrics of the student; each `DistillationMetric` compares it with the teacher.
             weighted_metrics: Metrics that sample weights apply to.
             evaluate_terms: Whether validation computes the terms, for which the teacher runs, too. They are left out,
                 with a warning, where a `CachedTeacher` finds no activations with the inputs. Defaults to True.

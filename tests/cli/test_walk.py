@@ -1,4 +1,4 @@
-"""The commands in README, end to end, in processes that are killed and resumed."""
+"""The commands of the quick start on the command line, end to end, in processes that are killed and resumed."""
 
 import os
 import pathlib
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.processes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = pathlib.Path(sys.executable).parent / "keras-distill"
-README = (ROOT / "README.md").read_text()
-PRINTED = re.search(r"^```sh\n(keras-distill inspect.*?)```", README, re.DOTALL | re.MULTILINE)
+PAGE = (ROOT / "docs" / "start" / "command_line.md").read_text()
+PRINTED = re.search(r"^```sh\n(keras-distill inspect.*?)```", PAGE, re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 COMMANDS = {line.split()[1]: shlex.split(line)[1:] for line in PRINTED[1].splitlines()}
 

@@ -168,8 +168,8 @@ def test_complete_cache_is_not_changed(reference, folder):
     assert file_contents(folder / "cache") == before
 
 
-def test_readme_example_runs_as_printed(reference, folder):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_guide_s_example_runs_as_printed(reference, folder):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "howto" / "beam.md").read_text(), re.DOTALL)
     (example,) = (block for block in blocks if "LabelWithTeacher" in block)
     assert len(example.splitlines()) <= 20
     (folder / "example.py").write_text(example)

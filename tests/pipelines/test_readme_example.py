@@ -1,4 +1,4 @@
-"""Run the pipeline in README.md as printed."""
+"""Run the pipeline of the guide to TFX as printed."""
 
 import json
 import pathlib
@@ -12,11 +12,11 @@ from tests.support.tfx_running import Pipeline, write_examples
 
 pytestmark = pytest.mark.tfx
 
-README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text()
+GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "howto" / "tfx.md").read_text()
 
 
-def test_readme_pipeline_runs_as_printed(tmp_path):
-    (example,) = re.findall(r"## TFX pipelines\n.*?```python\n(.*?)```", README, re.DOTALL)
+def test_pipeline_runs_as_printed(tmp_path):
+    example, *_ = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     assert len(example.strip().splitlines()) <= 20
     write_examples(tmp_path / "examples", {"train": data(60), "eval": data(20)})
     splits = [proto.Input.Split(name=name, pattern=f"Split-{name}/*") for name in ("train", "eval")]
