@@ -43,6 +43,7 @@ def run_shell(code):
         assert main(arguments) == 0, arguments
 
 
+@pytest.mark.slow  # Minutes, most of them for the experiments of a few pages.
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
