@@ -35,7 +35,7 @@ LAST_EPOCHS = flags.DEFINE_integer(
 LAST_RATE = flags.DEFINE_float("last_learning_rate", 1e-3, "Initial learning rate of the last step.", lower_bound=1e-9)
 CALIBRATION = 500
 
-common.defaults(temperature=1.0, alpha=0.5, epochs=8, teacher_epochs=60, seeds=10, batch_size=64, labels=None)
+common.defaults(temperature=1.0, alpha=0.5, epochs=8, teacher_epochs=60, seeds=5, batch_size=64, labels=None)
 common.defaults(learning_rate=3e-3)
 
 FILES = {

@@ -89,13 +89,13 @@ def arms() -> list[Arm]:
         baseline,
         dataclasses.replace(baseline, name="baseline, crops", transfer=crops),
         distilled("distilled, crops", temperature, alpha, crops),
-        distilled("distilled, same images", temperature, alpha, None),
         *(others(baseline) if GRID.value else []),
     ]
 
 
 def others(baseline: Arm) -> Iterator[Arm]:
     """Yield the arms from which the settings were chosen."""
+    yield distilled("same images, T=1, alpha=0.5", 1.0, 0.5, None)
     for name, augmentation in {"mixtures": Mixup(), "shifts": Shifts(1), "CutMix": CutMix()}.items():
         yield dataclasses.replace(baseline, name=f"baseline, {name}", transfer=new(augmentation))
         yield distilled(f"{name}, T=1, alpha=0.5", 1.0, 0.5, new(augmentation))

@@ -84,10 +84,10 @@ def arms() -> list[Arm]:
         baseline,
         dataclasses.replace(baseline, name="baseline, new texts", transfer=texts()),
         distilled("distilled, new texts", temperature, alpha, texts()),
-        distilled("distilled, same texts", temperature, alpha, None),
     ]
     # Arms from which the settings were chosen.
     others = [
+        distilled("same texts, T=1, alpha=0.5", 1.0, 0.5, None),
         distilled("new texts, T=1, alpha=0.1", 1.0, 0.1, texts()),
         distilled("new texts, T=2, alpha=0.5", 2.0, 0.5, texts()),
     ]
