@@ -23,7 +23,7 @@ def check_logits(distiller: BaseDistiller, stats: ForwardStats) -> list[Finding]
     taps = {(side, tap) for side, tap in taps if not specs[side][tap].probabilities}
     supervised = {part.title for name, part in distiller.parts.items() if name == part.supervised}
     if supervised & set(stats.losses) and getattr(distiller.loss, "from_logits", False):
-        taps |= {("student", tap) for tap in distiller.outputs}
+        taps |= {("student", tap) for tap in distiller.outputs if not _keras_reads_logits(specs["student"][tap])}
     findings = []
     for side, tap in sorted(taps):
         activation = getattr(stats, side).get(tap)
@@ -39,6 +39,11 @@ def check_logits(distiller: BaseDistiller, stats: ForwardStats) -> list[Finding]
                 )
             )
     return findings
+
+
+def _keras_reads_logits(spec):
+    """Return whether Keras' crossentropy reads the input of a softmax, as it does where no cast follows the softmax."""
+    return spec.source == "Softmax" and spec.dtype == "float32"
 
 
 def check_temperatures(probe: Probe, stats: ForwardStats) -> list[Finding]:

@@ -48,6 +48,26 @@ def test_a_student_that_outputs_probabilities(teacher):
     assert check(healthy_distiller(teacher, student, terms, loss=loss), *clusters()) == []
 
 
+@pytest.mark.parametrize(("policy", "found"), [("float32", False), ("mixed_bfloat16", True)])
+def test_a_softmax_whose_input_keras_reads(teacher, policy, found):
+    """With `from_logits=True`, Keras itself reads the input of a final softmax, unless a cast follows it."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        student = student_ending_in(keras.layers.Softmax())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x, y = clusters()
+    values = []
+    for from_logits in (True, False):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        student.compile("sgd", loss)
+        values.append(student.evaluate(x, y, verbose=0))
+    assert (abs(values[0] - values[1]) > 0.1) == found
+    terms = [Term(KLDivergence(2.0), "output", "output")]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert ("probabilities" in names(check(healthy_distiller(teacher, student, terms, loss=loss), x, y))) == found
+
+
 @pytest.mark.parametrize(("temperature", "name"), [(5000.0, "temperature too high"), (0.02, "temperature too low")])
 def test_unsuitable_temperatures(temperature, name, teacher):
     findings = check(healthy_distiller(teacher, terms=[Term(KLDivergence(temperature), name="soft")]), *clusters())
