@@ -18,6 +18,7 @@ from keras_distill.compression.runtimes import runtime, silence_runtime
 from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import input_specs
 from keras_distill.types import Structure
+from keras_distill.utils.arguments import check_model
 from keras_distill.utils.files import atomic_path
 
 # Formats with their tolerances: largest mean absolute difference of the outputs from the model's, in units of the
@@ -120,6 +121,7 @@ def export(
     >>> file.path.name == f"{student.name}.keras", file.agreement
     (True, 1.0)
     """
+    check_model(model, "model")
     unknown = [format for format in formats if format not in FORMATS]
     if unknown:
         raise ValueError(f"`formats` must be among {list(FORMATS)}. Received: {unknown}")

@@ -13,7 +13,7 @@ from keras_distill.compression.narrowing import narrow
 from keras_distill.compression.repeated_blocks import leave_out_blocks
 from keras_distill.compression.width_settings import WIDTHS
 from keras_distill.models.specs import input_specs
-from keras_distill.utils.arguments import check_number
+from keras_distill.utils.arguments import check_model, check_number
 
 _NO_BLOCKS = (
     "there are no repeated blocks, which are consecutive parts of the model with the same layers and an output of the "
@@ -63,6 +63,7 @@ def shrink(model: keras.Model, width: float = 1.0, depth: float = 1.0, copy: boo
     >>> [(layer.name, layer.units) for layer in small.layers]
     [('block_0', 32), ('block_2', 32), ('logits', 10)]
     """
+    check_model(model, "model")
     width = check_number(width, "width", above=0, at_most=1)
     depth = check_number(depth, "depth", above=0, at_most=1)
     if width == depth == 1:

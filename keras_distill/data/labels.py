@@ -1,6 +1,9 @@
-"""Missing labels."""
+"""Missing labels and class indices."""
+
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_distill.types import Tensor
@@ -59,3 +62,24 @@ def are_class_indices(labels: Tensor, outputs: Tensor) -> bool:
     if not rank or outputs.shape[-1] == 1:
         return False
     return rank < len(outputs.shape) or labels.shape[-1] == 1
+
+
+def check_indices(labels: Any, classes: int, model: str, ignored: int | None = None) -> None:
+    """Raise ValueError for a class index that is neither a class nor missing.
+
+    Args:
+        labels: Class indices, in any shape.
+        classes: Number of classes.
+        model: Name of the model, for the error.
+        ignored: Another index that counts as missing. Defaults to None.
+    """
+    labels = np.asarray(labels)
+    invalid = ((labels < 0) | (labels >= classes)) & (labels != UNLABELLED)
+    if ignored is not None:
+        invalid &= labels != ignored
+    if invalid.any():
+        position = int(np.argwhere(invalid)[0][0])
+        raise ValueError(
+            f"The label {labels[invalid][0]} of example {position} is not a class of '{model}', which has the classes "
+            f"0 to {classes - 1}. Number the classes from 0 without gaps; {UNLABELLED} is a missing label."
+        )

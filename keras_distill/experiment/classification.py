@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_distill.data.labels import UNLABELLED
+from keras_distill.data.labels import UNLABELLED, check_indices
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.task import Task
 from keras_distill.losses.base import DistillationLoss
@@ -233,24 +233,6 @@ def check_integers(labels: Any) -> None:
         raise ValueError(
             f"Class indices must be integers. Received: labels of dtype {labels.dtype}. Cast them: "
             f'{indices}.astype("int32").'
-        )
-
-
-def check_indices(labels: Any, classes: int, model: str) -> None:
-    """Raise ValueError for a class index that is neither a class nor missing.
-
-    Args:
-        labels: Class indices, in any shape.
-        classes: Number of classes.
-        model: Name of the model, for the error.
-    """
-    labels = np.asarray(labels)
-    invalid = ((labels < 0) | (labels >= classes)) & (labels != UNLABELLED)
-    if invalid.any():
-        position = int(np.argwhere(invalid)[0][0])
-        raise ValueError(
-            f"The label {labels[invalid][0]} of example {position} is not a class of '{model}', which has the classes "
-            f"0 to {classes - 1}. Number the classes from 0 without gaps; {UNLABELLED} is a missing label."
         )
 
 

@@ -5,10 +5,14 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.class_weights import class_weighted
+from keras_distill.data.labels import check_indices
+from keras_distill.losses.chunked_crossentropy import ChunkedCrossentropy
+from keras_distill.training.labeled_losses import reads_class_indices
 
 
 def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -21,8 +25,10 @@ def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, An
 
     Raises:
         TypeError: For arguments that `fit` does not have.
+        ValueError: For class indices in a NumPy array that are no classes of the student.
     """
     given = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs).arguments
+    _check_class_indices(model, given.get("y"))
     if isinstance(given.get("x"), tf.data.Dataset) and given.get("class_weight"):
         given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}
     callbacks = given.get("callbacks")
@@ -47,6 +53,21 @@ def evaluates_terms(distiller: keras.Model, batch: Batch) -> bool:
         stacklevel=2,
     )
     return False
+
+
+def _check_class_indices(distiller, labels):
+    """In a training step, TensorFlow's error would name neither the model nor the cure."""
+    loss = getattr(distiller, "loss", None)
+    single = isinstance(loss, str | keras.losses.Loss) or callable(loss)
+    if not single or not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        return
+    if not reads_class_indices(loss) or isinstance(loss, ChunkedCrossentropy):
+        return
+    for model in distiller.outputs.values():
+        shape = getattr(model, "output_shape", None)
+        # Labels of another rank are left to Keras' own errors.
+        if isinstance(shape, tuple) and (shape[-1] or 0) > 1 and labels.ndim in (len(shape) - 1, len(shape)):
+            check_indices(labels, shape[-1], model.name, getattr(loss, "ignore_class", None))
 
 
 class _MonitorCheck(keras.callbacks.Callback):

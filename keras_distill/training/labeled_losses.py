@@ -84,10 +84,12 @@ class LabeledLoss(keras.losses.Loss):
         if not has_single_tensors(y_true, y_pred):
             return loss(y_true, y_pred, sample_weight)
         if class_indices and keras.backend.is_float_dtype(y_true.dtype):
+            one_hot = y_true.shape[1:] == y_pred.shape[1:] and y_true.shape[-1] != 1
+            cast = "Cast them to integers: `y.astype('int32')`, with -1 for a missing label."
+            advice = "They look one-hot: use CategoricalCrossentropy, or pass `y.argmax(-1)`." if one_hot else cast
             raise ValueError(
                 f"The loss '{self.name}' reads class indices, but the labels have the dtype "
-                f"{keras.backend.standardize_dtype(y_true.dtype)}. Cast them to integers: `y.astype('int32')`, with -1 "
-                "for a missing label."
+                f"{keras.backend.standardize_dtype(y_true.dtype)}. {advice}"
             )
         missing = can_be_missing(y_true.dtype, class_indices)
         if not missing and sample_weight is None and replicas.num_replicas() == 1:

@@ -1,8 +1,10 @@
-"""Checks of numeric arguments."""
+"""Checks of arguments."""
 
 import math
 import numbers
 from typing import Any
+
+import keras
 
 
 def check_integer(value: Any, name: str, at_least: int = 1, optional: bool = False) -> int | None:
@@ -68,3 +70,22 @@ def check_number(
         allowed = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
         raise ValueError(f"`{name}` must be a finite number {allowed}{alternative}. Received: {value!r}")
     return float(value)
+
+
+def check_model(value: Any, name: str) -> keras.Model:
+    """Return `value` if it is a model and not a distiller of one.
+
+    Args:
+        value: A `keras.Model`.
+        name: Name of the argument, for the error.
+
+    Raises:
+        ValueError: For a path, a distiller or anything else; the error says what to pass instead.
+    """
+    distiller = hasattr(value, "student") and hasattr(value, "terms")
+    if isinstance(value, keras.Model) and not distiller:
+        return value
+    advice = "Load a file by keras.saving.load_model(path)."
+    if distiller:
+        advice = "Pass the student of a distiller: `distiller.student`."
+    raise ValueError(f"`{name}` must be a keras.Model. {advice} Received: {value!r}")

@@ -9,7 +9,8 @@ import pytest
 from tensorflow.lite.python.schema_py_generated import TensorType
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_distill.compression import BitWidths, export, exporting, quantize_aware, tie_weights
+from keras_distill import Distiller
+from keras_distill.compression import BitWidths, export, exporting, quantize_aware, shrink, tie_weights
 from keras_distill.compression.exporting import FORMATS
 from keras_distill.compression.runtimes import runtime
 
@@ -233,3 +234,14 @@ def test_examples_of_other_dtypes(format, dtype, tmp_path):
     x = (255 * images(16)).astype(dtype)
     (exported,) = export(network(), tmp_path, x, [format])
     assert exported.difference <= FORMATS[format]
+
+
+def test_a_path_or_a_distiller_is_not_a_model(tmp_path):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    distiller = Distiller(student=network, teacher=None, terms=[])
+    for function in (lambda model: export(model, tmp_path, np.zeros((4, 4))), lambda model: shrink(model, width=0.5)):
+        with pytest.raises(ValueError, match="Load a file by keras.saving.load_model"):
+            function("model.keras")
+        with pytest.raises(ValueError, match="Pass the student of a distiller: `distiller.student`"):
+            function(distiller)
+    assert list(tmp_path.iterdir()) == []

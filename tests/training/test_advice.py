@@ -157,3 +157,27 @@ def test_load_model_names_the_function_that_loads(tmp_path):
     loaded = load_distiller(tmp_path / "d.keras", teacher=teacher)
     assert_same_weights(weights_of(distiller), weights_of(loaded), rtol=0, atol=0)
     assert_same_weights(weights_of(distiller.student), weights_of(loaded.student), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("labels", [np.arange(24) % 3 + 1, np.full(24, -2), np.full((24, 1), 3, "uint8")])
+def test_class_indices_that_are_no_classes(labels):
+    distiller = Distiller(student=mlp(), teacher=mlp(16, name="teacher"))
+    distiller.compile("sgd", crossentropy())
+    x = data(24)[0]
+    before = weights_of(distiller.student)
+    with pytest.raises(
+        ValueError, match="is not a class of 'student', which has the classes 0 to 2. Number the classes"
+    ):
+        distiller.fit(x, labels, verbose=0)
+    assert_same_weights(weights_of(distiller.student), before)
+    # -1 is a missing label, and so is the class that the loss ignores.
+    distiller.fit(x, np.arange(24) % 4 - 1, verbose=0)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255))
+    distiller.fit(x, np.where(np.arange(24) % 4 == 3, 255, np.arange(24) % 4), verbose=0)
+
+
+def test_one_hot_labels_for_a_loss_of_class_indices():
+    with pytest.raises(ValueError, match="They look one-hot: use CategoricalCrossentropy, or pass `y.argmax"):
+        distiller = Distiller(student=mlp(), teacher=mlp(16, name="teacher"))
+        distiller.compile("sgd", crossentropy())
+        distiller.fit(data(24)[0], np.eye(3, dtype="float32")[data(24)[1]], verbose=0)
