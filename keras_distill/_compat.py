@@ -5,7 +5,7 @@ of a dependency fails there first. No other module may use a private name of ano
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -260,6 +260,25 @@ def function_of_metric(metric: keras.metrics.Metric) -> Callable | None:
     if not isinstance(metric, keras.metrics.MeanMetricWrapper):
         return None
     return functools.partial(metric._fn, **metric._fn_kwargs)
+
+
+def metric_modes(metrics: Iterable[keras.metrics.Metric]) -> dict[str, str]:
+    """Return which values of each metric are better, `{name: "min" or "max"}`, as far as metrics say so.
+
+    Reads `Metric._direction`, by which Keras' callbacks choose, and the metrics in a `CompileMetrics`.
+
+    Args:
+        metrics: Metrics of a model.
+    """
+    from keras.src.trainers.compile_utils import CompileMetrics
+
+    modes = {}
+    for metric in metrics:
+        if isinstance(metric, CompileMetrics):
+            modes |= metric_modes(metric.metrics)
+        elif hasattr(metric, "_direction"):
+            modes[metric.name] = "max" if metric._direction == "up" else "min"
+    return modes
 
 
 def layer_metrics(model: keras.Model) -> list[keras.metrics.Metric]:

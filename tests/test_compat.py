@@ -21,6 +21,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_distill"
 
 
+def test_metric_modes():
+    model = mlp()
+    x, y = data()
+    model.compile("sgd", crossentropy(), metrics=["accuracy"])
+    model.fit(x, y, verbose=0)
+    modes = _compat.metric_modes([*model.metrics, keras.metrics.MeanSquaredError(), keras.metrics.Sum()])
+    assert modes == {"accuracy": "max", "mean_squared_error": "min"}
+
+
 def test_flatten_layers():
     inner = mlp(name="inner")
     outer = keras.Sequential([keras.Input((8,)), inner, keras.layers.Softmax(name="softmax")])

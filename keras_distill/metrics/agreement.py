@@ -63,6 +63,8 @@ class Agreement(MeanMetric):
         Stanton et al., NeurIPS 2021, https://arxiv.org/abs/2106.05945
     """
 
+    _direction = "up"
+
     def __init__(self, k: int = 1, name: str | None = None, **kwargs: Any):
         k = check_integer(k, "k")
         super().__init__(name=name or ("agreement" if k == 1 else f"top_{k}_agreement"), **kwargs)

@@ -48,6 +48,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         https://arxiv.org/abs/1706.04599
     """
 
+    _direction = "down"
+
     def __init__(
         self, bins: int = 15, from_logits: bool = True, name: str = "expected_calibration_error", dtype: Any = None
     ):

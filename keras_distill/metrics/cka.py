@@ -51,6 +51,7 @@ class CKA(DistillationMetric):
         https://arxiv.org/abs/2010.15327, equations 2 and 3
     """
 
+    _direction = "up"
     relational = True
 
     def __init__(self, student: Tap, teacher: Tap, name: str = "cka", **kwargs: Any):

@@ -41,6 +41,8 @@ class TeacherDivergence(MeanMetric):
         Stanton et al., NeurIPS 2021, https://arxiv.org/abs/2106.05945
     """
 
+    _direction = "down"
+
     def __init__(self, temperature: float = 1.0, name: str = "divergence", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.temperature = check_number(temperature, "temperature", above=0)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_distill import _compat
 from keras_distill.data.batch import Batch
 from keras_distill.data.class_weights import class_weighted
 from keras_distill.data.labels import check_indices
@@ -33,7 +34,7 @@ def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, An
         given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}
     callbacks = given.get("callbacks")
     if isinstance(callbacks, (list, tuple)):
-        given["callbacks"] = [*callbacks, _MonitorCheck(callbacks)]
+        given["callbacks"] = [_Monitors(callbacks), *callbacks]
     return given
 
 
@@ -70,19 +71,32 @@ def _check_class_indices(distiller, labels):
             check_indices(labels, shape[-1], model.name, getattr(loss, "ignore_class", None))
 
 
-class _MonitorCheck(keras.callbacks.Callback):
-    """Raises where a callback monitors a value that validation leaves out; Keras would only warn."""
+class _Monitors(keras.callbacks.Callback):
+    """Prepares callbacks that monitor a value, such as `EarlyStopping`. The first callback of all.
+
+    Tells them whether larger values are better, which Keras finds out only for its own container of metrics. Raises
+    where validation leaves the value out; Keras would only warn.
+    """
 
     def __init__(self, callbacks):
         super().__init__()
-        self._callbacks = tuple(callbacks)
+        self._callbacks = [callback for callback in callbacks if isinstance(getattr(callback, "monitor", None), str)]
 
     def on_epoch_end(self, epoch, logs=None):
         left_out = {f"val_{name}" for name in self.model.left_out}
         for callback in self._callbacks:
-            monitor = getattr(callback, "monitor", None)
+            monitor = callback.monitor
             if monitor in left_out and monitor not in (logs or {}):
                 raise ValueError(
                     f"{type(callback).__name__} monitors '{monitor}', which validation leaves out. Monitor "
                     "'val_supervised_loss' or a metric, or pass validation data with the teacher's activations."
                 )
+            if getattr(callback, "mode", None) == "auto":
+                callback.mode = self._mode(monitor.removeprefix("val_")) or "auto"
+
+    def _mode(self, name):
+        if name.endswith("loss"):
+            return "min"
+        # Names of several outputs and of peers come first: "topic_accuracy".
+        modes = _compat.metric_modes(self.model.metrics)
+        return next((mode for metric, mode in modes.items() if name == metric or name.endswith(f"_{metric}")), None)

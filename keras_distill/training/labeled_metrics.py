@@ -92,6 +92,11 @@ class LabeledMetric(keras.metrics.Metric):
             return labels, ops.cast(present, self.metric.dtype)
         return labels, multiply_weights(sample_weight, ops.cast(present, "float32"))
 
+    @property
+    def _direction(self):
+        # Read by Keras' callbacks that monitor a metric.
+        return self.metric._direction
+
     def result(self):
         return self.metric.result()
 
