@@ -18,7 +18,8 @@ def advice(results: Results) -> str:
 
     The rule compares the accuracies of the baseline on the training and the evaluation examples. If they are alike, the
     student cannot learn more than the labels say. If not, and the teacher is better, then new examples help, which the
-    labels cannot name.
+    labels cannot name; but a baseline that fits its training examples worse than the teacher fits new ones is trained
+    too briefly.
 
     Args:
         results: A `Results`. The advice is empty for other scores than the accuracy, and without a teacher or the
@@ -34,6 +35,11 @@ def advice(results: Results) -> str:
     if not histories:
         return ""
     seen, unseen, text = float(np.mean(histories)), baseline.mean(), results.score.text
+    if teacher.mean() < unseen - SMALL:
+        return (
+            f"The teacher is worse than the baseline ({text(teacher.mean())} against {text(unseen)}). Check its "
+            "weights, and whether it gets the inputs and the order of classes that it was trained with: `preflight.check`."
+        )
     if teacher.mean() - unseen < SMALL:
         return (
             f"The teacher is hardly better than the baseline ({text(teacher.mean())} against {text(unseen)}), which "
@@ -44,6 +50,11 @@ def advice(results: Results) -> str:
         return (
             f"The baseline does not overfit {compared}: the student is too small, or trained too briefly, to learn "
             "more than the labels say. A larger student or more epochs may help; the best temperature is 1 then."
+        )
+    if seen < teacher.mean() - SMALL:
+        return (
+            f"The baseline underfits {compared}, and the teacher is at {text(teacher.mean())}. Train all arms longer: "
+            "more epochs, or more steps by a smaller `batch_size`. If that does not help, the student is too small."
         )
     return (
         f"The baseline overfits {compared}, and the teacher is better. Let the teacher label examples that it was not "

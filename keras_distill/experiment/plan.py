@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_distill.compression.exporting import FORMATS
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.transfer_examples import with_transfer_set
 from keras_distill.training.distiller import Distiller
@@ -82,6 +83,9 @@ def check_arms(plan: Experiment) -> None:
         unknown = sorted(set(chosen) - {TEACHER, *names})
         if unknown:
             raise ValueError(f"`{option}` refers to unknown arms {unknown}. Arms: {names}")
+    unknown = sorted({format for formats in plan.files.values() for format in formats} - set(FORMATS))
+    if unknown:
+        raise ValueError(f"The formats in `files` must be among {sorted(FORMATS)}. Received: {unknown}")
 
 
 def dry_run(plan: Experiment) -> None:

@@ -420,6 +420,7 @@ def test_mixed_precision_is_a_setting_of_an_arm(tmp_path):
         (lambda: experiment([]), "at least one `Arm`"),
         (lambda: experiment([arms()[0], arms()[0]]), "must be unique"),
         (lambda: experiment(seeds=[0, 0]), "different integers"),
+        (lambda: experiment(files={"distilled": ["tflite"]}), "The formats in `files` must be among .*'tflite'"),
         (lambda: experiment(teacher=None), "'distilled' has terms, but the experiment has no teacher"),
         (lambda: experiment([Arm("a", student, [TERM], start="b")]), "`start` of 'a' must be an arm that comes before"),
         (lambda: experiment([Arm("a", student, [TERM], baselines=["b"])]), "`baselines` of 'a' must be among"),

@@ -99,6 +99,13 @@ def test_without_a_baseline():
     [
         (0.999, 0.93, 0.97, "The baseline overfits (99.90 % in training, 93.00 % on the test examples)"),
         (0.932, 0.93, 0.97, "does not overfit (93.20 % in training, 93.00 % on the test examples)"),
+        (
+            0.87,
+            0.84,
+            0.97,
+            "The baseline underfits (87.00 % in training, 84.00 % on the test examples), and the teacher",
+        ),
+        (0.12, 0.117, 0.09, "The teacher is worse than the baseline (9.00 % against 11.70 %). Check its weights"),
         (0.999, 0.93, 0.935, "hardly better than the baseline (93.50 % against 93.00 %)"),
     ],
 )
