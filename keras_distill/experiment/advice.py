@@ -38,7 +38,8 @@ def advice(results: Results) -> str:
     if teacher.mean() < unseen - SMALL:
         return (
             f"The teacher is worse than the baseline ({text(teacher.mean())} against {text(unseen)}). Check its "
-            "weights, and whether it gets the inputs and the order of classes that it was trained with: `preflight.check`."
+            "weights, and whether it gets the inputs and the order of classes that it was trained with, by "
+            "`preflight.check`."
         )
     if teacher.mean() - unseen < SMALL:
         return (
