@@ -1,5 +1,6 @@
 """Metrics of teacher-student similarity and of calibration."""
 
+from keras_distill.metrics.acceptance import Acceptance
 from keras_distill.metrics.agreement import Agreement
 from keras_distill.metrics.base import DistillationMetric
 from keras_distill.metrics.calibration import ExpectedCalibrationError
@@ -7,4 +8,12 @@ from keras_distill.metrics.cka import CKA
 from keras_distill.metrics.divergence import TeacherDivergence
 from keras_distill.metrics.mean import MeanMetric
 
-__all__ = ["CKA", "Agreement", "DistillationMetric", "ExpectedCalibrationError", "MeanMetric", "TeacherDivergence"]
+__all__ = [
+    "CKA",
+    "Acceptance",
+    "Agreement",
+    "DistillationMetric",
+    "ExpectedCalibrationError",
+    "MeanMetric",
+    "TeacherDivergence",
+]
