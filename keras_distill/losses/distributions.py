@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_distill.losses.class_masks import finite_logits
 from keras_distill.losses.maths import kl_from_probabilities
 from keras_distill.types import Tensor
 
@@ -60,3 +61,22 @@ def sorted_distance(q: Tensor, p: Tensor) -> Tensor:
     distance = ops.sum(ops.abs(q[..., :common] - p[..., :common]), axis=-1)
     # One of the two rests is empty. The numbers are not negative.
     return distance + ops.sum(q[..., common:], axis=-1) + ops.sum(p[..., common:], axis=-1)
+
+
+def overlap(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Compute the overlap of two softened distributions: the rate at which a teacher accepts the student's tokens.
+
+    ```
+    sum_c min(p_t[c], p_s[c]),  p = softmax(logits / T)
+    ```
+
+    Args:
+        student: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, same shape as `student`.
+        temperature: Softmax temperature, > 0. Defaults to 1.
+
+    Returns:
+        Probability, shape `[batch, positions...]`.
+    """
+    q, p = (ops.softmax(logits / temperature, axis=-1) for logits in finite_logits(student, teacher))
+    return ops.sum(ops.minimum(q, p), axis=-1)

@@ -3,31 +3,11 @@
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_distill.losses.class_masks import finite_logits
+from keras_distill.losses.distributions import overlap
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_number
-
-
-def acceptance(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
-    """Compute the probability that a teacher accepts a token that the student drafts.
-
-    ```
-    sum_c min(p_t[c], p_s[c]),  p = softmax(logits / T)
-    ```
-
-    Args:
-        student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, same shape as `student`.
-        temperature: Softmax temperature of decoding, > 0. Defaults to 1.
-
-    Returns:
-        Probability, shape `[batch, positions...]`.
-    """
-    q, p = (ops.softmax(logits / temperature, axis=-1) for logits in finite_logits(student, teacher))
-    return ops.sum(ops.minimum(q, p), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -65,7 +45,7 @@ class Acceptance(MeanMetric):
         self.temperature = check_number(temperature, "temperature", above=0)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return acceptance(student, teacher, self.temperature)
+        return overlap(student, teacher, self.temperature)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}

@@ -31,7 +31,7 @@ from keras_distill.losses.contrastive_representation import contrastive_represen
 from keras_distill.losses.correlation_congruence import correlation_congruence
 from keras_distill.losses.cosine_similarity import cosine_similarity
 from keras_distill.losses.decoupled_kd import decoupled_kd
-from keras_distill.losses.distributions import sorted_distance
+from keras_distill.losses.distributions import overlap, sorted_distance
 from keras_distill.losses.factor_transfer import factor_transfer
 from keras_distill.losses.fsp import fsp
 from keras_distill.losses.hidden_state import hidden_state
@@ -57,7 +57,6 @@ from keras_distill.losses.skew_reverse_kl import skew_reverse_kl
 from keras_distill.losses.top_k import top_k
 from keras_distill.losses.total_variation import total_variation
 from keras_distill.losses.variational_information import regress, variational_information
-from keras_distill.metrics.acceptance import acceptance
 from keras_distill.models.chunking import in_chunks
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.resampling import adaptive_average_pool, resize_maps
@@ -292,7 +291,7 @@ def _completion_mean(values, inputs, settings):
 
 @adapter("acceptance")
 def _(inputs, settings):
-    return mean_over(acceptance(inputs["student"], inputs["teacher"]), inputs["mask"])
+    return mean_over(overlap(inputs["student"], inputs["teacher"]), inputs["mask"])
 
 
 @adapter("neg_log_acceptance")
