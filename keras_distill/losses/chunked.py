@@ -96,7 +96,8 @@ class Chunked(LogitLossWrapper):
             raise ValueError(
                 f"The student's vocabulary has {student_logits[-1]} words, the teacher's {teacher_logits[-1]}: layer "
                 f"'{self.student_layer}' maps {student_shape} to {student_logits}, '{self.teacher_layer}' maps "
-                f"{teacher_shape} to {teacher_logits}. Use models with the same words in the same order."
+                f"{teacher_shape} to {teacher_logits}. Use models with the same words in the same order; "
+                "keras_distill.compression.trim_vocabulary removes words, such as the padding of a vocabulary."
             )
         super().build(student_logits, teacher_logits)
 

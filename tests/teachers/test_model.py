@@ -231,6 +231,25 @@ def test_a_map_of_many_classes():
     np.testing.assert_array_equal(teacher.activations(Batch(np.zeros((2, 1))))["output"], logits[:, order])
 
 
+def test_a_class_of_many_classes():
+    # Half of the teacher's classes are one class of the student: a matrix of all groups would have 2.5e9 entries.
+    count = 100_000
+    logits = features(2, count)
+    teacher = ModelTeacher(lambda x: logits, classes=[*range(count // 2), list(range(count // 2, count))])
+    teacher.connect(["output"])
+    mapped = teacher.activations(Batch(np.zeros((2, 1))))["output"]
+    np.testing.assert_array_equal(mapped[:, :-1], logits[:, : count // 2])
+    expected = np.log(np.exp(logits[:, count // 2 :].astype("float64")).sum(axis=-1))
+    np.testing.assert_allclose(mapped[:, -1], expected, rtol=1e-6)
+
+
+def test_masked_classes_in_groups():
+    logits = np.array([[-np.inf, 1.0, -np.inf, -np.inf, 1e4]], "float32")
+    teacher = ModelTeacher(lambda x: logits, classes=[[0, 1], [2, 3], 4])
+    teacher.connect(["output"])
+    np.testing.assert_array_equal(teacher.activations(Batch(logits))["output"], [[1.0, -np.inf, 1e4]])
+
+
 def test_the_identity_of_a_teacher_includes_its_inputs():
     def halved(x):
         return x / 2
