@@ -92,7 +92,7 @@ def construct(model: keras.Model, settings: dict[str, Any], parts: dict[str, Any
     """Return a built model of the same class from a changed config.
 
     Args:
-        model: A built model with a config of its own.
+        model: A built model whose class has a config.
         settings: Entries of the config that change, by name.
         parts: Models and layers that replace serialized ones in the config, by name.
 
