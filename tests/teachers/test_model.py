@@ -231,6 +231,7 @@ def test_a_map_of_many_classes():
     np.testing.assert_array_equal(teacher.activations(Batch(np.zeros((2, 1))))["output"], logits[:, order])
 
 
+@pytest.mark.case("D1")
 def test_a_class_of_many_classes():
     # Half of the teacher's classes are one class of the student: a matrix of all groups would have 2.5e9 entries.
     count = 100_000
