@@ -113,9 +113,8 @@ def _add_probabilities(logits, segments):
     # which half is one class. Segments are linear in the number of classes.
     count, shape = int(segments[-1]) + 1, ops.shape(logits)
     columns = ops.transpose(ops.reshape(logits, (-1, logits.shape[-1])))
+    # The maximum of a group that is masked as a whole (-inf) is finite, the smallest number of float32: no NaN below.
     largest = ops.segment_max(columns, segments, num_segments=count)
-    # -inf masks a class. A group that is masked as a whole stays -inf.
-    largest = ops.where(largest == -np.inf, 0.0, largest)
     total = ops.segment_sum(ops.exp(columns - ops.take(largest, segments, axis=0)), segments, num_segments=count)
     return ops.reshape(ops.transpose(largest + ops.log(total)), (*shape[:-1], count))
 

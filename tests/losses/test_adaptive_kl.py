@@ -36,17 +36,17 @@ def test_matches_the_published_algorithm(shape, mu, temperature):
 
 
 def test_known_value():
-    # Teacher 1/2, 1/4, 1/4; student 1/4, 1/2, 1/4. The head is the first class, with half of the two gaps.
-    teacher, student = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
-    divergence = 0.25 * np.log(2)
-    np.testing.assert_allclose(adaptive_kl(student, teacher), [0.5 * divergence + 0.5 * divergence], rtol=1e-6)
+    # Teacher 1/2, 1/4, 1/4; student 1/4, 3/8, 3/8. The head is the first class, with half of the sum of the gaps.
+    teacher, student = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.375, 0.375]])
+    forward, reverse = 0.5 * np.log(2) + 0.5 * np.log(2 / 3), 0.25 * np.log(1 / 2) + 0.75 * np.log(3 / 2)
+    np.testing.assert_allclose(adaptive_kl(student, teacher), [(forward + reverse) / 2], rtol=1e-5)
 
 
 def test_the_class_that_exceeds_the_limit_belongs_to_the_tail():
-    # The first class has 0.4, the second raises the sum to 0.7 > 0.5. Only the second and the third differ.
-    teacher, student = np.log([[0.4, 0.3, 0.2, 0.1]]), np.log([[0.4, 0.2, 0.3, 0.1]])
-    reverse = 0.1 * np.log(1.5)
-    np.testing.assert_allclose(adaptive_kl(student, teacher, mu=0.5), [reverse], rtol=1e-6)
+    # The first class has 0.4, the second raises the sum to 0.7 > 0.5. Only the second and the fourth differ.
+    teacher, student = np.log([[0.4, 0.3, 0.2, 0.1]]), np.log([[0.4, 0.2, 0.2, 0.2]])
+    reverse = 0.2 * np.log(2 / 3) + 0.2 * np.log(2)
+    np.testing.assert_allclose(adaptive_kl(student, teacher, mu=0.5), [reverse], rtol=1e-5)
 
 
 @pytest.mark.parametrize("mu", [-0.1, 1.1, float("nan"), True, "0.5"])
