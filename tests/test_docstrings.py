@@ -29,6 +29,7 @@ RETURNED = {
     "Tappable",
     "TeacherCache",
     "Traced",
+    "TrimmedVocabulary",
 }
 ABSTRACT = {"BaseDistiller", "DistillationLoss", "DistillationMetric", "Head", "MeanMetric", "Schedule", "Teacher"}
 

@@ -32,7 +32,17 @@ LEVELS = [
     {"cli"},
 ]
 # Files of a catalog import only these files of the same folder, so that its entries are independent.
-COMMON_FILES = {"base", "checks", "class_masks", "conversion", "maths", "mean", "model", "numpy_teacher"}
+COMMON_FILES = {
+    "base",
+    "checks",
+    "class_masks",
+    "conversion",
+    "distributions",
+    "maths",
+    "mean",
+    "model",
+    "numpy_teacher",
+}
 CATALOGS = {"losses", "heads", "teachers", "metrics"}
 
 
@@ -82,6 +92,7 @@ def test_every_file_of_a_catalog_is_exported(folder):
         "__init__",
         "checks",
         "class_masks",
+        "distributions",
         "maths",
     } <= listed
 

@@ -8,11 +8,13 @@ from keras_distill.compression.profiling import Profile, profile
 from keras_distill.compression.quantization import BitWidths, bake_quantization, quantize_aware
 from keras_distill.compression.shrinking import shrink
 from keras_distill.compression.tying import tie_weights
+from keras_distill.compression.vocabulary import TrimmedVocabulary, trim_vocabulary
 
 __all__ = [
     "BitWidths",
     "Exported",
     "Profile",
+    "TrimmedVocabulary",
     "bake_quantization",
     "copy_weights",
     "export",
@@ -22,4 +24,5 @@ __all__ = [
     "quantize_post_training",
     "shrink",
     "tie_weights",
+    "trim_vocabulary",
 ]

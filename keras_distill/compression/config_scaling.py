@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -39,16 +40,16 @@ def scale_config(model: keras.Model, width: float, depth: float, scale: Scale) -
     settings = {key: value for key, value in scaled_settings(config, width, depth).items() if config[key] != value}
     if not settings and not changed:
         return model
-    smaller = _construct(model, settings, scaled)
+    smaller = construct(model, settings, scaled)
     if not _is_backbone(model) and _output_shapes(smaller) != _output_shapes(model):
         names = [key for key in settings if key in (*WIDTHS, *HEAD_COUNTS, *HEAD_SIZES)]
         kept = {
-            key for key in names if _output_shapes(_construct(model, {key: settings[key]}, {})) != _output_shapes(model)
+            key for key in names if _output_shapes(construct(model, {key: settings[key]}, {})) != _output_shapes(model)
         }
         settings = {key: value for key, value in settings.items() if key not in kept}
         if not settings and not changed:
             return model
-        smaller = _construct(model, settings, scaled)
+        smaller = construct(model, settings, scaled)
     _check_signature(model, smaller)
     return smaller
 
@@ -87,7 +88,17 @@ def _numbered_children(model):
     return {key: [names[number] for number in sorted(names)] for key, names in found.items()}
 
 
-def _construct(model, settings, parts):
+def construct(model: keras.Model, settings: dict[str, Any], parts: dict[str, Any]) -> keras.Model:
+    """Return a built model of the same class from a changed config.
+
+    Args:
+        model: A built model whose class has a config.
+        settings: Entries of the config that change, by name.
+        parts: Models and layers that replace serialized ones in the config, by name.
+
+    Raises:
+        ValueError: If the class cannot be constructed from the config.
+    """
     # A fresh config, since `from_config` may modify it.
     smaller = from_config(model, model.get_config() | settings | parts)
     if not smaller.built or not getattr(smaller, "inputs", None):

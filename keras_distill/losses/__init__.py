@@ -1,7 +1,9 @@
 """Distillation losses: comparisons of a student activation with a teacher activation."""
 
+from keras_distill.losses.acceptance_likelihood import AcceptanceLikelihood
 from keras_distill.losses.activation_boundary import ActivationBoundary
 from keras_distill.losses.adapter import LossAdapter
+from keras_distill.losses.adaptive_kl import AdaptiveKL
 from keras_distill.losses.attention_relation import AttentionRelation
 from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer
@@ -23,6 +25,7 @@ from keras_distill.losses.fsp import FSP
 from keras_distill.losses.hidden_state import HiddenState
 from keras_distill.losses.hierarchical_context import HierarchicalContext
 from keras_distill.losses.hint import Hint
+from keras_distill.losses.hybrid_logit_distillation import HybridLogitDistillation
 from keras_distill.losses.inter_channel_correlation import InterChannelCorrelation
 from keras_distill.losses.jensen_shannon import JensenShannon
 from keras_distill.losses.kl_divergence import KLDivergence
@@ -38,12 +41,17 @@ from keras_distill.losses.probabilistic_transfer import ProbabilisticTransfer
 from keras_distill.losses.relational_kd import RelationalKD
 from keras_distill.losses.reverse_kl import ReverseKL
 from keras_distill.losses.similarity_preserving import SimilarityPreserving
+from keras_distill.losses.skew_kl import SkewKL
+from keras_distill.losses.skew_reverse_kl import SkewReverseKL
 from keras_distill.losses.top_k import TopK
 from keras_distill.losses.total_variation import TotalVariation
+from keras_distill.losses.universal_logit_distillation import UniversalLogitDistillation
 from keras_distill.losses.variational_information import VariationalInformation
 
 __all__ = [
+    "AcceptanceLikelihood",
     "ActivationBoundary",
+    "AdaptiveKL",
     "AttentionRelation",
     "AttentionScores",
     "AttentionTransfer",
@@ -65,6 +73,7 @@ __all__ = [
     "HiddenState",
     "HierarchicalContext",
     "Hint",
+    "HybridLogitDistillation",
     "InterChannelCorrelation",
     "JensenShannon",
     "KLDivergence",
@@ -80,7 +89,10 @@ __all__ = [
     "RelationalKD",
     "ReverseKL",
     "SimilarityPreserving",
+    "SkewKL",
+    "SkewReverseKL",
     "TopK",
     "TotalVariation",
+    "UniversalLogitDistillation",
     "VariationalInformation",
 ]

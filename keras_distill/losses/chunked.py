@@ -30,7 +30,8 @@ class Chunked(LogitLossWrapper):
 
     Args:
         loss: Inner loss of logits that compares each position independently: `KLDivergence`, `ReverseKL`,
-            `JensenShannon`, `TotalVariation`, `LogitMSE`, `DecoupledKD`, `BinaryKD`, `TopK`, or a
+            `JensenShannon`, `SkewKL`, `SkewReverseKL`, `AdaptiveKL`, `TotalVariation`, `LogitMSE`, `DecoupledKD`,
+            `BinaryKD`, `TopK`, `AcceptanceLikelihood`, `UniversalLogitDistillation`, `HybridLogitDistillation`, or a
             `LogitStandardization` of one of these. Defaults to None: the loss of `KLDivergence(temperature=1.0)`.
         student_layer: Path of the layer that computes logits from the student's hidden states: a `Dense`, or an
             `Embedding` for tied weights. Defaults to None: the tap returns logits.
@@ -43,7 +44,7 @@ class Chunked(LogitLossWrapper):
     Raises:
         ValueError: If `loss` is not a loss of logits or compares several positions or examples, or if `tokens` is not
             an integer >= 1. When the `Distiller` is created: if a layer does not exist, does not accept the hidden
-            states or ends in a softmax, or if the sizes of the vocabularies differ.
+            states or ends in a softmax, or if the inner loss cannot compare vocabularies of these sizes.
 
     Reference:
         Hsu et al., 2024, https://arxiv.org/abs/2410.10989; Wijmans et al., ICLR 2025, https://arxiv.org/abs/2411.09009.
@@ -90,11 +91,13 @@ class Chunked(LogitLossWrapper):
 
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         student_logits, teacher_logits = self._student.shape(student_shape), self._teacher.shape(teacher_shape)
-        if student_logits[-1] != teacher_logits[-1]:
+        matches = shapes_match if self.loss is None else self.loss.comparable
+        if not matches(student_logits, teacher_logits):
             raise ValueError(
                 f"The student's vocabulary has {student_logits[-1]} words, the teacher's {teacher_logits[-1]}: layer "
                 f"'{self.student_layer}' maps {student_shape} to {student_logits}, '{self.teacher_layer}' maps "
-                f"{teacher_shape} to {teacher_logits}. Use models with the same words in the same order."
+                f"{teacher_shape} to {teacher_logits}. Use models with the same words in the same order; "
+                "keras_distill.compression.trim_vocabulary removes words, such as the padding of a vocabulary."
             )
         super().build(student_logits, teacher_logits)
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import finite_logits
-from keras_distill.losses.maths import kl_from_logits, kl_from_probabilities, softmax_pair
+from keras_distill.losses.distributions import kl_to_mixture
+from keras_distill.losses.maths import kl_from_logits, softmax_pair
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_number
 
@@ -43,19 +43,8 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5, temperat
     if beta == 1:
         return temperature**2 * kl_from_logits(teacher, student, temperature)
     q, p, ratio = softmax_pair(student, teacher, temperature)
-    mixture = beta * p + (1.0 - beta) * q
-    teacher_part = kl_from_probabilities(p, mixture, _log_ratio_to_mixture(ratio, beta))
-    student_part = kl_from_probabilities(q, mixture, _log_ratio_to_mixture(-ratio, 1.0 - beta))
+    teacher_part, student_part = kl_to_mixture(p, q, ratio, beta), kl_to_mixture(q, p, -ratio, 1.0 - beta)
     return temperature**2 * (beta * teacher_part + (1.0 - beta) * student_part)
-
-
-def _log_ratio_to_mixture(ratio, weight):
-    """Compute log p - log(weight * p + (1 - weight) * q), where `ratio` is log p - log q."""
-    # Two equivalent forms, each for the sign of `ratio` at which its exponential cannot overflow.
-    positive = -ops.log1p((1.0 - weight) * ops.expm1(-ops.maximum(ratio, 0.0)))
-    negative = ops.minimum(ratio, 0.0)
-    negative = negative - ops.log1p(weight * ops.expm1(negative))
-    return ops.where(ratio > 0, positive, negative)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -59,6 +59,14 @@ class DistillationMetric(keras.metrics.Metric):
         self.teacher = teacher
         self.mask = mask
 
+    def connect(self, student: keras.Model, teacher: Any) -> None:
+        """Look up layers whose weights the metric reads. Called before `check`. The default does nothing.
+
+        Args:
+            student: Student model.
+            teacher: `Teacher` of the distiller.
+        """
+
     def check(self, student: Spec, teacher: Spec) -> None:
         """Raise an error for activations that the metric cannot compare. Called before training.
 

@@ -48,6 +48,15 @@ class MeanMetric(DistillationMetric):
         """
         raise NotImplementedError
 
+    def combine(self, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values that are averaged, and their weights. The default returns both unchanged.
+
+        Args:
+            values: Result of `compare`.
+            weight: Weight of each position, float32, shape of `values`.
+        """
+        return values, weight
+
     def update_state(self, student: Tensor, teacher: Tensor, sample_weight: Tensor | None = None) -> None:
         """Add a batch to the mean.
 
@@ -66,6 +75,7 @@ class MeanMetric(DistillationMetric):
         weight = ops.ones_like(values)
         if sample_weight is not None:
             weight = multiply_weights(ops.convert_to_tensor(sample_weight), weight)
+        values, weight = self.combine(values, weight)
         # Values with weight 0 may be NaN, and NaN * 0 is NaN.
         self.total.assign_add(ops.sum(ops.where(weight != 0, weight * values, 0.0)))
         self.count.assign_add(ops.sum(weight))

@@ -97,16 +97,26 @@ def map_logits(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
             f"{tuple(logits.shape)} has {num_classes} classes. Indices start at 0."
         )
     logits = logits_of_prediction(logits, "The teacher's output", "`classes` maps logits")
-    width = max(len(group) for group in groups)
-    # Short groups are padded with one of their classes, which is then set to -inf and adds 0 to the sum.
-    padded = np.array([[*group, *[group[0]] * (width - len(group))] for group in groups])
-    counts = np.array([[place < len(group) for place in range(width)] for group in groups])
-    grouped = ops.take(ops.cast(logits, "float32"), padded, axis=-1)
-    result = ops.logsumexp(ops.where(counts, grouped, -np.inf), axis=-1) if width > 1 else grouped[..., 0]
+    used = np.array([c for group in groups for c in group])
+    result = ops.take(ops.cast(logits, "float32"), used, axis=-1)
+    if len(used) > len(groups):
+        result = _add_probabilities(result, np.repeat(np.arange(len(groups)), [len(group) for group in groups]))
     mask = _compat.keras_mask(logits)
     if mask is not None:
         _compat.set_keras_mask(result, mask)
     return result
+
+
+def _add_probabilities(logits, segments):
+    """Return the log-sum-exp over the last axis of each segment; the segments are sorted."""
+    # A matrix with a row for each class would be as wide as the largest group: 128,000 by 64,000 for a vocabulary of
+    # which half is one class. Segments are linear in the number of classes.
+    count, shape = int(segments[-1]) + 1, ops.shape(logits)
+    columns = ops.transpose(ops.reshape(logits, (-1, logits.shape[-1])))
+    # The maximum of a group that is masked as a whole (-inf) is finite, the smallest number of float32: no NaN below.
+    largest = ops.segment_max(columns, segments, num_segments=count)
+    total = ops.segment_sum(ops.exp(columns - ops.take(largest, segments, axis=0)), segments, num_segments=count)
+    return ops.reshape(ops.transpose(largest + ops.log(total)), (*shape[:-1], count))
 
 
 def logits_of_prediction(tensor: Tensor, whose: str, purpose: str) -> Tensor:

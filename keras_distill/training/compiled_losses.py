@@ -7,6 +7,7 @@ import keras
 
 from keras_distill import _compat
 from keras_distill.losses import ChunkedCrossentropy
+from keras_distill.metrics import Perplexity
 from keras_distill.models.specs import Spec
 from keras_distill.training.labeled_losses import LabeledLoss, reads_class_indices
 from keras_distill.training.labeled_metrics import LabeledMetric
@@ -14,29 +15,31 @@ from keras_distill.training.task_loss import TaskLoss, has_own_loss, named_resul
 from keras_distill.types import Structure, Tensor
 
 
-def connect_loss(loss: Any, student: keras.Model, output: Structure) -> Any:
-    """Return the losses, those that read a layer of the student with this layer looked up.
+def connect_layers(parts: Any, student: keras.Model, output: Structure) -> Any:
+    """Return losses or metrics, those that read a layer of the student with this layer looked up.
 
     Args:
-        loss: Loss given to `compile`, or a structure of several.
+        parts: Loss or metric given to `compile`, or a structure of several.
         student: A `keras.Model`.
         output: `Spec` of the student's output, or a structure of several.
 
     Returns:
-        The structure of `loss`.
+        The structure of `parts`.
 
     Raises:
         ValueError: If the layer does not exist, or does not take the student's output.
     """
 
     def connected(part):
-        if not isinstance(part, ChunkedCrossentropy):
+        if not isinstance(part, (ChunkedCrossentropy, Perplexity)):
             return part
-        if not isinstance(output, Spec):
-            raise ValueError(f"ChunkedCrossentropy needs a student with one output. Received: '{student.name}'.")
-        return part.connected(student, output.shape)
+        if isinstance(output, Spec):
+            return part.connected(student, output.shape)
+        if isinstance(part, Perplexity) and part.crossentropy is None:
+            return part
+        raise ValueError(f"{type(part).__name__} needs a student with one output. Received: '{student.name}'.")
 
-    return keras.tree.map_structure(connected, loss)
+    return keras.tree.map_structure(connected, parts)
 
 
 class CompiledLosses:

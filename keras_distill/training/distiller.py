@@ -11,7 +11,7 @@ from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_name
 from keras_distill.schedules import check_positive
 from keras_distill.teachers import CachedTeacher, as_teacher
 from keras_distill.training.base import BaseDistiller
-from keras_distill.training.compiled_losses import CompiledLosses, connect_loss, supervised_losses
+from keras_distill.training.compiled_losses import CompiledLosses, connect_layers, supervised_losses
 from keras_distill.training.deserialization import teacher_to_load
 from keras_distill.training.loss_weight import WeightedLoss, as_weight, serialize_weight
 from keras_distill.training.positions import for_tap
@@ -231,9 +231,10 @@ class Distiller(BaseDistiller):
         check_shared_weights(self.student, self.teacher)
         check_supervised_loss(self._total_loss.parts, loss is not None or has_own_loss(self.student))
         warn_if_logits_taken_for_probabilities(loss, output)
-        loss = connect_loss(loss, self.student, output)
         metrics, of_teacher = split_metrics(metrics)
         weighted_metrics, weighted_of_teacher = split_metrics(weighted_metrics)
+        given = loss, metrics, weighted_metrics
+        loss, metrics, weighted_metrics = (connect_layers(parts, self.student, output) for parts in given)
         if not self.terms and (of_teacher or weighted_of_teacher):
             names = [metric.name for metric in (*of_teacher, *weighted_of_teacher)]
             raise ValueError(
@@ -293,6 +294,7 @@ class Distiller(BaseDistiller):
                 self._tap(traced.inputs, traced.student, traced.teacher)
                 raise
         for metric in teacher_metrics.metrics:
+            metric.connect(self.student, self.teacher)
             metric.check(self._traced.student[metric.student], self._traced.teacher[metric.teacher])
         check_masks(teacher_metrics.metrics, traced.inputs, self._traced.student)
         self._teacher_metrics = teacher_metrics

@@ -7,17 +7,23 @@ import tensorflow as tf
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses import (
+    AcceptanceLikelihood,
+    AdaptiveKL,
     BinaryKD,
     Chunked,
     ChunkedCrossentropy,
     DecoupledKD,
+    HybridLogitDistillation,
     JensenShannon,
     KLDivergence,
     LogitMSE,
     LogitStandardization,
     ReverseKL,
+    SkewKL,
+    SkewReverseKL,
     TopK,
     TotalVariation,
+    UniversalLogitDistillation,
 )
 from keras_distill.teachers import ModelTeacher
 from tests.support.helpers import features
@@ -29,6 +35,12 @@ POINTWISE = [
     ReverseKL(),
     JensenShannon(),
     TotalVariation(),
+    SkewKL(),
+    SkewReverseKL(detach=True),
+    AdaptiveKL(),
+    AcceptanceLikelihood(),
+    UniversalLogitDistillation(),
+    HybridLogitDistillation([(1, 3), (2, 2)]),
     LogitMSE(),
     DecoupledKD(),
     BinaryKD(),

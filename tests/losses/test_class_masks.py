@@ -12,20 +12,26 @@ from keras_distill import Distiller, Term, losses
 from keras_distill.data.batch import Batch
 from keras_distill.losses import (
     DIST,
+    AcceptanceLikelihood,
+    AdaptiveKL,
     BinaryKD,
     Chunked,
     ConfidenceTemperature,
     CurriculumTemperature,
     DecoupledKD,
     FocalTemperature,
+    HybridLogitDistillation,
     JensenShannon,
     KLDivergence,
     LogitMSE,
     LogitStandardization,
     MultiLevelKD,
     ReverseKL,
+    SkewKL,
+    SkewReverseKL,
     TopK,
     TotalVariation,
+    UniversalLogitDistillation,
 )
 from keras_distill.metrics import TeacherDivergence
 from tests.support.helpers import central_differences, features, mlp, softmax, value_and_gradient, zero_rate_sgd
@@ -57,6 +63,25 @@ def softened(student, teacher, temperature):
 def jensen_shannon(student, teacher):
     p, q = softmax(teacher), softmax(student)
     return (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
+
+
+def skewed(p, q, skew=0.1):
+    """Return KL(p || skew * p + (1 - skew) * q)."""
+    return kl(p, skew * p + (1 - skew) * q)
+
+
+def adaptive(student, teacher, base, mu=0.5):
+    p, q, gap = softmax(teacher), softmax(student), np.abs(softmax(teacher) - softmax(base))
+    weight = []
+    for probabilities, gaps in zip(p, gap, strict=True):
+        order = np.argsort(-probabilities)
+        size = max(1, (np.cumsum(probabilities[order]) <= mu).sum())
+        weight.append(gaps[order[:size]].sum() / gaps.sum())
+    return np.array(weight) * kl(p, q) + (1 - np.array(weight)) * kl(q, p)
+
+
+def sorted_distance(student, teacher):
+    return np.abs(np.sort(softmax(student)) - np.sort(softmax(teacher))).sum(axis=-1)
 
 
 def binary(student, teacher):
@@ -113,11 +138,23 @@ def curriculum(student, teacher):
     return softened(student, teacher, 1 + 20 / (1 + np.exp(-1.0)))
 
 
-# {class: (loss, reference)}. The temperature factors of the last two have no gradient: `base` is the unchanged student.
+# {class: (loss, reference)}. Some factors have no gradient: they are computed from `base`, the unchanged student.
 CASES = {
     KLDivergence: (KLDivergence(2.0), lambda s, t, base: softened(s, t, 2.0)),
     ReverseKL: (ReverseKL(2.0), lambda s, t, base: softened(t, s, 2.0)),
     JensenShannon: (JensenShannon(), lambda s, t, base: jensen_shannon(s, t)),
+    SkewKL: (SkewKL(), lambda s, t, base: skewed(softmax(t), softmax(s))),
+    SkewReverseKL: (SkewReverseKL(), lambda s, t, base: skewed(softmax(s), softmax(t))),
+    AdaptiveKL: (AdaptiveKL(), adaptive),
+    AcceptanceLikelihood: (
+        AcceptanceLikelihood(),
+        lambda s, t, base: -np.log(np.minimum(softmax(s), softmax(t)).sum(axis=-1)),
+    ),
+    UniversalLogitDistillation: (UniversalLogitDistillation(), lambda s, t, base: sorted_distance(s, t)),
+    HybridLogitDistillation: (
+        HybridLogitDistillation([(c, c) for c in range(CLASSES)]),
+        lambda s, t, base: jensen_shannon(s, t),
+    ),
     TotalVariation: (TotalVariation(), lambda s, t, base: np.abs(softmax(s) - softmax(t)).sum(axis=-1) / 2),
     TopK: (TopK(k=2, tail=True), None),
     BinaryKD: (BinaryKD(), lambda s, t, base: binary(s, t)),

@@ -24,11 +24,16 @@ SHAPES = {2: (BATCH, 5), 3: (BATCH, 4, 5), 4: (BATCH, 4, 3, 5)}
 TEACHER_SHAPES = {**SHAPES, 4: (BATCH, 2, 6, 5)}
 # The adapter wraps any Keras loss. `test_adapter.py` tests it.
 # `chunked_crossentropy` is a supervised loss.
-NOT_LEAVES = {"__init__", "adapter", "base", "checks", "chunked_crossentropy", "class_masks", "maths"}
+NOT_LEAVES = {"__init__", "adapter", "base", "checks", "chunked_crossentropy", "class_masks", "distributions", "maths"}
 # Arguments that cannot be schedules.
 FIXED = {
     # The formula changes at 0 and 1.
+    ("HybridLogitDistillation", "beta"),
     ("JensenShannon", "beta"),
+    # Fractions, of a mixture and of a probability.
+    ("AdaptiveKL", "mu"),
+    ("SkewKL", "skew"),
+    ("SkewReverseKL", "skew"),
     # Read before the first step.
     ("MarginReLU", "beta"),
     ("MarginReLU", "gamma"),

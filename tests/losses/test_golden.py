@@ -43,7 +43,10 @@ def test_matches_the_published_code(name, case):
     assert value.shape == () and value.dtype == tf.float32
     np.testing.assert_allclose(value, case["value"], rtol=TOLERANCE)
     for key, gradient in tape.gradient(value, watched).items():
-        np.testing.assert_allclose(gradient, expected[key], rtol=0, atol=TOLERANCE * np.abs(expected[key]).max())
+        largest = np.abs(expected[key]).max()
+        # A softmax near 0 and 1 has tiny gradients: float32 cannot resolve them. `INDEX.json` lists the cases.
+        rounding = min(1e-7, case["tolerance_float32"]["grad_atol_over_max_abs"] * largest)
+        np.testing.assert_allclose(gradient, expected[key], rtol=0, atol=max(TOLERANCE * largest, rounding))
 
 
 def test_every_name_is_covered_or_has_a_reason():

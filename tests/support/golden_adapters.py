@@ -8,6 +8,7 @@ student, the adapter adds it too.
 One file, because it is a single table with one entry for each published loss.
 """
 
+import functools
 import itertools
 import math
 
@@ -18,7 +19,9 @@ from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import gather_top_k
 from keras_distill.heads.masking import kept
 from keras_distill.losses import DIST, AttentionRelation, KLDivergence, LogitStandardization, RelationalKD
+from keras_distill.losses.acceptance_likelihood import acceptance_likelihood
 from keras_distill.losses.activation_boundary import activation_boundary
+from keras_distill.losses.adaptive_kl import adaptive_kl
 from keras_distill.losses.attention_relation import attention_relation
 from keras_distill.losses.attention_scores import attention_scores
 from keras_distill.losses.attention_transfer import attention_transfer
@@ -28,11 +31,13 @@ from keras_distill.losses.contrastive_representation import contrastive_represen
 from keras_distill.losses.correlation_congruence import correlation_congruence
 from keras_distill.losses.cosine_similarity import cosine_similarity
 from keras_distill.losses.decoupled_kd import decoupled_kd
+from keras_distill.losses.distributions import overlap, sorted_distance
 from keras_distill.losses.factor_transfer import factor_transfer
 from keras_distill.losses.fsp import fsp
 from keras_distill.losses.hidden_state import hidden_state
 from keras_distill.losses.hierarchical_context import hierarchical_context
 from keras_distill.losses.hint import hint
+from keras_distill.losses.hybrid_logit_distillation import hybrid_logit_distillation
 from keras_distill.losses.inter_channel_correlation import inter_channel_correlation
 from keras_distill.losses.jensen_shannon import jensen_shannon
 from keras_distill.losses.kl_divergence import kl_divergence
@@ -47,10 +52,15 @@ from keras_distill.losses.pearson_kd import pearson_kd
 from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
 from keras_distill.losses.reverse_kl import reverse_kl
 from keras_distill.losses.similarity_preserving import similarity_preserving
+from keras_distill.losses.skew_kl import skew_kl
+from keras_distill.losses.skew_reverse_kl import skew_reverse_kl
 from keras_distill.losses.top_k import top_k
 from keras_distill.losses.total_variation import total_variation
 from keras_distill.losses.variational_information import regress, variational_information
+from keras_distill.models.chunking import in_chunks
+from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.resampling import adaptive_average_pool, resize_maps
+from tests.support.token_alignment import aligned_rows
 
 IGNORED = -100
 
@@ -199,6 +209,134 @@ def _(inputs, settings):
     mixture = mixture[0] if len(mixture) == 1 else ops.logaddexp(*mixture)
     values = cross_entropy(mixture, teacher) if forward else reverse_kl(student, mixture)
     return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("skew_reverse_kl")
+def _(inputs, settings):
+    values = skew_reverse_kl(inputs["student"], inputs["teacher"], settings["lam"])
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("skew_kl_token")
+def _(inputs, settings):
+    return _mean_of_texts(skew_kl(inputs["student"], inputs["teacher"], settings["alpha"]), inputs["labels"])
+
+
+@adapter("skew_reverse_kl_detached")
+def _(inputs, settings):
+    values = skew_reverse_kl(inputs["student"], inputs["teacher"], settings["alpha"], detach=True)
+    return _mean_of_texts(values, inputs["labels"])
+
+
+@adapter("skew_kl_adaptive")
+def _(inputs, settings):
+    student, teacher, labels = inputs["student"], inputs["teacher"], inputs["labels"]
+    # A skew per text, from the likelihoods of the text under both models.
+    likelihoods = []
+    for logits in (teacher, student):
+        nats = keras.losses.sparse_categorical_crossentropy(ops.maximum(labels, 0), logits, from_logits=True)
+        likelihoods.append(ops.exp(-mean_over_positions(nats, labels != IGNORED)))
+    forward = settings["direction"] == "forward"
+    difference = likelihoods[0] - likelihoods[1] if forward else likelihoods[1] - likelihoods[0]
+    base = settings["base_alpha"]
+    skew = ops.clip(1.0 - (1.0 - base) * settings["gap"] / (difference + 1e-5), 0.01, base)[:, None, None]
+    loss = skew_kl if forward else functools.partial(skew_reverse_kl, detach=True)
+    return _mean_of_texts(loss(student, teacher, skew), labels)
+
+
+def _mean_of_texts(values, labels):
+    """Average over the valid tokens of a text, then over the texts, as a `Term` does by default."""
+    return ops.mean(mean_over_positions(values, labels != IGNORED))
+
+
+@adapter("akl")
+def _(inputs, settings):
+    values = adaptive_kl(inputs["student"], inputs["teacher"], settings["mu"])
+    return mean_over(values, inputs["labels"] != IGNORED)
+
+
+@adapter("gkd_completion")
+def _(inputs, settings):
+    return _completion_mean(_jensen_shannon(inputs["student"], inputs["teacher"], settings), inputs, settings)
+
+
+@adapter("gkd_completion_head")
+def _(inputs, settings):
+    def chunk_loss(hidden, weights, others):
+        (hidden_teacher,) = others
+        student = _capped_logits(hidden, *weights, settings, "student")
+        weights = inputs["kernel_teacher"], inputs["bias_teacher"]
+        return _jensen_shannon(student, _capped_logits(hidden_teacher, *weights, settings, "teacher"), settings)
+
+    student, teacher = (ops.reshape(x, (-1, x.shape[-1])) for x in (inputs["hidden_student"], inputs["hidden_teacher"]))
+    values = in_chunks(chunk_loss, student, [inputs["kernel_student"], inputs["bias_student"]], (teacher,), tokens=3)
+    return _completion_mean(ops.reshape(values, inputs["mask"].shape), inputs, settings)
+
+
+def _jensen_shannon(student, teacher, settings):
+    temperature = settings["temperature"]
+    return jensen_shannon(student, teacher, settings["beta"], temperature) / temperature**2
+
+
+def _capped_logits(hidden, kernel, bias, settings, side):
+    logits, cap = settings[f"{side}_logit_scale"] * (ops.matmul(hidden, kernel) + bias), settings[f"{side}_softcap"]
+    return logits if cap is None else cap * ops.tanh(logits / cap)
+
+
+def _completion_mean(values, inputs, settings):
+    # The reference divides by the tokens of all accumulated batches, as `Term(over="tokens")` does.
+    valid = ops.cast(inputs["mask"], "float32")
+    return ops.sum(values * valid) / (settings["num_items_in_batch"] or ops.maximum(ops.sum(valid), 1.0))
+
+
+@adapter("acceptance")
+def _(inputs, settings):
+    return mean_over(overlap(inputs["student"], inputs["teacher"]), inputs["mask"])
+
+
+@adapter("neg_log_acceptance")
+def _(inputs, settings):
+    return mean_over(acceptance_likelihood(inputs["student"], inputs["teacher"]), inputs["mask"])
+
+
+@adapter("uld")
+def _(inputs, settings):
+    pairs = zip(*(aligned_rows(inputs, settings, side) for side in ("student", "teacher")))
+    return ops.mean(ops.stack([_mean_of_rows(lambda q, p: sorted_distance(ops.exp(q), ops.exp(p)), *x) for x in pairs]))
+
+
+@adapter("uld_hybrid")
+def _(inputs, settings):
+    pairs = zip(*(aligned_rows(inputs, settings, side) for side in ("student", "teacher")))
+    student_ids, teacher_ids = (inputs[f"matched_{side}"].numpy().tolist() for side in ("student", "teacher"))
+    weights = settings["matched_weight"], settings["unmatched_weight"]
+    # Two weights are a relative weight and a factor.
+    factor = 1.0 if weights[0] is None else sum(weights)
+    weight = len(student_ids) / inputs["teacher"].shape[-1] if weights[0] is None else weights[0] / factor
+
+    def distance(student, teacher):
+        student, teacher = _clipped(student, student_ids), _clipped(teacher, teacher_ids)
+        shared = list(zip(student_ids, teacher_ids))
+        value = hybrid_logit_distillation(student, teacher, shared, settings["beta"], weight)
+        # At beta = 1 the reference omits the difference of the sums of the shared words.
+        student_sum, teacher_sum = (
+            ops.sum(ops.exp(ops.take(x, ids, axis=-1)), axis=-1)
+            for x, ids in ((student, student_ids), (teacher, teacher_ids))
+        )
+        return factor * (value - weight * (settings["beta"] == 1) * (teacher_sum - student_sum))
+
+    return ops.mean(ops.stack([_mean_of_rows(distance, *pair) for pair in pairs]))
+
+
+def _clipped(log, ids):
+    """Raise the probabilities of the shared words to 1e-8, as the reference does."""
+    shared = ops.sum(ops.one_hot(ids, log.shape[-1]), axis=0) > 0
+    return ops.where(shared, ops.maximum(log, math.log(1e-8)), log)
+
+
+def _mean_of_rows(distance, student, teacher):
+    count = min(len(student), len(teacher))
+    return ops.mean(distance(ops.stack(student[:count]), ops.stack(teacher[:count])))
 
 
 @adapter("distilbert_ce")

@@ -8,6 +8,7 @@ from keras_distill.cache import label, open_cache
 from keras_distill.data.batch import Batch, split_inputs
 from keras_distill.losses import Hint, KLDivergence
 from keras_distill.teachers import Ensemble, ModelTeacher
+from keras_distill.teachers.checks import map_logits
 from tests.support.helpers import (
     assert_same_weights,
     compiled,
@@ -229,6 +230,26 @@ def test_a_map_of_many_classes():
     teacher = ModelTeacher(lambda x: logits, classes=order.tolist())
     teacher.connect(["output"])
     np.testing.assert_array_equal(teacher.activations(Batch(np.zeros((2, 1))))["output"], logits[:, order])
+
+
+@pytest.mark.case("D1")
+def test_a_class_of_many_classes():
+    # Half of the teacher's classes are one class of the student: a matrix of all groups would have 2.5e9 entries.
+    count = 100_000
+    logits = features(2, count)
+    teacher = ModelTeacher(lambda x: logits, classes=[*range(count // 2), list(range(count // 2, count))])
+    teacher.connect(["output"])
+    mapped = teacher.activations(Batch(np.zeros((2, 1))))["output"]
+    np.testing.assert_array_equal(mapped[:, :-1], logits[:, : count // 2])
+    expected = np.log(np.exp(logits[:, count // 2 :].astype("float64")).sum(axis=-1))
+    np.testing.assert_allclose(mapped[:, -1], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_masked_classes_in_groups(jit_compile):
+    logits = tf.constant([[-np.inf, 1.0, -np.inf, -np.inf, 1e4]])
+    mapped = tf.function(lambda x: map_logits(x, [[0, 1], [2, 3], [4]]), jit_compile=jit_compile)(logits)
+    np.testing.assert_array_equal(mapped, [[1.0, -np.inf, 1e4]])
 
 
 def test_the_identity_of_a_teacher_includes_its_inputs():

@@ -1,0 +1,51 @@
+"""Acceptance rate in speculative decoding."""
+
+from typing import Any
+
+import keras
+
+from keras_distill.losses.distributions import overlap
+from keras_distill.metrics.mean import MeanMetric
+from keras_distill.types import Tensor
+from keras_distill.utils.arguments import check_number
+
+
+@keras.saving.register_keras_serializable("keras_distill")
+class Acceptance(MeanMetric):
+    """Mean acceptance rate of a student that drafts tokens for its teacher (speculative decoding).
+
+    ```
+    rate = mean over tokens of sum_c min(p_t[c], p_s[c]),  p = softmax(logits / T)
+    ```
+
+    The value is between 0 and 1; it is 1 minus the total variation distance. The tokens are those of the batch, under
+    teacher forcing: texts that the teacher generated give the rate of decoding.
+
+    Args:
+        temperature: Softmax temperature of decoding, > 0. Defaults to 1.0.
+        name: Name in the logs. Defaults to "acceptance".
+        **kwargs: Arguments of `DistillationMetric`: `student`, `teacher`, `mask`, `dtype`.
+
+    Raises:
+        ValueError: If `temperature` is not a finite number > 0.
+
+    Example:
+
+    >>> metric = Acceptance()
+    >>> metric.update_state(np.log([[0.5, 0.5]]), np.log([[0.75, 0.25]]))
+    >>> float(metric.result())
+    0.75
+
+    Reference:
+        Leviathan, Kalman and Matias, ICML 2023, https://arxiv.org/abs/2211.17192
+    """
+
+    def __init__(self, temperature: float = 1.0, name: str = "acceptance", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self.temperature = check_number(temperature, "temperature", above=0)
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return overlap(student, teacher, self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "temperature": self.temperature}
