@@ -40,6 +40,8 @@ class Acceptance(MeanMetric):
         Leviathan, Kalman and Matias, ICML 2023, https://arxiv.org/abs/2211.17192
     """
 
+    _direction = "up"
+
     def __init__(self, temperature: float = 1.0, name: str = "acceptance", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.temperature = check_number(temperature, "temperature", above=0)

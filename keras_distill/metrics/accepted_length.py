@@ -76,6 +76,8 @@ class AcceptedLength(MeanMetric):
         Leviathan, Kalman and Matias, ICML 2023, https://arxiv.org/abs/2211.17192
     """
 
+    _direction = "up"
+
     def __init__(self, k: int = 4, temperature: float = 1.0, name: str = "accepted_length", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.k = check_integer(k, "k")

@@ -67,6 +67,10 @@ class ChunkedMetric(MeanMetric):
         # A tap of logits returns the input of a final softmax.
         self.logits = student_layer is None and teacher_layer is None
 
+    @property
+    def _direction(self):
+        return self.metric._direction
+
     def connect(self, student: keras.Model, teacher: Any) -> None:
         if self.student_layer is not None:
             self._student = LMHead(find_layer(student, self.student_layer))

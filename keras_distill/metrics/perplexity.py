@@ -48,6 +48,8 @@ class Perplexity(keras.metrics.Metric):
     2.0
     """
 
+    _direction = "down"
+
     def __init__(
         self,
         layer: str | keras.layers.Layer | None = None,

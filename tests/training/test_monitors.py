@@ -5,7 +5,7 @@ import pytest
 
 from keras_distill import Distiller, MutualDistiller, Term
 from keras_distill.losses import Hint
-from keras_distill.metrics import CKA, Agreement, ExpectedCalibrationError, TeacherDivergence
+from keras_distill.metrics import CKA, Acceptance, Agreement, ChunkedMetric, ExpectedCalibrationError, TeacherDivergence
 from tests.support.helpers import crossentropy, data, mlp
 
 CALLBACKS = [
@@ -45,12 +45,15 @@ def test_values_of_a_distiller(tmp_path):
         student=mlp(), teacher=mlp(name="teacher"), terms=[Term(Hint(), "features", "features", name="hint")]
     )
     metrics = [Agreement(), TeacherDivergence(), CKA("features", "features"), ExpectedCalibrationError()]
+    metrics += [Acceptance(), ChunkedMetric(Acceptance(), name="chunked")]
     distiller.compile("sgd", crossentropy(), metrics=metrics)
     expected = {
         "val_hint_loss": False,
         "val_supervised_loss": False,
         "val_agreement": True,
         "val_cka": True,
+        "val_acceptance": True,
+        "val_chunked": True,
         f"val_{metrics[1].name}": False,
         f"val_{metrics[3].name}": False,
     }
