@@ -6,6 +6,26 @@ words it has seen few. The new texts are made of the beginning of one text and t
 Run:    python -m recipes.minilm_transfer --originals=FOLDER
         after the installations that recipes/minilm_layers.py names. FOLDER contains
         movieReviewSnippets_GroundTruth.txt, which is part of the sources of vaderSentiment.
+Result: accuracy on 2,113 test snippets, mean and sample standard deviation over 10 seeds (teacher: one seed); the
+        differences with their 95 % intervals over the seeds are those from the baseline and from the same new texts
+        with their labels, both p < 0.001 in the paired t-test:
+
+            teacher               85.00 %
+            baseline              75.30 +- 0.27 %
+            baseline, new texts   75.24 +- 0.33 %
+            distilled, new texts  78.46 +- 0.44 %   +3.16 (+2.86 to +3.46)   +3.22 (+2.78 to +3.66)
+
+        Settings were compared on 2,000 of the training snippets, 3 seeds (--grid --seeds=3 --evaluate_on=validation):
+
+            teacher                      82.45 %
+            baseline                     74.65 +- 0.22 %
+            baseline, new texts          73.67 +- 0.25 %
+            same texts, T=1, alpha=0.5   74.88 +- 0.29 %
+            new texts, T=1, alpha=0.5    76.55 +- 0.38 %   the defaults of the library, kept
+            new texts, T=1, alpha=0.1    76.63 +- 0.43 %
+            new texts, T=2, alpha=0.5    76.63 +- 0.26 %
+Time:   48 minutes of training, 30 of them for the teacher, and half an hour of labeling, on 2 cores of an AMD EPYC that
+        trained other networks at the same time
 """
 
 import dataclasses
