@@ -56,9 +56,9 @@ class ModelTeacher(Teacher):
     ):
         if not callable(model):
             raise ValueError(
-                "A teacher must be a keras.Model, a keras layer or a function of the inputs; a file is loaded by "
-                "keras.saving.load_model(path), and several teachers are keras_distill.teachers.Ensemble([first, "
-                f"second]). Received: {model!r}"
+                "A teacher must be a keras.Model, a keras layer or a function of the inputs; for several teachers, use "
+                "keras_distill.teachers.Ensemble([first, second]), and for a file keras.saving.load_model(path). "
+                f"Received: {model!r}"
             )
         if inputs is not None and not callable(inputs):
             raise ValueError(f"`inputs` must be a function of the batch's inputs. Received: {inputs!r}")
