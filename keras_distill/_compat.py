@@ -262,8 +262,8 @@ def function_of_metric(metric: keras.metrics.Metric) -> Callable | None:
     return functools.partial(metric._fn, **metric._fn_kwargs)
 
 
-def metric_modes(metrics: Iterable[keras.metrics.Metric]) -> dict[str, str]:
-    """Return which values of each metric are better, `{name: "min" or "max"}`, as far as metrics say so.
+def metric_modes(metrics: Iterable[keras.metrics.Metric]) -> dict[str, str | None]:
+    """Return which values of each metric are better, `{name: "min" or "max"}`; None where the metric does not say so.
 
     Reads `Metric._direction`, by which Keras' callbacks choose, and the metrics in a `CompileMetrics`.
 
@@ -276,8 +276,8 @@ def metric_modes(metrics: Iterable[keras.metrics.Metric]) -> dict[str, str]:
     for metric in metrics:
         if isinstance(metric, CompileMetrics):
             modes |= metric_modes(metric.metrics)
-        elif hasattr(metric, "_direction"):
-            modes[metric.name] = "max" if metric._direction == "up" else "min"
+        else:
+            modes[metric.name] = {"up": "max", "down": "min"}.get(getattr(metric, "_direction", None))
     return modes
 
 

@@ -24,8 +24,8 @@ Result: accuracy on 2,113 test snippets, mean and sample standard deviation over
             new texts, T=1, alpha=0.5    76.55 +- 0.38 %   the defaults of the library, kept
             new texts, T=1, alpha=0.1    76.63 +- 0.43 %
             new texts, T=2, alpha=0.5    76.63 +- 0.26 %
-Time:   48 minutes of training, 30 of them for the teacher, and half an hour of labeling, on 2 cores of an AMD EPYC that
-        trained other networks at the same time
+Time:   48 minutes of training, 30 of them for the teacher, and a quarter of an hour of labeling, on 2 cores of an AMD
+        EPYC that trained other networks at the same time
 """
 
 import dataclasses

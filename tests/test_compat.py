@@ -27,7 +27,7 @@ def test_metric_modes():
     model.compile("sgd", crossentropy(), metrics=["accuracy"])
     model.fit(x, y, verbose=0)
     modes = _compat.metric_modes([*model.metrics, keras.metrics.MeanSquaredError(), keras.metrics.Sum()])
-    assert modes == {"accuracy": "max", "mean_squared_error": "min"}
+    assert modes == {"loss": None, "accuracy": "max", "mean_squared_error": "min", "sum": None}
 
 
 def test_flatten_layers():

@@ -88,7 +88,7 @@ class Execution:
         # Steps of a teacher take longer than those of its students.
         self._progress.begin(len(plan.seeds) * sum(map(plan.num_steps, plan.arms)))
         for arm in plan.arms:
-            if arm.distilled and arm.teacher is None and arm.start is None:
+            if arm.distilled and arm.teacher_arm is None and arm.start is None:
                 self._check(arm)
         for position, arm in enumerate(plan.arms):
             if arm.name in plan.tuned:

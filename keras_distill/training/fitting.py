@@ -95,8 +95,10 @@ class _Monitors(keras.callbacks.Callback):
                 callback.mode = self._mode(monitor.removeprefix("val_")) or "auto"
 
     def _mode(self, name):
-        if name.endswith("loss"):
-            return "min"
-        # Names of several outputs and of peers come first: "topic_accuracy".
         modes = _compat.metric_modes(self.model.metrics)
-        return next((mode for metric, mode in modes.items() if name == metric or name.endswith(f"_{metric}")), None)
+        if modes.get(name) is None and name.endswith("loss"):
+            return "min"
+        if name in modes:
+            return modes[name]
+        # Names of several outputs and of peers come first: "topic_accuracy".
+        return next((mode for metric, mode in modes.items() if name.endswith(f"_{metric}")), None)
