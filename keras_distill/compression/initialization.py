@@ -10,6 +10,7 @@ from keras import ops
 from keras_distill.compression.attention_heads import head_indices
 from keras_distill.compression.layer_matching import matching_layers
 from keras_distill.models.layers import direct_weights, find_layer, walk_layers
+from keras_distill.utils.arguments import check_model
 
 
 class CopiedWeight(NamedTuple):
@@ -80,6 +81,8 @@ def copy_weights(
     Reference:
         Sanh et al. 2019, https://arxiv.org/abs/1910.01108 (every second layer of BERT)
     """
+    check_model(student, "student")
+    check_model(teacher, "teacher")
     sources = {}
     for student_path, teacher_path in pairs:
         student_layer, teacher_layer = find_layer(student, student_path), find_layer(teacher, teacher_path)

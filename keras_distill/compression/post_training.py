@@ -6,6 +6,7 @@ import keras
 
 from keras_distill.compression.folding import rebuild
 from keras_distill.compression.quantization import select_layers, warn_of_float_kernels
+from keras_distill.utils.arguments import check_model
 
 _QUANTIZABLE = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding)
 MODES = ("int8", "int4", "float8")
@@ -43,6 +44,7 @@ def quantize_post_training(
     Reference:
         https://keras.io/guides/quantization_overview
     """
+    check_model(model, "model")
     overrides = overrides or {}
     for layer_mode in (mode, *overrides.values()):
         if layer_mode is not None and layer_mode not in MODES:

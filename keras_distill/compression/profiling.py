@@ -13,6 +13,7 @@ from keras_distill.compression.exporting import Exported
 from keras_distill.compression.runtimes import measure_costs, runtime
 from keras_distill.models.specs import input_specs
 from keras_distill.types import Structure, Tensor
+from keras_distill.utils.arguments import check_model
 from keras_distill.utils.formatting import UNKNOWN, align_columns, format_size, percent_with_spread
 
 _BATCH_SIZE = 500
@@ -133,6 +134,7 @@ def profile(
     >>> profiles = [profile(student, file, x, y) for file in files]
     >>> table = compression.profiling.format_profiles(profiles)
     """
+    check_model(model, "model")
     scores = () if labels is None else (accuracy(exported, examples, labels),)
     first_example = keras.tree.map_structure(lambda x: np.asarray(x)[:1], examples)
     costs = {}

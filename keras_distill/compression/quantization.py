@@ -11,7 +11,7 @@ from keras_distill.compression.fake_quantization import CHANNEL_AXES, Quantized
 from keras_distill.compression.folding import fold_batch_norm, rebuild
 from keras_distill.models.layers import direct_weights, matches_pattern, walk_layers
 from keras_distill.types import Structure
-from keras_distill.utils.arguments import check_integer
+from keras_distill.utils.arguments import check_integer, check_model
 
 
 class BitWidths(NamedTuple):
@@ -79,6 +79,7 @@ def quantize_aware(
         Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877; Polino et al., ICLR 2018,
         https://arxiv.org/abs/1802.05668 (distillation of quantized students)
     """
+    check_model(model, "model")
     overrides = overrides or {}
     _check_bits([bits, *overrides.values()])
     check_integer(batch_size, "batch_size")

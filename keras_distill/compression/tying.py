@@ -7,6 +7,7 @@ import keras
 from keras_distill import mapping
 from keras_distill.compression.folding import rebuild
 from keras_distill.models.layers import find_layer, matches_pattern, walk_layers
+from keras_distill.utils.arguments import check_model
 
 
 def tie_weights(model: keras.Model, blocks: Sequence[str], exclude: Sequence[str] = ()) -> keras.Model:
@@ -43,6 +44,7 @@ def tie_weights(model: keras.Model, blocks: Sequence[str], exclude: Sequence[str
     Reference:
         Lan et al., ICLR 2020, https://arxiv.org/abs/1909.11942
     """
+    check_model(model, "model")
     if len(blocks) < 2:
         raise ValueError(f"`blocks` must name two or more blocks. Received: {blocks!r}")
     first, *others = (_leaf_layers(model, block, exclude) for block in blocks)

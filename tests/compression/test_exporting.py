@@ -10,7 +10,17 @@ from tensorflow.lite.python.schema_py_generated import TensorType
 from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_distill import Distiller
-from keras_distill.compression import BitWidths, export, exporting, quantize_aware, shrink, tie_weights
+from keras_distill.compression import (
+    BitWidths,
+    copy_weights,
+    export,
+    exporting,
+    profile,
+    quantize_aware,
+    quantize_post_training,
+    shrink,
+    tie_weights,
+)
 from keras_distill.compression.exporting import FORMATS
 from keras_distill.compression.runtimes import runtime
 
@@ -239,9 +249,20 @@ def test_examples_of_other_dtypes(format, dtype, tmp_path):
 def test_a_path_or_a_distiller_is_not_a_model(tmp_path):
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     distiller = Distiller(student=network, teacher=None, terms=[])
-    for function in (lambda model: export(model, tmp_path, np.zeros((4, 4))), lambda model: shrink(model, width=0.5)):
+    (file,) = export(network, tmp_path / "files", np.zeros((4, 4)), ["keras"])
+    functions = (
+        lambda model: export(model, tmp_path / "none", np.zeros((4, 4))),
+        lambda model: shrink(model, width=0.5),
+        lambda model: tie_weights(model, ["dense", "dense"]),
+        lambda model: quantize_aware(model, np.zeros((4, 4))),
+        lambda model: quantize_post_training(model, "int8"),
+        lambda model: copy_weights(model, network),
+        lambda model: copy_weights(network, model),
+        lambda model: profile(model, file, np.zeros((4, 4))),
+    )
+    for function in functions:
         with pytest.raises(ValueError, match="Load a file by keras.saving.load_model"):
             function("model.keras")
         with pytest.raises(ValueError, match="Pass the student of a distiller: `distiller.student`"):
             function(distiller)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "none").exists()
