@@ -11,6 +11,7 @@ from keras_distill.teachers import Teacher
 from keras_distill.types import Structure
 
 _LARGEST = 2**63 - 1
+_PART = 1024
 
 
 def of_teacher(teacher: Teacher) -> str:
@@ -44,7 +45,39 @@ def of_example(inputs: Structure) -> tf.Tensor:
     Returns:
         Integer from 0 to 2^63 - 2, a scalar int64 tensor.
     """
-    leaves = [tf.io.serialize_tensor(leaf) for leaf in keras.tree.flatten(inputs)]
+    return _hash([tf.io.serialize_tensor(leaf) for leaf in keras.tree.flatten(inputs)])
+
+
+def of_examples(inputs: Structure) -> tf.Tensor:
+    """Return `of_example` for every example of arrays in memory, without a graph call for each.
+
+    Args:
+        inputs: Structure of arrays or eager tensors of shape `[examples, ...]`.
+
+    Returns:
+        Integers from 0 to 2^63 - 2, an int64 tensor of shape `[examples]`.
+    """
+    leaves = [tf.constant(leaf) for leaf in keras.tree.flatten(inputs)]
+    count = len(leaves[0])
+    # Parts, since the serialized examples need about as much memory as the examples.
+    parts = [slice(start, start + _PART) for start in range(0, count, _PART)]
+    return tf.concat([_hash([_serialized(leaf[part]) for leaf in leaves]) for part in parts] or [[]], 0)
+
+
+def _serialized(batch):
+    """Return `tf.io.serialize_tensor` of every example of a batch."""
+    first = tf.io.serialize_tensor(batch[0]).numpy()
+    rows = batch.numpy().reshape(len(batch), -1)
+    size = 0 if batch.dtype == tf.string else rows[0].nbytes
+    # Serialized numbers are a header, the same for all examples, and the bytes of the array.
+    if size == 0 or first[-size:] != rows[0].tobytes():
+        return tf.map_fn(tf.io.serialize_tensor, batch, fn_output_signature=tf.string)
+    header, contents = first[:-size], rows.tobytes()
+    return tf.constant([header + contents[start : start + size] for start in range(0, len(contents), size)])
+
+
+def _hash(leaves):
+    """Return the hashes of serialized examples; scalars or vectors of one value per example."""
     # The lengths distinguish ("ab", "c") from ("a", "bc").
-    lengths = tf.unstack(tf.strings.as_string(tf.strings.length(tf.stack(leaves))), len(leaves))
+    lengths = [tf.strings.as_string(tf.strings.length(leaf)) for leaf in leaves]
     return tf.strings.to_hash_bucket_fast(tf.strings.join([*lengths, *leaves], " "), _LARGEST)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import fingerprint
@@ -31,10 +32,20 @@ def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
         A `tf.data.Dataset` of single examples. `on_inputs` applies a function to their inputs.
     """
     if not isinstance(dataset, tf.data.Dataset):
-        dataset = tf.data.Dataset.from_tensor_slices(dataset)
+        dataset = tf.data.Dataset.from_tensor_slices(_index_arrays(dataset))
     if is_indexed(dataset):
         return dataset
     return dataset.enumerate().map(with_fingerprint, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _index_arrays(element):
+    """Return the element of all examples at once, or the arrays unchanged if some are no arrays, such as lists."""
+    inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
+    leaves = keras.tree.flatten(inputs)
+    if not all(isinstance(leaf, np.ndarray | tf.Tensor) for leaf in leaves) or len({len(leaf) for leaf in leaves}) > 1:
+        return element
+    joined = with_index(inputs, np.arange(len(leaves[0]))) | {_FINGERPRINT: fingerprint.of_examples(inputs)}
+    return (joined, *rest) if rest else joined
 
 
 def split_element(element: Any) -> tuple[Structure, Any, Any, tuple]:

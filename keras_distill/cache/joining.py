@@ -12,11 +12,10 @@ from keras_distill.cache.arrays import ShardArray, file_error, is_usable
 from keras_distill.cache.indexing import as_element, indexed, input_signature, is_indexed, split_element
 from keras_distill.cache.manifest import EXAMPLES, Manifest
 from keras_distill.cache.views import Views
-from keras_distill.data.batch import split_inputs, with_activations, with_index
+from keras_distill.data.batch import with_activations, with_index
 from keras_distill.teachers import Teacher, as_teacher
 from keras_distill.types import Structure
-
-_LOAD_BATCH_SIZE = 1024
+from keras_distill.utils.progress import progress_bar
 
 
 def open_cache(directory: str | os.PathLike, teacher: Teacher | Callable | None = None) -> "TeacherCache":
@@ -95,6 +94,11 @@ class TeacherCache:
             {name: ShardArray(directory, manifest, shard, name) for name in shard.files} for shard in manifest.shards
         ]
 
+    def __repr__(self):
+        taps = ", ".join(f"'{tap}': {tuple(spec.shape)} {spec.dtype.name}" for tap, spec in self.taps.items())
+        views = "" if self.views == 1 else f", {self.views} views each"
+        return f"<TeacherCache '{self.directory}': {self.examples:,} examples{views}, taps {{{taps}}}>"
+
     def join(
         self, dataset: tf.data.Dataset | tuple, views: Views | None = None, seed: int | None = None
     ) -> tf.data.Dataset:
@@ -145,24 +149,18 @@ class TeacherCache:
             The same as `with_activations(inputs, activations)`.
 
         Raises:
-            ValueError: If the cache holds several views of each example.
-            tf.errors.InvalidArgumentError: If an example is not the one that was labeled, e.g. of another shape.
+            ValueError: If the cache holds several views of each example, or if an example is not the one that was
+                labeled, e.g. of another shape or in another order.
         """
         if self.views != 1:
             raise ValueError(
                 f"'{self.directory}' holds {self.views} views of each example, of which `load` cannot choose. Use "
                 "`join(dataset, views=views)`."
             )
-        count = len(keras.tree.flatten(inputs)[0])
-        activations = keras.tree.map_structure(
-            lambda spec: np.empty((count, *spec.shape[1:]), spec.dtype.as_numpy_dtype), self.teacher.stored
-        )
-        for number, joined in enumerate(self.join(indexed((inputs,)).batch(_LOAD_BATCH_SIZE))):
-            rows = slice(number * _LOAD_BATCH_SIZE, (number + 1) * _LOAD_BATCH_SIZE)
-            keras.tree.map_structure(
-                lambda array, x, rows=rows: np.copyto(array[rows], x.numpy()), activations, split_inputs(joined)[1]
-            )
-        return with_activations(inputs, activations)
+        self._check_signature(tf.data.Dataset.from_tensor_slices((inputs,)).element_spec[0])
+        fingerprints = fingerprint.of_examples(inputs)
+        activations = self._decoded(self._rows(np.arange(len(fingerprints)), fingerprints))
+        return with_activations(inputs, keras.tree.map_structure(np.asarray, activations))
 
     def check_values(self) -> None:
         """Read all activations of the cache, and look for values that no loss can use.
@@ -186,7 +184,7 @@ class TeacherCache:
         Raises:
             ValueError: If a file is missing or has changed, or an activation is NaN or +infinity.
         """
-        progress = keras.utils.Progbar(len(self._manifest.shards), unit_name="shard", verbose=verbose)
+        progress = progress_bar(len(self._manifest.shards), "shard", verbose)
         for shard in self._manifest.shards:
             shards.verify_checksums(self.directory, shard)
             progress.add(1)
@@ -194,26 +192,34 @@ class TeacherCache:
 
     def _indexed(self, dataset):
         dataset = indexed(dataset)
-        signature = input_signature(split_element(dataset.element_spec)[0])
+        self._check_signature(split_element(dataset.element_spec)[0])
+        return dataset
+
+    def _check_signature(self, inputs):
+        signature = input_signature(inputs)
         if signature != self._manifest.inputs:
             raise ValueError(
                 f"The examples of the dataset are {signature}, but those of the cache '{self.directory}' are "
                 f"{self._manifest.inputs}. Index the dataset before it is batched or changed: "
                 "`teacher_cache.join(indexed(dataset).batch(128))`."
             )
-        return dataset
 
     def _joined(self, *element):
         inputs, index, fingerprints, rest = split_element(as_element(element))
         dtypes = [tf.as_dtype(self._rows_of[name][0]) for name in self._fields]
         rows = tf.numpy_function(self._rows, [index, fingerprints], dtypes, stateful=False)
-        tensors = {}
-        for (name, spec), tensor in zip(self._fields.items(), rows):
+        for spec, tensor in zip(self._fields.values(), rows):
             tensor.set_shape((*index.shape, *spec.shape))
-            tensors[name] = tf.bitcast(tensor, tf.bfloat16) if spec.dtype == tf.bfloat16 else tensor
-        activations = {tap: stored.decode(tap, tensors) for tap, stored in self._manifest.taps.items()}
-        joined = with_index(with_activations(inputs, activations), index)
+        joined = with_index(with_activations(inputs, self._decoded(rows)), index)
         return (joined, *rest) if rest else joined
+
+    def _decoded(self, rows):
+        """Return `{tap: activation}` of the stored rows."""
+        tensors = {
+            name: tf.bitcast(values, tf.bfloat16) if spec.dtype == tf.bfloat16 else values
+            for (name, spec), values in zip(self._fields.items(), rows)
+        }
+        return {tap: stored.decode(tap, tensors) for tap, stored in self._manifest.taps.items()}
 
     def _rows(self, index, fingerprints):
         """Return the stored rows of these examples as NumPy arrays, for a scalar index or a vector of a batch."""

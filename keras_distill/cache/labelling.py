@@ -24,6 +24,7 @@ from keras_distill.teachers import Teacher, as_teacher
 from keras_distill.teachers.checks import check_finite_weights
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_integer
+from keras_distill.utils.progress import progress_bar
 
 
 def label(
@@ -265,7 +266,7 @@ def _write_missing_shards(
         if count:
             size = f"{count * manifest.row_bytes / 2**20:,.1f} MiB for {count:,} examples"
         print(f"Labeling into {directory}: {manifest.row_bytes:,} bytes per example, {size}; {done:,} examples done")
-    progress = keras.utils.Progbar(count, unit_name="example", verbose=verbose)
+    progress = progress_bar(count, "example", verbose)
     progress.update(done)
     remaining = dataset.skip(done).batch(batch_size).prefetch(tf.data.AUTOTUNE)
     batches = _labeled_batches(teacher, remaining, manifest, progress)

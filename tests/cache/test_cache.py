@@ -66,7 +66,7 @@ def test_two_inputs_are_loaded(tmp_path):
     label(model, tf.data.Dataset.from_tensor_slices(((a, b), np.arange(10))), tmp_path, verbose=0)
     activations = split_inputs(open_cache(tmp_path).load((a, b)))[1]
     np.testing.assert_allclose(activations[OUTPUT], model((a, b)), rtol=1e-6)
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(ValueError, match="does not match its fingerprint"):
         open_cache(tmp_path).load((a, b[::-1].copy()))
 
 
@@ -82,8 +82,17 @@ def test_load_returns_arrays_in_memory(teacher, tmp_path, dtype):
     compiled(Distiller(student=mlp(8), teacher=teacher_cache.teacher, terms=[Term(KLDivergence())])).fit(
         teacher_cache.load(inputs), labels, verbose=0
     )
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Example 0 does not match its fingerprint"):
+    with pytest.raises(ValueError, match="Example 0 does not match its fingerprint"):
         teacher_cache.load(inputs[::-1])
+    with pytest.raises(ValueError, match="but those of the cache"):
+        teacher_cache.load(inputs[:, :-1])
+
+
+def test_a_cache_shows_what_it_holds(teacher, tmp_path):
+    teacher_cache = labeled(teacher, tmp_path)
+    assert repr(teacher_cache) == (
+        f"<TeacherCache '{tmp_path}': 24 examples, taps {{'output': (3,) float32, 'features': (16,) float32}}>"
+    )
 
 
 @pytest.mark.parametrize("batched_first", [False, True])
