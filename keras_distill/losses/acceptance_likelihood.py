@@ -8,7 +8,7 @@ from keras import ops
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import finite_logits
-from keras_distill.losses.maths import probability_difference, softmax_pair
+from keras_distill.losses.softened import probability_difference, softmax_pair
 from keras_distill.types import ScheduleLike, Tensor
 
 

@@ -8,7 +8,8 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import as_shape_pair, shapes_match
-from keras_distill.losses.maths import as_pair, attention_scores_of, float32, kl_from_logits
+from keras_distill.losses.maths import as_pair, attention_scores_of, float32
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.types import Structure, Tensor
 from keras_distill.utils.arguments import check_integer

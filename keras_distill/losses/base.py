@@ -7,7 +7,7 @@ import keras
 from keras_distill.data.batch import Batch
 from keras_distill.losses.checks import Shape, check_classes, shapes_match
 from keras_distill.losses.class_masks import finite_logits
-from keras_distill.losses.maths import kl_from_logits
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive, deserialize_values, value_at
 from keras_distill.types import ScheduleLike, Tensor

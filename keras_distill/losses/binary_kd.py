@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.class_masks import classes_left, finite_logits, mean_over_classes
-from keras_distill.losses.maths import kl_from_logits
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 

@@ -8,7 +8,8 @@ from keras import ops
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import check_positions
-from keras_distill.losses.maths import channels_first, float32, kl_from_logits
+from keras_distill.losses.maths import channels_first, float32
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.models.masking import expand_to_rank
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor

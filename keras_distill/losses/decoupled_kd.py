@@ -9,7 +9,8 @@ from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import MASKED, finite_logits
-from keras_distill.losses.maths import kl_from_logits, one_hot_labels
+from keras_distill.losses.maths import one_hot_labels
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor

@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_distill.losses.class_masks import finite_logits
-from keras_distill.losses.maths import kl_from_probabilities
+from keras_distill.losses.softened import kl_from_probabilities
 from keras_distill.types import Tensor
 
 

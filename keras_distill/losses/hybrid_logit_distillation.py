@@ -11,7 +11,7 @@ from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes, shapes_match
 from keras_distill.losses.class_masks import finite_logits
 from keras_distill.losses.distributions import kl_to_mixture, sorted_distance
-from keras_distill.losses.maths import kl_from_probabilities
+from keras_distill.losses.softened import kl_from_probabilities
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_integer, check_number
 

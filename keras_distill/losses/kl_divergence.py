@@ -7,7 +7,7 @@ import keras
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import finite_logits
-from keras_distill.losses.maths import kl_from_logits
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.types import ScheduleLike, Tensor
 
 

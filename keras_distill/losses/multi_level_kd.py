@@ -10,12 +10,8 @@ from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import classes_left, columns_left, finite_logits, mean_over_classes
-from keras_distill.losses.maths import (
-    flatten_positions,
-    kl_from_probabilities,
-    probability_difference,
-    softmax_pair,
-)
+from keras_distill.losses.maths import flatten_positions
+from keras_distill.losses.softened import kl_from_probabilities, probability_difference, softmax_pair
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.schedules import check_positive
 from keras_distill.types import Tensor

@@ -5,7 +5,8 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32, kl_from_probabilities, unit_vectors
+from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.losses.softened import kl_from_probabilities
 from keras_distill.types import Tensor
 
 _EPSILON = 1e-7

@@ -8,7 +8,7 @@ from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import finite_logits
 from keras_distill.losses.distributions import kl_to_mixture
-from keras_distill.losses.maths import softmax_pair
+from keras_distill.losses.softened import softmax_pair
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_number
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_distill.losses.class_masks import finite_logits
-from keras_distill.losses.maths import kl_from_logits
+from keras_distill.losses.softened import kl_from_logits
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_number
