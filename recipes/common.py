@@ -85,8 +85,6 @@ def run(recipe: Callable[[], None]) -> None:
     def main(argv):
         if len(argv) > 1:
             raise app.UsageError(f"Unknown arguments: {argv[1:]}. --help lists the flags.")
-        # TensorFlow warns of retracing for every new model.
-        tf.get_logger().setLevel("ERROR")
         with contextlib.ExitStack() as stack:
             if not workers.is_chief(strategy()):
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))

@@ -133,17 +133,15 @@ def export_formats(options: argparse.Namespace, option: str, names: "list[str] |
         option: Name of the option, for the error.
         names: Names of formats, or None.
     """
-    from keras_distill.compression.exporting import ALIASES, FORMATS
+    from keras_distill.compression.exporting import ALIASES, FORMATS, check_formats
 
-    formats = []
     for name in names or []:
-        key = name.lower().replace("-", "_")
-        format = ALIASES.get(key, key)
-        if format not in FORMATS:
-            suggestion = did_you_mean(key, [*FORMATS, *ALIASES])
+        try:
+            check_formats([name], option)
+        except ValueError:
+            suggestion = did_you_mean(name.lower().replace("-", "_"), [*FORMATS, *ALIASES])
             options.error(f"{option} must be one of {', '.join(FORMATS)}, got {name}.{suggestion}")
-        formats.append(format)
-    return list(dict.fromkeys(formats))
+    return check_formats(names or [], option)
 
 
 def _agreement(file: "Exported") -> tuple[str, str]:

@@ -53,6 +53,10 @@ def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
             raise CommandError(f"cannot read {path}: {_load_error(str(error))}") from error
         if not isinstance(model, keras.Model):
             raise CommandError(f"cannot read {path}: it contains a {type(model).__name__}, not a model.")
+        student = getattr(model, "student", None)
+        if isinstance(student, keras.Model) and isinstance(getattr(model, "teacher", None), keras.Model):
+            warnings.warn(f"{path} contains a distiller. Its student '{student.name}' is used.", stacklevel=2)
+            return student
         return model
 
 

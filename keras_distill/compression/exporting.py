@@ -103,7 +103,8 @@ def export(
             the new ones are completely written.
         examples: Real model inputs, some hundreds. The first 256 are used to compare outputs and to calibrate
             "litert_int8".
-        formats: Formats to write. Defaults to "keras", "saved_model", "litert_float32" and "litert_int8".
+        formats: Formats to write, or other names of them in `ALIASES`, such as "tflite". Defaults to "keras",
+            "saved_model", "litert_float32" and "litert_int8".
         name: File name without suffix. Defaults to the model's name.
 
     Returns:
@@ -122,9 +123,7 @@ def export(
     (True, 1.0)
     """
     check_model(model, "model")
-    unknown = [format for format in formats if format not in FORMATS]
-    if unknown:
-        raise ValueError(f"`formats` must be among {list(FORMATS)}. Received: {unknown}")
+    formats = check_formats(formats, "formats")
     if any(format.startswith("litert") for format in formats):
         _check_input_shapes(model)
     examples = keras.tree.map_structure(lambda x: np.asarray(x)[:_NUM_EXAMPLES], examples)
@@ -154,6 +153,24 @@ def export(
                 "Pass `examples` from the data that the model was trained on."
             )
     return results
+
+
+def check_formats(names: Sequence[str], argument: str) -> list[str]:
+    """Return formats by their names or `ALIASES`, each once.
+
+    Args:
+        names: Names in any case.
+        argument: What the names were given as, for the error.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    keys = [name.lower().replace("-", "_") for name in names]
+    formats = [ALIASES.get(key, key) for key in keys]
+    unknown = [name for name, format in zip(names, formats) if format not in FORMATS]
+    if unknown:
+        raise ValueError(f"`{argument}` must be among {list(FORMATS)}. Received: {unknown}")
+    return list(dict.fromkeys(formats))
 
 
 def path_of(folder: str | os.PathLike, name: str, format: str) -> pathlib.Path:

@@ -14,7 +14,7 @@ from keras_distill.compression.runtimes import measure_costs, runtime
 from keras_distill.models.specs import input_specs
 from keras_distill.types import Structure, Tensor
 from keras_distill.utils.arguments import check_model
-from keras_distill.utils.formatting import UNKNOWN, align_columns, format_size, percent_with_spread
+from keras_distill.utils.formatting import UNKNOWN, align_columns, format_count, format_size, percent_with_spread
 
 _BATCH_SIZE = 500
 
@@ -93,7 +93,7 @@ class Profile:
             format_size(self.bytes),
             f"{reference.bytes / self.bytes:.1f}x",
             f"{self.parameters:,}",
-            f"{self.multiply_adds / 1e6:.3g} M",
+            format_count(self.multiply_adds),
             UNKNOWN if self.median is None else f"{self.median:.3g} / {self.p95:.3g}",
             UNKNOWN if self.memory is None else format_size(self.memory),
             UNKNOWN if self.median is None else str(self.threads),

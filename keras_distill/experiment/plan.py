@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_distill.compression.exporting import FORMATS
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.transfer_examples import with_transfer_set
+from keras_distill.teachers import CachedTeacher
 from keras_distill.training.distiller import Distiller
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def check_arms(plan: Experiment) -> None:
         raise ValueError(f"The names of the arms must be unique and not '{TEACHER}'. Received: {names}")
     if len(set(plan.seeds)) < len(plan.seeds) or not plan.seeds:
         raise ValueError(f"`seeds` must be different integers, at least one. Received: {plan.seeds}")
+    if isinstance(plan.teacher, CachedTeacher):
+        raise ValueError(
+            "An experiment computes the teacher's outputs itself, for the training, validation and test splits. Pass "
+            "the model as `teacher`, and `cache=` the folder of the outputs that `label` wrote for the training split."
+        )
     earlier: list[str] = []
     has_model = isinstance(plan.teacher, Arm | keras.Model)
     for arm in plan.arms:
@@ -83,9 +88,6 @@ def check_arms(plan: Experiment) -> None:
         unknown = sorted(set(chosen) - {TEACHER, *names})
         if unknown:
             raise ValueError(f"`{option}` refers to unknown arms {unknown}. Arms: {names}")
-    unknown = sorted({format for formats in plan.files.values() for format in formats} - set(FORMATS))
-    if unknown:
-        raise ValueError(f"The formats in `files` must be among {sorted(FORMATS)}. Received: {unknown}")
 
 
 def dry_run(plan: Experiment) -> None:

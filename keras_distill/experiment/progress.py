@@ -1,15 +1,12 @@
 """Progress of an experiment: one line per training, with the time left."""
 
-import sys
 import time
 from typing import Any
 
 import keras
 
 from keras_distill.utils.formatting import duration
-
-# Seconds between two lines of a long training where lines cannot be rewritten, such as in a log file.
-_INTERVAL = 30
+from keras_distill.utils.progress import LOG_INTERVAL, is_rewritable
 
 
 class Progress:
@@ -84,11 +81,11 @@ class Progress:
             text: The line.
         """
         self._print(text + self.left())
-        if not sys.stdout.isatty():
+        if not is_rewritable():
             print(flush=True)
 
     def _print(self, text):
-        rewrite = "\r" if sys.stdout.isatty() else ""
+        rewrite = "\r" if is_rewritable() else ""
         print(rewrite + text.ljust(self._width if rewrite else 0), end="", flush=True)
         self._width = len(text)
 
@@ -107,7 +104,7 @@ class _Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         epochs = self.params["epochs"]
         self._progress.update(self._steps // epochs, time.time() - self._started)
-        if sys.stdout.isatty() or time.time() - self._shown > _INTERVAL:
+        if is_rewritable() or time.time() - self._shown > LOG_INTERVAL:
             self._shown = time.time()
             shown = ", ".join(f"{name} {value:.4g}" for name, value in _main(logs or {}))
             self._progress.show(f"{self._title}: epoch {epoch + 1} of {epochs}, {shown}")

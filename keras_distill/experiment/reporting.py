@@ -22,6 +22,7 @@ from keras_distill.experiment.store import slug
 from keras_distill.models.softmax import ends_in_softmax
 from keras_distill.saving.load import save_model
 from keras_distill.utils.files import atomic_write
+from keras_distill.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from keras_distill.experiment.execution import Execution
@@ -184,7 +185,7 @@ def _profiles(execution):
     profiles: dict[Any, Profile] = {}
     costs: dict[Any, Profile] = {}
     exports = [(key, trained) for key, trained in execution.trained.items() if key[0] in plan.files]
-    bar = keras.utils.Progbar(len(exports), unit_name="model")
+    bar = progress_bar(len(exports), "model")
     for (name, seed), trained in exports:
         files = export(trained.model, execution.folder / _FILES, calibration, plan.files[name], f"{slug(name)}_{seed}")
         for file in files:

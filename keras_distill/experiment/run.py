@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_distill.compression.exporting import check_formats
 from keras_distill.distribution import workers
 from keras_distill.experiment import reporting
 from keras_distill.experiment.arm import Arm
@@ -106,7 +107,8 @@ class Experiment:
         self.seeds = list(range(check_integer(seeds, "seeds"))) if isinstance(seeds, int) else list(seeds)
         self.labels = check_integer(labels, "labels", optional=True)
         self.title, self.description, self.temperature = title, description, temperature
-        self.cache, self.strict, self.files, self.settings = cache, strict, dict(files or {}), settings
+        self.cache, self.strict, self.settings = cache, strict, settings
+        self.files = {name: check_formats(formats, "files") for name, formats in (files or {}).items()}
         self.keep = keep or next((arm.name for arm in reversed(self.arms) if arm.distilled), self.arms[-1].name)
         self.command = shlex.join(sys.argv) if command is None else command
         self.strategy = tf.distribute.get_strategy() if strategy is None else strategy
@@ -131,7 +133,11 @@ class Experiment:
                 `strict` is set.
         """
         folder = pathlib.Path(folder)
-        dry_run(self)
+        with _without_retracing_warnings():
+            dry_run(self)
+            return self._run(folder)
+
+    def _run(self, folder):
         with _locked(folder) if self.is_chief else contextlib.nullcontext():
             with self.strategy.scope() if self.distributed else contextlib.nullcontext():
                 execution = Execution(self, folder)
@@ -153,6 +159,21 @@ class Experiment:
             arm: One of the arms.
         """
         return arm.epochs * (arm.steps_per_epoch or -(-len(self.data.train) // arm.batch_size))
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings():
+    """Hide TensorFlow's advice against retracing: every model of an experiment is traced once."""
+    logger = tf.get_logger()
+
+    def allowed(record):
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger.addFilter(allowed)
+    try:
+        yield
+    finally:
+        logger.removeFilter(allowed)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,8 @@ def main_arm(results: Results) -> ModelResult | None:
 def headlines(results: Results) -> list[Headline]:
     """Return score retained, size, speed and teacher-student gap recovered of the first distilled model.
 
+    The gap is left out where the model is not clearly better than its baseline.
+
     Args:
         results: A `Results`. Numbers that it does not contain are left out.
     """
@@ -105,9 +107,14 @@ def _latencies(model, teacher):
 
 
 def _gap(results, model, row):
-    if row.gap_recovered is None or not math.isfinite(row.gap_recovered):
-        return None
     baseline = results.baseline(model)
+    better = any(
+        each.clear and results.score.sign * each.difference > 0
+        for each in results.comparisons
+        if (each.model, each.baseline) == (model.name, baseline and baseline.name)
+    )
+    if row.gap_recovered is None or not math.isfinite(row.gap_recovered) or not better:
+        return None
     note = f"from \u201c{baseline.name}\u201d to the teacher"
     if row.gap_interval is not None:
         low, high = (f"{100 * bound:.0f}" for bound in row.gap_interval)

@@ -79,7 +79,11 @@ class CachedTeacher(Teacher):
     def connect(self, taps: Sequence[str]) -> None:
         missing = [tap for tap in taps if tap not in self.stored]
         if missing:
-            raise ValueError(f"The activations {missing} were not stored. Stored: {list(self.stored)}.")
+            taps = [*self.stored, *missing]
+            raise ValueError(
+                f"The activations {missing} were not stored. Stored: {list(self.stored)}. Run `label` into another "
+                f"directory with taps={taps}, or let the terms compare what is stored."
+            )
         self._taps = taps
 
     def activations(self, batch: Batch) -> dict[str, Tensor]:

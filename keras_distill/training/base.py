@@ -17,6 +17,7 @@ from keras_distill.training.fitting import evaluates_terms, fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import replica_fraction
 from keras_distill.training.strategy_checks import check_accumulation, check_batch_size, check_step, check_trainable
+from keras_distill.training.validation import check_keywords
 from keras_distill.types import Structure, Tensor
 
 
@@ -85,6 +86,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         Raises:
             ValueError: For a loss that does not fit the models, and for options that the strategy does not support.
         """
+        check_keywords(kwargs)
         strategy = _compat.distribute_strategy(self)
         # Variables that are created here belong to the strategy under which the models were made.
         with contextlib.nullcontext() if strategy is None else strategy.scope():

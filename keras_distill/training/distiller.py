@@ -22,6 +22,7 @@ from keras_distill.training.term_list import as_terms
 from keras_distill.training.term_shapes import description
 from keras_distill.training.total_loss import TotalLoss
 from keras_distill.training.validation import (
+    check_arguments,
     check_log_names,
     check_masks,
     check_models,
@@ -84,12 +85,8 @@ class Distiller(BaseDistiller):
     """
 
     def __new__(cls, *args, **kwargs):
-        # The order of `keras.distillation.Distiller` would train the teacher.
-        if args and cls.__init__ is Distiller.__init__:
-            raise TypeError(
-                "Distiller takes keyword arguments only: Distiller(student=..., teacher=..., terms=...). "
-                "keras.distillation.Distiller takes (teacher, student, ...), other libraries (student, teacher, ...)."
-            )
+        if cls.__init__ is Distiller.__init__:
+            check_arguments(args, kwargs)
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(

@@ -33,6 +33,35 @@ _CONSTANT = (
 )
 
 
+# Arguments of `keras.distillation.Distiller` and of the Distiller in Keras' examples, and what replaces them.
+_REPLACED = {
+    "distillation_losses": "`terms=[Term(loss, ...)]`",
+    "distillation_loss_weights": "the `weight` of each `Term`",
+    "student_loss_weight": "`supervised_weight` of the Distiller",
+    "student_loss_fn": "`loss` of `compile`",
+    "distillation_loss_fn": "`terms=[Term(loss, weight=...)]` of the Distiller",
+    "alpha": "`supervised_weight=alpha` of the Distiller, and `weight=1 - alpha` of its term",
+    "temperature": "`terms=[Term(KLDivergence(temperature))]` of the Distiller",
+}
+
+
+def check_arguments(args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raise TypeError for positional arguments, whose order in `keras.distillation` would train the teacher."""
+    if args:
+        raise TypeError(
+            "Distiller takes keyword arguments only: Distiller(student=..., teacher=..., terms=...). "
+            "keras.distillation.Distiller takes (teacher, student, ...), other libraries (student, teacher, ...)."
+        )
+    check_keywords(kwargs)
+
+
+def check_keywords(kwargs: dict[str, Any]) -> None:
+    """Raise TypeError for the keyword arguments of other distillers, with those that replace them."""
+    replaced = [f"`{name}` by {new}" for name, new in _REPLACED.items() if name in kwargs]
+    if replaced:
+        raise TypeError(f"These are arguments of another Distiller. Replace {'; '.join(replaced)}.")
+
+
 def check_models(student: keras.Model, teacher: Any) -> None:
     """Check that the student shares no weights with the teacher, and that the teacher's weights are finite.
 

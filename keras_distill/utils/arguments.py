@@ -82,7 +82,8 @@ def check_model(value: Any, name: str) -> keras.Model:
     Raises:
         ValueError: For a path, a distiller or anything else; the error says what to pass instead.
     """
-    distiller = hasattr(value, "student") and hasattr(value, "terms")
+    # Also one of Keras or of the user.
+    distiller = hasattr(value, "student") and (hasattr(value, "terms") or hasattr(value, "teacher"))
     if isinstance(value, keras.Model) and not distiller:
         return value
     advice = "Load a file by keras.saving.load_model(path)."

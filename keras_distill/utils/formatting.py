@@ -49,10 +49,18 @@ def percent_with_spread(fraction: float, spread: float | None = None) -> str:
 
 def format_size(count: float) -> str:
     """Return a number of bytes as "812 B", "3.62 kB" or "1.5 MB", in powers of 1000."""
-    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= power:
-            return f"{count / power:.3g} {unit}" if count < 1e3 * power else f"{count / power:,.0f} {unit}"
-    return f"{count:,.0f} B"
+    text = format_count(count)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
+def format_count(count: float) -> str:
+    """Return a large number as "812", "9.12 k", "1.5 M" or "3.2 G"."""
+    # 999,999 is "1 M", not "1e+03 k".
+    rounded = float(f"{count:.3g}")
+    for unit, power in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rounded >= power:
+            return f"{rounded / power:.3g} {unit}" if rounded < 1e3 * power else f"{count / power:,.0f} {unit}"
+    return f"{count:,.0f}"
 
 
 def duration(seconds: float) -> str:

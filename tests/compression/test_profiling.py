@@ -86,8 +86,8 @@ def test_table_of_profiles():
     headings, *lines = profiling.format_profiles([teacher, student, keras_file]).splitlines()
     assert headings.split() == " ".join(profiling.HEADINGS).split()
     first = "teacher saved_model 95.00 % 2 MB 1.0x 500,000 7 M 1.25 / 2.5 30 MB 1"
-    second = "student litert_int8 94.00 ± 1.41 % 50 kB 40.0x 40,000 0.6 M 0.1 / 0.2 – 2"
-    third = "student keras – 200 kB 10.0x 40,000 0.6 M – – –"
+    second = "student litert_int8 94.00 ± 1.41 % 50 kB 40.0x 40,000 600 k 0.1 / 0.2 – 2"
+    third = "student keras – 200 kB 10.0x 40,000 600 k – – –"
     assert [" ".join(line.split()) for line in lines] == [first, second, third]
 
 

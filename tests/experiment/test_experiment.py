@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ from keras_distill.experiment import (
     tuned_objective,
 )
 from keras_distill.losses import Hint, KLDivergence
-from keras_distill.teachers import Ensemble, NumPyTeacher
+from keras_distill.teachers import CachedTeacher, Ensemble, NumPyTeacher
 from tests.support.helpers import assert_same_weights, data, mlp, weights_of
 
 TERM = Term(KLDivergence(2.0), weight=0.7)
@@ -414,13 +415,39 @@ def test_mixed_precision_is_a_setting_of_an_arm(tmp_path):
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_retracing_is_not_warned_of(tmp_path):
+    messages = []
+    # The command line may have raised the level.
+    level = tf.get_logger().level
+    tf.get_logger().setLevel(logging.WARNING)
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    advice = "5 out of the last 5 calls to <function> triggered tf.function retracing. Tracing is expensive"
+
+    def log(*arguments):
+        tf.get_logger().warning(advice)
+        tf.get_logger().warning("other")
+        return []
+
+    tf.get_logger().addHandler(handler)
+    try:
+        experiment(seeds=1, callbacks=log).run(tmp_path)
+        assert set(messages) == {"other"}
+        tf.get_logger().warning(advice)
+        assert advice in messages
+    finally:
+        tf.get_logger().removeHandler(handler)
+        tf.get_logger().setLevel(level)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: experiment([]), "at least one `Arm`"),
         (lambda: experiment([arms()[0], arms()[0]]), "must be unique"),
         (lambda: experiment(seeds=[0, 0]), "different integers"),
-        (lambda: experiment(files={"distilled": ["tflite"]}), "The formats in `files` must be among .*'tflite'"),
+        (lambda: experiment(files={"distilled": ["tflight"]}), "`files` must be among .*'tflight'"),
+        (lambda: experiment(teacher=CachedTeacher({"output": data(4)[1]})), "as `teacher`, and `cache=`"),
         (lambda: experiment(teacher=None), "'distilled' has terms, but the experiment has no teacher"),
         (lambda: experiment([Arm("a", student, [TERM], start="b")]), "`start` of 'a' must be an arm that comes before"),
         (lambda: experiment([Arm("a", student, [TERM], baselines=["b"])]), "`baselines` of 'a' must be among"),

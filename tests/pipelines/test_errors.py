@@ -163,7 +163,8 @@ INVALID = {
     "a tap that was not stored": (
         training_nodes,
         {"terms": "tests.support.tfx_project:terms"},
-        "The activations ['features'] were not stored. Stored: ['output'].",
+        "The activations ['features'] were not stored. Stored: ['output']. Run `label` into another directory with "
+        "taps=['output', 'features'], or let the terms compare what is stored.",
     ),
     "steps that are not a multiple of the epochs": (
         training_nodes,

@@ -210,7 +210,8 @@ def test_custom_teacher():
 
 
 def test_missing_stored_activations_raise():
-    with pytest.raises(ValueError, match=r"The activations \['features'\] were not stored. Stored: \['output'\]"):
+    message = r"The activations \['features'\] were not stored. .*taps=\['output', 'features'\]"
+    with pytest.raises(ValueError, match=message):
         Distiller(
             student=mlp(), teacher=CachedTeacher({OUTPUT: features(4, 3)}), terms=[Term(Hint(), "features", "features")]
         )
@@ -291,3 +292,21 @@ def test_arguments_that_are_no_schedules_or_out_of_range_raise():
         MultiLevelKD([Linear(1.0, 2.0, 10)])
     with pytest.raises(ValueError, match="`momentum` must be a finite number >= 0 and <= 1 or a schedule"):
         ContrastiveRepresentation(momentum=1.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({"distillation_losses": "mse"}, r"`distillation_losses` by `terms=\[Term"),
+        ({"student_loss_weight": 0.5}, "`student_loss_weight` by `supervised_weight`"),
+    ],
+)
+def test_arguments_of_keras_distillation_are_translated(arguments, advice):
+    with pytest.raises(TypeError, match=advice):
+        Distiller(student=mlp(), teacher=mlp(16), **arguments)
+
+
+def test_arguments_of_the_keras_example_are_translated():
+    distiller = Distiller(student=mlp(), teacher=mlp(16))
+    with pytest.raises(TypeError, match="`student_loss_fn` by `loss` of `compile`; `alpha` by `supervised_weight"):
+        distiller.compile("adam", student_loss_fn="mse", alpha=0.1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_distill.utils.formatting import align_columns, format_size, percent_with_spread
+from keras_distill.utils.formatting import align_columns, format_count, format_size, percent_with_spread
 
 
 def test_tables_are_aligned():
@@ -20,11 +20,17 @@ def test_tables_are_aligned():
         (3_616, "3.62 kB"),
         (50_000, "50 kB"),
         (1_504_824, "1.5 MB"),
+        (999_960, "1 MB"),
         (12_000_000_000, "12 GB"),
     ],
 )
 def test_sizes(count, text):
     assert format_size(count) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(9, "9"), (9_120, "9.12 k"), (1_040_000, "1.04 M"), (3.2e12, "3,200 G")])
+def test_counts(count, text):
+    assert format_count(count) == text
 
 
 def test_percentages():
