@@ -113,7 +113,7 @@ def generate_texts(
 def read_texts(folder: str | os.PathLike) -> dict[str, list[str]]:
     """Return the texts that `generate_texts` stored, `{"prompts": [...], "responses": [...]}`.
 
-    Empty responses are left out, since they are no training examples.
+    Empty responses are left out: a training example needs a response.
 
     Args:
         folder: Folder of the texts.

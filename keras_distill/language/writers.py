@@ -54,7 +54,7 @@ class Writer:
             seed: Seed, two integers.
         """
         inputs = with_tokens(inputs, tokens, prompt)
-        # Where there is no padding mask, the padding is no word.
+        # Without a padding mask, the padding cannot be a word, too.
         forbidden = not isinstance(inputs, dict) and self.pad_token_id not in self.stop_token_ids
 
         def choose(logits, index):

@@ -49,14 +49,15 @@ def test_an_interrupted_call_resumes_with_the_same_bytes(tmp_path, monkeypatch):
     generate(tmp_path / "whole", **sampled)
     expected = contents(tmp_path / "whole")
     lines = expected.splitlines(keepends=True)
+    written = []
+    monkeypatch.setattr(keras.utils.Progbar, "add", lambda self, number: written.append(number))
     # After 3 texts and a half: one batch is finished, the second was interrupted.
     for finished, kept in ((b"".join(lines[:3]) + lines[3][:9], 2), (b"", 0), (expected, 5), (b"".join(lines[:4]), 4)):
         (tmp_path / "whole" / "texts.jsonl").write_bytes(finished)
         if kept < 5:
             with pytest.raises(ValueError, match=r"holds \d of 5 texts.*resumes"):
                 read_texts(tmp_path / "whole")
-        written = []
-        monkeypatch.setattr(keras.utils.Progbar, "add", lambda self, number: written.append(number))
+        written.clear()
         generate(tmp_path / "whole", **sampled)
         assert contents(tmp_path / "whole") == expected and sum(written) == 5 - kept
     generate(tmp_path / "other", **sampled | {"seed": 5})
@@ -130,5 +131,5 @@ def test_models_and_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "texts.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="without 'settings.json'"):
         generate(tmp_path)
-    with locked(tmp_path / "other" / ".lock"), pytest.raises(RuntimeError, match="Another process"):
+    with locked(tmp_path / "other" / "writing.lock"), pytest.raises(RuntimeError, match="Another process"):
         generate(tmp_path / "other")

@@ -97,7 +97,7 @@ def test_prompts_end_where_the_weights_begin():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_loss_is_the_divergence_of_the_generated_tokens(jit_compile):
-    """Against NumPy in float64; prompts do not count, and the student's texts are no labels."""
+    """Against NumPy in float64; prompts do not count, and labels are missing where the student writes."""
     student, teacher = gpt2(1), gpt2(2)
     inputs, lengths = prompts()
     texts, written = greedy(student, inputs)
