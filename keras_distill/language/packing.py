@@ -52,6 +52,7 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
     ...     return dataset.batch(32).map(completions(preprocessor))
     """
     _check_preprocessor(preprocessor)
+    window = preprocessor.sequence_length + 1
 
     def examples(prompts, responses=None):
         if isinstance(prompts, dict):
@@ -70,7 +71,7 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
         prompt, response = tokenizer(prompts), tokenizer(responses)
         token_ids, padding_mask = packer(
             tf.concat([prompt, response], axis=1),
-            sequence_length=preprocessor.sequence_length + 1,
+            sequence_length=window,
             add_start_value=preprocessor.add_start_token,
             add_end_value=preprocessor.add_end_token,
         )
@@ -80,7 +81,6 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
         token_ids, padding_mask, *lengths = tokenized(prompts, responses)
         prompt, response = (tf.cast(length, "int32") for length in lengths)
         start, end = _num_added(preprocessor)
-        window = preprocessor.sequence_length + 1
         _check(response > 0, _EMPTY)
         _check(start + prompt + end < window, _TOO_LONG)
         positions = tf.range(window)

@@ -139,14 +139,14 @@ class Rollouts:
         # Replicas draw the same number: all of them write, or none.
         draw = uniform((), fold_in([self.seed, 1], step))
         given = self._given(batch, writer)
-        changed = ("inputs", "labels", "sample_weight")
 
         def parts(batch):
-            return tuple(getattr(batch, name) for name in changed)
+            labels = {} if given.labels is None else {"labels": batch.labels}
+            return {"inputs": batch.inputs, "sample_weight": batch.sample_weight, **labels}
 
         rolled_out = draw < self.on_policy_fraction
         chosen = tf.cond(rolled_out, lambda: parts(self._continued(writer, given, step)), lambda: parts(given))
-        return batch._replace(**dict(zip(changed, chosen)))
+        return batch._replace(**chosen)
 
     def _given(self, batch, writer):
         """Return the batch of given completions, with labels and weights if it has none."""

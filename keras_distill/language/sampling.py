@@ -119,7 +119,8 @@ def continue_texts(
 
     def append(index, tokens, done, cache):
         logits, cache = next_logits(tokens, cache, index)
-        words = ops.cast(choose(logits, index), tokens.dtype)
+        # A loop needs a shape that stays the same.
+        words = ops.reshape(ops.cast(choose(logits, index), tokens.dtype), ops.shape(done))
         words = ops.where(done, ops.cast(pad_token_id, tokens.dtype), words)
         given = ops.take(prompt, index, axis=1)
         words = ops.where(given, ops.take(tokens, index, axis=1), words)
