@@ -65,7 +65,7 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
         return packed(prompts, responses)
 
     # Inside of a function, a tokenizer and a packer return tensors, ragged ones included, without conversion.
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)] * 2)
     def tokenized(prompts, responses):
         tokenizer, packer = preprocessor.tokenizer, preprocessor.packer
         prompt, response = tokenizer(prompts), tokenizer(responses)

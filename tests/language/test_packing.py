@@ -1,5 +1,6 @@
 """Completions: windows and weights against NumPy, and texts that leave nothing to train on."""
 
+import functools
 import io
 
 import keras_hub
@@ -61,10 +62,16 @@ PREPROCESSORS = {
 }
 
 
+@functools.cache
+def made(name="byte pairs"):
+    """Return a preprocessor and its completions; tracing a tokenizer takes seconds."""
+    preprocessor = PREPROCESSORS[name]()
+    return preprocessor, completions(preprocessor)
+
+
 @pytest.mark.parametrize("name", PREPROCESSORS)
 def test_windows_and_weights_equal_numpy(name):
-    preprocessor = PREPROCESSORS[name]()
-    function = completions(preprocessor)
+    preprocessor, function = made(name)
     assert_examples(function(PROMPTS, RESPONSES), preprocessor, PROMPTS, RESPONSES)
     batch = {"prompts": PROMPTS, "responses": RESPONSES}
     dataset = tf.data.Dataset.from_tensor_slices(batch)
@@ -75,16 +82,15 @@ def test_windows_and_weights_equal_numpy(name):
 
 
 def test_two_arguments_in_a_pipeline_and_texts_alone():
-    preprocessor = gpt2_preprocessor()
-    function = completions(preprocessor)
+    preprocessor, function = made()
     (mapped,) = tf.data.Dataset.from_tensor_slices((PROMPTS, RESPONSES)).batch(3).map(function)
     assert_examples(mapped, preprocessor, PROMPTS, RESPONSES)
     assert_examples(function(["abc", "d"]), preprocessor, ["", ""], ["abc", "d"])
 
 
 def test_texts_without_prompt_are_those_of_the_preprocessor():
-    preprocessor = gpt2_preprocessor()
-    x, y, sample_weight = completions(preprocessor)(["", ""], ["abc", "d"])
+    preprocessor, function = made()
+    x, y, sample_weight = function(["", ""], ["abc", "d"])
     hub_x, hub_y, hub_weight = preprocessor(["abc", "d"])
     np.testing.assert_array_equal(x["token_ids"], hub_x["token_ids"])
     np.testing.assert_array_equal(x["padding_mask"], hub_x["padding_mask"])
@@ -96,13 +102,13 @@ def test_texts_without_prompt_are_those_of_the_preprocessor():
     ("prompts", "responses", "message"),
     [
         (["ab", "c"], ["d", ""], r"no tokens.*empty response.*\[1\]"),
-        (["abcabcabcabc", "c"], ["d", "e"], r"fills the window.*sequence_length.*\[0\]"),
+        (["abcabcabcabcabc", "c"], ["d", "e"], r"fills the window.*sequence_length.*\[0\]"),
         # The end token takes the last place.
         (["cdefghijk", "c"], ["d", "e"], r"fills the window"),
     ],
 )
 def test_texts_without_a_response(prompts, responses, message):
-    function = completions(gpt2_preprocessor())
+    _, function = made()
     with pytest.raises(ValueError, match=message):
         function(prompts, responses)
     dataset = tf.data.Dataset.from_tensor_slices((prompts, responses)).batch(2).map(function)
@@ -111,7 +117,7 @@ def test_texts_without_a_response(prompts, responses, message):
 
 
 def test_the_longest_prompt():
-    _, _, sample_weight = completions(gpt2_preprocessor())(["cdefghij"], ["ab"])
+    _, _, sample_weight = made()[1](["cdefghij"], ["ab"])
     assert sample_weight.numpy().sum() == 2 and sample_weight[0, -1] == 1
 
 

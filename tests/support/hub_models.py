@@ -17,7 +17,8 @@ def gpt2_preprocessor(window=WINDOW, **options):
 
 
 def gpt2(seed, preprocessor=None, window=WINDOW, words=WORDS, **options):
-    backbone = keras_hub.models.GPT2Backbone(words, 1, 2, 8, 16, max_sequence_length=window, **options)
+    # Without dropout, the losses of a training step are those of the predictions.
+    backbone = keras_hub.models.GPT2Backbone(words, 1, 2, 8, 16, dropout=0, max_sequence_length=window, **options)
     return keras_hub.models.GPT2CausalLM(randomized(backbone, seed), preprocessor=preprocessor)
 
 
