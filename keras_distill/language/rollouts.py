@@ -145,7 +145,7 @@ class Rollouts:
             return {"inputs": batch.inputs, "sample_weight": batch.sample_weight, **labels}
 
         rolled_out = draw < self.on_policy_fraction
-        chosen = tf.cond(rolled_out, lambda: parts(self._continued(writer, given, step)), lambda: parts(given))
+        chosen = tf.cond(rolled_out, lambda: parts(self._continued(writer, batch, step)), lambda: parts(given))
         return batch._replace(**chosen)
 
     def _given(self, batch, writer):
@@ -226,8 +226,8 @@ def _prompts(mask, weights):
     if weights is None:
         return mask, 1.0
     weights = ops.cast(weights, "float32")
-    if len(weights.shape) == 1:
-        return mask, weights[:, None]
+    if len(weights.shape) == 1 or weights.shape[1] == 1:
+        return mask, ops.reshape(weights, (-1, 1))
     positions, counted = ops.arange(ops.shape(mask)[1], dtype="int32"), weights != 0
     first = ops.min(ops.where(counted, positions, ops.shape(mask)[1]), axis=1, keepdims=True)
     # An example without weights does not count. Any token is its prompt.

@@ -79,10 +79,12 @@ def test_a_model_of_tokens_writes_what_it_predicts_for_each_prefix():
         assert list(found[row]) == text + [0] * (WINDOW - len(text))
 
 
-def test_prompts_end_where_the_weights_begin():
+@pytest.mark.parametrize("fraction", [1.0, 1 - 1e-9])
+def test_prompts_end_where_the_weights_begin(fraction):
     inputs, lengths = prompts()
-    made = distiller(temperature=0)
-    wanted = rolled_out(made, inputs)
+    wanted = rolled_out(distiller(temperature=0), inputs)
+    made = distiller(temperature=0, on_policy_fraction=fraction)
+    np.testing.assert_array_equal(rolled_out(made, inputs).inputs["token_ids"], wanted.inputs["token_ids"])
     given = np.random.default_rng(1).integers(1, END, (3, WINDOW)).astype("int32")
     completed = np.where(inputs["padding_mask"], inputs["token_ids"], given)
     weights = (np.arange(WINDOW) >= lengths[:, None] - 1) * np.array([[1.0], [0.5], [0.0]])
@@ -90,9 +92,10 @@ def test_prompts_end_where_the_weights_begin():
     np.testing.assert_array_equal(found.inputs["token_ids"][:2], wanted.inputs["token_ids"][:2])
     np.testing.assert_array_equal(found.sample_weight, wanted.sample_weight * np.array([[1.0], [0.5], [0.0]]))
     # Weights of examples: the whole text is the prompt.
-    found = rolled_out(made, inputs, None, np.array([1.0, 2.0, 0.0]))
-    np.testing.assert_array_equal(found.inputs["token_ids"], wanted.inputs["token_ids"])
-    np.testing.assert_array_equal(found.sample_weight, wanted.sample_weight * np.array([[1.0], [2.0], [0.0]]))
+    for weights in (np.array([1.0, 2.0, 0.0]), np.array([[1.0], [2.0], [0.0]])):
+        found = rolled_out(made, inputs, None, weights)
+        np.testing.assert_array_equal(found.inputs["token_ids"], wanted.inputs["token_ids"])
+        np.testing.assert_array_equal(found.sample_weight, wanted.sample_weight * weights.reshape(3, 1))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
