@@ -28,7 +28,7 @@ def padding_mask_of(inputs: Structure, pad_token_id: int) -> Tensor:
 
     Args:
         inputs: A tensor of tokens, or a dictionary with "token_ids" and "padding_mask".
-        pad_token_id: Word index of the padding, where there is no mask.
+        pad_token_id: Word index of the padding, for inputs without a mask.
     """
     if isinstance(inputs, dict) and MASK in inputs:
         return ops.cast(inputs[MASK], "bool")
