@@ -358,3 +358,15 @@ def test_prompts_that_fill_the_window():
 def test_losses_that_cannot_leave_out_the_students_texts():
     with pytest.raises(ValueError, match="does not read class indices.*SparseCategoricalCrossentropy"):
         distiller(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+
+
+def test_prompts_without_responses():
+    """Prompts as `generate_preprocess` packs them are continued to the end of the window."""
+    preprocessor = gpt2_preprocessor()
+    data = tf.data.Dataset.from_tensor_slices(["ab", "cde"]).batch(2).map(preprocessor.generate_preprocess)
+    (inputs,) = data
+    found = rolled_out(distiller(stop_token_ids=[], max_length=8), inputs)
+    np.testing.assert_array_equal(found.inputs["padding_mask"], np.arange(WINDOW) < np.array([[8], [8]]))
+    # A start token and one or three letters.
+    np.testing.assert_array_equal(found.sample_weight.numpy().sum(axis=1), [6, 4])
+    assert distiller().fit(data, verbose=0).history["kd_loss"][0] > 0
