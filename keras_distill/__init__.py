@@ -9,6 +9,7 @@ teachers              models with other inputs or classes, ensembles, functions,
 cache                 store the teacher's outputs once, and train from them
 data                  missing labels, transfer sets: examples that only the teacher labels
 schedules, mapping    temperatures and weights that change; pairs of student and teacher layers
+language              texts that student or teacher write during training, for language models
 metrics, callbacks    agreement with the teacher; fault-tolerant training, TensorBoard
 preflight             diagnostics before training
 experiment, report    baselines, seeds, intervals, and a page with the results
@@ -56,6 +57,7 @@ from keras_distill import (
     compression,
     data,
     heads,
+    language,
     losses,
     mapping,
     metrics,
@@ -90,6 +92,7 @@ __all__ = [
     "data",
     "experiment",
     "heads",
+    "language",
     "load_distiller",
     "losses",
     "mapping",

@@ -24,6 +24,7 @@ LEVELS = [
     {"training"},
     {"saving"},
     {"compression", "preflight"},
+    {"language"},
     {"callbacks"},
     {"tuning"},
     {"experiment"},

@@ -28,6 +28,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     ```
     prepare_batch(batch)                              replace inputs, labels or weights before the models run
+    training_batch(batch)                             the same, in training steps only
     teacher_activations(batch)                        outside the gradient tape
     student_activations(batch, training)              inside the gradient tape
     losses_of(batch, student, teacher, training)      {log name: unweighted mean loss}
@@ -115,6 +116,10 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         """Return the batch that the models are given. Hook; returns it unchanged by default."""
         return batch
 
+    def training_batch(self, batch: Batch) -> Batch:
+        """Return the batch of a training step, from the result of `prepare_batch`. Hook; unchanged by default."""
+        return batch
+
     def teacher_activations(self, batch: Batch) -> dict[str, Structure]:
         """Return `{tap: activation}` of the teacher, computed outside the gradient tape. Hook."""
         raise NotImplementedError
@@ -186,7 +191,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     def train_step(self, data):
         check_trainable(self.trainable_variables, self._optimized)
-        batch = self.prepare_batch(unpack(data, self.optimizer.iterations))
+        batch = self.training_batch(self.prepare_batch(unpack(data, self.optimizer.iterations)))
         teacher = self.teacher_activations(batch)
         with tf.GradientTape() as tape:
             student = self.student_activations(batch, training=True)
@@ -260,8 +265,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         self._total_loss.track(losses, batch)
         if teacher is not None:
             self._update_teacher_metrics(batch, student, teacher)
-        outputs = self.student_outputs(student)
-        logs = self.compute_metrics(batch.inputs, batch.labels, outputs, batch.sample_weight)
+        logs = self.compute_metrics(batch.inputs, batch.labels, self.student_outputs(student), batch.sample_weight)
         if teacher is None:
             self.left_out = self._names_of_terms() - set(losses)
             logs = {name: value for name, value in logs.items() if name not in self.left_out}

@@ -13,11 +13,12 @@ from keras_distill.teachers import CachedTeacher, as_teacher
 from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, connect_layers, supervised_losses
 from keras_distill.training.deserialization import teacher_to_load
-from keras_distill.training.loss_weight import WeightedLoss, as_weight, serialize_weight
+from keras_distill.training.loss_weight import serialize_weight, weighted_losses
 from keras_distill.training.positions import for_tap
 from keras_distill.training.reductions import local_mean, mean_over_examples
+from keras_distill.training.rollouts import check_rollout_labels, connect_rollouts
 from keras_distill.training.task_loss import has_own_loss
-from keras_distill.training.teacher_metrics import TeacherMetrics, split_metrics
+from keras_distill.training.teacher_metrics import TeacherMetrics, check_teacher_metrics, split_metrics
 from keras_distill.training.term_list import as_terms
 from keras_distill.training.term_shapes import description
 from keras_distill.training.total_loss import TotalLoss
@@ -62,6 +63,8 @@ class Distiller(BaseDistiller):
             softened KL divergence; 0 trains on the teacher alone. Defaults to 1.
         inputs: Example batch, `keras.Input` or `tf.TensorSpec`, in the structure that the models are called with.
             Required if neither model is built. Defaults to the inputs of the student, or else of the teacher.
+        rollouts: `keras_distill.language.Rollouts`, to train on texts that a model writes during training. Defaults to
+            None: the given texts.
         name: Name of the distiller. Defaults to "distiller".
 
     Raises:
@@ -97,6 +100,7 @@ class Distiller(BaseDistiller):
         terms: Any = None,
         supervised_weight: ScheduleLike = 1.0,
         inputs: Structure = None,
+        rollouts: Any = None,
         name: str | None = None,
     ):
         terms = as_terms(terms, teacher)
@@ -128,18 +132,17 @@ class Distiller(BaseDistiller):
         self.term_losses = [term.loss for term in self.terms]
         # Tracked by Keras, so that weights with state are saved.
         self.term_weights = [term.weight for term in self.terms if isinstance(term.weight, keras.layers.Layer)]
-        supervised = as_weight(self.supervised_weight)
-        parts = {"supervised_loss": WeightedLoss("the supervised loss", supervised, weight_name="supervised_weight")}
-        for term in self.terms:
-            parts[f"{term.name}_loss"] = WeightedLoss(
-                f"term '{term.name}'", as_weight(term.weight), weight_name=f"{term.name}_weight"
-            )
+        parts = weighted_losses(self.supervised_weight, self.terms)
         self._total_loss = TotalLoss(parts, {"loss": student}, (*self.heads, *self.term_losses))
         self._compiled_losses, self._teacher_metrics = CompiledLosses(student), TeacherMetrics()
+        self.rollouts, self._roll_out = rollouts, connect_rollouts(rollouts, student, teacher, self._traced)
         self.built = True
 
     def call(self, inputs, training=None):
         return self.student(own_inputs(self.student, split_inputs(inputs)[0]), training=training)
+
+    def training_batch(self, batch: Batch) -> Batch:
+        return batch if self._roll_out is None else self._roll_out(batch, self.optimizer)
 
     def teacher_activations(self, batch: Batch) -> dict[str, Structure]:
         return self.teacher.activations(batch)
@@ -211,6 +214,7 @@ class Distiller(BaseDistiller):
             "terms": [serialize(term) for term in self.terms],
             "supervised_weight": serialize_weight(self.supervised_weight),
             "inputs": serialize(keras.tree.map_structure(symbolic, self._traced.inputs)),
+            "rollouts": serialize(self.rollouts),
         }
 
     @classmethod
@@ -227,17 +231,13 @@ class Distiller(BaseDistiller):
         # Checked again: layers may have been unfrozen since.
         check_shared_weights(self.student, self.teacher)
         check_supervised_loss(self._total_loss.parts, loss is not None or has_own_loss(self.student))
+        check_rollout_labels(self.rollouts, loss)
         warn_if_logits_taken_for_probabilities(loss, output)
         metrics, of_teacher = split_metrics(metrics)
         weighted_metrics, weighted_of_teacher = split_metrics(weighted_metrics)
         given = loss, metrics, weighted_metrics
         loss, metrics, weighted_metrics = (connect_layers(parts, self.student, output) for parts in given)
-        if not self.terms and (of_teacher or weighted_of_teacher):
-            names = [metric.name for metric in (*of_teacher, *weighted_of_teacher)]
-            raise ValueError(
-                f"The metrics {names} compare the student with a teacher, but `teacher` is None. Pass a teacher, or "
-                "remove them."
-            )
+        check_teacher_metrics(self.terms, (*of_teacher, *weighted_of_teacher))
         compiled = supervised_losses(
             self.student,
             loss=loss,

@@ -116,3 +116,18 @@ def as_weight(weight: ScheduleLike | LossWeight) -> LossWeight:
 def serialize_weight(weight: ScheduleLike | LossWeight) -> Any:
     """Return a weight in the form that Keras serializes."""
     return weight if isinstance(weight, float) else keras.saving.serialize_keras_object(weight)
+
+
+def weighted_losses(supervised_weight: ScheduleLike, terms: Any) -> dict[str, WeightedLoss]:
+    """Return the parts of the total loss of a student, `{log name: WeightedLoss}`.
+
+    Args:
+        supervised_weight: Weight of the supervised loss.
+        terms: The `Term`s.
+    """
+    supervised = as_weight(supervised_weight)
+    parts = {"supervised_loss": WeightedLoss("the supervised loss", supervised, weight_name="supervised_weight")}
+    for term in terms:
+        title, weight = f"term '{term.name}'", as_weight(term.weight)
+        parts[f"{term.name}_loss"] = WeightedLoss(title, weight, weight_name=f"{term.name}_weight")
+    return parts

@@ -1,6 +1,6 @@
 """Metrics of `compile` that compare the student with its teacher."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras import ops
@@ -84,3 +84,21 @@ def split_metrics(metrics: Any) -> tuple[Any, list[DistillationMetric]]:
     # An entry that was taken out must not become an output without metrics.
     rest = [part for part, found in parts if not (part is None and found)]
     return rest, [metric for _, found in parts for metric in found]
+
+
+def check_teacher_metrics(terms: Sequence, metrics: Sequence[DistillationMetric]) -> None:
+    """Check that there is a teacher that metrics compare the student with.
+
+    Args:
+        terms: The `Term`s of the distiller; none without a teacher.
+        metrics: Metrics that need a teacher.
+
+    Raises:
+        ValueError: For metrics without a teacher.
+    """
+    if metrics and not terms:
+        names = [metric.name for metric in metrics]
+        raise ValueError(
+            f"The metrics {names} compare the student with a teacher, but `teacher` is None. Pass a teacher, or "
+            "remove them."
+        )

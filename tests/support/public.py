@@ -10,6 +10,7 @@ SUBPACKAGES = [
     "compression",
     "data",
     "heads",
+    "language",
     "losses",
     "mapping",
     "metrics",
