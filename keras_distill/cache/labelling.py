@@ -82,7 +82,7 @@ def label(
             was written by keras_distill 0.1.0; if the dataset has no examples, or no end; if the teacher's weights or
             outputs contain NaN or infinity, or its outputs exceed the range of `dtype`; if `views` are not repeatable;
             or if `taps`, `dtype`, `top_k`, `batch_size` or `shard_bytes` are invalid.
-        RuntimeError: If another process is labeling into the directory.
+        RuntimeError: If another process is writing into the directory.
         OSError: As raised by the file system, e.g. if the disk is full. Finished shards are kept.
     """
     teacher = as_teacher(teacher)

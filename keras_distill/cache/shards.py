@@ -175,7 +175,7 @@ def write_lock(directory: str | os.PathLike) -> Iterator[None]:
             yield
     except locks.LockedError as error:
         raise RuntimeError(
-            f"Another process is labeling into '{directory}': {error.holder}. Wait until it has finished, or choose "
+            f"Another process is writing into '{directory}': {error.holder}. Wait until it has finished, or choose "
             "another directory."
         ) from None
 

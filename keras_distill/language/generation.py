@@ -22,6 +22,7 @@ from keras_distill.teachers import as_teacher
 from keras_distill.teachers.checks import check_finite_weights
 from keras_distill.utils.arguments import check_integer
 from keras_distill.utils.files import atomic_write
+from keras_distill.utils.progress import progress_bar
 
 _SETTINGS, _TEXTS = "settings.json", "texts.jsonl"
 
@@ -94,7 +95,7 @@ def generate_texts(
     with shards.write_lock(folder):
         _begin_or_resume(folder, settings)
         done = _keep_finished_batches(folder, len(prompts), batch_size)
-        progress = keras.utils.Progbar(len(prompts), unit_name="text", verbose=verbose)
+        progress = progress_bar(len(prompts), "text", verbose)
         progress.update(done)
         generate = _generator(teacher, max_length, sampling, stops, pad, seed)
         with open(folder / _TEXTS, "ab") as file:

@@ -53,10 +53,8 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     _traced = None
     evaluate_terms = True
     left_out = frozenset()
-
     # Ids of the weights that the optimizer was built with.
     _optimized = frozenset()
-
     # True from the start of `fit` until its first batch has been checked.
     _starts_training = False
 

@@ -73,7 +73,7 @@ def test_resuming_after_a_kill_ends_with_the_same_bytes(tmp_path):
 
 
 def test_a_second_writer_raises(tmp_path):
-    message = f"Another process is labeling into .*: process {os.getpid()}"
+    message = f"Another process is writing into .*: process {os.getpid()}"
     with shards.write_lock(tmp_path), pytest.raises(RuntimeError, match=message):
         label(mlp(name="teacher"), data(), tmp_path, verbose=0)
     label(mlp(name="teacher"), data(), tmp_path, verbose=0)
