@@ -8,7 +8,7 @@ import keras
 
 from keras_distill import _compat
 from keras_distill.compression.graph_rebuilding import from_config
-from keras_distill.compression.model_settings import evenly_spaced, has_settings, scaled_settings
+from keras_distill.compression.model_settings import Choose, has_settings, scaled_settings
 from keras_distill.compression.width_settings import HEAD_COUNTS, HEAD_SIZES, WIDTHS
 from keras_distill.models.layers import find_layer, walk_layers
 from keras_distill.models.specs import input_specs
@@ -54,25 +54,28 @@ def scale_config(model: keras.Model, width: float, depth: float, scale: Scale) -
     return smaller
 
 
-def pair_numbered_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[str, str]]:
+def pair_numbered_layers(student: keras.Model, teacher: keras.Model, choose: Choose) -> list[tuple[str, str]]:
     """Return `(student path, teacher path)` of layers that a constructor numbers.
 
-    The student's layers 0, 1, 2 of a model with half as many layers correspond to 0, 2, 4 of the teacher.
+    The student's layers 0, 1, 2 of a model with half as many layers correspond to 0, 2, 4 of the teacher if these are
+    evenly spaced.
 
     Args:
         student: A model that `scale_config` returned, or with such models inside.
         teacher: The model that was scaled.
+        choose: Function that chooses the layers of the teacher.
     """
     pairs = []
     for path, model in [("", student), *walk_layers(student)]:
         if not has_settings(model):
             continue
-        numbered = _numbered_children(model)
-        others = _numbered_children(find_layer(teacher, path) if path else teacher)
+        source = find_layer(teacher, path) if path else teacher
+        numbered, others = _numbered_children(model), _numbered_children(source)
         prefix = f"{path}/" if path else ""
         for key, names in numbered.items():
             count, total = len(names), len(others.get(key, ()))
-            kept = evenly_spaced(total, count / total) if total > count else []
+            layers = [(find_layer(source, name),) for name in others.get(key, ())]
+            kept = choose(layers, count / total) if total > count else []
             pairs += [(prefix + names[i], prefix + others[key][number]) for i, number in enumerate(kept)]
     return pairs
 
