@@ -1,5 +1,6 @@
 """Models that are constructed again from scaled integers of their config, such as the backbones of KerasHub."""
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,7 @@ def pair_numbered_layers(student: keras.Model, teacher: keras.Model, choose: Cho
         if not has_settings(model):
             continue
         source = find_layer(teacher, path) if path else teacher
-        numbered, others = _numbered_children(model), _numbered_children(source)
+        numbered, others = numbered_children(model), numbered_children(source)
         prefix = f"{path}/" if path else ""
         for key, names in numbered.items():
             count, total = len(names), len(others.get(key, ()))
@@ -80,7 +81,7 @@ def pair_numbered_layers(student: keras.Model, teacher: keras.Model, choose: Cho
     return pairs
 
 
-def _numbered_children(model):
+def numbered_children(model):
     """Return `{(class, name without its number): [names in the order of the numbers]}`."""
     found = {}
     for layer in _compat.flatten_layers(model, include_self=False, recursive=False):
@@ -103,13 +104,21 @@ def construct(model: keras.Model, settings: dict[str, Any], parts: dict[str, Any
         ValueError: If the class cannot be constructed from the config.
     """
     # A fresh config, since `from_config` may modify it.
-    smaller = from_config(model, model.get_config() | settings | parts)
+    config = model.get_config()
+    smaller = from_config(model, _left_out(model, config) | config | settings | parts)
     if not smaller.built or not getattr(smaller, "inputs", None):
         specs = keras.tree.map_structure(
             lambda spec: keras.KerasTensor(tuple(spec.shape), spec.dtype.name), input_specs(None, model)
         )
         smaller(specs)
     return smaller
+
+
+def _left_out(model, config):
+    """Return arguments of a constructor that the config leaves out, such as `tie_word_embeddings` in KerasHub 0.32."""
+    names = [name for name in inspect.signature(type(model).__init__).parameters if name not in config]
+    values = {name: getattr(model, name, None) for name in names}
+    return {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
 
 
 def _check_signature(model, smaller):

@@ -1,15 +1,17 @@
 """Importance of the blocks and units of a model, measured on examples."""
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers, ops
+from keras import ops
 
 from keras_distill import _compat
 from keras_distill.compression.repeated_blocks import repeated_blocks
+from keras_distill.compression.unit_axes import summed_axes
 from keras_distill.models.layers import walk_layers
 from keras_distill.models.masking import mask_fits, mean_over_positions
 from keras_distill.models.recording import recording
@@ -17,8 +19,6 @@ from keras_distill.models.specs import own_inputs, symbolic_inputs
 from keras_distill.types import Structure, Tensor
 from keras_distill.utils.arguments import check_integer, check_model
 
-# Layers each of whose outputs is a weighted sum over the units that they read.
-_READERS = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose)
 _EPSILON = 1e-8
 
 
@@ -153,7 +153,9 @@ class _Measurement:
         paths = {id(layer): path for path, layer in reversed(list(walk_layers(model)))}
         self._model = model
         self._readers = {
-            path: (layer, axes) for path, layer in walk_layers(model) if (axes := _unit_axes(layer)) and layer.built
+            path: (layer, len(axes))
+            for path, layer in walk_layers(model)
+            if layer.built and (axes := summed_axes(layer))
         }
         runs = repeated_blocks(model) if _compat.has_graph(model) else []
         self.blocks = [[paths[id(layer)] for layer in block.layers] for run in runs for block in run.blocks]
@@ -188,17 +190,6 @@ class _Measurement:
         return influences, units
 
 
-def _unit_axes(layer):
-    """Return the number of last axes of the inputs over which a layer sums; 0 for one that does not."""
-    if isinstance(layer, _READERS):
-        return 1
-    if not isinstance(layer, layers.EinsumDense):
-        return 0
-    inputs, kernel, outputs = layer.equation.replace("->", ",").split(",")
-    summed = [letter for letter in inputs if letter in kernel and letter not in outputs]
-    return len(summed) if summed and inputs.endswith("".join(summed)) else 0
-
-
 def _mask(padding, tensor, unit_axes=1):
     """Return the mask of the positions of a tensor, or None."""
     mask = _compat.keras_mask(tensor) if padding is None else padding
@@ -213,4 +204,5 @@ def _batches(examples: Structure, batch_size: int) -> Iterator[Structure]:
         return
     arrays = keras.tree.map_structure(np.asarray, examples)
     for start in range(0, len(keras.tree.flatten(arrays)[0]), batch_size):
-        yield keras.tree.map_structure(lambda array: array[start : start + batch_size], arrays)
+        part = slice(start, start + batch_size)
+        yield keras.tree.map_structure(operator.itemgetter(part), arrays)

@@ -234,7 +234,11 @@ class _Graph:
             return "tensor", place, self._position(source, tensor), tuple(tensor.shape), str(tensor.dtype)
 
         arguments = map_tensors(tensor_key, (call.args, call.kwargs))
-        return _layer_key(call.operation, self._constructed), repr(arguments), [tuple(tensor.shape) for tensor in call.outputs]
+        return (
+            _layer_key(call.operation, self._constructed),
+            repr(arguments),
+            [tuple(tensor.shape) for tensor in call.outputs],
+        )
 
     def _position(self, index, tensor):
         return [id(output) for output in self._outputs[index]].index(id(tensor))

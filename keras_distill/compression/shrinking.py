@@ -13,6 +13,7 @@ from keras_distill.compression.initialization import copy_weights
 from keras_distill.compression.model_settings import DEPTHS, Choose, evenly_spaced, has_settings, number_kept
 from keras_distill.compression.narrowing import narrow
 from keras_distill.compression.repeated_blocks import leave_out_blocks
+from keras_distill.compression.unit_choice import choose_units
 from keras_distill.compression.width_settings import WIDTHS
 from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import input_specs
@@ -56,12 +57,17 @@ def shrink(
         width: Factor of the widths, in (0, 1]. 0.25 to 0.75 is typical. Defaults to 1.
         depth: Fraction of the repeated blocks that is kept, in (0, 1]. 0.25 to 0.75 is typical. Defaults to 1.
         copy: Whether to initialize the student from the teacher by `copy_weights`: from the blocks that are kept, and
-            from the first units of each layer. Of inputs joined by Concatenate or flattened by Flatten, the first
-            units are others than those that feed them. Defaults to False, random weights. The statistics of
-            preprocessing layers are always copied.
+            from the first units of each layer, or with `importance` from the most important ones. Of inputs joined by
+            Concatenate or flattened by Flatten, the first units are others than those that feed them. Defaults to
+            False, random weights. The statistics of preprocessing layers are always copied.
         importance: Model inputs from the training set, some hundreds of examples, or an `Importance` that
-            `measure_importance` returned for them. The blocks with the largest influence are kept, in their order.
-            Defaults to None: evenly spaced blocks.
+            `measure_importance` returned for them. The blocks with the largest influence are kept, in their order, and
+            with `copy` the units with the largest importance: channels, feed-forward units and whole attention heads,
+            in grouped-query attention those of the best key-value heads. Axes with the same units get the same ones,
+            such as a residual stream with its normalizations and tied embeddings. The first units are still taken
+            after Flatten and Concatenate, in recurrent layers, in layers with groups of channels, of the size of a
+            head, and of what a model of KerasHub returns to layers around it. Defaults to None: evenly spaced blocks
+            and the first units.
 
     Returns:
         A new model. It is saved and loaded like the teacher.
@@ -107,7 +113,11 @@ def shrink(
         layer.trainable = True
     _check_runs(model, student)
     if copy:
-        copy_weights(student, model, pair_numbered_layers(student, model, choose))
+        pairs, units = pair_numbered_layers(student, model, choose), {}
+        if importance is not None and width < 1:
+            scale = functools.partial(_scale, width=width, depth=1.0, choose=choose)
+            units = choose_units(shallow, student, width, scale, importance.units, pairs)
+        copy_weights(student, model, pairs, units=units)
     return student
 
 
