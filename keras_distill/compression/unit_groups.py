@@ -83,11 +83,12 @@ class _Groups:
             has_groups = bool(weights) and (config_of(call.layer).get("groups") or 1) > 1
             for units in call.kinds_of_units() if weights else ():
                 variables = [variable for width in units for variable, _ in width.terms]
+                simple = len(variables) == len(units) and not any(width.constant for width in units)
                 shapes = None if has_groups else call.weight_shapes(units)
                 axes = [] if shapes is None else self._changed(weights, shapes)
-                # A multiple of the units, as of the gates of an LSTM or after Flatten, or a sum of several.
+                # Others are sums of several widths, or multiples, as of the gates of an LSTM and after Flatten.
                 sizes = [widths.groups.size(width) for width in units]
-                if shapes is None or len(variables) > len(units) or any(axis.size not in sizes for axis in axes):
+                if shapes is None or not simple or any(axis.size not in sizes for axis in axes):
                     self._blocked |= set(variables)
                 else:
                     self._axes.setdefault(variables[0], {}).update(dict.fromkeys(axes))
@@ -107,27 +108,45 @@ class _Groups:
                 for names in numbered_children(owner).values()
                 for name in names
                 if len(names) > 1
-                for weight in owner.get_layer(name).weights
+                for weight in find_layer(owner, name).weights
             }
-            for settings in _kinds_of_settings(owner.get_config(), smaller.get_config()):
-                variant = _with_settings(model, owner, settings)
-                changed = self._changed(model.weights, [tuple(weight.shape) for weight in variant.weights])
-                everywhere = any(axis.weight not in blocks for axis in changed)
-                for axis in changed:
+            for settings, axes in self._axes_of_settings(model, owner, smaller):
+                everywhere = any(axis.weight not in blocks for axis in axes)
+                for axis in axes:
                     key = id(owner), *settings, None if everywhere else blocks[axis.weight]
                     self._axes.setdefault(key, {})[axis] = None
                     if everywhere and only_blocks:
                         self._blocked.add(key)
 
-    def _changed(self, weights, shapes):
-        """Return the axes with another size in `shapes` that got shorter."""
+    def _axes_of_settings(self, model, owner, smaller):
+        """Return `[(settings that change together, the axes whose size they are)]`."""
+        config, found = owner.get_config(), []
+        for settings in _kinds_of_settings(config, smaller.get_config()):
+            try:
+                variant = _with_settings(model, owner, settings)
+            except ValueError:
+                # Such as heads of an odd size with rotary embeddings.
+                found.append((settings, None))
+            else:
+                found.append((settings, self._changed(model.weights, [weight.shape for weight in variant.weights])))
+        claimed = {axis for _, axes in found for axis in axes or ()}
+        failed = [settings for settings, axes in found if axes is None]
+        # A single one that cannot change alone has the axes that no other has.
+        left = [axis for axis in self._changed(model.weights) if axis not in claimed] if len(failed) == 1 else []
+        for settings, axes in found:
+            axes = left if axes is None else axes
+            # The size of a head changes with its number and with the hidden size.
+            exact = [axis for axis in axes if axis.size in [config[key] for key in settings]]
+            if exact or len({axis.size for axis in axes}) == 1:
+                yield tuple(settings), exact or axes
+
+    def _changed(self, weights, shapes=None):
+        """Return the axes that got shorter; with `shapes`, those that have another size there."""
         return [
             Axis(id(weight), number, size, new)
-            for weight, shape in zip(weights, shapes, strict=True)
-            for number, (size, other, new) in enumerate(
-                zip(weight.shape, shape, self._new_shapes.get(id(weight), weight.shape))
-            )
-            if other != size and new < size
+            for place, weight in enumerate(weights)
+            for number, (size, new) in enumerate(zip(weight.shape, self._new_shapes.get(id(weight), weight.shape)))
+            if new < size and (shapes is None or shapes[place][number] != size)
         ]
 
 

@@ -334,3 +334,29 @@ def test_other_architectures_are_copied(name):
     for path, weight in ((weight.path, weight.numpy()) for weight in small.weights if "seed" not in weight.path):
         # Every number is one of the teacher's weight.
         assert np.isin(weight, stored(large, path)[0]).all(), path
+
+
+@pytest.mark.parametrize(("width", "heads"), [(5 / 6, 5), (2 / 3, 4)])
+def test_numbers_of_heads_that_do_not_divide_the_hidden_size(width, heads):
+    # If the number of heads changed alone, or the hidden size, heads would have the odd size 9 or 5.
+    large, x = llama(num_layers=2, hidden_dim=48, num_query_heads=6, num_key_value_heads=6), hub_inputs()
+    small = shrink(large, width=width, copy=True, importance=x)
+    assert (small.num_query_heads, small.hidden_dim) == (heads, 8 * heads)
+    source, copy = (stored(model, "layer_1/self_attention/attention_output/kernel")[0] for model in (large, small))
+    hidden = np.sort(np.argsort(-hidden_scores(large, x))[: small.hidden_dim])
+    scores = measure_importance(large, x).units["transformer_layer_1/self_attention/attention_output"]
+    kept = np.sort(np.argsort(-np.linalg.norm(scores, axis=1))[:heads])
+    np.testing.assert_array_equal(copy, source[np.ix_(kept, range(8), hidden)])
+
+
+def test_the_size_of_a_head_that_shrinks_with_the_hidden_size():
+    keras.utils.set_random_seed(0)
+    large = models.hub_backbone(num_heads=3, hidden_dim=48, num_layers=2)
+    x = hub_inputs() | {"segment_ids": np.zeros((3, 6), "int32")}
+    small = shrink(large, width=0.5, copy=True, importance=x)
+    source, copy = (stored(model, "layer_1/self_attention_layer/query/kernel")[0] for model in (large, small))
+    assert source.shape == (48, 3, 16) and copy.shape == (24, 2, 12)
+    # The first entries of a head, since those of queries and keys belong together.
+    rows = [int(np.flatnonzero((source[:, :, :12] == row[:1]).any(axis=(1, 2)))[0]) for row in copy[:, 0]]
+    heads = [head for head in range(3) if (source[rows[0], head, :12] == copy[0]).all(axis=-1).any()]
+    np.testing.assert_array_equal(copy, source[np.ix_(rows, heads, range(12))])
