@@ -71,7 +71,7 @@ class LanguageModeling(Task):
 
 
 class Setup(NamedTuple):
-    """What all arms have in common.
+    """Models and sequences of all arms.
 
     Attributes:
         teacher: Language model of the trimmed vocabulary.
@@ -120,7 +120,7 @@ def setup() -> Setup:
 
     counts = SEQUENCES.value, -(-SEQUENCES.value // 3)
     splits = [sequences(tokenize(split), separator, count) for split, count in zip(texts, counts)]
-    # Those of both splits, so that no token is unknown.
+    # The words of both splits are kept, so that no token is unknown.
     words = np.unique(np.concatenate([split.ravel() for split in splits]))
     backbone, ids = trim_vocabulary(backbone, words)
     train, test = (inputs_and_labels(ids[split]) for split in splits)

@@ -125,7 +125,7 @@ def test_by_importance_keeps_the_order():
     pairs = [("s0", "t1"), ("s1", "t3")]
     assert mapping.by_importance(["s0", "s1"], teacher_layers, [0.1, 0.2, 0.1, 0.4]) == pairs
     assert mapping.by_importance(["s0", "s1"], teacher_layers, {"t3": 2, "t2": 0, "t1": 1, "t0": 0, "u": 9}) == pairs
-    # Of equal scores, the first layers.
+    # The first layers are taken of those with equal scores.
     assert mapping.by_importance(["s0"], teacher_layers, [1, 1, 1, 1]) == [("s0", "t0")]
 
 

@@ -33,8 +33,11 @@ class Importance:
 
     Example:
 
-    >>> measured = Importance({"block_0": 0.4, "block_1": 0.02, "block_2": 0.1})
-    >>> small = shrink(teacher, depth=2 / 3, importance=measured)
+    >>> blocks = [keras.layers.Dense(8, activation="relu", name=f"block_{number}") for number in range(3)]
+    >>> deep = keras.Sequential([keras.Input((8,)), *blocks, keras.layers.Dense(10, name="logits")])
+    >>> small = shrink(deep, depth=2 / 3, importance=Importance({"block_0": 0.4, "block_1": 0.02, "block_2": 0.1}))
+    >>> [layer.name for layer in small.layers]
+    ['block_0', 'block_2', 'logits']
     """
 
     blocks: Mapping[str, float]
@@ -114,16 +117,20 @@ def measure_importance(model: keras.Model, examples: Structure, batch_size: int 
 
     Example:
 
-    >>> measured = measure_importance(teacher, x_train[:512])
-    >>> pairs = mapping.by_importance(student_layers, teacher_layers, measured.blocks)
+    >>> blocks = [keras.layers.Dense(8, activation="relu", name=f"block_{number}") for number in range(3)]
+    >>> deep = keras.Sequential([keras.Input((8,)), *blocks, keras.layers.Dense(10, name="logits")])
+    >>> measured = measure_importance(deep, np.ones((32, 8)))
+    >>> list(measured.blocks), measured.units["logits"].shape
+    (['block_0', 'block_1', 'block_2'], (8,))
+    >>> pairs = mapping.by_importance(["block_0", "block_1"], list(measured.blocks), measured.blocks)
     """
     check_model(model, "model")
     check_integer(batch_size, "batch_size")
     measure = _Measurement(model)
-    blocks, squares, count = 0.0, {}, 0
+    blocks, squares, count = np.zeros(len(measure.blocks)), {}, 0
     for inputs in _batches(examples, batch_size):
         influences, units = measure(own_inputs(model, inputs))
-        blocks = blocks + np.sum(np.asarray(influences, "float64"), axis=-1)
+        blocks = blocks + np.array([np.sum(np.asarray(each, "float64")) for each in influences])
         squares = {path: squares.get(path, 0) + np.square(np.asarray(a, "float64")) for path, a in units.items()}
         count += len(keras.tree.flatten(inputs)[0])
     if not count:
@@ -182,7 +189,7 @@ class _Measurement:
                 influences.append(block_influence(before, after, _mask(padding, after)))
         units, measured = {}, set()
         for path, (layer, axes) in self._readers.items():
-            # Of a layer that is called several times, the first call.
+            # A layer that is called several times is measured in its first call.
             for tensor in calls[id(layer)][:1]:
                 if id(tensor) not in measured:
                     measured.add(id(tensor))

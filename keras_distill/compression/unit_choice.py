@@ -49,7 +49,7 @@ def choose_units(
         wide = direct_weights(counterparts[id(layer)][1]) if id(layer) in counterparts else []
         for weight, source in zip(direct_weights(layer), wide):
             indices = tuple(chosen.get((id(source), axis)) for axis in range(len(weight.shape)))
-            # Of several paths of a weight, `copy_weights` knows the first.
+            # `copy_weights` knows the first of several paths of a weight.
             if id(weight) not in visited and any(each is not None for each in indices):
                 units[f"{path}/{weight.name}"] = indices
             visited.add(id(weight))

@@ -124,6 +124,7 @@ def make_identity(block):
         layer.kernel.assign(np.zeros(layer.kernel.shape))
 
 
+@pytest.mark.case("D7")
 def test_the_blocks_of_a_language_model_that_change_nothing_are_left_out():
     large, x = llama(), hub_inputs()
     for number in (0, 2):
