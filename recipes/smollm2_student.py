@@ -116,7 +116,7 @@ def setup() -> Setup:
         backbone, tokenizer, separator = smollm2.load(smollm2.path())
 
         def tokenize(split):
-            return [tokens.tolist() for tokens in tokenizer(split).numpy()]
+            return [np.asarray(tokens).tolist() for tokens in tokenizer(split)]
 
     counts = SEQUENCES.value, -(-SEQUENCES.value // 3)
     splits = [sequences(tokenize(split), separator, count) for split, count in zip(texts, counts)]
