@@ -9,6 +9,7 @@ Example:
 >>> terms = [Term(SimilarityPreserving(), student=s, teacher=t, weight=3000.0) for s, t in pairs]
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +17,9 @@ import keras
 
 from keras_distill.models.layers import walk_layers
 from keras_distill.utils.arguments import check_integer
+from keras_distill.utils.ranking import largest
 
-__all__ = ["by_hand", "by_name", "every", "last", "layers", "uniform"]
+__all__ = ["by_hand", "by_importance", "by_name", "every", "last", "layers", "uniform"]
 
 
 def layers(model: keras.Model, pattern: str) -> list[str]:
@@ -213,6 +215,49 @@ def by_hand(
             f"Received: pairs {invalid or pairs}"
         )
     return [(student_layers[s], teacher_layers[t]) for s, t in pairs]
+
+
+def by_importance(
+    student_layers: Sequence[str], teacher_layers: Sequence[str], scores: Sequence[float] | Mapping[str, float]
+) -> list[tuple[str, str]]:
+    """Pair the m student layers with the m teacher layers of the largest scores, in order.
+
+    Args:
+        student_layers: List of m paths.
+        teacher_layers: List of n paths, n >= m.
+        scores: Score of each teacher layer: a list of n numbers, or a dictionary by path, such as the `blocks` of
+            `compression.measure_importance`. Of equal scores, the first layers are taken.
+
+    Returns:
+        List of pairs `(student path, teacher path)`.
+
+    Raises:
+        ValueError: If the teacher has fewer layers than the student, or if a score is missing or NaN.
+
+    Reference:
+        Men et al. 2024, https://arxiv.org/abs/2403.03853 (ShortGPT)
+
+    Example:
+    >>> by_importance(["s1", "s2"], ["t1", "t2", "t3"], [0.4, 0.1, 0.2])
+    [('s1', 't1'), ('s2', 't3')]
+    """
+    students, teachers = _counts(student_layers, teacher_layers)
+    if students > teachers:
+        raise ValueError(
+            f"The teacher must have at least as many layers as the student. Received: {students} student layers, "
+            f"{teachers} teacher layers"
+        )
+    if isinstance(scores, Mapping):
+        missing = [path for path in teacher_layers if path not in scores]
+        if missing:
+            raise ValueError(
+                f"`scores` has no entry for the teacher layers {missing[:10]}. Its entries are, up to 10 of them: "
+                f"{list(scores)[:10]}."
+            )
+        scores = [scores[path] for path in teacher_layers]
+    if len(scores) != teachers or any(math.isnan(score) for score in scores):
+        raise ValueError(f"`scores` must be {teachers} numbers, one per teacher layer. Received: {scores!r}")
+    return list(zip(student_layers, (teacher_layers[index] for index in largest(scores, students))))
 
 
 def _counts(student_layers, teacher_layers):

@@ -60,6 +60,7 @@ CASES = {
     "D4": "a mean over tokens",
     "D5": "a mask over positions that are classes",
     "D6": "HiddenStates of a KerasHub task",
+    "D7": "blocks of a language model that are left out",
     "D8": "int8 export of recurrent layers",
     "E1": "booleans and unsigned integers as labels",
     "E2": "non-finite numbers stop a run",

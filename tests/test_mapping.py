@@ -118,3 +118,22 @@ def test_by_name_raises_for_ambiguous_layers():
 def test_invalid_mappings_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_by_importance_keeps_the_order():
+    teacher_layers = ["t0", "t1", "t2", "t3"]
+    pairs = [("s0", "t1"), ("s1", "t3")]
+    assert mapping.by_importance(["s0", "s1"], teacher_layers, [0.1, 0.2, 0.1, 0.4]) == pairs
+    assert mapping.by_importance(["s0", "s1"], teacher_layers, {"t3": 2, "t2": 0, "t1": 1, "t0": 0, "u": 9}) == pairs
+    # The first layers are taken of those with equal scores.
+    assert mapping.by_importance(["s0"], teacher_layers, [1, 1, 1, 1]) == [("s0", "t0")]
+
+
+def test_by_importance_rejects_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"no entry for the teacher layers \['t1'\]"):
+        mapping.by_importance(["s0"], ["t0", "t1"], {"t0": 1.0})
+    for scores in ([1.0], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="must be 2 numbers"):
+            mapping.by_importance(["s0"], ["t0", "t1"], scores)
+    with pytest.raises(ValueError, match="at least as many layers"):
+        mapping.by_importance(["s0", "s1"], ["t0"], [1.0])

@@ -1,5 +1,6 @@
 """Models that are constructed again from scaled integers of their config, such as the backbones of KerasHub."""
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 
 from keras_distill import _compat
 from keras_distill.compression.graph_rebuilding import from_config
-from keras_distill.compression.model_settings import evenly_spaced, has_settings, scaled_settings
+from keras_distill.compression.model_settings import Choose, has_settings, scaled_settings
 from keras_distill.compression.width_settings import HEAD_COUNTS, HEAD_SIZES, WIDTHS
 from keras_distill.models.layers import find_layer, walk_layers
 from keras_distill.models.specs import input_specs
@@ -54,30 +55,33 @@ def scale_config(model: keras.Model, width: float, depth: float, scale: Scale) -
     return smaller
 
 
-def pair_numbered_layers(student: keras.Model, teacher: keras.Model) -> list[tuple[str, str]]:
+def pair_numbered_layers(student: keras.Model, teacher: keras.Model, choose: Choose) -> list[tuple[str, str]]:
     """Return `(student path, teacher path)` of layers that a constructor numbers.
 
-    The student's layers 0, 1, 2 of a model with half as many layers correspond to 0, 2, 4 of the teacher.
+    The student's layers 0, 1, 2 of a model with half as many layers correspond to 0, 2, 4 of the teacher if these are
+    evenly spaced.
 
     Args:
         student: A model that `scale_config` returned, or with such models inside.
         teacher: The model that was scaled.
+        choose: Function that chooses the layers of the teacher.
     """
     pairs = []
     for path, model in [("", student), *walk_layers(student)]:
         if not has_settings(model):
             continue
-        numbered = _numbered_children(model)
-        others = _numbered_children(find_layer(teacher, path) if path else teacher)
+        source = find_layer(teacher, path) if path else teacher
+        numbered, others = numbered_children(model), numbered_children(source)
         prefix = f"{path}/" if path else ""
         for key, names in numbered.items():
             count, total = len(names), len(others.get(key, ()))
-            kept = evenly_spaced(total, count / total) if total > count else []
+            layers = [(find_layer(source, name),) for name in others.get(key, ())]
+            kept = choose(layers, count / total) if total > count else []
             pairs += [(prefix + names[i], prefix + others[key][number]) for i, number in enumerate(kept)]
     return pairs
 
 
-def _numbered_children(model):
+def numbered_children(model):
     """Return `{(class, name without its number): [names in the order of the numbers]}`."""
     found = {}
     for layer in _compat.flatten_layers(model, include_self=False, recursive=False):
@@ -100,13 +104,21 @@ def construct(model: keras.Model, settings: dict[str, Any], parts: dict[str, Any
         ValueError: If the class cannot be constructed from the config.
     """
     # A fresh config, since `from_config` may modify it.
-    smaller = from_config(model, model.get_config() | settings | parts)
+    config = model.get_config()
+    smaller = from_config(model, _left_out(model, config) | config | settings | parts)
     if not smaller.built or not getattr(smaller, "inputs", None):
         specs = keras.tree.map_structure(
             lambda spec: keras.KerasTensor(tuple(spec.shape), spec.dtype.name), input_specs(None, model)
         )
         smaller(specs)
     return smaller
+
+
+def _left_out(model, config):
+    """Return arguments of a constructor that the config leaves out, such as `tie_word_embeddings` in KerasHub 0.32."""
+    names = [name for name in inspect.signature(type(model).__init__).parameters if name not in config]
+    values = {name: getattr(model, name, None) for name in names}
+    return {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
 
 
 def _check_signature(model, smaller):

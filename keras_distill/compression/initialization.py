@@ -1,7 +1,8 @@
 """Initialization of a student from its teacher's weights."""
 
+import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -44,12 +45,17 @@ class CopiedWeight(NamedTuple):
 
 
 def copy_weights(
-    student: keras.Model, teacher: keras.Model, pairs: Sequence[tuple[str, str]] = (), unpaired: bool = True
+    student: keras.Model,
+    teacher: keras.Model,
+    pairs: Sequence[tuple[str, str]] = (),
+    unpaired: bool = True,
+    units: Mapping[str, Sequence[Sequence[int] | None]] | None = None,
 ) -> list[CopiedWeight]:
     """Initialize layers of a student from layers of its teacher.
 
-    A narrower student gets the first units of each axis, `weight[:m, :n]`. All layers use the same units, so the copied
-    part of the teacher still fits together; how useful these units are is a matter of chance. Statistics of layers such
+    A narrower student gets the first units of each axis, `weight[:m, :n]`, or those of `units`. All layers use the same
+    units, so the copied part of the teacher still fits together; how useful the first units are is a matter of chance.
+    `shrink(importance=, copy=True)` chooses them. Statistics of layers such
     as BatchNormalization are copied, too. In grouped-query attention, a student with fewer query heads per key-value
     head gets the first ones of each group.
 
@@ -61,6 +67,11 @@ def copy_weights(
         unpaired: Whether to initialize layers without a pair, too: from the teacher's layer of the same path, if its
             weights have the same number of axes and no axis is shorter. Names that Keras made up are compared without
             their running numbers: "gpt2_backbone_1" is "gpt2_backbone". Warns if weights are left. Defaults to True.
+        units: Units that are copied rather than the first ones: `{path of a student weight: (indices of axis 0, indices
+            of axis 1, ...)}`, with paths such as "block_0/kernel" and indices into the teacher's axis, one for each
+            entry of the student's; None in place of indices stands for the first ones. Units that one layer makes and
+            others read must be given for all of them: the last axis of the kernel, the bias, and the first axis of the
+            next kernel. Defaults to none.
 
     Returns:
         List of `CopiedWeight`, one per weight of the student, in the order of its layers.
@@ -68,7 +79,8 @@ def copy_weights(
     Raises:
         ValueError: If a layer of a pair does not exist or if its weights do not fit: another number of weights or axes,
             or an axis of the student longer than the teacher's; if heads with rotary position embeddings differ in
-            size; or if the student has more query heads per key-value head. No weight is changed then.
+            size; if the student has more query heads per key-value head; or if `units` names a weight that is not
+            copied, or has other numbers of axes or indices than this weight. No weight is changed then.
 
     Example:
 
@@ -89,13 +101,13 @@ def copy_weights(
         sources |= _paired_sources(student_layer, teacher_layer, student_path, teacher_path)
     counterparts = matching_layers(student, teacher) if unpaired else {}
     rows, copies = [], {}
-    # Several paths may lead to one weight.
-    visited = set()
+    # Several paths may lead to one weight. A dictionary, which keeps the order of the rows.
+    visited = {}
     for path, layer in walk_layers(student):
         for weight in direct_weights(layer):
             if id(weight) in visited:
                 continue
-            visited.add(id(weight))
+            visited[id(weight)] = None
             source = sources.get(id(weight))
             if source is None and id(layer) in counterparts:
                 source = _source_of_same_name(weight, *counterparts[id(layer)])
@@ -104,12 +116,44 @@ def copy_weights(
             if source is not None:
                 copies[id(weight)] = weight, source[2]
     heads = head_indices(student, lambda weight: copies.get(id(weight), (None, None))[1])
-    for key, (weight, source) in copies.items():
-        values = ops.take(source, heads[key][1], axis=heads[key][0]) if key in heads else source
-        weight.assign(ops.cast(values[tuple(slice(size) for size in weight.shape)], weight.dtype))
+    chosen = _checked_units(units or {}, rows)
+    for row, key in zip(rows, visited):
+        if key in copies:
+            weight, source = copies[key]
+            indices = dict([heads[key]] if key in heads else []) | chosen.get(row.student, {})
+            weight.assign(ops.cast(_select(source, indices, weight.shape), weight.dtype))
     if unpaired:
         _warn_of_skipped(student, teacher, [row.student for row in rows if row.teacher is None])
     return rows
+
+
+def _select(source, indices, shape):
+    """Return the part of a weight with the given indices of some axes, and the first ones of the others."""
+    for axis, size in enumerate(shape):
+        source = ops.take(source, indices.get(axis, range(size)), axis=axis)
+    return source
+
+
+def _checked_units(units, rows):
+    """Return `{path of a weight: {axis: indices}}`."""
+    copied = {row.student: row for row in rows if row.teacher is not None}
+    checked = {}
+    for path, axes in units.items():
+        if path not in copied:
+            close = difflib.get_close_matches(path, copied, cutoff=0.5)
+            raise ValueError(f"`units` names '{path}', which is no weight that is copied. Closest: {close}.")
+        shape, teacher_shape = copied[path].shape, copied[path].teacher_shape
+        checked[path] = {axis: list(indices) for axis, indices in enumerate(axes) if indices is not None}
+        fits = len(axes) == len(shape) and all(
+            len(indices) == shape[axis] and all(0 <= index < teacher_shape[axis] for index in indices)
+            for axis, indices in checked[path].items()
+        )
+        if not fits:
+            raise ValueError(
+                f"`units` must have, for each axis of '{path}' {shape}, None or as many indices as its size, from 0 to "
+                f"less than that of the teacher's {teacher_shape}. Received: {axes!r}"
+            )
+    return checked
 
 
 def _warn_of_skipped(student, teacher, skipped):

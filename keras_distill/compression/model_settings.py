@@ -1,6 +1,7 @@
 """Integers in the configs of whole models that determine their width and depth."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,6 +12,9 @@ from keras_distill.compression.width_settings import HEAD_COUNTS, HEAD_SIZES, WI
 
 DEPTHS = ("num_layers", "num_blocks", "num_hidden_layers", "num_encoder_layers", "num_decoder_layers", "depth")
 
+# Function from repeated blocks, each given by its layers, and a fraction to the indices of the blocks that are kept.
+Choose = Callable[[list[tuple[keras.layers.Layer, ...]], float], list[int]]
+
 
 def evenly_spaced(count: int, fraction: float) -> list[int]:
     """Return which of some repeated blocks are kept: the first one and others at equal distances.
@@ -19,8 +23,13 @@ def evenly_spaced(count: int, fraction: float) -> list[int]:
         count: Number of blocks.
         fraction: Fraction of them that is kept, in (0, 1].
     """
-    kept = max(1, math.floor(count * fraction + 0.5))
+    kept = number_kept(count, fraction)
     return [math.ceil(index * count / kept) for index in range(kept)]
+
+
+def number_kept(count: int, fraction: float) -> int:
+    """Return how many of some repeated blocks are kept, at least 1; see `evenly_spaced`."""
+    return max(1, math.floor(count * fraction + 0.5))
 
 
 def has_settings(model: Any) -> bool:
@@ -56,7 +65,7 @@ def scaled_settings(config: dict[str, Any], width: float, depth: float) -> dict[
         width: Factor of the widths, in (0, 1].
         depth: Factor of the number of layers, in (0, 1].
     """
-    scaled = {key: len(evenly_spaced(config[key], depth)) for key in DEPTHS if _is_size(config.get(key))}
+    scaled = {key: number_kept(config[key], depth) for key in DEPTHS if _is_size(config.get(key))}
     if width == 1:
         return scaled
     heads = [key for key in HEAD_COUNTS if _is_size(config.get(key))]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -15,7 +15,7 @@ from keras_distill.compression.graph_rebuilding import (
     rebuild_graph,
     tensors_in,
 )
-from keras_distill.compression.model_settings import evenly_spaced, has_settings, is_rebuilt
+from keras_distill.compression.model_settings import Choose, has_settings, is_rebuilt
 from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import symbolic_inputs
 
@@ -24,18 +24,52 @@ _IGNORED = {"name", "seed", "rate", "drop_rate", "drop_path_rate", "build_config
 _EXIT = -1
 
 
-def leave_out_blocks(model: keras.Model, depth: float, scale: Callable[[keras.Model], keras.Model]) -> keras.Model:
+class Block(NamedTuple):
+    """One of the repeated blocks of a model.
+
+    Attributes:
+        inputs: Symbolic tensor that it reads.
+        outputs: Symbolic tensor that it returns, of the same shape.
+        layers: Its layers that have weights.
+    """
+
+    inputs: keras.KerasTensor
+    outputs: keras.KerasTensor
+    layers: tuple[keras.layers.Layer, ...]
+
+
+class Run(NamedTuple):
+    """Repeated blocks that follow each other.
+
+    Attributes:
+        model: The functional model whose graph has the blocks.
+        blocks: Two or more, in the order of execution.
+    """
+
+    model: keras.Model
+    blocks: tuple[Block, ...]
+
+
+def leave_out_blocks(
+    model: keras.Model, depth: float, scale: Callable[[keras.Model], keras.Model], choose: Choose
+) -> keras.Model:
     """Return a model with a fraction of the blocks of each run of repeated blocks; the model itself without any.
 
     Args:
         model: A functional model or built Sequential. It is not modified.
         depth: Fraction of the blocks that is kept, in (0, 1].
         scale: Function that scales models inside that have their own constructors.
+        choose: Function that chooses the blocks to keep.
 
     Raises:
         ValueError: If a layer cannot be copied.
     """
-    skipped = skipped_calls(model, depth)
+    skipped = {}
+    for run in repeated_blocks(model):
+        if run.model is model or is_rebuilt(run.model):
+            kept = choose([block.layers for block in run.blocks], depth)
+            left_out = [block for number, block in enumerate(run.blocks) if number not in kept]
+            skipped |= {id(block.outputs): block.inputs for block in left_out}
     scaled = {id(layer): scale(layer) for _, layer in walk_layers(model) if has_settings(layer)}
     if not skipped and all(scaled.get(id(layer), layer) is layer for _, layer in walk_layers(model)):
         return model
@@ -47,40 +81,38 @@ def leave_out_blocks(model: keras.Model, depth: float, scale: Callable[[keras.Mo
     return rebuild_graph(model, make, skipped=skipped)
 
 
-def skipped_calls(model: keras.Model, depth: float) -> dict[int, keras.KerasTensor]:
-    """Return the calls to leave out, as `rebuild_graph` takes them, in nested models, too.
+def repeated_blocks(model: keras.Model) -> list[Run]:
+    """Return the runs of repeated blocks of a model, with those of nested models.
 
     Blocks are consecutive parts of the graph with the same layers, in which nothing but names, seeds and dropout rates
     differs, and an output of the same shape as the input. They have one input that differs; others, such as an
-    attention mask, are the same tensors for all blocks. Blocks inside of repeated blocks are kept.
+    attention mask, are the same tensors for all blocks. Blocks inside of repeated blocks do not count.
+
+    In a model that its own constructor makes, blocks are alike if their classes and the shapes of their weights are.
 
     Args:
         model: A functional model or built Sequential.
-        depth: Fraction of the blocks that is kept, in (0, 1].
     """
     graph = _Graph(model)
-    skipped, covered = {}, set()
+    runs, covered = [], set()
     for chain in graph.chains():
         pieces = [chain]
         while pieces:
             piece = pieces.pop()
-            run = graph.best_run(piece, covered)
-            if run is None:
+            best = graph.best_run(piece, covered)
+            if best is None:
                 continue
-            start, period, count = run
+            start, period, count = best
             end = start + period * count
-            kept = evenly_spaced(count, depth)
-            for block in set(range(count)) - set(kept):
-                first = start + block * period
-                skipped[id(graph.output(piece[first + period]))] = graph.output(piece[first])
+            blocks = [graph.block(piece[first : first + period + 1]) for first in range(start, end, period)]
+            runs.append(Run(model, tuple(blocks)))
             for one, other in zip(piece[start:end], piece[start + 1 : end + 1]):
                 covered |= set(graph.segment(one, other))
             pieces += [piece[: start + 1], piece[end:]]
     for index, call in enumerate(graph.calls):
-        nested = call.operation
-        if index not in covered and is_rebuilt(nested):
-            skipped |= skipped_calls(nested, depth)
-    return skipped
+        if index not in covered and _compat.has_graph(call.operation):
+            runs += repeated_blocks(call.operation)
+    return runs
 
 
 class _Graph:
@@ -102,8 +134,16 @@ class _Graph:
             self._consumers[producers[id(tensor)]].add(_EXIT)
         self._next, self._levels = self._post_dominators()
         self._keys, self._segments = {}, {}
+        self._constructed = has_settings(model)
 
-    def output(self, index):
+    def block(self, ends):
+        """Return the block between the first and the last of some calls in a chain."""
+        segments = [self.segment(*pair) for pair in zip(ends, ends[1:])]
+        operations = [self.calls[index].operation for segment in segments for index in segment]
+        layers = tuple(operation for operation in operations if getattr(operation, "weights", []))
+        return Block(self._output(ends[0]), self._output(ends[-1]), layers)
+
+    def _output(self, index):
         return self._outputs[index][0]
 
     def chains(self):
@@ -168,7 +208,7 @@ class _Graph:
             self.segment(one, other) for one, other in zip(chain[start:], chain[start + 1 : start + period + 1])
         ]
         weights = any(getattr(self.calls[index].operation, "weights", []) for segment in segments for index in segment)
-        return weights and self.output(chain[start]).shape == self.output(chain[start + period]).shape
+        return weights and self._output(chain[start]).shape == self._output(chain[start + period]).shape
 
     def _kernel_size(self, chain, start):
         """Return the size of the kernels in the first segment, so that a block begins with a convolution."""
@@ -194,7 +234,11 @@ class _Graph:
             return "tensor", place, self._position(source, tensor), tuple(tensor.shape), str(tensor.dtype)
 
         arguments = map_tensors(tensor_key, (call.args, call.kwargs))
-        return _layer_key(call.operation), repr(arguments), [tuple(tensor.shape) for tensor in call.outputs]
+        return (
+            _layer_key(call.operation, self._constructed),
+            repr(arguments),
+            [tuple(tensor.shape) for tensor in call.outputs],
+        )
 
     def _position(self, index, tensor):
         return [id(output) for output in self._outputs[index]].index(id(tensor))
@@ -215,11 +259,18 @@ class _Graph:
         return following, levels
 
 
-def _layer_key(layer: Any) -> Any:
+def _layer_key(layer: Any, constructed: bool) -> Any:
+    """Return what two layers have in common if one can stand for the other.
+
+    Layers of a model that its own constructor makes are not copied, and the config of some cannot be read, such as the
+    decoder of Llama 3 in KerasHub 0.32. They are alike if their weights are.
+    """
     if is_rebuilt(layer):
         graph = _Graph(layer)
         places = {index: index for index in range(_EXIT - len(layer.inputs), len(graph.calls))}
         return type(layer).__name__, [graph._call_key(index, places) for index in range(len(graph.calls))]
+    if constructed:
+        return type(layer).__name__, [tuple(weight.shape) for weight in getattr(layer, "weights", [])]
     return type(layer).__name__, _without_names(config_of(layer))
 
 

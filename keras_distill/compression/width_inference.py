@@ -9,7 +9,7 @@ import keras
 from keras_distill import _compat
 from keras_distill.compression.graph_rebuilding import config_of, describe, from_config, map_tensors
 from keras_distill.compression.width_groups import Width, WidthGroups
-from keras_distill.compression.width_settings import Path, other_integers, shape_entries, with_settings
+from keras_distill.compression.width_settings import HEAD_COUNTS, Path, other_integers, shape_entries, with_settings
 
 # Width of each axis; None for one of unknown length.
 Axes = list[Width | None]
@@ -28,12 +28,15 @@ class LayerCall:
         inputs: Widths of its input tensors.
         settings: `{path in the config: width}`.
         groups: Groups of the variables, which `outputs` joins and fixes.
+
+    Attributes:
+        layer: The layer.
     """
 
     def __init__(self, call: _compat.GraphCall, inputs: list[Axes], settings: dict[Path, Width], groups: WidthGroups):
-        self._layer, self._call, self._inputs, self._settings = call.operation, call, inputs, settings
+        self.layer, self._call, self._inputs, self._settings = call.operation, call, inputs, settings
         self._groups, self._known_shapes = groups, {}
-        self._config = config_of(self._layer)
+        self._config = config_of(self.layer)
         self._entries = [settings[path] for path in shape_entries(self._config) if path in settings]
         self._base = [tuple(tensor.shape) for tensor in call.outputs]
 
@@ -43,13 +46,13 @@ class LayerCall:
         Raises:
             ValueError: If the layer cannot be adapted to narrower inputs; the error names it.
         """
-        if hasattr(self._layer, "adapt"):
+        if hasattr(self.layer, "adapt"):
             # The statistics belong to these channels.
             for width in self._free_inputs():
                 self._fix(width)
         if self._entries:
             self._match_target_shape()
-        if is_own_class(self._layer):
+        if is_own_class(self.layer):
             self._fix_other_integers()
         for width in self._free():
             width = self._groups.variable_of(width)
@@ -66,6 +69,23 @@ class LayerCall:
         for width in (width for axes in outputs for width in axes if width is not None):
             self._groups.make_divisible(width)
         return outputs
+
+    def kinds_of_units(self) -> list[list[Width]]:
+        """Return the widths that can change its weights, each in a list; the numbers of its heads are in one list."""
+        counts = [width for path, width in self._settings.items() if path[-1] in HEAD_COUNTS]
+        heads = self._not_fixed(counts)
+        others = [[width] for width in self._free() if width not in heads]
+        return [heads, *others] if heads else others
+
+    def weight_shapes(self, doubled: Iterable[Width]) -> list[tuple] | None:
+        """Return the shapes of its weights with some widths doubled, or None if the layer does not accept this."""
+        layer, args, kwargs = self._variant(frozenset(doubled))
+        try:
+            layer(*args, **kwargs)
+        except Exception:
+            # See `_infer_shapes`.
+            return None
+        return [tuple(weight.shape) for weight in layer.weights]
 
     def _free_inputs(self):
         return self._not_fixed(width for axes in self._inputs for width in axes if width is not None)
@@ -115,10 +135,10 @@ class LayerCall:
                 for other in partners:
                     self._equate(width, other)
                 return
-        inflexible = is_own_class(self._layer) or self._entries
+        inflexible = is_own_class(self.layer) or self._entries
         if inflexible and width in self._free_inputs():
             raise ValueError(
-                f"{describe(self._layer)} does not take inputs of another width than {self._groups.size(width)}. "
+                f"{describe(self.layer)} does not take inputs of another width than {self._groups.size(width)}. "
                 "Replace it with a layer that computes its shapes from those of its inputs; for a Reshape, keep the "
                 "channels in the last axis."
             )
@@ -141,6 +161,19 @@ class LayerCall:
         return self._known_shapes[doubled]
 
     def _infer_shapes(self, doubled):
+        layer, args, kwargs = self._variant(doubled)
+        # Creating weights of twice the width takes time and memory. Merging layers check their inputs only then.
+        infer = layer.compute_output_spec if self._infers_without_weights() else layer
+        try:
+            outputs = infer(*args, **kwargs)
+        except Exception:
+            # Keras, TensorFlow and custom layers raise exceptions of many classes for shapes.
+            return None
+        return [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
+
+    def _variant(self, doubled):
+        """Return `(layer, args, kwargs)` with some widths doubled, to be called."""
+
         def size(width):
             old = self._groups.size(width)
             # Not halved: numbers of groups and heads must divide it.
@@ -154,21 +187,13 @@ class LayerCall:
 
         args, kwargs = map_tensors(symbolic, (self._call.args, self._call.kwargs))
         config = with_settings(self._config, {path: size(width) for path, width in self._settings.items()})
-        layer = from_config(self._layer, config)
-        # Creating weights of twice the width takes time and memory. Merging layers check their inputs only then.
-        infer = layer.compute_output_spec if self._infers_without_weights() else layer
-        try:
-            outputs = infer(*args, **kwargs)
-        except Exception:
-            # Keras, TensorFlow and custom layers raise exceptions of many classes for shapes.
-            return None
-        return [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
+        return from_config(self.layer, config), args, kwargs
 
     def _infers_without_weights(self):
-        if type(self._layer).__module__.split(".")[0] != "keras" or not isinstance(self._layer, keras.layers.Layer):
+        if type(self.layer).__module__.split(".")[0] != "keras" or not isinstance(self.layer, keras.layers.Layer):
             return False
         return (
-            len(self._inputs) == 1 and type(self._layer).compute_output_shape != keras.layers.Layer.compute_output_shape
+            len(self._inputs) == 1 and type(self.layer).compute_output_shape != keras.layers.Layer.compute_output_shape
         )
 
     def _output_axes(self, place, effects):
@@ -196,9 +221,9 @@ class LayerCall:
         """Raise for a user's layer whose output has a width that neither its inputs nor its settings determine."""
         changed = any(shapes != self._base for shapes in effects.values())
         wide = any(shape and (shape[-1] or 0) > 1 for shape in self._base)
-        if is_own_class(self._layer) and self._free_inputs() and not changed and wide:
+        if is_own_class(self.layer) and self._free_inputs() and not changed and wide:
             raise ValueError(
-                f"{describe(self._layer)} has an output of shape {self._base} for inputs of any width, and no integer "
+                f"{describe(self.layer)} has an output of shape {self._base} for inputs of any width, and no integer "
                 "of its config changes its last axis, so that its width cannot be determined. Let its `get_config` "
                 "return its width, e.g. as `units`."
             )

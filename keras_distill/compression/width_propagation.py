@@ -29,13 +29,14 @@ class WidthPropagation:
     Attributes:
         settings: `{id(layer): {path in its config: width}}`.
         inputs: `{id(layer): widths of the inputs in its first call}`.
+        calls: `{id(layer): its first call}`, of layers that are rebuilt.
         nested_models: Models inside that have their own constructors.
         narrowed: `{id(nested model): (narrower one, its widths)}`.
     """
 
     def __init__(self, model: keras.Model, factor: float, narrow_nested: Callable[[keras.Model], keras.Model]):
         self.groups = WidthGroups(factor)
-        self.settings, self.inputs, self.narrowed = {}, {}, {}
+        self.settings, self.inputs, self.calls, self.narrowed = {}, {}, {}, {}
         self._factor, self._narrow_nested = factor, narrow_nested
         self.nested_models, self._axes = [], {}
         inputs = keras.tree.flatten(symbolic_inputs(model))
@@ -67,7 +68,9 @@ class WidthPropagation:
             elif _compat.has_graph(call.operation):
                 outputs = self._nested_outputs(call, arguments)
             else:
-                outputs = LayerCall(call, arguments, self._settings_of(call.operation), self.groups).outputs()
+                layer_call = LayerCall(call, arguments, self._settings_of(call.operation), self.groups)
+                self.calls.setdefault(id(call.operation), layer_call)
+                outputs = layer_call.outputs()
             self._axes |= {id(tensor): axes for tensor, axes in zip(call.outputs, outputs, strict=True)}
         return [self._axes[id(tensor)] for tensor in keras.tree.flatten(_compat.graph_outputs(model))]
 

@@ -13,13 +13,14 @@ from keras_distill.models.layers import walk_layers
 
 
 class _Pass(threading.local):
-    """Outputs of the tapped layers in this thread's pass, `{id(layer): [per call]}`, and masks for them.
+    """Outputs or inputs of the tapped layers in this thread's pass, `{id(layer): [per call]}`, and masks for them.
 
     Thread-local, since `MirroredStrategy` runs its replicas in threads and switches between them during a pass.
     """
 
     calls = {}
     masks = {}
+    inputs = False
 
 
 _pass = _Pass()
@@ -32,19 +33,21 @@ _watchers = {}
 
 
 @contextlib.contextmanager
-def recording(tapped: Iterable, attentions: Iterable) -> Iterator[dict]:
-    """Record the outputs of layers while a model runs in the context.
+def recording(tapped: Iterable, attentions: Iterable = (), inputs: bool = False) -> Iterator[dict]:
+    """Record the outputs of layers, or their inputs, while a model runs in the context.
 
     Args:
         tapped: Layers to record.
         attentions: `MultiHeadAttention` layers around them, whose masks are attached to the outputs of their sublayers.
+            Defaults to none.
+        inputs: Whether to record the first argument of each call rather than its outputs. Defaults to False.
 
     Returns:
-        `{id(layer): [outputs of each call]}`, filled during the pass.
+        `{id(layer): [outputs or first argument of each call]}`, filled during the pass.
     """
     layers = {id(layer): layer for layer in (*tapped, *attentions)}.values()
-    outer = _pass.calls, _pass.masks
-    _pass.calls, _pass.masks = {id(layer): [] for layer in tapped}, {}
+    outer = _pass.calls, _pass.masks, _pass.inputs
+    _pass.calls, _pass.masks, _pass.inputs = {id(layer): [] for layer in tapped}, {}, inputs
     with _lock:
         for layer in layers:
             _watch(layer)
@@ -54,7 +57,7 @@ def recording(tapped: Iterable, attentions: Iterable) -> Iterator[dict]:
         with _lock:
             for layer in layers:
                 _unwatch(layer)
-        _pass.calls, _pass.masks = outer
+        _pass.calls, _pass.masks, _pass.inputs = outer
 
 
 def _watch(layer):
@@ -69,7 +72,9 @@ def _watch(layer):
         if isinstance(layer, keras.layers.MultiHeadAttention):
             _pass.masks.update(_masks_of_parts(layer, kwargs))
         outputs = call(*args, **kwargs)
-        if id(layer) in _pass.calls:
+        if id(layer) in _pass.calls and _pass.inputs:
+            _pass.calls[id(layer)].append(next(iter((*args, *kwargs.values()))))
+        elif id(layer) in _pass.calls:
             _pass.calls[id(layer)].append(_with_mask(outputs, _pass.masks.get(id(layer))))
         return outputs
 

@@ -149,7 +149,7 @@ def layer_calls(model: keras.Model, inputs: Structure) -> tuple[Structure, list[
     if not model.built:
         model(inputs)
     layers = [(path, layer) for path, layer in walk_layers(model) if not isinstance(layer, keras.layers.InputLayer)]
-    with recording([layer for _, layer in layers], ()) as calls:
+    with recording([layer for _, layer in layers]) as calls:
         outputs = model(inputs, training=False)
     return outputs, [(path, layer, _hidden(layer, calls[id(layer)]) or calls[id(layer)]) for path, layer in layers]
 

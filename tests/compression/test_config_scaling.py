@@ -68,10 +68,11 @@ def test_a_task_keeps_its_preprocessor(tmp_path):
 def test_layers_of_the_teacher_are_numbered_otherwise():
     large = models.hub_classifier()
     small = shrink(large, depth=0.5)
-    assert pair_numbered_layers(small, large) == [
-        ("bert_backbone/transformer_layer_0", "bert_backbone/transformer_layer_0"),
-        ("bert_backbone/transformer_layer_1", "bert_backbone/transformer_layer_2"),
-    ]
+    for chosen in ([0, 2], [1, 3]):
+        assert pair_numbered_layers(small, large, lambda blocks, fraction, chosen=chosen: chosen) == [
+            ("bert_backbone/transformer_layer_0", f"bert_backbone/transformer_layer_{chosen[0]}"),
+            ("bert_backbone/transformer_layer_1", f"bert_backbone/transformer_layer_{chosen[1]}"),
+        ]
 
 
 def test_copies_every_second_layer():
@@ -95,3 +96,12 @@ def test_a_backbone_inside_of_a_model_with_outputs_of_its_width():
     small = shrink(model, 0.5)
     # Its width is that of an output.
     assert small.get_layer(backbone.name).hidden_dim == 64 and small.get_layer("hidden").units == 32
+
+
+def test_settings_that_the_config_of_keras_hub_leaves_out():
+    sizes = {"vocabulary_size": 30, "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 32}
+    heads = {"num_query_heads": 2, "num_key_value_heads": 2}
+    model = keras_hub.models.Llama3Backbone(**sizes, **heads, tie_word_embeddings=True)
+    small = shrink(model, depth=0.5)
+    assert small.tie_word_embeddings and small.token_embedding.tie_weights
+    assert len(small.weights) == len(model.weights) - 9

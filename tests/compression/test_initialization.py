@@ -118,3 +118,39 @@ def test_rejects_layers_that_do_not_fit_and_copies_nothing():
     assert {row.student for row in copy_weights(student, network(2, 6, "teacher")) if row.status == "copied"} == {
         "logits/bias"
     }
+
+
+def test_permuted_units_compute_the_same():
+    student, teacher = network(2, 6, "student"), network(2, 6, "teacher")
+    order = [3, 0, 5, 1, 2, 4]
+    norm = dict.fromkeys((f"norm_0/{part}" for part in ("gamma", "beta", "moving_mean", "moving_variance")), (order,))
+    units = {"block_0/kernel": (None, order), "block_0/bias": (order,), "block_1/kernel": (order, None), **norm}
+    copy_weights(student, teacher, units=units)
+    x = data(5)[0]
+    np.testing.assert_allclose(student(x), teacher(x), rtol=1e-5)
+    np.testing.assert_array_equal(student.get_layer("block_0").bias, teacher.get_layer("block_0").bias.numpy()[order])
+
+
+def test_units_of_a_narrower_student():
+    student, teacher = network(1, 4, "student"), network(1, 6, "teacher")
+    copy_weights(student, teacher, units={"block_0/kernel": ([5, 1, 0, 2], None)})
+    expected = teacher.get_layer("block_0").kernel.numpy()[[5, 1, 0, 2], :4]
+    np.testing.assert_array_equal(student.get_layer("block_0").kernel, expected)
+
+
+@pytest.mark.parametrize(
+    "units",
+    [{"block_0/kernel": ([0, 1, 2, 3],)}, {"block_0/bias": ([0, 1, 2],)}, {"block_0/bias": ([0, 1, 2, 6],)}],
+)
+def test_rejects_units_that_do_not_fit(units):
+    student, teacher = network(1, 4, "student"), network(1, 6, "teacher")
+    before = student.get_weights()
+    with pytest.raises(ValueError, match=r"`units` must have, for each axis of 'block_0/.*the teacher's \(6"):
+        copy_weights(student, teacher, units=units)
+    np.testing.assert_array_equal(before[0], student.get_weights()[0])
+
+
+def test_rejects_units_of_an_unknown_weight():
+    student, teacher = network(1, 4, "student"), network(1, 6, "teacher")
+    with pytest.raises(ValueError, match=r"names 'block_0/kernels', .* Closest: \['block_0/kernel'"):
+        copy_weights(student, teacher, units={"block_0/kernels": (None, [0, 1, 2, 3])})

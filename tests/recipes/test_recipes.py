@@ -54,7 +54,12 @@ def more_flags(tmp_path_factory):
     rows = (f"{', '.join(str(n * column % 17) for column in range(64))}, {n % 10}" for n in range(2500))
     (folder / "optdigits.dat").write_text("@data\n" + "\n".join(rows))
     hub = [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]
-    return {"minilm_layers": hub, "minilm_transfer": hub, "table_forest": [f"--originals={folder}"]}
+    return {
+        "minilm_layers": hub,
+        "minilm_transfer": hub,
+        "smollm2_student": hub[1:],
+        "table_forest": [f"--originals={folder}"],
+    }
 
 
 @pytest.fixture(scope="module")

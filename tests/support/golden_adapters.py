@@ -15,6 +15,7 @@ import math
 import keras
 from keras import ops
 
+from keras_distill.compression import block_influence, unit_importance
 from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import gather_top_k
 from keras_distill.heads.masking import kept
@@ -774,3 +775,25 @@ def _(inputs, settings):
 @adapter("tb_pkd")
 def _(inputs, settings):
     return ops.mean(patient_kd(inputs["student"], inputs["teacher"]))
+
+
+@adapter("minitron_depth")
+def _(inputs, settings):
+    # The reference adds up the calibration batches.
+    return sum(
+        ops.mean(block_influence(before, after))
+        for batch in zip(inputs["inputs"], inputs["outputs"])
+        for before, after in zip(*batch)
+    )
+
+
+@adapter("minitron_ffn")
+def _(inputs, settings):
+    activations = inputs["activations"]
+    return ops.sum(unit_importance(ops.reshape(activations, (-1, *activations.shape[2:]))))
+
+
+@adapter("minitron_hidden")
+def _(inputs, settings):
+    norms = ops.moveaxis(inputs["activations"], 1, 0)
+    return sum(ops.sum(unit_importance(ops.reshape(norm, (-1, *norm.shape[2:])))) for norm in norms)

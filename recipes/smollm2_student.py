@@ -1,0 +1,194 @@
+"""Film reviews: a language model of a few blocks, cut out of SmolLM2 and trained with and without its teacher.
+
+The vocabulary is trimmed to the tokens of the reviews. The student keeps the blocks that change their inputs most, with
+the teacher's weights; all arms start from this copy. The distilled student learns the 32 most probable tokens of the
+teacher at each position, which are computed once, and the probability of all others together.
+
+Run:    python -m recipes.smollm2_student --originals=FOLDER
+        after the installations that recipes/smollm2.py names. FOLDER contains movieReviewSnippets_GroundTruth.txt,
+        which is part of the sources of vaderSentiment.
+Result: not measured yet
+Time:   not measured yet
+References:
+    Men et al., 2024, https://arxiv.org/abs/2403.03853 (ShortGPT: block influence)
+    Muralidharan et al., NeurIPS 2024, https://arxiv.org/abs/2407.14679 (Minitron: pruning and distillation)
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import keras_hub
+import numpy as np
+from absl import flags
+
+from keras_distill import Distiller, Term
+from keras_distill.cache import label
+from keras_distill.compression import measure_importance, shrink, trim_vocabulary
+from keras_distill.experiment import Arm, Experiment, Score, Task
+from keras_distill.losses import TopK
+from keras_distill.metrics import Acceptance, AcceptedLength, Agreement, Perplexity
+
+from . import common, data, smollm2
+
+BLOCKS = flags.DEFINE_integer("blocks", 6, "Number of blocks of the student.", lower_bound=1)
+SEQUENCES = flags.DEFINE_integer(
+    "sequences", 600, "Number of training sequences; a third as many are evaluated.", lower_bound=3
+)
+LENGTH = flags.DEFINE_integer("length", 32, "Number of tokens of a sequence.", lower_bound=2)
+TOP_K = flags.DEFINE_integer("top_k", 32, "Number of the teacher's tokens that are cached per position.", lower_bound=1)
+
+common.defaults(temperature=1.0, alpha=0.5, epochs=2, seeds=10, batch_size=16, learning_rate=3e-4)
+
+
+class LanguageModeling(Task):
+    """Prediction of the next token. The score is the perplexity."""
+
+    score = Score("perplexity", higher_is_better=False, percent=False)
+
+    def loss(self, model: keras.Model) -> keras.losses.Loss:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def records(self, outputs: Any, labels: Any) -> np.ndarray:
+        """Return -log p of each token, shape `[sequences, tokens]`."""
+        logits = np.asarray(outputs, "float64")
+        largest = logits.max(axis=-1, keepdims=True)
+        log_sums = np.log(np.exp(logits - largest).sum(axis=-1)) + largest[..., 0]
+        return log_sums - np.take_along_axis(logits, np.asarray(labels)[..., None], axis=-1)[..., 0]
+
+    def score_of(self, records: Any) -> float:
+        return float(np.exp(np.mean(records)))
+
+    def as_labels(self, outputs: Any) -> np.ndarray:
+        return np.argmax(outputs, axis=-1)
+
+    def agreement(self, outputs: Any, teacher_outputs: Any) -> float:
+        """Return the fraction of tokens for which both predict the same one."""
+        return float(np.mean(self.as_labels(outputs) == self.as_labels(teacher_outputs)))
+
+
+class Setup(NamedTuple):
+    """Models and sequences of all arms.
+
+    Attributes:
+        teacher: Language model of the trimmed vocabulary.
+        start: Function that returns the student before training.
+        arrays: Sequences as inputs, the next tokens as labels.
+    """
+
+    teacher: keras.Model
+    start: Callable[[], keras.Model]
+    arrays: data.Arrays
+
+
+def sequences(texts: Sequence[Sequence[int]], separator: int, count: int) -> np.ndarray:
+    """Return tokens of texts one after the other, each after a separator, cut into sequences with one token more."""
+    tokens = np.concatenate([[separator, *text] for text in texts])
+    size = LENGTH.value + 1
+    count = min(count, len(tokens) // size)
+    return tokens[: count * size].reshape(count, size)
+
+
+def inputs_and_labels(tokens: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    inputs = tokens[:, :-1].astype("int32")
+    return {"token_ids": inputs, "padding_mask": np.ones_like(inputs)}, tokens[:, 1:].astype("int32")
+
+
+def from_scratch(texts: Sequence[str]) -> tuple[smollm2.TiedLlama, Callable[[Any], list[list[int]]], int]:
+    """Return an untrained small network, a function from texts to words, and the separator, for a smoke test."""
+    words = {word: index for index, word in enumerate(sorted({word for text in texts for word in text.split()}), 1)}
+    sizes = {"num_layers": BLOCKS.value + 2, "hidden_dim": 16, "intermediate_dim": 32}
+    heads = {"num_query_heads": 2, "num_key_value_heads": 1}
+    backbone = smollm2.TiedLlama(vocabulary_size=len(words) + 3, **sizes, **heads, name="backbone")
+    return backbone, lambda texts: [[words[word] for word in text.split()] for text in texts], 0
+
+
+def setup() -> Setup:
+    """Return teacher, student and sequences."""
+    snippets = data.movie_snippets()
+    texts = [list(split[0]) for split in (snippets.train, snippets.test)]
+    if common.SMOKE.value:
+        backbone, tokenize, separator = from_scratch([text for split in texts for text in split])
+    else:
+        backbone, tokenizer, separator = smollm2.load(smollm2.path())
+
+        def tokenize(split):
+            return [np.asarray(tokens).tolist() for tokens in tokenizer(split)]
+
+    counts = SEQUENCES.value, -(-SEQUENCES.value // 3)
+    splits = [sequences(tokenize(split), separator, count) for split, count in zip(texts, counts)]
+    # The words of both splits are kept, so that no token is unknown.
+    words = np.unique(np.concatenate([split.ravel() for split in splits]))
+    backbone, ids = trim_vocabulary(backbone, words)
+    train, test = (inputs_and_labels(ids[split]) for split in splits)
+    importance = measure_importance(backbone, data.rows(train[0], slice(64)))
+
+    def start():
+        depth = BLOCKS.value / backbone.num_layers
+        return causal_model(shrink(backbone, depth=depth, copy=True, importance=importance), "student")
+
+    return Setup(causal_model(backbone, "teacher"), start, data.Arrays(train, test))
+
+
+def causal_model(backbone: keras.Model, name: str) -> keras.Model:
+    return keras_hub.models.Llama3CausalLM(backbone, name=name)
+
+
+def arms(start: Callable[[], keras.Model]) -> list[Arm]:
+    baseline = Arm("labels only", start, **common.training())
+    temperature, alpha = common.TEMPERATURE.value, common.ALPHA.value
+    terms = [Term(TopK(TOP_K.value, temperature), weight=1 - alpha, over="tokens")]
+    return [baseline, dataclasses.replace(baseline, name="distilled", terms=terms, supervised_weight=alpha)]
+
+
+def speed(model: keras.Model, inputs: dict[str, np.ndarray]) -> float:
+    """Return the number of tokens that a model reads per second."""
+    predict = functools.partial(model.predict, inputs, batch_size=common.BATCH_SIZE.value, verbose=0)
+    predict()
+    begin = time.perf_counter()
+    predict()
+    return inputs["token_ids"].size / (time.perf_counter() - begin)
+
+
+def draft_quality(student: keras.Model, teacher: keras.Model, inputs: Any, labels: Any) -> dict[str, float]:
+    """Return metrics of the student as a draft model of its teacher."""
+    distiller = Distiller(student=student, teacher=teacher, supervised_weight=1.0)
+    metrics = [Perplexity(), Agreement(), Acceptance(), AcceptedLength(k=4)]
+    distiller.compile("adam", LanguageModeling().loss(student), metrics=metrics)
+    return distiller.evaluate(inputs, labels, batch_size=common.BATCH_SIZE.value, return_dict=True, verbose=0)
+
+
+def recipe() -> None:
+    teacher, start, arrays = setup()
+    folder = common.folder()
+    cache = folder / "top_k"
+    if common.TEACHER.value == "cached":
+        label(teacher, common.as_data(arrays).train.whole(), cache, top_k=TOP_K.value, batch_size=32)
+    experiment = Experiment(
+        LanguageModeling(),
+        common.as_data(arrays),
+        teacher,
+        arms(start),
+        title="Film reviews: a student cut out of SmolLM2",
+        description=f"The {BLOCKS.value} most influential blocks of a language model are trained to predict the next "
+        "token of film reviews, from labels alone and with the teacher's probabilities.",
+        keep="distilled",
+        **(common.options() | {"cache": cache if common.TEACHER.value == "cached" else False}),
+    )
+    experiment.run(folder)
+    inputs, labels = arrays.test
+    for name, student in (
+        ("before training", start()),
+        ("distilled", keras.saving.load_model(folder / "student.keras")),
+    ):
+        measured = draft_quality(student, teacher, inputs, labels)
+        print(name, {key: round(float(value), 4) for key, value in measured.items()})
+    for model in (teacher, start()):
+        print(f"{model.name}: {speed(model, inputs):.0f} tokens per second")
+
+
+if __name__ == "__main__":
+    common.run(recipe)
