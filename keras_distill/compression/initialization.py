@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_distill.compression.attention_heads import head_indices
 from keras_distill.compression.layer_matching import matching_layers
+from keras_distill.compression.recurrent_gates import gate_indices
 from keras_distill.models.layers import direct_weights, find_layer, walk_layers
 from keras_distill.utils.arguments import check_model
 
@@ -57,7 +58,7 @@ def copy_weights(
     units, so the copied part of the teacher still fits together; how useful the first units are is a matter of chance.
     `shrink(importance=, copy=True)` chooses them. Statistics of layers such
     as BatchNormalization are copied, too. In grouped-query attention, a student with fewer query heads per key-value
-    head gets the first ones of each group.
+    head gets the first ones of each group; in LSTM and GRU layers, a student gets the first units of each gate.
 
     Args:
         student: A built `keras.Model`. Its weights are changed.
@@ -115,12 +116,16 @@ def copy_weights(
             rows.append(CopiedWeight(f"{path}/{weight.name}", tuple(weight.shape), name, teacher_shape))
             if source is not None:
                 copies[id(weight)] = weight, source[2]
-    heads = head_indices(student, lambda weight: copies.get(id(weight), (None, None))[1])
+
+    def source_of(weight):
+        return copies.get(id(weight), (None, None))[1]
+
+    grouped = head_indices(student, source_of) | gate_indices(student, source_of)
     chosen = _checked_units(units or {}, rows)
     for row, key in zip(rows, visited):
         if key in copies:
             weight, source = copies[key]
-            indices = dict([heads[key]] if key in heads else []) | chosen.get(row.student, {})
+            indices = dict([grouped[key]] if key in grouped else []) | chosen.get(row.student, {})
             weight.assign(ops.cast(_select(source, indices, weight.shape), weight.dtype))
     if unpaired:
         _warn_of_skipped(student, teacher, [row.student for row in rows if row.teacher is None])

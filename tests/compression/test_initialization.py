@@ -6,6 +6,7 @@ import pytest
 
 from keras_distill import mapping
 from keras_distill.compression import copy_weights
+from keras_distill.models.layers import walk_layers
 from tests.support.helpers import data
 
 
@@ -154,3 +155,34 @@ def test_rejects_units_of_an_unknown_weight():
     student, teacher = network(1, 4, "student"), network(1, 6, "teacher")
     with pytest.raises(ValueError, match=r"names 'block_0/kernels', .* Closest: \['block_0/kernel'"):
         copy_weights(student, teacher, units={"block_0/kernels": (None, [0, 1, 2, 3])})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda units: keras.layers.LSTM(units, name="rnn"),
+        lambda units: keras.layers.GRU(units, name="rnn"),
+        lambda units: keras.layers.GRU(units, reset_after=False, name="rnn"),
+        lambda units: keras.layers.SimpleRNN(units, name="rnn"),
+        lambda units: keras.layers.Bidirectional(keras.layers.LSTM(units, name="rnn"), merge_mode="sum", name="both"),
+        lambda units: keras.layers.RNN([keras.layers.GRUCell(units), keras.layers.LSTMCell(units)], name="rnn"),
+    ],
+)
+def test_the_first_units_of_each_gate_are_copied(make):
+    def model(units):
+        inputs = keras.Input((5, 3))
+        return keras.Model(inputs, keras.layers.Dense(2, name="head")(make(units)(inputs)))
+
+    student, teacher = model(4), model(6)
+    # The last two units of the teacher stay zero, so that the first four do not depend on them.
+    for _, layer in walk_layers(teacher):
+        if getattr(layer, "recurrent_kernel", None) is not None:
+            kernel = np.array(layer.recurrent_kernel)
+            kernel[4:] = 0
+            layer.recurrent_kernel.assign(kernel)
+            if isinstance(layer, keras.layers.LSTMCell) and layer.kernel.shape[0] == 6:
+                layer.kernel.assign(np.array(layer.kernel) * (np.arange(6) < 4)[:, None])
+    teacher.get_layer("head").kernel.assign(np.array(teacher.get_layer("head").kernel) * (np.arange(6) < 4)[:, None])
+    copy_weights(student, teacher)
+    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
+    np.testing.assert_allclose(student(x), teacher(x), rtol=1e-5, atol=1e-6)
