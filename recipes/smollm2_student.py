@@ -28,7 +28,7 @@ from absl import flags
 from keras_distill import Distiller, Term
 from keras_distill.cache import label
 from keras_distill.compression import measure_importance, shrink, trim_vocabulary
-from keras_distill.experiment import Arm, Experiment, Score, Task
+from keras_distill.experiment import Arm, Experiment, LanguageModeling
 from keras_distill.losses import TopK
 from keras_distill.metrics import Acceptance, AcceptedLength, Agreement, Perplexity
 
@@ -42,32 +42,6 @@ LENGTH = flags.DEFINE_integer("length", 32, "Number of tokens of a sequence.", l
 TOP_K = flags.DEFINE_integer("top_k", 32, "Number of the teacher's tokens that are cached per position.", lower_bound=1)
 
 common.defaults(temperature=1.0, alpha=0.5, epochs=2, seeds=10, batch_size=16, learning_rate=3e-4)
-
-
-class LanguageModeling(Task):
-    """Prediction of the next token. The score is the perplexity."""
-
-    score = Score("perplexity", higher_is_better=False, percent=False)
-
-    def loss(self, model: keras.Model) -> keras.losses.Loss:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def records(self, outputs: Any, labels: Any) -> np.ndarray:
-        """Return -log p of each token, shape `[sequences, tokens]`."""
-        logits = np.asarray(outputs, "float64")
-        largest = logits.max(axis=-1, keepdims=True)
-        log_sums = np.log(np.exp(logits - largest).sum(axis=-1)) + largest[..., 0]
-        return log_sums - np.take_along_axis(logits, np.asarray(labels)[..., None], axis=-1)[..., 0]
-
-    def score_of(self, records: Any) -> float:
-        return float(np.exp(np.mean(records)))
-
-    def as_labels(self, outputs: Any) -> np.ndarray:
-        return np.argmax(outputs, axis=-1)
-
-    def agreement(self, outputs: Any, teacher_outputs: Any) -> float:
-        """Return the fraction of tokens for which both predict the same one."""
-        return float(np.mean(self.as_labels(outputs) == self.as_labels(teacher_outputs)))
 
 
 class Setup(NamedTuple):

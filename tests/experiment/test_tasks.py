@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from keras_distill.experiment import Classification, MultiLabelClassification, Regression, Score, Segmentation, Task
+from keras_distill.experiment import (
+    Classification,
+    LanguageModeling,
+    MultiLabelClassification,
+    Regression,
+    Score,
+    Segmentation,
+    Task,
+)
 from keras_distill.losses import BinaryKD, KLDivergence
 from tests.support.helpers import softmax
 
@@ -164,6 +172,24 @@ def test_segmentation():
     np.testing.assert_array_equal(task.labeled(labeled), [True, True, False, True])
 
 
+@pytest.mark.parametrize("ignored", [None, 2])
+def test_language_modeling(ignored):
+    outputs, labels = RANDOM.normal(size=(4, 6, 5)), RANDOM.integers(-1, 5, (4, 6))
+    labels[1] = -1
+    task, counted = LanguageModeling(ignored), (labels != -1) & (labels != ignored)
+    expected = np.exp(sklearn.metrics.log_loss(labels[counted], softmax(outputs)[counted], labels=range(5)))
+    assert task.evaluate(outputs, labels) == pytest.approx(expected)
+    np.testing.assert_array_equal(task.labeled(labels), [True, False, True, True])
+    assert np.isnan(task.evaluate(outputs, np.full((4, 6), -1)))
+    others = outputs + np.where(np.arange(6) < 3, 0, 100)[:, None] * np.eye(5)[0]
+    assert task.agreement(outputs, others) == np.mean(outputs.argmax(-1) == others.argmax(-1))
+    network = keras.Sequential([keras.Input((6, 2)), keras.layers.Dense(5)], name="student")
+    task.check(network, labels)
+    with pytest.raises(ValueError, match=r"the positions of 'student'. Received: labels of shape \(5,\)"):
+        task.check(network, labels[:, 1:])
+    assert isinstance(task.distillation_loss(2.0), KLDivergence)
+
+
 def test_score_is_a_function_of_the_records_alone():
     """Rows of the records are resampled for an interval."""
     cases = [
@@ -171,6 +197,7 @@ def test_score_is_a_function_of_the_records_alone():
         (MultiLabelClassification(), RANDOM.normal(size=(20, 3)), RANDOM.integers(0, 2, (20, 3))),
         (Regression(), RANDOM.normal(size=(20, 1)), RANDOM.normal(size=20)),
         (Segmentation(), RANDOM.normal(size=(20, 2, 2, 3)), RANDOM.integers(0, 3, (20, 2, 2))),
+        (LanguageModeling(), RANDOM.normal(size=(20, 4, 3)), RANDOM.integers(-1, 3, (20, 4))),
     ]
     rows = RANDOM.integers(0, 20, 20)
     for task, outputs, labels in cases:
