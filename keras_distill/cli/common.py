@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from .argument_types import finite_number
+from .argument_types import finite_number, positive_integer
 
 # The object that `add_subparsers` returns; argparse has no public name for its class.
 Commands: TypeAlias = Any
@@ -159,7 +159,8 @@ def add_dataset(parser: Parser, required: bool = True) -> Any:
         metavar="SOURCE",
         help="TensorFlow Datasets name, .npy file (inputs), .npz file (arrays x and, optionally, y), or directory: "
         "either prepared by TensorFlow Datasets, or with one subdirectory of images per class, which are resized; "
-        "their names in alphabetical order are the classes 0, 1, ...",
+        "their names in alphabetical order are the classes 0, 1, ...; for language models, a .txt file with a text in "
+        'each line, or a .jsonl file with {"prompt": ..., "response": ...} or {"text": ...} in each line',
     )
     group.add_argument(
         "--split", default="train", help="split of a TensorFlow Datasets dataset, e.g. train or test (default: train)"
@@ -181,6 +182,12 @@ def add_dataset(parser: Parser, required: bool = True) -> Any:
         metavar="FACTOR",
         help="multiply inputs by this factor, e.g. 1/255 for uint8 images, unless the model rescales its inputs itself "
         "(default: 1)",
+    )
+    group.add_argument(
+        "--sequence-length",
+        type=positive_integer,
+        metavar="TOKENS",
+        help="tokens of a text of a .txt or .jsonl file; longer ones are truncated (default: that of the preset)",
     )
     return group
 

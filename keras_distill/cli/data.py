@@ -10,13 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.datasets import class_names, has_splits
-from keras_distill.experiment import Classification, Data, Segmentation, Task
+from keras_distill.experiment import Classification, Data, Task
 from keras_distill.experiment.data import as_examples
 from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.position_task import PositionTask
 
 from .common import CommandError
 from .reading import examples
 from .tasks import as_class_indices, check_dtype, choose_task
+from .texts import SUFFIXES
 
 # Datasets up to this size are read into memory once.
 _MEMORY = 2**30
@@ -66,7 +68,8 @@ def open_data(options: argparse.Namespace, *models: keras.Model) -> tuple[Data, 
                 raise CommandError(f"--{name}={source:g} of {options.dataset}: {error}") from error
         elif source is not None:
             splits[name] = _open_other(options, name, source, train, task, *models)
-    classes = options.classes or class_names(options.dataset, options.data_dir)
+    is_text = pathlib.Path(options.dataset).suffix in SUFFIXES
+    classes = options.classes or (None if is_text else class_names(options.dataset, options.data_dir))
     known = task.classes(models[0]) or []
     if options.classes and len(options.classes) != len(known):
         raise CommandError(f"--classes has {len(options.classes)} names, but the student has {len(known)} classes.")
@@ -75,7 +78,7 @@ def open_data(options: argparse.Namespace, *models: keras.Model) -> tuple[Data, 
 
 def _open_other(options, name, source, train, task, *models):
     path = pathlib.Path(source).expanduser()
-    if path.exists() or path.suffix in (".npy", ".npz"):
+    if path.exists() or path.suffix in (".npy", ".npz", *SUFFIXES):
         dataset = examples(options, *models, source=source)
     elif has_splits(options.dataset):
         dataset = examples(options, *models, split=source)
@@ -151,8 +154,8 @@ def _with_indices(opened: Examples, task: Task, student: keras.Model, source: st
         return opened
     check_dtype(labels, source)
     is_index = isinstance(task, Classification) and not task.one_hot
-    if isinstance(task, Segmentation) or is_index:
-        ignored = task.ignore_class if isinstance(task, Segmentation) else None
+    if isinstance(task, PositionTask) or is_index:
+        ignored = task.ignore_class if isinstance(task, PositionTask) else None
         converted = as_class_indices(labels, student.output_shape[-1], source, ignored)
         opened = opened if converted is labels else opened.with_labels(converted)
     try:

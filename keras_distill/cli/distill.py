@@ -58,9 +58,14 @@ def add(commands: Commands) -> None:
         "  models/        every trained model\n"
         "  files/         exported models, with --export",
     )
-    parser.add_argument("teacher", metavar="TEACHER", help=".keras file, loaded in Keras' safe mode; never modified")
     parser.add_argument(
-        "student", metavar="STUDENT", help=".keras file, loaded in Keras' safe mode; its weights are the initial ones"
+        "teacher",
+        metavar="TEACHER",
+        help=".keras file, loaded in Keras' safe mode, or directory of a causal language model that KerasHub saved as "
+        "a preset; never modified",
+    )
+    parser.add_argument(
+        "student", metavar="STUDENT", help=".keras file or preset, as for TEACHER; its weights are the initial ones"
     )
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file with the options of a run, by name; options given here override it"
@@ -108,7 +113,8 @@ def _add_data(parser):
         "--cache",
         metavar="DIR",
         help="cache of the teacher's outputs for this dataset, as written by `label`; written first if it does not "
-        "exist (default: a directory in --out; if intermediate layers are compared, the teacher runs in every step)",
+        "exist (default: a directory in --out; for intermediate layers and language models, the teacher runs in every "
+        "step)",
     )
     data.add_argument(
         "--no-cache", dest="cache", action="store_const", const=False, help="run the teacher in every step"
@@ -182,11 +188,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options, out, strategy):
-    from keras_distill.experiment import Experiment
+    from keras_distill.experiment import Experiment, LanguageModeling
     from keras_distill.utils.formatting import count_noun
 
     from .data import open_data
     from .job import Models, needs_features, tensorboard
+    from .texts import is_preset, save_preset
 
     models = Models(options)
     data, task = open_data(options, models.student, models.teacher)
@@ -198,7 +205,9 @@ def _run(options, out, strategy):
         )
     formats = export_formats(options, "--export", options.export)
     uses_features = needs_features(options, models, task)
-    cache = options.cache if options.cache is not None else bool(options.tune) or not uses_features
+    # The logits of all words of all tokens take more space than is likely to be free.
+    is_large = uses_features or isinstance(task, LanguageModeling)
+    cache = options.cache if options.cache is not None else bool(options.tune) or not is_large
     settings, kept = _settings(options, models), "tuned" if options.tune else "distilled"
     _check_previous(options, out, settings)
     experiment = Experiment(
@@ -227,6 +236,8 @@ def _run(options, out, strategy):
     out.mkdir(parents=True, exist_ok=True)
     try:
         experiment.run(out)
+        if is_preset(pathlib.Path(options.student)):
+            save_preset(pathlib.Path(options.student), out)
         config.write(options, out / "run.yaml")
         if options.seeds == 1 and options.baseline is not False:
             command = f"keras-distill distill --config={shlex.quote(str(out / 'run.yaml'))} --seeds=5 --force"

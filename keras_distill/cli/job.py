@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_distill import losses, mapping
 from keras_distill.callbacks.tensorboard import TensorBoard
-from keras_distill.experiment import Arm, Task
+from keras_distill.experiment import Arm, LanguageModeling, Task
 from keras_distill.experiment.store import slug
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.models.dtype_policies import with_dtype_policy
@@ -98,12 +98,14 @@ def terms(options: argparse.Namespace, task: Task, student: keras.Model, teacher
         CommandError: If a loss does not exist, or does not take its settings.
     """
     listed = []
+    # Published code for language models averages over all tokens of a batch.
+    over = "tokens" if isinstance(task, LanguageModeling) else "examples"
     if all(each.student for each in options.losses):
-        listed.append(Term(task.distillation_loss(options.temperature), weight=1 - options.alpha))
+        listed.append(Term(task.distillation_loss(options.temperature), weight=1 - options.alpha, over=over))
     for each in options.losses:
         weight = each.weight
         if each.student is None:
-            listed.append(Term(_new_loss(each), weight=1 - options.alpha if weight is None else weight))
+            listed.append(Term(_new_loss(each), weight=1 - options.alpha if weight is None else weight, over=over))
             continue
         pairs = [(each.student, each.teacher)]
         if "*" in each.student or "*" in each.teacher:

@@ -24,7 +24,7 @@ FEATURES = {
     "attention-transfer": ("AttentionTransfer", "attention transfer (AT) between two convolutional feature maps"),
     "similarity": ("SimilarityPreserving", "similarity-preserving loss (SP) of two activations"),
 }
-TASKS = ("classification", "multilabel", "regression", "segmentation")
+TASKS = ("classification", "multilabel", "regression", "segmentation", "language")
 OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
 
 
@@ -72,7 +72,7 @@ def add_objective(parser: Parser) -> None:
         "--ignore-class",
         type=int,
         metavar="N",
-        help="class index of pixels that do not count in a segmentation, e.g. 255 (default: none)",
+        help="class index of pixels or tokens that do not count, e.g. 255 (default: none)",
     )
     group.add_argument(
         "--temperature",

@@ -21,6 +21,7 @@ from keras_distill.models.layers import walk_layers
 from keras_distill.models.specs import input_specs
 
 from .common import CommandError, as_command_error
+from .texts import SUFFIXES, is_preset, load_preset, text_examples
 
 # TensorFlow warns about the number of functions that are traced for each new model, Keras (by absl) about saving.
 tf.get_logger().setLevel("ERROR")
@@ -31,10 +32,10 @@ _PIXEL_SCALE = 1 / 32
 
 
 def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
-    """Load a `.keras` file in safe mode.
+    """Load a `.keras` file in safe mode, or a causal language model from a preset of KerasHub.
 
     Args:
-        path: The file.
+        path: The file, or the directory of the preset.
         modules: Modules to import first, which register custom layers. Defaults to none.
 
     Returns:
@@ -46,6 +47,8 @@ def load(path: str, modules: Sequence[str] = ()) -> keras.Model:
     with as_command_error(f"cannot read {path}"):
         for module in modules:
             _import(module)
+        if is_preset(pathlib.Path(path)):
+            return load_preset(pathlib.Path(path))
         _check_file(pathlib.Path(path))
         try:
             model = keras.saving.load_model(path, compile=False)
@@ -92,6 +95,8 @@ def examples(
     if source is None or has_splits(source):
         choices |= {"split": split or options.split, "feature": options.feature}
     source = options.dataset if source is None else source
+    if pathlib.Path(source).suffix in SUFFIXES and pathlib.Path(source).expanduser().is_file():
+        return text_examples(source, options)
     dataset = open_dataset(source, **choices, like=models[0])
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple) else spec
@@ -135,7 +140,10 @@ def _load_error(message: str) -> str:
 
 def _check_file(path: pathlib.Path) -> None:
     if path.is_dir():
-        raise CommandError(f"cannot read {path}: it is a directory. Pass a .keras file, as written by `model.save`.")
+        raise CommandError(
+            f"cannot read {path}: it is a directory, and no preset of KerasHub. Pass a .keras file, as written by "
+            "`model.save`."
+        )
     if not path.exists():
         raise CommandError(f"cannot read {path}: file not found.")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):

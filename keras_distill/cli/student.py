@@ -120,6 +120,7 @@ def _check_free(options: argparse.Namespace, out: pathlib.Path) -> None:
 def _print_sizes(
     teacher: "keras.Model", teacher_path: pathlib.Path, student: "keras.Model", student_path: pathlib.Path
 ) -> None:
+    from keras_distill.compression.exporting import size
     from keras_distill.compression.profiling import count_parameters
     from keras_distill.utils.formatting import format_size
 
@@ -127,7 +128,5 @@ def _print_sizes(
     rows = []
     for role, model, path in (("teacher", teacher, teacher_path), ("student", student, student_path)):
         parameters = count_parameters(model)
-        rows.append(
-            (role, str(path), f"{parameters:,}", format_size(path.stat().st_size), f"{total / parameters:.1f}x")
-        )
+        rows.append((role, str(path), f"{parameters:,}", format_size(size(path)), f"{total / parameters:.1f}x"))
     print_table([HEADINGS, *rows])

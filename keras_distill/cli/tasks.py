@@ -1,6 +1,7 @@
 """Task of a command: what the models predict."""
 
 import argparse
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -8,9 +9,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.labels import UNLABELLED
-from keras_distill.experiment import Classification, MultiLabelClassification, Regression, Segmentation, Task
+from keras_distill.experiment import (
+    Classification,
+    LanguageModeling,
+    MultiLabelClassification,
+    Regression,
+    Segmentation,
+    Task,
+)
 
 from .common import CommandError
+from .texts import SUFFIXES
 
 if TYPE_CHECKING:
     from keras_distill.experiment.examples import Examples
@@ -33,7 +42,10 @@ def choose_task(options: argparse.Namespace, student: keras.Model, examples: "Ex
             f"'{student.name}' must have one output, but its output shape is {shape}. For other models use "
             "keras_distill.experiment in Python."
         )
-    name = options.task or _inferred(shape, labels)
+    is_text = pathlib.Path(options.dataset).suffix in SUFFIXES
+    name = options.task or ("language" if is_text else _inferred(shape, labels))
+    if name == "language":
+        return LanguageModeling(options.ignore_class)
     if name == "segmentation":
         return Segmentation(options.ignore_class)
     if name == "multilabel":
