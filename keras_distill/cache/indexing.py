@@ -39,7 +39,7 @@ def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
 
 
 def _index_arrays(element):
-    """Return the element of all examples at once, or the arrays unchanged if some are no arrays, such as lists."""
+    """Return the element of all examples at once, or the arrays themselves if some are lists."""
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     leaves = keras.tree.flatten(inputs)
     if not all(isinstance(leaf, np.ndarray | tf.Tensor) for leaf in leaves) or len({len(leaf) for leaf in leaves}) > 1:
