@@ -17,8 +17,9 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import gather_top_k
+from keras_distill.heads import MLP
 from keras_distill.heads.masking import kept
-from keras_distill.losses import DIST, AttentionRelation, KLDivergence, LogitStandardization, RelationalKD
+from keras_distill.losses import DIST, AttentionRelation, Hint, KLDivergence, LogitStandardization, RelationalKD
 from keras_distill.losses.acceptance_likelihood import acceptance_likelihood
 from keras_distill.losses.activation_boundary import activation_boundary
 from keras_distill.losses.adaptive_kl import adaptive_kl
@@ -60,6 +61,8 @@ from keras_distill.losses.variational_information import regress, variational_in
 from keras_distill.models.chunking import in_chunks
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.resampling import adaptive_average_pool, resize_maps
+from keras_distill.models.specs import Spec
+from keras_distill.training.term import Term
 from tests.support.token_alignment import aligned_rows
 
 IGNORED = -100
@@ -694,6 +697,40 @@ def _convolved(feature_maps, inputs, name):
 
 def _masked_generative(student, teacher, alpha):
     return alpha * ops.sum(masked_generative(student, teacher)) / student.shape[0]
+
+
+# --- Detection
+
+
+@adapter("ultralytics_score_l2")
+def _(inputs, settings):
+    return _score_weighted(inputs["student"], inputs["teacher"], inputs["score"])
+
+
+@adapter("ultralytics_distill")
+def _(inputs, settings):
+    logits = (inputs["scores_one2many"] + inputs["scores_one2one"]) / 2
+    scores = ops.max(ops.sigmoid(logits), axis=-1)
+    total, start = 0.0, 0
+    for i in range(sum(name.startswith("student_") for name in inputs)):
+        student, teacher = inputs[f"student_{i}"], inputs[f"teacher_{i}"]
+        batch, height, width, _ = student.shape
+        score = ops.reshape(scores[:, start : start + height * width], (batch, height, width))
+        start += height * width
+        head = MLP()
+        head.build(student.shape, teacher.shape)
+        weights = [inputs[f"{kind}_{layer}_{i}"] for layer in (1, 2) for kind in ("kernel", "bias")]
+        # The gradient reaches the tensors that replace the weights of the head.
+        with keras.StatelessScope(state_mapping=list(zip(head.trainable_variables, weights, strict=True))):
+            total += _score_weighted(student, teacher, score, head)
+    # The reference multiplies by the batch size, as the other losses of its detectors do.
+    return batch * settings["dis"] * total
+
+
+def _score_weighted(student, teacher, score, head=None):
+    specs = [Spec((None, *x.shape[1:]), "float32", "") for x in (student, teacher)]
+    term = Term(Hint(), head=head, positions="score", over="tokens").build(*specs)
+    return ops.mean(term.compare(student, teacher, Batch(None), activations={"score": score}))
 
 
 @adapter("crd")
