@@ -23,6 +23,7 @@ SPECIAL = {
 }
 SETTINGS = {
     "ContrastiveRepresentation": {"size": 8, "dim": 4},
+    "QueueSimilarity": {"size": 8},
     "LossAdapter": {"loss": "mse"},
     "Chunked": {"loss": losses.KLDivergence(), "student_layer": "logits", "teacher_layer": "logits"},
 }
