@@ -96,6 +96,7 @@ def test_every_file_of_a_catalog_is_exported(folder):
         "class_masks",
         "distributions",
         "maths",
+        "softened",
     } <= listed
 
 

@@ -220,10 +220,9 @@ class FocalGlobalKD(DistillationLoss):
         return focal + value_at(self.relation, batch.step) * ops.sum(difference, axis=(1, 2))
 
     def get_config(self) -> dict[str, Any]:
-        boxes = keras.saving.serialize_keras_object(self.boxes) if callable(self.boxes) else self.boxes
         return {
             **super().get_config(),
-            "boxes": boxes,
+            "boxes": self.boxes,
             "temperature": self.temperature,
             "foreground": self.foreground,
             "background": self.background,

@@ -10,7 +10,7 @@ from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.maths import float32, unit_vectors
 from keras_distill.types import Tensor
 
-# Of DINOv2: added to each component of the difference, and to the distance.
+# As in DINOv2, added to each component of the difference, and to the distance.
 _EPSILON = 1e-8
 
 

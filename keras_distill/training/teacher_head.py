@@ -29,7 +29,8 @@ def build_teacher_head(head: Callable | None, teacher_shape: tuple, student_shap
     if not isinstance(head, keras.layers.Layer):
         # A Lambda layer infers shapes of functions of TensorFlow, too.
         return head, _output_shape(keras.layers.Lambda(head), teacher_shape)
-    head = copy_unless_built(head)
+    # A Lambda layer has no weights, and its function need not be registered.
+    head = head if isinstance(head, keras.layers.Lambda) else copy_unless_built(head)
     if not head.built:
         head.build(*((teacher_shape, student_shape) if isinstance(head, Head) else (teacher_shape,)))
     if head.trainable_weights:
