@@ -122,7 +122,7 @@ def test_padding_reaches_it_as_0():
             Term(Hint(), "a", "b", name="t", teacher_head=keras.layers.Reshape((4, 17))),
             (3,),
             (5,),
-            r"cannot compare student 'a' with teacher 'b'. `teacher_head` cannot take an activation of shape \(None, 5\)",
+            r"student 'a' with teacher 'b'. `teacher_head` cannot take an activation of shape \(None, 5\)",
         ),
         (
             Term(Hint(), "a", "b", name="t", teacher_head=lambda t: ops.matmul(t, ops.ones((7, 7)))),
