@@ -19,8 +19,8 @@ def affinity_mimicking(
     student_second: Tensor,
     teacher_first: Tensor,
     teacher_second: Tensor,
-    temperature: float | Tensor = 0.01,
-    teacher_temperature: float | Tensor = 0.01,
+    temperature: float | Tensor = 0.07,
+    teacher_temperature: float | Tensor = 0.07,
 ) -> Tensor:
     """Compute the KL divergence of each example's similarities to the batch, in both directions.
 
@@ -37,8 +37,8 @@ def affinity_mimicking(
         student_second: Embeddings of the texts, shape `[batch, dim]`.
         teacher_first: Embeddings of the images, shape `[batch, teacher dim]`.
         teacher_second: Embeddings of the texts, shape `[batch, teacher dim]`.
-        temperature: Temperature of the student, > 0: 1 over its logit scale. Defaults to 0.01.
-        teacher_temperature: Temperature of the teacher, > 0. Defaults to 0.01.
+        temperature: Temperature of the student, > 0: 1 over its logit scale. Defaults to 0.07.
+        teacher_temperature: Temperature of the teacher, > 0. Defaults to 0.07.
 
     Returns:
         Nats, shape `[batch]`.
@@ -67,10 +67,10 @@ class AffinityMimicking(DistillationLoss):
     `tf.distribute`; see `Term(across_replicas=)`.
 
     Args:
-        temperature: Temperature of the student, > 0, a number or a schedule: 1 over its logit scale. 0.01 is typical.
-            Defaults to 0.01.
-        teacher_temperature: Temperature of the teacher, > 0, a number or a schedule. Defaults to None: that of the
-            student.
+        temperature: Temperature of the student, > 0, a number or a schedule: 1 over its logit scale, which is 0.07 at
+            the start of CLIP's training and 0.01 at its end. Defaults to 0.07.
+        teacher_temperature: Temperature of the teacher, > 0, a number or a schedule. 0.01 is typical of trained models.
+            Defaults to None: that of the student.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
@@ -89,7 +89,7 @@ class AffinityMimicking(DistillationLoss):
     takes_several = True
 
     def __init__(
-        self, temperature: ScheduleLike = 0.01, teacher_temperature: ScheduleLike | None = None, **kwargs: Any
+        self, temperature: ScheduleLike = 0.07, teacher_temperature: ScheduleLike | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
         self.temperature = check_positive(temperature, "temperature")
