@@ -8,8 +8,16 @@ from keras import ops
 
 from keras_distill import Distiller, Term, load_distiller
 from keras_distill.data.batch import Batch
-from keras_distill.heads import Convolution, Projection, Resize
-from keras_distill.losses import AttentionTransfer, BinaryKD, Hint, KLDivergence, RelationalKD
+from keras_distill.heads import Convolution, Projection, Resize, Standardization
+from keras_distill.losses import (
+    AttentionTransfer,
+    BinaryKD,
+    FocalGlobalKD,
+    Hint,
+    KLDivergence,
+    RelationalKD,
+    TokenSimilarity,
+)
 from keras_distill.models.specs import Spec
 from tests.support.helpers import compiled, data, features, fitted, mlp, softened_kl, zero_rate_sgd
 
@@ -208,3 +216,35 @@ def test_summary_names_it(capsys):
     lines = []
     Distiller(student=mlp(6), teacher=mlp(6, name="teacher"), terms=[term]).summary(print_fn=lines.append)
     assert "student 'features' (None, 6) -> no head <- doubled <- teacher 'features' (None, 6)" in "\n".join(lines)
+
+
+def hard_labels(logits):
+    return 1e4 * ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1])
+
+
+def test_hard_labels_of_the_teacher():
+    student, teacher = features(6, 5, scale=3.0), features(6, 5, seed=1)
+    term = built(Term(KLDivergence(), name="t", teacher_head=hard_labels), student, teacher)
+    expected = keras.losses.sparse_categorical_crossentropy(teacher.argmax(-1), student, from_logits=True)
+    np.testing.assert_allclose(term.compare(student, teacher, Batch(None)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_feature_maps_of_unknown_size(jit_compile):
+    def backbone(channels, stride, name):
+        layers = [keras.Input((None, None, 3)), keras.layers.Conv2D(channels, 3, stride, "same", name="map")]
+        return keras.Sequential(layers, name=name)
+
+    keras.utils.set_random_seed(0)
+    student, teacher = backbone(4, 4, "student"), backbone(6, 2, "teacher")
+    terms = [
+        Term(FocalGlobalKD("boxes"), "map", "map", head="auto", name="fgd"),
+        Term(TokenSimilarity(), "map", "map", head="auto", name="tokens"),
+        Term(Hint(), "map", "map", head="auto", teacher_head=Standardization(), name="hint"),
+    ]
+    distiller = Distiller(student=student, teacher=teacher, terms=terms)
+    distiller.compile(zero_rate_sgd(), jit_compile=jit_compile)
+    for size in (8, 16):
+        boxes = np.tile(np.array([[[0.0, 0.0, 0.5, 1.0]]], "float32"), (4, 1, 1))
+        logs = fitted(distiller, features(4, size, size, 3), {"boxes": boxes}, batch_size=4)
+        assert all(np.isfinite(logs[f"{term.name}_loss"]).all() for term in terms)
