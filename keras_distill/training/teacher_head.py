@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_distill.heads import Head
 from keras_distill.models.masking import zero_padding
+from keras_distill.models.specs import trace
 from keras_distill.training.term_activations import copy_unless_built, float32, shape_of, symbolic_of
 from keras_distill.types import Structure, Tensor
 
@@ -27,8 +29,7 @@ def build_teacher_head(head: Callable | None, teacher_shape: tuple, student_shap
     if head is None:
         return None, teacher_shape
     if not isinstance(head, keras.layers.Layer):
-        # A Lambda layer infers shapes of functions of TensorFlow, too.
-        return head, _output_shape(keras.layers.Lambda(head), teacher_shape)
+        return head, _output_shape(head, teacher_shape)
     # A Lambda layer has no weights, and its function need not be registered.
     head = head if isinstance(head, keras.layers.Lambda) else copy_unless_built(head)
     if not head.built:
@@ -60,11 +61,20 @@ def transform(head: Callable | None, teacher: Structure, mask: Tensor | None = N
     return keras.tree.map_structure(ops.stop_gradient, teacher)
 
 
-def _output_shape(layer, shape):
+def _output_shape(head, shape):
     try:
-        return shape_of(layer.compute_output_spec(symbolic_of(shape)))
+        if isinstance(head, keras.layers.Layer) and not isinstance(head, keras.layers.Lambda):
+            output = shape_of(head.compute_output_spec(symbolic_of(shape)))
+        else:
+            # Traced, since Keras hides the errors of functions.
+            several = isinstance(shape[0], tuple)
+            specs = tuple(tf.TensorSpec(one) for one in shape) if several else tf.TensorSpec(shape)
+            output = shape_of(trace(head, specs))
     except Exception as error:
         # Layers and functions of the user raise any exception for an activation that they do not accept.
         raise ValueError(
             f"`teacher_head` cannot take an activation of shape {shape}: {type(error).__name__}: {error}"
         ) from error
+    if not output:
+        raise ValueError("`teacher_head` must return a row for each example, shape [batch, ...]. It returns a scalar.")
+    return output

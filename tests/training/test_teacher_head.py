@@ -136,7 +136,13 @@ def test_padding_reaches_it_as_0():
             Term(Hint(), "a", "b", name="t", teacher_head=lambda t: ops.matmul(t, ops.ones((7, 7)))),
             (3,),
             (5,),
-            r"`teacher_head` cannot take an activation of shape \(None, 5\)",
+            r"`teacher_head` cannot take an activation of shape \(None, 5\): ValueError: .*\[\?,5\], \[7,7\]",
+        ),
+        (
+            Term(Hint(), "a", "b", name="t", teacher_head=ops.mean),
+            (3,),
+            (5,),
+            r"with teacher 'b'. `teacher_head` must return a row for each example, shape \[batch, ...\]",
         ),
         (
             Term(Hint(), "a", "b", name="t", teacher_head=pooled),
