@@ -69,7 +69,15 @@ from keras_distill import (
 from keras_distill.callbacks import Backup
 from keras_distill.models import OUTPUT, HiddenStates, without_softmax
 from keras_distill.saving import load_distiller
-from keras_distill.training import Balance, BaseDistiller, Distiller, LossWeight, MutualDistiller, Term
+from keras_distill.training import (
+    Balance,
+    BaseDistiller,
+    Confidence,
+    Distiller,
+    LossWeight,
+    MutualDistiller,
+    Term,
+)
 
 __version__ = "0.2.0"
 
@@ -81,6 +89,7 @@ __all__ = [
     "Backup",
     "Balance",
     "BaseDistiller",
+    "Confidence",
     "Distiller",
     "HiddenStates",
     "LossWeight",

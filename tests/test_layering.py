@@ -44,6 +44,7 @@ COMMON_FILES = {
     "mean",
     "model",
     "numpy_teacher",
+    "softened",
 }
 CATALOGS = {"losses", "heads", "teachers", "metrics"}
 

@@ -14,7 +14,6 @@ from keras_distill.experiment import Arm, LanguageModeling, Task
 from keras_distill.experiment.store import slug
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.models.dtype_policies import with_dtype_policy
-from keras_distill.models.taps import tap_names
 from keras_distill.training.distiller import Distiller
 from keras_distill.training.term import Term
 
@@ -130,7 +129,7 @@ def needs_features(options: argparse.Namespace, models: Models, task: Task) -> b
     """
     listed = terms(options, task, models.student, models.teacher)
     Distiller(student=models.student, teacher=models.teacher, terms=listed, supervised_weight=options.alpha)
-    return {tap for term in listed for tap in tap_names(term.teacher)} != {"output"}
+    return {tap for term in listed for tap in term.teacher_taps} != {"output"}
 
 
 def new_strategy(devices: str | None) -> tf.distribute.Strategy | None:

@@ -50,9 +50,10 @@ def all_gather(structure: Structure) -> Structure:
     Returns:
         The same structure of tensors of shape `[global batch, ...]`, in the order of the replicas.
     """
-    if num_replicas() == 1:
-        return structure
     context = tf.distribute.get_replica_context()
+    # There is no replica context while Keras infers shapes before the first step.
+    if num_replicas() == 1 or context is None:
+        return structure
     devices = context.strategy.extended.worker_devices
 
     def gather(tensor):

@@ -17,7 +17,7 @@ from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import workers
 from keras_distill.experiment.examples import Examples
 from keras_distill.experiment.task import Task
-from keras_distill.models.taps import OUTPUT, tap_names
+from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import as_teacher
 from keras_distill.training.term import Term
 from keras_distill.types import Structure
@@ -77,7 +77,7 @@ class TeacherOutputs:
             examples: The examples.
             terms: Terms whose taps the cache holds.
         """
-        return self._open(examples, sorted({tap for term in terms for tap in tap_names(term.teacher)}))
+        return self._open(examples, sorted({tap for term in terms for tap in term.teacher_taps}))
 
     def outputs(self, examples: Examples, task: Task) -> Any:
         """Return the teacher's outputs for all examples of a split: an array, or a structure of several.

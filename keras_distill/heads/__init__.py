@@ -7,6 +7,7 @@ from keras_distill.heads.masking import Masking
 from keras_distill.heads.mlp import MLP
 from keras_distill.heads.projection import Projection
 from keras_distill.heads.resize import Resize
+from keras_distill.heads.standardization import Standardization
 from keras_distill.heads.translator import Translator
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "Masking",
     "Projection",
     "Resize",
+    "Standardization",
     "Translator",
 ]

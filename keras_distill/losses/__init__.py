@@ -4,11 +4,13 @@ from keras_distill.losses.acceptance_likelihood import AcceptanceLikelihood
 from keras_distill.losses.activation_boundary import ActivationBoundary
 from keras_distill.losses.adapter import LossAdapter
 from keras_distill.losses.adaptive_kl import AdaptiveKL
+from keras_distill.losses.affinity_mimicking import AffinityMimicking
 from keras_distill.losses.attention_relation import AttentionRelation
 from keras_distill.losses.attention_scores import AttentionScores
 from keras_distill.losses.attention_transfer import AttentionTransfer
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.binary_kd import BinaryKD
+from keras_distill.losses.centered_kl import CenteredKL
 from keras_distill.losses.channel_wise_kd import ChannelWiseKD
 from keras_distill.losses.chunked import Chunked
 from keras_distill.losses.chunked_crossentropy import ChunkedCrossentropy
@@ -20,6 +22,7 @@ from keras_distill.losses.curriculum_temperature import CurriculumTemperature
 from keras_distill.losses.decoupled_kd import DecoupledKD
 from keras_distill.losses.dist import DIST
 from keras_distill.losses.factor_transfer import FactorTransfer
+from keras_distill.losses.focal_global_kd import FocalGlobalKD
 from keras_distill.losses.focal_temperature import FocalTemperature
 from keras_distill.losses.fsp import FSP
 from keras_distill.losses.hidden_state import HiddenState
@@ -29,6 +32,7 @@ from keras_distill.losses.hybrid_logit_distillation import HybridLogitDistillati
 from keras_distill.losses.inter_channel_correlation import InterChannelCorrelation
 from keras_distill.losses.jensen_shannon import JensenShannon
 from keras_distill.losses.kl_divergence import KLDivergence
+from keras_distill.losses.koleo import KoLeo
 from keras_distill.losses.logit_mse import LogitMSE
 from keras_distill.losses.logit_standardization import LogitStandardization
 from keras_distill.losses.margin_relu import MarginReLU
@@ -38,11 +42,14 @@ from keras_distill.losses.neuron_selectivity_transfer import NeuronSelectivityTr
 from keras_distill.losses.patient_kd import PatientKD
 from keras_distill.losses.pearson_kd import PearsonKD
 from keras_distill.losses.probabilistic_transfer import ProbabilisticTransfer
+from keras_distill.losses.quality_focal import QualityFocal
+from keras_distill.losses.queue_similarity import QueueSimilarity
 from keras_distill.losses.relational_kd import RelationalKD
 from keras_distill.losses.reverse_kl import ReverseKL
 from keras_distill.losses.similarity_preserving import SimilarityPreserving
 from keras_distill.losses.skew_kl import SkewKL
 from keras_distill.losses.skew_reverse_kl import SkewReverseKL
+from keras_distill.losses.token_similarity import TokenSimilarity
 from keras_distill.losses.top_k import TopK
 from keras_distill.losses.total_variation import TotalVariation
 from keras_distill.losses.universal_logit_distillation import UniversalLogitDistillation
@@ -52,10 +59,12 @@ __all__ = [
     "AcceptanceLikelihood",
     "ActivationBoundary",
     "AdaptiveKL",
+    "AffinityMimicking",
     "AttentionRelation",
     "AttentionScores",
     "AttentionTransfer",
     "BinaryKD",
+    "CenteredKL",
     "ChannelWiseKD",
     "Chunked",
     "ChunkedCrossentropy",
@@ -69,6 +78,7 @@ __all__ = [
     "DistillationLoss",
     "FSP",
     "FactorTransfer",
+    "FocalGlobalKD",
     "FocalTemperature",
     "HiddenState",
     "HierarchicalContext",
@@ -77,6 +87,7 @@ __all__ = [
     "InterChannelCorrelation",
     "JensenShannon",
     "KLDivergence",
+    "KoLeo",
     "LogitMSE",
     "LogitStandardization",
     "MarginReLU",
@@ -86,11 +97,14 @@ __all__ = [
     "PatientKD",
     "PearsonKD",
     "ProbabilisticTransfer",
+    "QualityFocal",
+    "QueueSimilarity",
     "RelationalKD",
     "ReverseKL",
     "SimilarityPreserving",
     "SkewKL",
     "SkewReverseKL",
+    "TokenSimilarity",
     "TopK",
     "TotalVariation",
     "UniversalLogitDistillation",

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.losses.maths import enqueue, float32, random_directions, unit_vectors
 from keras_distill.schedules import check_fraction, check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_integer
@@ -124,7 +124,7 @@ class ContrastiveRepresentation(DistillationLoss):
         ]
         length = self.size if self.examples is None else self.examples
         self.memories = [
-            self._add_state((length, self.dim), _random_directions, f"{side}_memory") for side in ("student", "teacher")
+            self._add_state((length, self.dim), random_directions, f"{side}_memory") for side in ("student", "teacher")
         ]
         self.log_means = self._add_state((2,), "zeros", "log_means")
         self.started = self._add_state((), "zeros", "started")
@@ -148,7 +148,7 @@ class ContrastiveRepresentation(DistillationLoss):
         for memory, latest in zip(self.memories, self._embeddings(student, teacher)):
             latest, current = ops.stop_gradient(latest), ops.convert_to_tensor(memory)
             if self.examples is None:
-                memory.assign(self._updated_queue(current, latest))
+                memory.assign(enqueue(current, latest))
             else:
                 memory.assign(self._updated_bank(current, latest, batch))
 
@@ -156,9 +156,6 @@ class ContrastiveRepresentation(DistillationLoss):
         """Return the constants of the first batch, or those of these scores if this is the first batch."""
         first = ops.stack([log_mean_exp(x) for x in scores])
         return ops.where(self.started > 0, self.log_means, first)
-
-    def _updated_queue(self, queue, latest):
-        return ops.reshape(ops.concatenate([latest, queue])[: self.size], queue.shape)
 
     def _updated_bank(self, bank, latest, batch):
         if batch.index is None:
@@ -217,7 +214,3 @@ class ContrastiveRepresentation(DistillationLoss):
             "momentum": self.momentum,
             "seed": self.seed,
         }
-
-
-def _random_directions(shape, dtype):
-    return unit_vectors(keras.random.normal(shape, dtype=dtype))

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_distill.data.labels import UNLABELLED
@@ -73,6 +74,29 @@ def _unit(vectors):
     square = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     # `where` on the reduced tensor saves one pass over the vectors.
     return vectors * ops.where(is_zero, 0.0, ops.rsqrt(ops.where(is_zero, 1.0, square))), is_zero
+
+
+def random_directions(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Return random vectors of length 1, an initializer of queues of embeddings.
+
+    Args:
+        shape: Shape `(..., dim)`.
+        dtype: Name of the dtype.
+    """
+    return unit_vectors(keras.random.normal(shape, dtype=dtype))
+
+
+def enqueue(queue: Tensor, latest: Tensor) -> Tensor:
+    """Return a queue with the latest rows first and without as many of the oldest.
+
+    Args:
+        queue: Shape `[size, dim]`.
+        latest: Shape `[batch, dim]`. Of more than `size` rows, the first are taken.
+
+    Returns:
+        Shape `[size, dim]`.
+    """
+    return ops.reshape(ops.concatenate([latest, queue])[: queue.shape[0]], queue.shape)
 
 
 def relative_temperatures(difficulty: Tensor, beta: float | Tensor, position_weight: Tensor | None = None) -> Tensor:

@@ -209,7 +209,8 @@ def check_heads(trial: "TrialSteps") -> list[Finding]:
     """Report heads whose output is far larger than the teacher activation, before or after the trial steps."""
     findings = []
     for name, term in trial.probe.terms.items():
-        if name not in trial.stats.heads or not isinstance(term.teacher, str):
+        # After a `teacher_head`, the head's output is not compared with the activation that was recorded.
+        if name not in trial.stats.heads or not isinstance(term.teacher, str) or term.teacher_head is not None:
             continue
         before, after = trial.stats.heads[name].rms, trial.stats_after.heads[name].rms
         teacher = trial.stats.teacher[term.teacher].rms

@@ -113,8 +113,7 @@ class Distiller(BaseDistiller):
         self.teacher = teacher
         inputs = input_specs(inputs, student, *teacher.models)
         student_taps = [tap for term in terms for tap in tap_names(term.student)]
-        teacher_taps = [tap for term in terms for tap in tap_names(term.teacher)]
-        teacher_taps += [term.positions for term in terms if isinstance(term.positions, str)]
+        teacher_taps = [tap for term in terms for tap in term.teacher_taps]
         self._tap(inputs, [OUTPUT, *student_taps], teacher_taps)
         # Checked again: tracing may have created the weights of a model that was not built.
         check_models(student, teacher)
@@ -129,6 +128,10 @@ class Distiller(BaseDistiller):
         )
         check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
+        # Tracked by Keras, so that their frozen weights are saved.
+        self.teacher_heads = [
+            term.teacher_head for term in self.terms if isinstance(term.teacher_head, keras.layers.Layer)
+        ]
         self.term_losses = [term.loss for term in self.terms]
         # Tracked by Keras, so that weights with state are saved.
         self.term_weights = [term.weight for term in self.terms if isinstance(term.weight, keras.layers.Layer)]

@@ -14,7 +14,6 @@ from keras_distill.distribution import replicas
 from keras_distill.heads import Head
 from keras_distill.losses import DistillationLoss, LossAdapter
 from keras_distill.models.masking import joint_masks, mask_fits, zero_padding
-from keras_distill.models.specs import check_activation
 from keras_distill.models.taps import OUTPUT, tap_names
 from keras_distill.training.loss_weight import LossWeight, check_weight, serialize_weight
 from keras_distill.training.positions import (
@@ -26,9 +25,9 @@ from keras_distill.training.positions import (
     token_weights,
     without_classes,
 )
+from keras_distill.training.teacher_head import build_teacher_head, transform
 from keras_distill.training.term_activations import (
     copy_unless_built,
-    each_of,
     first_of,
     float32,
     gather,
@@ -36,7 +35,7 @@ from keras_distill.training.term_activations import (
     symbolic_of,
     takes_several,
 )
-from keras_distill.training.term_shapes import AUTO, automatic_head, mismatch
+from keras_distill.training.term_shapes import AUTO, automatic_head, check_activations, check_rank, mismatch
 from keras_distill.types import ScheduleLike, Tap, Tensor
 
 
@@ -65,15 +64,19 @@ class Term:
             for models that take their padding mask as an input, such as KerasHub's `padding_mask`. At another
             resolution than the activation's it is resized by area. For logits whose classes are positions, such as the
             start of an answer, it has the shape of the logits. Defaults to the Keras masks of the activations.
-        positions: Weights >= 0 of the positions: a tap of the teacher, or a function `(batch, teacher)` of the `Batch`
-            and of `{tap: activation}` of all that is tapped of the teacher. It gives `[batch, positions...]` or
-            `[batch, positions..., 1]`, at any resolution. Defaults to None: sample weights and masks alone.
+        positions: Weights >= 0 of the positions: a tap of the teacher, `Confidence(tap)`, or a function
+            `(batch, teacher)` of the `Batch` and of `{tap: activation}` of all that is tapped of the teacher. It gives
+            `[batch, positions...]` or `[batch, positions..., 1]`, at any resolution. Defaults to None: sample weights
+            and masks alone.
         over: "examples" for the mean over the positions of each example and then over the examples, "tokens" for the
             mean over all positions of a step, on all replicas, that have a weight: long sequences then count more.
             Defaults to "examples".
         across_replicas: Whether a loss that compares the examples of a batch with one another gets the examples of all
             replicas under `tf.distribute`, as it would on a single device. Each replica then receives the activations
             of all others. False compares the examples of each replica only. Defaults to True.
+        teacher_head: Untrained transform of the teacher's activation, such as `keras.layers.Reshape((4, 17))`,
+            `heads.Standardization()` or a function of a tensor: a Keras layer without trainable weights, or another
+            callable, registered if the distiller is saved. Padding reaches it as 0. Defaults to None.
 
     Raises:
         ValueError: For a loss, head, name or mask of another type, a negative or non-finite weight, a Keras loss of
@@ -98,6 +101,7 @@ class Term:
     positions: str | Callable | None = None
     over: str = "examples"
     across_replicas: bool = True
+    teacher_head: Callable | None = None
 
     def __post_init__(self):
         if not isinstance(self.loss, DistillationLoss):
@@ -117,6 +121,8 @@ class Term:
             raise ValueError(f"A Term's `mask` must be the name of an input or None. Received: {self.mask!r}")
         if not (self.positions is None or isinstance(self.positions, str) or callable(self.positions)):
             raise ValueError(f"A Term's `positions` must be a tap, a function or None. Received: {self.positions!r}")
+        if not (self.teacher_head is None or callable(self.teacher_head)):
+            raise ValueError(f"A Term's `teacher_head` must be a layer or a function. Received: {self.teacher_head!r}")
         if self.over not in ("examples", "tokens"):
             raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {self.over!r}")
         object.__setattr__(self, "weight", check_weight(self.weight, f"weight of {type(self.loss).__name__}"))
@@ -125,6 +131,12 @@ class Term:
     def logits(self) -> bool:
         """True if the loss compares logits."""
         return self.loss.logits
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """Taps of the teacher that the term reads, those of `positions` included."""
+        positions = (self.positions,) if isinstance(self.positions, str) else getattr(self.positions, "taps", ())
+        return (*tap_names(self.teacher), *positions)
 
     def build(self, student: Any, teacher: Any, models: tuple | None = None) -> "Term":
         """Return the term with its head chosen and all variables created.
@@ -141,24 +153,27 @@ class Term:
         if models is not None:
             with self._taps_in_errors():
                 loss.connect(*models)
-        self._check_activations(loss, student, teacher)
+        check_activations(self, loss, student, teacher)
         student_shape, teacher_shape = shape_of(student), shape_of(teacher)
+        with self._taps_in_errors():
+            teacher_head, compared = build_teacher_head(self.teacher_head, teacher_shape, student_shape)
         if self.head == AUTO:
-            head = self._automatic_head(loss, student_shape, teacher_shape)
+            head = automatic_head(self, loss, student_shape, compared)
         else:
             head = copy_unless_built(self.head)
-        shape = student_shape if head is None else self._build_head(head, student_shape, teacher_shape)
-        if not loss.comparable(shape, teacher_shape):
-            raise ValueError(mismatch(self, head, shape, student_shape, teacher_shape))
+        shape = student_shape if head is None else self._build_head(head, student_shape, compared)
+        check_rank(self, loss, shape, compared)
+        if not loss.comparable(shape, compared):
+            raise ValueError(mismatch(self, head, shape, student_shape, compared, teacher_shape))
         if not loss.built:
             with self._taps_in_errors():
-                loss.build(shape, teacher_shape)
+                loss.build(shape, compared)
         weight = self.weight
         if isinstance(weight, keras.layers.Layer):
             weight = copy_unless_built(weight)
             if not weight.built:
                 weight.build()
-        return dataclasses.replace(self, loss=loss, head=head, weight=weight)
+        return dataclasses.replace(self, loss=loss, head=head, weight=weight, teacher_head=teacher_head)
 
     def compare(
         self,
@@ -190,7 +205,7 @@ class Term:
         main = first_of(student)
         fits = mask is None or mask_fits(mask, main)
         student_mask, teacher_mask = joint_masks(main, first_of(teacher), mask if fits else None)
-        student, teacher = float32(student), keras.tree.map_structure(ops.stop_gradient, float32(teacher))
+        student, teacher = float32(student), transform(self.teacher_head, teacher, teacher_mask)
         student = student if self.head is None else float32(self.head(student, training=training))
         student = match_resolution(student, teacher) if self.loss.resizable else student
         student = keras.tree.map_structure(lambda x: zero_padding(x, student_mask), student)
@@ -245,6 +260,7 @@ class Term:
             "positions": serialize(self.positions) if callable(self.positions) else self.positions,
             "over": self.over,
             "across_replicas": self.across_replicas,
+            "teacher_head": serialize(self.teacher_head),
         }
 
     @classmethod
@@ -254,27 +270,6 @@ class Term:
     def _check_single(self, side, taps):
         if isinstance(taps, tuple):
             raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
-
-    def _check_activations(self, loss, students, teachers):
-        tapped = [("student", *pair) for pair in zip(tap_names(self.student), each_of(students))]
-        tapped += [("teacher", *pair) for pair in zip(tap_names(self.teacher), each_of(teachers))]
-        activation = loss.activation if loss.logits else None
-        better = "BinaryKD, which compares independent binary logits" if activation == "Softmax" else "KLDivergence"
-        advice = f"Use {better}, or tap another layer."
-        for side, tap, spec in tapped:
-            check_activation(spec, f"Term '{self.name}'", f"{side} '{tap}'", tap, activation, advice)
-        if loss.rank is not None and any(len(spec.shape) != loss.rank for _, _, spec in tapped):
-            received = ", ".join(f"{side} '{tap}' of shape {spec.shape}" for side, tap, spec in tapped)
-            raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")
-
-    def _automatic_head(self, loss, student, teacher):
-        head = automatic_head(loss, student, teacher)
-        if head is None and not loss.logits and not loss.comparable(student, teacher):
-            raise ValueError(
-                f"Term '{self.name}' has no default head from student '{self.student}' of shape {student} to "
-                f"teacher '{self.teacher}' of shape {teacher}. Pass one as `head=`, or tap other layers."
-            )
-        return head
 
     def _build_head(self, head, student_shape, teacher_shape):
         """Build the head and return the shape of its output."""

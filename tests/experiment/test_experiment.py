@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import Distiller, Term
+from keras_distill import Confidence, Distiller, Term
 from keras_distill.callbacks import NonFiniteError
 from keras_distill.experiment import (
     Arm,
@@ -125,6 +125,27 @@ def test_arms_of_a_seed_start_from_the_same_weights(tmp_path):
     assert not np.allclose(
         weights_of(trained(tmp_path, "baseline", 0))[0], weights_of(trained(tmp_path, "baseline", 1))[0]
     )
+
+
+def test_the_cache_holds_the_taps_of_weights_of_positions(tmp_path):
+    # The scores are not compared by any term.
+    term = Term(Hint(), "hidden", "features", head="auto", positions=Confidence("logits"))
+    inputs = keras.Input((4, 8))
+    features = keras.layers.Dense(5, name="features")(inputs)
+    scored = keras.Model(inputs, keras.layers.Dense(3, name="logits")(features))
+
+    def tagger():
+        return keras.Sequential([keras.Input((4, 8)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(3)])
+
+    (x, y), (x_test, y_test) = (
+        (np.random.default_rng(seed).normal(size=(24, 4, 8)).astype("float32"), np.zeros((24, 4), "int64") + seed)
+        for seed in (0, 1)
+    )
+    options = {"epochs": 1, "batch_size": 8}
+    splits = Data((x, y), test=(x_test, y_test), validation=0.25)
+    hinted = [Arm("distilled", tagger, [term], 0.3, **options)]
+    experiment(hinted, Segmentation(), splits, teacher=scored, seeds=1, cache=True).run(tmp_path)
+    assert trained(tmp_path, "distilled") is not None
 
 
 def test_the_cache_gives_the_same_weights_as_the_teacher(tmp_path):

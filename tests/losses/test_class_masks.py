@@ -15,6 +15,7 @@ from keras_distill.losses import (
     AcceptanceLikelihood,
     AdaptiveKL,
     BinaryKD,
+    CenteredKL,
     Chunked,
     ConfidenceTemperature,
     CurriculumTemperature,
@@ -26,6 +27,7 @@ from keras_distill.losses import (
     LogitMSE,
     LogitStandardization,
     MultiLevelKD,
+    QualityFocal,
     ReverseKL,
     SkewKL,
     SkewReverseKL,
@@ -87,6 +89,11 @@ def sorted_distance(student, teacher):
 def binary(student, teacher):
     p, q = (1 / (1 + np.exp(-logits)) for logits in (teacher, student))
     return (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(axis=-1)
+
+
+def quality(student, teacher):
+    p, q = (1 / (1 + np.exp(-logits)) for logits in (teacher, student))
+    return (np.abs(p - q) * (-p * np.log(q) - (1 - p) * np.log(1 - q))).mean(axis=-1)
 
 
 def decoupled(student, teacher, temperature=4.0):
@@ -166,6 +173,8 @@ CASES = {
     CurriculumTemperature: (CurriculumTemperature(), lambda s, t, base: curriculum(s, t)),
     ConfidenceTemperature: (ConfidenceTemperature(), confidence),
     FocalTemperature: (FocalTemperature(), focal),
+    CenteredKL: (CenteredKL(0.5, 1.0), lambda s, t, base: kl(softmax(t), softmax(s, 0.5))),
+    QualityFocal: (QualityFocal(), lambda s, t, base: quality(s, t)),
     Chunked: (Chunked(tokens=2), lambda s, t, base: softened(s, t, 1.0)),
 }
 

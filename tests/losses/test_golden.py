@@ -14,6 +14,8 @@ INDEX = json.loads((FOLDER / "INDEX.json").read_text())
 
 # Relative to the value, and to the largest entry of a gradient. The references, run in float32, deviate by up to 1e-6.
 TOLERANCE = 1e-5
+# The difference of two vectors of unit length that are nearly equal cancels in float32.
+TOLERANCE_OF = {"dinov2_koleo": 2e-5}
 
 
 def cases():
@@ -43,10 +45,11 @@ def test_matches_the_published_code(name, case):
     assert value.shape == () and value.dtype == tf.float32
     np.testing.assert_allclose(value, case["value"], rtol=TOLERANCE)
     for key, gradient in tape.gradient(value, watched).items():
+        tolerance = TOLERANCE_OF.get(name, TOLERANCE)
         largest = np.abs(expected[key]).max()
         # A softmax near 0 and 1 has tiny gradients: float32 cannot resolve them. `INDEX.json` lists the cases.
         rounding = min(1e-7, case["tolerance_float32"]["grad_atol_over_max_abs"] * largest)
-        np.testing.assert_allclose(gradient, expected[key], rtol=0, atol=max(TOLERANCE * largest, rounding))
+        np.testing.assert_allclose(gradient, expected[key], rtol=0, atol=max(tolerance * largest, rounding))
 
 
 def test_every_name_is_covered_or_has_a_reason():

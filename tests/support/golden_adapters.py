@@ -18,15 +18,18 @@ from keras import ops
 from keras_distill.compression import block_influence, unit_importance
 from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import gather_top_k
+from keras_distill.heads import MLP, Standardization
 from keras_distill.heads.masking import kept
-from keras_distill.losses import DIST, AttentionRelation, KLDivergence, LogitStandardization, RelationalKD
+from keras_distill.losses import DIST, AttentionRelation, Hint, KLDivergence, LogitStandardization, RelationalKD
 from keras_distill.losses.acceptance_likelihood import acceptance_likelihood
 from keras_distill.losses.activation_boundary import activation_boundary
 from keras_distill.losses.adaptive_kl import adaptive_kl
+from keras_distill.losses.affinity_mimicking import affinity_mimicking
 from keras_distill.losses.attention_relation import attention_relation
 from keras_distill.losses.attention_scores import attention_scores
 from keras_distill.losses.attention_transfer import attention_transfer
 from keras_distill.losses.binary_kd import binary_kd
+from keras_distill.losses.centered_kl import centered_kl
 from keras_distill.losses.channel_wise_kd import channel_wise_kd
 from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
 from keras_distill.losses.correlation_congruence import correlation_congruence
@@ -34,6 +37,7 @@ from keras_distill.losses.cosine_similarity import cosine_similarity
 from keras_distill.losses.decoupled_kd import decoupled_kd
 from keras_distill.losses.distributions import overlap, sorted_distance
 from keras_distill.losses.factor_transfer import factor_transfer
+from keras_distill.losses.focal_global_kd import box_weights, focal_global_kd, global_context
 from keras_distill.losses.fsp import fsp
 from keras_distill.losses.hidden_state import hidden_state
 from keras_distill.losses.hierarchical_context import hierarchical_context
@@ -42,25 +46,31 @@ from keras_distill.losses.hybrid_logit_distillation import hybrid_logit_distilla
 from keras_distill.losses.inter_channel_correlation import inter_channel_correlation
 from keras_distill.losses.jensen_shannon import jensen_shannon
 from keras_distill.losses.kl_divergence import kl_divergence
+from keras_distill.losses.koleo import koleo
 from keras_distill.losses.logit_mse import logit_mse
 from keras_distill.losses.margin_relu import margin_relu, negative_mean
 from keras_distill.losses.masked_generative import masked_generative
-from keras_distill.losses.maths import channels_first, unit_vectors
+from keras_distill.losses.maths import channels_first, enqueue, unit_vectors
 from keras_distill.losses.multi_level_kd import batch_level, class_level
 from keras_distill.losses.neuron_selectivity_transfer import neuron_selectivity_transfer
 from keras_distill.losses.patient_kd import patient_kd
 from keras_distill.losses.pearson_kd import pearson_kd
 from keras_distill.losses.probabilistic_transfer import probabilistic_transfer
+from keras_distill.losses.quality_focal import quality_focal
+from keras_distill.losses.queue_similarity import queue_similarity
 from keras_distill.losses.reverse_kl import reverse_kl
 from keras_distill.losses.similarity_preserving import similarity_preserving
 from keras_distill.losses.skew_kl import skew_kl
 from keras_distill.losses.skew_reverse_kl import skew_reverse_kl
+from keras_distill.losses.token_similarity import token_similarity
 from keras_distill.losses.top_k import top_k
 from keras_distill.losses.total_variation import total_variation
 from keras_distill.losses.variational_information import regress, variational_information
 from keras_distill.models.chunking import in_chunks
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.models.resampling import adaptive_average_pool, resize_maps
+from keras_distill.models.specs import Spec
+from keras_distill.training.term import Term
 from tests.support.token_alignment import aligned_rows
 
 IGNORED = -100
@@ -695,6 +705,142 @@ def _convolved(feature_maps, inputs, name):
 
 def _masked_generative(student, teacher, alpha):
     return alpha * ops.sum(masked_generative(student, teacher)) / student.shape[0]
+
+
+# --- Detection
+
+
+@adapter("fgd")
+def _(inputs, settings):
+    student, teacher = inputs["student"], inputs["teacher"]
+    # Rows after the first `num_boxes` are padding. Boxes as fractions of the image instead of its pixels.
+    real = ops.arange(inputs["boxes"].shape[1]) < ops.cast(inputs["num_boxes"], "int32")[:, None]
+    height, width = (ops.cast(inputs["image"][:, i], "float32")[:, None, None] for i in (0, 1))
+    boxes = inputs["boxes"] / ops.concatenate([width, height, width, height], axis=-1)
+    weights = box_weights(ops.where(real[..., None], boxes, -1.0), student.shape[1:3])
+    parts = [settings[name] for name in ("alpha", "beta", "gamma")]
+    focal = focal_global_kd(student, teacher, weights, settings["temp"], *parts)
+    contexts = []
+    for side, features in (("s", student), ("t", teacher)):
+        names = ("mask_kernel", "add_kernel_1", "add_bias_1", "add_gamma", "add_beta", "add_kernel_2", "add_bias_2")
+        # A bias of the scores has no effect: `mask_bias` is left out.
+        arrays = [inputs[f"{name}_{side}"] for name in names]
+        arrays = [array[0, 0] if len(array.shape) == 4 else array for array in arrays]
+        contexts.append(global_context(features, arrays))
+    relation = ops.sum(ops.square(contexts[0] - contexts[1])) / student.shape[0]
+    return ops.mean(focal) + settings["lambda"] * relation
+
+
+@adapter("ld_kl")
+def _(inputs, settings):
+    student, teacher = inputs["student"], inputs["teacher"]
+    # The reference takes the mean over bins.
+    values = kl_divergence(student, teacher, float(settings["temperature"])) / student.shape[-1]
+    return _divided(values * inputs["weight"], settings)
+
+
+@adapter("crosskd_cls")
+def _(inputs, settings):
+    values = quality_focal(inputs["student"], inputs["teacher"], settings["beta"]) * inputs["weight"]
+    # With a divisor, the reference takes the sum over classes.
+    classes = 1 if settings["avg_factor"] is None else inputs["student"].shape[-1]
+    return _divided(classes * values, settings)
+
+
+def _divided(values, settings):
+    """Divide by the number of objects, as detectors do, or take the mean."""
+    factor = settings["avg_factor"]
+    return settings["loss_weight"] * (ops.mean(values) if factor is None else ops.sum(values) / factor)
+
+
+@adapter("rtmdet_norm_cwd")
+def _(inputs, settings):
+    student, standardize = inputs["student"], Standardization()
+    if "kernel" in inputs:
+        student = ops.conv(student, inputs["kernel"])
+    values = channel_wise_kd(standardize(student), standardize(inputs["teacher"]), settings["tau"])
+    return settings["loss_weight"] * ops.mean(values)
+
+
+@adapter("ultralytics_score_l2")
+def _(inputs, settings):
+    return _score_weighted(inputs["student"], inputs["teacher"], inputs["score"])
+
+
+@adapter("ultralytics_distill")
+def _(inputs, settings):
+    logits = (inputs["scores_one2many"] + inputs["scores_one2one"]) / 2
+    scores = ops.max(ops.sigmoid(logits), axis=-1)
+    total, start = 0.0, 0
+    for i in range(sum(name.startswith("student_") for name in inputs)):
+        student, teacher = inputs[f"student_{i}"], inputs[f"teacher_{i}"]
+        batch, height, width, _ = student.shape
+        score = ops.reshape(scores[:, start : start + height * width], (batch, height, width))
+        start += height * width
+        head = MLP()
+        head.build(student.shape, teacher.shape)
+        weights = [inputs[f"{kind}_{layer}_{i}"] for layer in (1, 2) for kind in ("kernel", "bias")]
+        # The gradient reaches the tensors that replace the weights of the head.
+        with keras.StatelessScope(state_mapping=list(zip(head.trainable_variables, weights, strict=True))):
+            total += _score_weighted(student, teacher, score, head)
+    # The reference multiplies by the batch size, as the other losses of its detectors do.
+    return batch * settings["dis"] * total
+
+
+def _score_weighted(student, teacher, score, head=None):
+    specs = [Spec((None, *x.shape[1:]), "float32", "") for x in (student, teacher)]
+    term = Term(Hint(), head=head, positions="score", over="tokens").build(*specs)
+    return ops.mean(term.compare(student, teacher, Batch(None), activations={"score": score}))
+
+
+# --- Features without labels
+
+
+@adapter("lightly_v3_global")
+def _(inputs, settings):
+    queue = enqueue(inputs["queue"], unit_vectors(inputs["teacher"]))
+    student = _projected(inputs)
+    return ops.mean(queue_similarity(student, inputs["teacher"], queue, settings["temperature"]))
+
+
+@adapter("lightly_v3_local")
+def _(inputs, settings):
+    teacher = inputs["teacher"]
+    student = resize_maps(_projected(inputs), teacher.shape[1:3])
+    return ops.mean(token_similarity(student, teacher, settings["temperature"]))
+
+
+def _projected(inputs):
+    student = inputs["student"]
+    return ops.matmul(student, inputs["kernel"]) + inputs["bias"] if "kernel" in inputs else student
+
+
+@adapter("tinyclip_affinity")
+def _(inputs, settings):
+    pairs = [inputs[f"{side}_{kind}"] for side in ("student", "teacher") for kind in ("image", "text")]
+    scale = settings["teacher_logit_scale"]
+    image, text = (unit_vectors(x) for x in pairs[2:])
+    scores = scale * ops.matmul(image, ops.transpose(text))
+    entropies = [ops.mean(entropy(x)) for x in (scores, ops.transpose(scores))]
+    values = affinity_mimicking(*pairs, 1.0 / inputs["logit_scale"], 1.0 / scale)
+    return ops.mean(values) + sum(entropies) / 2
+
+
+@adapter("dino_loss")
+def _(inputs, settings):
+    crops, tau = settings["crops"], settings["teacher_temperature"]
+    student, teacher = ops.split(inputs["student"], crops), ops.split(inputs["teacher"], 2)
+    values = []
+    # A crop of the student is not compared with the teacher's output for the same crop.
+    for i, j in ((i, j) for i in range(2) for j in range(crops) if i != j):
+        kl = centered_kl(student[j], teacher[i], inputs["center"], settings["student_temperature"], tau)
+        values.append(ops.mean(kl + entropy(teacher[i] - inputs["center"], tau)))
+    return sum(values) / len(values)
+
+
+@adapter("dinov2_koleo")
+def _(inputs, settings):
+    return ops.mean(koleo(inputs["student"])) - math.log(2.0)
 
 
 @adapter("crd")

@@ -23,6 +23,8 @@ SPECIAL = {
 }
 SETTINGS = {
     "ContrastiveRepresentation": {"size": 8, "dim": 4},
+    # A low temperature magnifies rounding errors.
+    "QueueSimilarity": {"size": 8, "temperature": 0.5},
     "LossAdapter": {"loss": "mse"},
     "Chunked": {"loss": losses.KLDivergence(), "student_layer": "logits", "teacher_layer": "logits"},
 }
