@@ -5,11 +5,13 @@ from typing import Any
 import keras
 
 from keras_distill.data.batch import Batch, split_inputs
+from keras_distill.data.top_k import TopKLogits
 from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, own_inputs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_names
 from keras_distill.schedules import check_positive
 from keras_distill.teachers import CachedTeacher, as_teacher
+from keras_distill.teachers.cached import CachedActivations
 from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, connect_layers, supervised_losses
 from keras_distill.training.deserialization import teacher_to_load
@@ -155,8 +157,9 @@ class Distiller(BaseDistiller):
             batch.inputs, batch.labels, self.student_outputs(student), batch.sample_weight, training
         )
         losses = {"supervised_loss": local_mean(supervised, batch)}
+        sparse = teacher.sparse() if isinstance(teacher, CachedActivations) else teacher
         for term in self.terms if teacher is not None else ():
-            pair = self.compared_activations(term, student, teacher)
+            pair = self.compared_activations(term, student, sparse if term.loss.takes_top_k else teacher)
             weighted = for_tap(batch, tap_names(term.student)[0], self._traced.student)
             values = term.compare(*pair, weighted, training, activations=teacher)
             losses[f"{term.name}_loss"] = mean_over_examples(values)
@@ -167,7 +170,8 @@ class Distiller(BaseDistiller):
         student, teacher = select_activations(student, term.student), select_activations(teacher, term.teacher)
         if term.logits:
             student = logits_of(student, select_activations(self._traced.student, term.student))
-            teacher = logits_of(teacher, select_activations(self._traced.teacher, term.teacher))
+            specs = select_activations(self._traced.teacher, term.teacher)
+            teacher = teacher if isinstance(teacher, TopKLogits) else logits_of(teacher, specs)
         return student, teacher
 
     def after_update(self, batch: Batch) -> None:
@@ -271,12 +275,11 @@ class Distiller(BaseDistiller):
         """Tap both models, and trace them for the specs of all activations."""
         self._taps = Taps(self.student, dict.fromkeys(student_taps))
         self.teacher.connect(list(dict.fromkeys(teacher_taps)))
+        cached = inputs, dict(self.teacher.stored)
         self._traced = Traced(
             inputs,
             student=trace(lambda x: self._taps(x, training=False), inputs),
-            teacher=trace(
-                lambda x: self.teacher.activations(Batch(x[0], cached=x[1])), (inputs, dict(self.teacher.stored))
-            ),
+            teacher=trace(lambda x: dict(self.teacher.activations(Batch(x[0], cached=x[1]))), cached),
         )
 
     def _set_teacher_metrics(self, teacher_metrics):

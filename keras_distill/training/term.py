@@ -10,11 +10,11 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.sample_weights import entry_of_tap
+from keras_distill.data.top_k import dense_logits
 from keras_distill.distribution import replicas
 from keras_distill.heads import Head
 from keras_distill.losses import DistillationLoss, LossAdapter
 from keras_distill.models.masking import joint_masks, mask_fits, zero_padding
-from keras_distill.models.specs import check_activation
 from keras_distill.models.taps import OUTPUT, tap_names
 from keras_distill.training.loss_weight import LossWeight, check_weight, serialize_weight
 from keras_distill.training.positions import (
@@ -28,16 +28,18 @@ from keras_distill.training.positions import (
 )
 from keras_distill.training.term_activations import (
     copy_unless_built,
-    each_of,
     first_of,
+    first_words,
     float32,
     gather,
+    map_activations,
     shape_of,
     symbolic_of,
     takes_several,
 )
-from keras_distill.training.term_shapes import AUTO, automatic_head, mismatch
+from keras_distill.training.term_shapes import AUTO, automatic_head, check_activations, compared_shapes, mismatch
 from keras_distill.types import ScheduleLike, Tap, Tensor
+from keras_distill.utils.arguments import check_integer
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -74,10 +76,13 @@ class Term:
         across_replicas: Whether a loss that compares the examples of a batch with one another gets the examples of all
             replicas under `tf.distribute`, as it would on a single device. Each replica then receives the activations
             of all others. False compares the examples of each replica only. Defaults to True.
+        words: Number of the first classes of both models that a loss of logits compares, >= 1, for vocabularies that
+            differ by padding at their end, such as 50,257 words of GPT-2 that are padded to 50,304. The others do not
+            enter the softmax. Defaults to None: all classes.
 
     Raises:
         ValueError: For a loss, head, name or mask of another type, a negative or non-finite weight, a Keras loss of
-            probabilities, and several taps for a loss that compares one activation.
+            probabilities, several taps for a loss that compares one activation, and `words` for a loss of features.
 
     Example:
     >>> logits = Term(KLDivergence(temperature=4.0))
@@ -98,6 +103,7 @@ class Term:
     positions: str | Callable | None = None
     over: str = "examples"
     across_replicas: bool = True
+    words: int | None = None
 
     def __post_init__(self):
         if not isinstance(self.loss, DistillationLoss):
@@ -119,6 +125,11 @@ class Term:
             raise ValueError(f"A Term's `positions` must be a tap, a function or None. Received: {self.positions!r}")
         if self.over not in ("examples", "tokens"):
             raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {self.over!r}")
+        if check_integer(self.words, "words", optional=True) is not None and not self.loss.logits:
+            raise ValueError(
+                f"A Term's `words` selects logits, but {type(self.loss).__name__} compares other activations. Leave it "
+                f"out; for a loss of hidden states use `Chunked(loss, words={self.words})`."
+            )
         object.__setattr__(self, "weight", check_weight(self.weight, f"weight of {type(self.loss).__name__}"))
 
     @property
@@ -141,8 +152,8 @@ class Term:
         if models is not None:
             with self._taps_in_errors():
                 loss.connect(*models)
-        self._check_activations(loss, student, teacher)
-        student_shape, teacher_shape = shape_of(student), shape_of(teacher)
+        check_activations(self, loss, student, teacher)
+        student_shape, teacher_shape = compared_shapes(self, shape_of(student), shape_of(teacher))
         if self.head == AUTO:
             head = self._automatic_head(loss, student_shape, teacher_shape)
         else:
@@ -172,7 +183,7 @@ class Term:
 
         Args:
             student: Activation of the student, shape `[batch, ...]`, any float dtype.
-            teacher: Activation of the teacher, shape `[batch, ...]`, any float dtype.
+            teacher: Activation of the teacher, shape `[batch, ...]`, any float dtype, or `TopKLogits`.
             batch: The `Batch`, with the sample weights of the student's tap, `[batch]` or `[batch, positions...]`, or
                 those of all outputs.
             training: Whether the head runs in training mode and a loss with state updates it.
@@ -186,15 +197,17 @@ class Term:
             batch = for_tap(batch, tap_names(self.student)[0])
         mask = None if self.mask is None else batch.inputs[self.mask]
         if mask is not None and self.logits and len(mask.shape) == len(student.shape):
-            student, teacher, mask = without_classes(student, mask), without_classes(teacher, mask), None
+            student, teacher = (without_classes(x, mask) for x in (student, dense_logits(teacher)))
+            mask = None
         main = first_of(student)
         fits = mask is None or mask_fits(mask, main)
         student_mask, teacher_mask = joint_masks(main, first_of(teacher), mask if fits else None)
-        student, teacher = float32(student), keras.tree.map_structure(ops.stop_gradient, float32(teacher))
+        student, teacher = float32(student), map_activations(ops.stop_gradient, float32(teacher))
+        student, teacher = first_words(student, self.words), first_words(teacher, self.words)
         student = student if self.head is None else float32(self.head(student, training=training))
         student = match_resolution(student, teacher) if self.loss.resizable else student
-        student = keras.tree.map_structure(lambda x: zero_padding(x, student_mask), student)
-        teacher = keras.tree.map_structure(lambda x: zero_padding(x, teacher_mask), teacher)
+        student = map_activations(lambda x: zero_padding(x, student_mask), student)
+        teacher = map_activations(lambda x: zero_padding(x, teacher_mask), teacher)
         compared = first_of(student)
         weights = split_weights(batch.sample_weight, student_mask, compared)
         for more in self._more_weights(None if fits else mask, batch, activations, compared):
@@ -226,7 +239,7 @@ class Term:
         return labels
 
     def _more_weights(self, mask, batch, activations, compared):
-        """Yield weights of positions besides those of the samples: of a mask of other resolution, of `positions`."""
+        """Yield weights of positions besides those of the samples."""
         if mask is not None:
             yield fit_positions(ops.cast(mask, "float32"), compared)
         if self.positions is not None:
@@ -245,6 +258,7 @@ class Term:
             "positions": serialize(self.positions) if callable(self.positions) else self.positions,
             "over": self.over,
             "across_replicas": self.across_replicas,
+            "words": self.words,
         }
 
     @classmethod
@@ -254,18 +268,6 @@ class Term:
     def _check_single(self, side, taps):
         if isinstance(taps, tuple):
             raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
-
-    def _check_activations(self, loss, students, teachers):
-        tapped = [("student", *pair) for pair in zip(tap_names(self.student), each_of(students))]
-        tapped += [("teacher", *pair) for pair in zip(tap_names(self.teacher), each_of(teachers))]
-        activation = loss.activation if loss.logits else None
-        better = "BinaryKD, which compares independent binary logits" if activation == "Softmax" else "KLDivergence"
-        advice = f"Use {better}, or tap another layer."
-        for side, tap, spec in tapped:
-            check_activation(spec, f"Term '{self.name}'", f"{side} '{tap}'", tap, activation, advice)
-        if loss.rank is not None and any(len(spec.shape) != loss.rank for _, _, spec in tapped):
-            received = ", ".join(f"{side} '{tap}' of shape {spec.shape}" for side, tap, spec in tapped)
-            raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")
 
     def _automatic_head(self, loss, student, teacher):
         head = automatic_head(loss, student, teacher)

@@ -6,10 +6,54 @@ import keras
 
 from keras_distill.heads import Convolution, Head, Projection, Resize
 from keras_distill.losses import DistillationLoss
-from keras_distill.models.specs import Traced
+from keras_distill.models.specs import Traced, check_activation
 from keras_distill.models.taps import tap_names
+from keras_distill.training.term_activations import each_of
 
 AUTO = "auto"
+
+
+def check_activations(term: Any, loss: DistillationLoss, students: Any, teachers: Any) -> None:
+    """Raise ValueError for activations of the wrong rank, structure or activation function.
+
+    Args:
+        term: The `Term`.
+        loss: Its loss.
+        students: `Spec` of the student's activation, or a tuple of several.
+        teachers: `Spec` of the teacher's activation, or a tuple of several.
+    """
+    tapped = [("student", *pair) for pair in zip(tap_names(term.student), each_of(students))]
+    tapped += [("teacher", *pair) for pair in zip(tap_names(term.teacher), each_of(teachers))]
+    activation = loss.activation if loss.logits else None
+    better = "BinaryKD, which compares independent binary logits" if activation == "Softmax" else "KLDivergence"
+    advice = f"Use {better}, or tap another layer."
+    for side, tap, spec in tapped:
+        check_activation(spec, f"Term '{term.name}'", f"{side} '{tap}'", tap, activation, advice)
+    if loss.rank is not None and any(len(spec.shape) != loss.rank for _, _, spec in tapped):
+        received = ", ".join(f"{side} '{tap}' of shape {spec.shape}" for side, tap, spec in tapped)
+        raise ValueError(f"{type(loss).__name__} compares activations of rank {loss.rank}. Received: {received}.")
+
+
+def compared_shapes(term: Any, student: tuple, teacher: tuple) -> tuple[tuple, tuple]:
+    """Return the shapes of two activations, for a term with `words` those of the logits of the first words.
+
+    Args:
+        term: The `Term`.
+        student: Shape of the student's activation, or a tuple of shapes.
+        teacher: Shape of the teacher's activation, or a tuple of shapes.
+
+    Raises:
+        ValueError: If a vocabulary has fewer words.
+    """
+    if term.words is None:
+        return student, teacher
+    sizes = [shape[-1] for shape in (student, teacher) if shape[-1] is not None]
+    if min(sizes, default=term.words) < term.words:
+        raise ValueError(
+            f"Term '{term.name}' compares the first {term.words} classes, but student '{term.student}' has "
+            f"{student[-1]} and teacher '{term.teacher}' has {teacher[-1]}. Pass words={min(sizes)} or less."
+        )
+    return (*student[:-1], term.words), (*teacher[:-1], term.words)
 
 
 def automatic_head(loss: DistillationLoss, student: tuple, teacher: tuple) -> Head | None:
@@ -48,7 +92,8 @@ def mismatch(term: Any, head: keras.layers.Layer | None, shape: tuple, student: 
         return (
             f"Term '{term.name}' compares {shape[-1]} student classes with {teacher[-1]} teacher classes: "
             f"student '{term.student}' has shape {student}, teacher '{term.teacher}' has {teacher}. "
-            "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...)."
+            "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...). If only the last "
+            f"ones differ, such as the padding of a vocabulary, pass Term(words={min(shape[-1], teacher[-1])})."
         )
     mapped = "" if head is None else f", {shape} after head '{head.name}',"
     if head is not None:
