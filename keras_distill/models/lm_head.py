@@ -170,8 +170,10 @@ class LMHead:
             kernel = ops.transpose(layer.embeddings[: self.words])
         else:
             kernel = layer.reverse_embeddings[:, : self.words]
-        dtype = getattr(layer, "reverse_dtype", None) or layer.compute_dtype
-        logits = ops.matmul(ops.cast(ops.cast(hidden, layer.compute_dtype), dtype), ops.cast(kernel, dtype))
+        # A reversible embedding computes in the dtype of its weights, also in mixed precision.
+        reversible = isinstance(layer, keras.layers.ReversibleEmbedding)
+        dtype = (layer.reverse_dtype or layer.variable_dtype) if reversible else layer.compute_dtype
+        logits = ops.matmul(ops.cast(hidden, dtype), ops.cast(kernel, dtype))
         if getattr(layer, "bias", None) is not None:
             logits = logits + ops.cast(layer.bias[: self.words], dtype)
         soft_cap = getattr(layer, "logit_soft_cap", None)
