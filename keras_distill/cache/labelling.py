@@ -67,7 +67,8 @@ def label(
             the number of classes less 1; or a dictionary with a number, or None, for each tap. 10 to 100 is typical
             for 1,000 classes or more. At temperature 1 the loss `TopK` of the same `k` is exact; for other
             temperatures and for losses of all classes, the remaining probability is distributed evenly among the
-            other classes. None stores all classes. Defaults to None.
+            other classes. `TopK` computes with the stored classes; losses such as `KLDivergence` with logits of all
+            classes, within `Chunked` for a few tokens at a time. None stores all classes. Defaults to None.
         views: `Views`, to give teacher and student the same augmented examples. The views of a few examples are made
             twice, to check that they are repeatable. None labels the examples without augmentation. Defaults to None.
         batch_size: Number of examples per forward pass of the teacher, >= 1. Defaults to 128.

@@ -83,8 +83,8 @@ def test_the_preflight_check_compares_the_first_classes():
 
 @pytest.mark.parametrize("words", [6, 8])
 def test_a_smaller_vocabulary_raises(words):
-    message = f"compares the first {words} classes, but student 'output' has 5 and teacher 'output' has 7. Pass words=5 or less"
-    with pytest.raises(ValueError, match=message):
+    sizes = "student 'output' has 5 and teacher 'output' has 7. Pass words=5 or less"
+    with pytest.raises(ValueError, match=f"compares the first {words} classes, but {sizes}"):
         Distiller(
             student=mlp(classes=5),
             teacher=mlp(classes=7, name="teacher"),
