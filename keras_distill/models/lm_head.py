@@ -170,12 +170,15 @@ class LMHead:
             kernel = ops.transpose(layer.embeddings[: self.words])
         else:
             kernel = layer.reverse_embeddings[:, : self.words]
-        # A reversible embedding computes in the dtype of its weights, also in mixed precision.
+        kernel = ops.cast(kernel, layer.compute_dtype)
+        # Keras does not cast the inputs of a reversible embedding, unless to its `reverse_dtype`.
         reversible = isinstance(layer, keras.layers.ReversibleEmbedding)
-        dtype = (layer.reverse_dtype or layer.variable_dtype) if reversible else layer.compute_dtype
-        logits = ops.matmul(ops.cast(hidden, dtype), ops.cast(kernel, dtype))
+        dtype = layer.reverse_dtype if reversible else layer.compute_dtype
+        if dtype is not None:
+            hidden, kernel = ops.cast(hidden, dtype), ops.cast(kernel, dtype)
+        logits = ops.matmul(hidden, kernel)
         if getattr(layer, "bias", None) is not None:
-            logits = logits + ops.cast(layer.bias[: self.words], dtype)
+            logits = logits + ops.cast(layer.bias[: self.words], logits.dtype)
         soft_cap = getattr(layer, "logit_soft_cap", None)
         logits = logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
         return layer.activation(logits) if isinstance(layer, keras.layers.Dense) else logits
