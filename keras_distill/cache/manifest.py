@@ -115,7 +115,7 @@ class Manifest:
         if not _is_count(shard.examples) or shard.examples > self.shard_examples:
             raise ValueError(f"shard {number} lists {shard.examples!r} examples, of {self.shard_examples} at most")
 
-        if _is_count(shard.positions) != self.varies:
+        if (shard.positions is not None) != self.varies or not (shard.positions is None or _is_count(shard.positions)):
             raise ValueError(f"shard {number} lists {shard.positions!r} positions")
 
     def settings(self) -> dict[str, Any]:

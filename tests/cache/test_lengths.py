@@ -36,7 +36,9 @@ def log_softmax(logits):
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory):
     """Return a teacher and its caches: all logits in several shards, and the top classes in one."""
-    teacher, root = language_model(6, "teacher"), tmp_path_factory.mktemp("caches")
+    # Logits of different sizes, so that the loss is not near 0.
+    teacher = language_model(6, "teacher", kernel_initializer=keras.initializers.RandomNormal(stddev=20.0))
+    root = tmp_path_factory.mktemp("caches")
     label(teacher, dataset(), root / "all", ["output", "block"], batch_size=2, shard_bytes=2**17, verbose=0)
     label(teacher, dataset(), root / "top", dtype="float16", top_k=K, verbose=0)
     return teacher, root
@@ -50,12 +52,12 @@ def joined(directory, batches):
 
 def test_single_examples_have_their_own_length(cached):
     teacher, root = cached
-    assert len(shards.read_manifest(root / "all").shards) == 2
+    assert len(shards.read_manifest(root / "all").shards) == 6
     for index, stored in joined(root / "all", indexed(dataset()).shuffle(COUNT, seed=1)):
         text = texts()[index]
         assert stored["output"].shape == (len(text), WORDS) and stored["block"].shape == (len(text), 6)
         if len(text):
-            np.testing.assert_allclose(stored["output"], teacher(text[None])[0], atol=1e-6)
+            np.testing.assert_allclose(stored["output"], teacher(text[None])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_batches_are_padded_with_zeros_to_their_longest_example(cached):
@@ -67,7 +69,7 @@ def test_batches_are_padded_with_zeros_to_their_longest_example(cached):
         assert stored["output"].shape == (len(index), max(map(len, examples)), WORDS)
         for text, row in zip(examples, stored["output"]):
             if len(text):
-                np.testing.assert_allclose(row[: len(text)], teacher(text[None])[0], atol=1e-6)
+                np.testing.assert_allclose(row[: len(text)], teacher(text[None])[0], rtol=1e-5, atol=1e-5)
             np.testing.assert_array_equal(row[len(text) :], 0)
     after = open_cache(root / "all").join(indexed(dataset()).shuffle(COUNT, seed=1)).padded_batch(4)
     for (index, stored), (inputs, _) in zip(before, after, strict=True):
@@ -85,7 +87,7 @@ def test_the_top_classes_of_each_token(cached):
         if len(text):
             expected = log_softmax(np.array(teacher(text[None])[0]))
             np.testing.assert_array_equal(classes, np.argsort(-expected, axis=-1)[:, :K])
-            np.testing.assert_allclose(top[:, :K], np.take_along_axis(expected, classes, axis=-1), atol=2e-3)
+            np.testing.assert_allclose(top[:, :K], np.take_along_axis(expected, classes, axis=-1), rtol=1e-3, atol=2e-3)
 
 
 def test_training_equals_that_with_the_running_teacher(cached):
@@ -137,7 +139,7 @@ def test_resuming_writes_the_same_bytes(cached, tmp_path, monkeypatch):
     # A complete cache is compared with the examples.
     label(teacher, dataset(), tmp_path, **arguments)
     with pytest.raises(ValueError, match="cache of other examples: they differ from example 5 on"):
-        label(teacher, dataset(5), tmp_path, **arguments)
+        label(teacher, dataset().take(5), tmp_path, **arguments)
 
 
 def test_views_of_texts(tmp_path):
