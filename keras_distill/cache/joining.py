@@ -165,8 +165,7 @@ class TeacherCache:
             )
         if self._manifest.varies:
             raise ValueError(
-                f"'{self.directory}' holds examples of different lengths, which are no array. Use `join(dataset)`, "
-                "then `padded_batch`."
+                f"'{self.directory}' holds examples of different lengths. Use `join(dataset)`, then `padded_batch`."
             )
         self._check_signature(tf.data.Dataset.from_tensor_slices((inputs,)).element_spec[0])
         fingerprints = fingerprint.of_examples(inputs)

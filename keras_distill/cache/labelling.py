@@ -144,7 +144,7 @@ def new_manifest(
     stored = packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k, lengths=vary(inputs))
     for name in {EXAMPLES, LENGTHS} & set(stored):
         raise ValueError(
-            f"A cache stores an array of its own under the name '{name}', so that no tap may have it. Rename the "
+            f"A cache stores another array under the name '{name}', so that no tap may have it. Rename the "
             f"layer: `model.get_layer('{name}').name = 'example_features'`."
         )
     shard_batches = max(1, shard_bytes // (packing.row_bytes(stored) * batch_size))
