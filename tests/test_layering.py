@@ -44,7 +44,6 @@ COMMON_FILES = {
     "mean",
     "model",
     "numpy_teacher",
-    "softened",
 }
 CATALOGS = {"losses", "heads", "teachers", "metrics"}
 

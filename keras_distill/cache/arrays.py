@@ -37,7 +37,7 @@ class ShardArray:
     def __init__(self, directory: str | os.PathLike, manifest: Manifest, shard: Shard, name: str):
         self.path = epath.Path(directory) / shard.files[name]
         self._dtype, row = manifest.rows()[name]
-        self._shape = (shard.examples, *row)
+        self._shape = (shard.positions, *row[1:]) if row[:1] == (None,) else (shard.examples, *row)
         check_inside(directory, self.path)
         if not self.path.exists():
             raise file_error(self.path, "is missing")

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.arrays import ShardArray, file_error, is_usable
 from keras_distill.cache.indexing import as_element, indexed, input_signature, is_indexed, split_element
+from keras_distill.cache.lengths import LENGTHS, positions_of
 from keras_distill.cache.manifest import EXAMPLES, Manifest
 from keras_distill.cache.views import Views
 from keras_distill.data.batch import with_activations, with_index
@@ -93,6 +94,10 @@ class TeacherCache:
         self._arrays = [
             {name: ShardArray(directory, manifest, shard, name) for name in shard.files} for shard in manifest.shards
         ]
+        self._lengths = [arrays[LENGTHS].all_rows() for arrays in self._arrays] if manifest.varies else []
+        for arrays, lengths, shard in zip(self._arrays, self._lengths, manifest.shards):
+            if (lengths < 0).any() or lengths.sum() != shard.positions:
+                raise file_error(arrays[LENGTHS].path, f"does not list the lengths of {shard.positions} positions")
 
     def __repr__(self):
         taps = ", ".join(f"'{tap}': {tuple(spec.shape)} {spec.dtype.name}" for tap, spec in self.taps.items())
@@ -104,7 +109,8 @@ class TeacherCache:
     ) -> tf.data.Dataset:
         """Add the teacher's activations to a dataset for `fit`.
 
-        Joining after `batch` is faster than before it, since each batch is read at once.
+        Joining after `batch` is faster than before it, since each batch is read at once. Activations of examples of
+        different lengths are padded with zeros to the longest of a batch, as `padded_batch` pads the inputs.
 
         Args:
             dataset: The dataset that was labeled, with the same examples in the same order; or an `indexed` dataset
@@ -149,13 +155,17 @@ class TeacherCache:
             The same as `with_activations(inputs, activations)`.
 
         Raises:
-            ValueError: If the cache holds several views of each example, or if an example is not the one that was
-                labeled, e.g. of another shape or in another order.
+            ValueError: If the cache holds several views of each example or examples of different lengths, or if an
+                example is not the one that was labeled, e.g. of another shape or in another order.
         """
         if self.views != 1:
             raise ValueError(
                 f"'{self.directory}' holds {self.views} views of each example, of which `load` cannot choose. Use "
                 "`join(dataset, views=views)`."
+            )
+        if self._manifest.varies:
+            raise ValueError(
+                f"'{self.directory}' holds examples of different lengths. Use `join(dataset)`, then `padded_batch`."
             )
         self._check_signature(tf.data.Dataset.from_tensor_slices((inputs,)).element_spec[0])
         fingerprints = fingerprint.of_examples(inputs)
@@ -173,6 +183,8 @@ class TeacherCache:
             for name, spec in self._fields.items():
                 row = arrays[name].find_unusable(spec.dtype)
                 if row is not None:
+                    if spec.shape[:1] == [None]:
+                        row = int(np.searchsorted(np.cumsum(self._lengths[number]), row, side="right"))
                     raise self._unusable_error(name, number * self._manifest.shard_examples + row)
 
     def verify(self, verbose: int = 0) -> None:
@@ -244,17 +256,31 @@ class TeacherCache:
             usable = is_usable(rows[name], spec.dtype)
             if not usable.all():
                 raise self._unusable_error(name, int(flat[np.argmin(usable)]))
-        return [rows[name].reshape(*index.shape, *spec.shape) for name, spec in self._fields.items()]
+        return [rows[name].reshape(*index.shape, *rows[name].shape[1:]) for name in self._fields]
 
     def _gather(self, name, index):
-        if len(self._arrays) == 1:
-            return self._arrays[0][name].rows(index)
         shard, row = np.divmod(index, self._manifest.shard_examples)
         dtype, shape = self._rows_of[name]
+        if shape[:1] == (None,):
+            return self._gather_positions(name, shard, row)
+        if len(self._arrays) == 1:
+            return self._arrays[0][name].rows(index)
         rows = np.empty((len(index), *shape), dtype)
         for number in np.unique(shard):
             in_shard = shard == number
             rows[in_shard] = self._arrays[number][name].rows(row[in_shard])
+        return rows
+
+    def _gather_positions(self, name, shard, row):
+        """Return the positions of examples of different lengths, padded to the longest."""
+        dtype, shape = self._rows_of[name]
+        lengths = np.array([self._lengths[number][one] for number, one in zip(shard, row)], int)
+        counted = np.arange(max(lengths, default=0)) < lengths[:, None]
+        rows = np.zeros((*counted.shape, *shape[1:]), dtype)
+        for number in np.unique(shard):
+            in_shard = shard == number
+            positions = positions_of(row[in_shard], self._lengths[number])
+            rows[in_shard[:, None] & counted] = self._arrays[number][name].rows(positions)
         return rows
 
     def _unusable_error(self, name, index):

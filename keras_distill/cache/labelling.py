@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.arrays import ShardArray
-from keras_distill.cache.indexing import indexed, input_signature, split_element
+from keras_distill.cache.indexing import as_element, indexed, input_signature, split_element
+from keras_distill.cache.lengths import LENGTHS, batched, token_mask, vary
 from keras_distill.cache.manifest import EXAMPLES, Manifest
 from keras_distill.cache.packing import StoredTap
 from keras_distill.cache.views import Views
@@ -59,15 +60,17 @@ def label(
         dataset: `tf.data.Dataset` of single examples `x`, `(x, y)` or `(x, y, sample_weight)`, not batched and always
             in the same order; or such a tuple of arrays.
         directory: Directory of the cache, local or in a cloud storage that `etils.epath` supports. It is created.
-        taps: Activations to store, as `models.Taps` reads them. Each must have a fixed shape. Defaults to the model's
-            output.
+        taps: Activations to store, as `models.Taps` reads them. Each must have a fixed shape; only the first axis may
+            have an unknown length, such as the tokens of texts, if it is that of the inputs: examples are then batched
+            by `padded_batch`, and only their own positions are stored. Defaults to the model's output.
         dtype: Dtype of the stored floats, "float32", "float16" or "bfloat16", or a dictionary with one for each tap.
             float16 halves the size and suits logits. Defaults to "float32".
         top_k: Number of classes of the "output" that are stored, with the total probability of the others, from 1 to
             the number of classes less 1; or a dictionary with a number, or None, for each tap. 10 to 100 is typical
             for 1,000 classes or more. At temperature 1 the loss `TopK` of the same `k` is exact; for other
             temperatures and for losses of all classes, the remaining probability is distributed evenly among the
-            other classes. None stores all classes. Defaults to None.
+            other classes. `TopK` computes with the stored classes; losses such as `KLDivergence` with logits of all
+            classes, within `Chunked` for a few tokens at a time. None stores all classes. Defaults to None.
         views: `Views`, to give teacher and student the same augmented examples. The views of a few examples are made
             twice, to check that they are repeatable. None labels the examples without augmentation. Defaults to None.
         batch_size: Number of examples per forward pass of the teacher, >= 1. Defaults to 128.
@@ -138,11 +141,11 @@ def new_manifest(
     teacher.connect(list(taps))
     batches = keras.tree.map_structure(lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), inputs)
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, batches)
-    stored = packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k)
-    if EXAMPLES in stored:
+    stored = packing.stored_taps({tap: specs[tap] for tap in taps}, dtype, top_k, lengths=vary(inputs))
+    for name in {EXAMPLES, LENGTHS} & set(stored):
         raise ValueError(
-            f"A cache stores fingerprints under the name '{EXAMPLES}', so that no tap may have it. Rename the layer: "
-            f"`model.get_layer('{EXAMPLES}').name = 'example_features'`."
+            f"A cache stores another array under the name '{name}', so that no tap may have it. Rename the "
+            f"layer: `model.get_layer('{name}').name = 'example_features'`."
         )
     shard_batches = max(1, shard_bytes // (packing.row_bytes(stored) * batch_size))
     return Manifest(
@@ -189,10 +192,8 @@ def begin_or_resume(directory: str | os.PathLike, requested: Manifest, batch_siz
     return manifest
 
 
-def teacher_function(
-    teacher: Teacher, taps: Mapping[str, StoredTap]
-) -> Callable[[Structure, np.ndarray], dict[str, np.ndarray]]:
-    """Return a function from a batch of inputs and the indices of its examples to the arrays to store.
+def teacher_function(teacher: Teacher, taps: Mapping[str, StoredTap]) -> Callable[..., dict[str, np.ndarray]]:
+    """Return a function from inputs, indices and lengths of a batch of examples to the arrays to store.
 
     The function returns `{name: array}`, and raises ValueError for an activation that cannot be stored.
 
@@ -202,14 +203,18 @@ def teacher_function(
     """
 
     @tf.function(reduce_retracing=True)
-    def encode(inputs):
+    def encode(inputs, lengths):
         activations = teacher.activations(Batch(inputs))
-        encoded = [stored.encode(tap, activations[tap]) for tap, stored in taps.items()]
-        faults = {tap: stored.faults(tap, activations[tap]) for tap, stored in taps.items()}
-        return {name: tensor for tensors in encoded for name, tensor in tensors.items()}, faults
+        encoded, faults = {}, {}
+        for tap, stored in taps.items():
+            counted = token_mask(activations[tap], lengths) if stored.varies else None
+            faults[tap] = stored.faults(tap, activations[tap], counted)
+            for name, tensor in stored.encode(tap, activations[tap]).items():
+                encoded[name] = tensor if counted is None else tf.boolean_mask(tensor, counted)
+        return encoded, faults
 
-    def arrays(inputs, indices):
-        tensors, faults = encode(inputs)
+    def arrays(inputs, indices, lengths=None):
+        tensors, faults = encode(inputs, lengths)
         for tap, (unusable, overflow) in faults.items():
             _check_storable(tap, taps[tap].dtype, indices[unusable.numpy()], indices[overflow.numpy()])
         return {name: packing.to_numpy(tensor) for name, tensor in tensors.items()}
@@ -237,8 +242,8 @@ def _check_examples(directory: str | os.PathLike, manifest: Manifest, dataset: t
         return
     stored = np.concatenate([ShardArray(directory, manifest, shard, EXAMPLES).all_rows() for shard in manifest.shards])
     # A complete cache is compared with one example more, to detect a longer dataset.
-    batches = dataset.take(len(stored) + manifest.complete).batch(1024)
-    fingerprints = [np.zeros(0, "int64"), *(split_element(element)[2].numpy() for element in batches)]
+    fingerprints = dataset.take(len(stored) + manifest.complete).map(lambda *x: split_element(as_element(x))[2])
+    fingerprints = [np.zeros(0, "int64"), *(batch.numpy() for batch in fingerprints.batch(1024))]
     fingerprints = np.concatenate(fingerprints).astype(stored.dtype)
     shorter = min(len(fingerprints), len(stored))
     different = np.flatnonzero(fingerprints[:shorter] != stored[:shorter])
@@ -268,8 +273,7 @@ def _write_missing_shards(
         print(f"Labeling into {directory}: {manifest.row_bytes:,} bytes per example, {size}; {done:,} examples done")
     progress = progress_bar(count, "example", verbose)
     progress.update(done)
-    remaining = dataset.skip(done).batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    batches = _labeled_batches(teacher, remaining, manifest, progress)
+    batches = _labeled_batches(teacher, batched(dataset.skip(done), batch_size), manifest, progress)
     while shard := list(itertools.islice(batches, manifest.shard_examples // batch_size)):
         arrays = {name: np.concatenate([batch[name] for batch in shard]) for name in shard[0]}
         written = shards.write_shard(directory, len(manifest.shards), arrays)
@@ -281,13 +285,14 @@ def _write_missing_shards(
 
 
 def _labeled_batches(
-    teacher: Teacher, batches: tf.data.Dataset, manifest: Manifest, progress: Any
+    teacher: Teacher, batches: Iterator[Any], manifest: Manifest, progress: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the arrays to store for each batch, `{name: array}`, with the fingerprints of the examples."""
     encode = teacher_function(teacher, manifest.taps)
-    for element in batches:
+    for element, lengths in batches:
         inputs, index, fingerprints, _ = split_element(element)
         fingerprints = fingerprints.numpy().astype(packing.fingerprint_dtype(manifest.taps))
         # All views of an example count as the example.
-        yield encode(inputs, index.numpy() // manifest.views) | {EXAMPLES: fingerprints}
+        arrays = encode(inputs, index.numpy() // manifest.views, lengths) | {EXAMPLES: fingerprints}
+        yield arrays | {LENGTHS: lengths.numpy()} if manifest.varies else arrays
         progress.add(len(fingerprints))

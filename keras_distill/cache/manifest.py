@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.cache import packing
+from keras_distill.cache.lengths import LENGTHS
 from keras_distill.cache.packing import StoredTap
 
 # 1: written by keras_distill 0.1.0. 2: without the checksum, before 0.2.0 was released. 3: written since 0.2.0.
@@ -29,20 +30,23 @@ class Shard:
         examples: Number of examples.
         files: `{name of the array: name of the file}`.
         sha256: `{name of the array: SHA-256 of the file}`, hexadecimal.
+        positions: Number of positions of all examples, if their lengths differ. Defaults to None.
     """
 
     examples: int
     files: dict[str, str]
     sha256: dict[str, str]
+    positions: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the shard as JSON values."""
-        return {"examples": self.examples, "files": self.files, "sha256": self.sha256}
+        values = {"examples": self.examples, "files": self.files, "sha256": self.sha256}
+        return values if self.positions is None else {**values, "positions": self.positions}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Shard":
         """Return the `Shard` of the values that `to_json` returned."""
-        return cls(values["examples"], values["files"], values["sha256"])
+        return cls(values["examples"], values["files"], values["sha256"], values.get("positions"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +83,19 @@ class Manifest:
         """Stored bytes per example, without its fingerprint."""
         return packing.row_bytes(self.taps)
 
-    def rows(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """Return `{name of an array: (dtype in its file, shape of one row)}`, of the fingerprints and all taps."""
+    @property
+    def varies(self) -> bool:
+        """True if the examples have different lengths at some tap."""
+        return any(stored.varies for stored in self.taps.values())
+
+    def rows(self) -> dict[str, tuple[np.dtype, tuple[int | None, ...]]]:
+        """Return `{name of an array: (dtype in its file, shape of one row)}`, of the fingerprints and all taps.
+
+        The shape of a tap whose length differs begins with None; a row of its file is one position.
+        """
         rows = {EXAMPLES: (np.dtype(packing.fingerprint_dtype(self.taps)), ())}
+        if self.varies:
+            rows[LENGTHS] = (np.dtype("int32"), ())
         for name, spec in packing.all_fields(self.taps).items():
             dtype = tf.uint16 if spec.dtype == tf.bfloat16 else spec.dtype
             rows[name] = (np.dtype(dtype.as_numpy_dtype), tuple(spec.shape))
@@ -100,6 +114,9 @@ class Manifest:
             raise ValueError(f"shard {number} lists files that do not belong to a cache: {shard.files}")
         if not _is_count(shard.examples) or shard.examples > self.shard_examples:
             raise ValueError(f"shard {number} lists {shard.examples!r} examples, of {self.shard_examples} at most")
+
+        if (shard.positions is not None) != self.varies or not (shard.positions is None or _is_count(shard.positions)):
+            raise ValueError(f"shard {number} lists {shard.positions!r} positions")
 
     def settings(self) -> dict[str, Any]:
         """Return what the cache must have in common with another labeling run that resumes it, as JSON values."""

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_distill.data.top_k import gather_top_k
+from keras_distill.models.masking import expand_to_rank
 from keras_distill.models.softmax import as_logits
 from keras_distill.models.specs import PROBABILITIES
 from keras_distill.models.taps import OUTPUT
@@ -19,6 +20,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 _FUNCTIONS = tuple(name.lower() for name in PROBABILITIES)
 # Class indices below this number fit into two bytes.
 _UINT16_CLASSES = 2**16
+# Positions of an example whose length is unknown, for estimates of sizes.
+_ASSUMED_LENGTH = 512
 # A lower logarithm of a probability is that of a masked class.
 _LOWEST = -1e29
 
@@ -28,7 +31,8 @@ class StoredTap:
     """Storage format of the activations of one tap.
 
     Attributes:
-        shape: Shape of the activation of one example, without the batch axis.
+        shape: Shape of the activation of one example, without the batch axis. The first length is None where the
+            examples have different ones: the positions of all examples are stored one after another.
         dtype: Dtype of the stored floats, one of `DTYPES`.
         top_k: Number of classes that are stored, from 1 to `shape[-1] - 1`. None stores the whole activation.
         function: "softmax" or "sigmoid" for the output of a model that ends in one: its input is stored, which keeps
@@ -41,9 +45,18 @@ class StoredTap:
     function: str | None = None
 
     @property
+    def varies(self) -> bool:
+        """True if the examples have different lengths."""
+        return self.shape[:1] == (None,)
+
+    @property
     def row_bytes(self) -> int:
-        """Stored bytes per example."""
-        return sum(int(np.prod(spec.shape, dtype=int)) * spec.dtype.size for spec in self.fields("").values())
+        """Stored bytes per example, an estimate if the lengths differ."""
+        sizes = [[_ASSUMED_LENGTH if size is None else size for size in spec.shape] for spec in self._specs()]
+        return sum(int(np.prod(size)) * spec.dtype.size for size, spec in zip(sizes, self._specs()))
+
+    def _specs(self):
+        return list(self.fields("").values())
 
     def fields(self, tap: str) -> dict[str, tf.TensorSpec]:
         """Return the arrays that store the tap, `{name: tf.TensorSpec of one example}`.
@@ -74,7 +87,7 @@ class StoredTap:
             name: tf.cast(values, self.fields(tap)[name].dtype) for name, values in self._exact(tap, activation).items()
         }
 
-    def faults(self, tap: str, activation: Tensor) -> tf.Tensor:
+    def faults(self, tap: str, activation: Tensor, counted: Tensor | None = None) -> tf.Tensor:
         """Return which examples of a batch cannot be stored.
 
         -infinity, the logit of a masked class, can be stored.
@@ -82,12 +95,15 @@ class StoredTap:
         Args:
             tap: Name of the tap.
             activation: Shape `[batch, *shape]`.
+            counted: Positions that are not padding, booleans of shape `[batch, positions]`. Defaults to None: all.
 
         Returns:
             Booleans, shape `[2, batch]`: whether the activation contains NaN or +infinity, and whether a finite value
             of it becomes infinite in `dtype`.
         """
         values = [values for values in self._exact(tap, activation).values() if values.dtype.is_floating]
+        if counted is not None:
+            values = [tf.where(expand_to_rank(counted, len(value.shape)), value, 0) for value in values]
         (values,) = [tf.reshape(values, (tf.shape(values)[0], -1)) for values in values]
         # Not `logical_not(values < inf)`: TensorFlow's graph optimizer rewrites it to `values >= inf`, False for NaN.
         unusable = tf.reduce_any(tf.logical_or(tf.math.is_nan(values), tf.equal(values, np.inf)), axis=1)
@@ -145,7 +161,7 @@ class StoredTap:
             ValueError: If they cannot be those of a tap.
         """
         stored = cls(tuple(values["shape"]), values["dtype"], values["top"], values.get("function"))
-        sizes = [*stored.shape, *([] if stored.top_k is None else [stored.top_k])]
+        sizes = [*stored.shape[stored.varies :], *([] if stored.top_k is None else [stored.top_k])]
         if (
             stored.dtype not in DTYPES
             or stored.function not in (None, *_FUNCTIONS)
@@ -157,7 +173,10 @@ class StoredTap:
 
 
 def stored_taps(
-    specs: Mapping[str, Any], dtype: str | Mapping[str, str], top_k: int | Mapping[str, int | None] | None
+    specs: Mapping[str, Any],
+    dtype: str | Mapping[str, str],
+    top_k: int | Mapping[str, int | None] | None,
+    lengths: bool = False,
 ) -> dict[str, StoredTap]:
     """Return the storage format of every tap, `{tap: StoredTap}`.
 
@@ -166,6 +185,7 @@ def stored_taps(
         dtype: One of `DTYPES`, or one for each tap in a dictionary.
         top_k: Number of classes of the output that are stored, or one number for each tap in a dictionary. None
             stores all.
+        lengths: Whether the first axis of an activation may have another length for each example. Defaults to False.
 
     Raises:
         ValueError: For another dtype, a shape that is not fully known, or a `top_k` that does not fit its tap
@@ -176,7 +196,7 @@ def stored_taps(
     if invalid:
         raise ValueError(f"`dtype` must be one of {DTYPES} for every tap. Received: {invalid}")
     shapes = {tap: tuple(spec.shape)[1:] for tap, spec in specs.items()}
-    variable = {tap: shape for tap, shape in shapes.items() if None in shape}
+    variable = {tap: shape for tap, shape in shapes.items() if None in shape[lengths and len(shape) > 1 :]}
     if variable:
         raise ValueError(
             f"A cache stores activations of fixed shape. Pad the examples to one length. Received: taps {variable}"

@@ -4,6 +4,7 @@
 DIR/manifest.json                 teacher, examples and taps, and the finished shards with their checksums
 DIR/00000.output.npy              activations of one tap, rows of one shard
 DIR/00000.examples.npy            fingerprints of the examples, integers of one to eight bytes
+DIR/00000.lengths.npy             number of positions of each example, if the examples have different lengths
 DIR/00000.json                    manifest entry of a shard, while several processes write shards
 ```
 
@@ -22,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from keras_distill.cache.arrays import CorruptedCacheError, check_inside, file_error
+from keras_distill.cache.lengths import LENGTHS
 from keras_distill.cache.manifest import EXAMPLES, FORMAT, Manifest, Shard, file_names
 from keras_distill.utils import locks
 from keras_distill.utils.files import UNFINISHED_SUFFIX, atomic_write, is_local
@@ -76,7 +78,7 @@ def write_shard(
     Args:
         directory: Directory of the cache.
         number: Number of the shard, from 0.
-        arrays: `{name: array}` of equal length, `EXAMPLES` among them.
+        arrays: `{name: array}` of equal length, `EXAMPLES` among them; with `LENGTHS`, also arrays of all positions.
         concurrent: Whether other processes may write the same shard at the same time. Defaults to False.
 
     Returns:
@@ -97,7 +99,8 @@ def write_shard(
             with contextlib.suppress(OSError):
                 (epath.Path(directory) / file).unlink(missing_ok=True)
         raise
-    return Shard(len(arrays[EXAMPLES]), names, checksums)
+    positions = int(arrays[LENGTHS].sum()) if LENGTHS in arrays else None
+    return Shard(len(arrays[EXAMPLES]), names, checksums, positions)
 
 
 def write_entry(directory: str | os.PathLike, number: int, shard: Shard, manifest: Manifest) -> None:

@@ -164,7 +164,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         teacher = self.model.teacher_activations(batch)
         student = self.model.student_activations(batch, training=False)
         pair = self.model.compared_activations(self._logit_term, student, teacher)
-        return tuple(np.asarray(logits, "float32") for logits in pair)
+        return tuple(np.asarray(logits, "float32")[..., : self._logit_term.words] for logits in pair)
 
     def _soft_target_images(self):
         """Draw the soft targets of this epoch, uint8, shape `[examples, height, width, 4]`."""

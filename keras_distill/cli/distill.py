@@ -58,15 +58,9 @@ def add(commands: Commands) -> None:
         "  models/        every trained model\n"
         "  files/         exported models, with --export",
     )
-    parser.add_argument(
-        "teacher",
-        metavar="TEACHER",
-        help=".keras file, loaded in Keras' safe mode, or directory of a causal language model that KerasHub saved as "
-        "a preset; never modified",
-    )
-    parser.add_argument(
-        "student", metavar="STUDENT", help=".keras file or preset, as for TEACHER; its weights are the initial ones"
-    )
+    files = ".keras file, loaded in Keras' safe mode, or directory of a preset of KerasHub; "
+    parser.add_argument("teacher", metavar="TEACHER", help=f"{files}never modified")
+    parser.add_argument("student", metavar="STUDENT", help=f"{files}its weights are the initial ones")
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file with the options of a run, by name; options given here override it"
     )

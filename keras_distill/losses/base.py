@@ -29,6 +29,8 @@ class DistillationLoss(keras.layers.Layer):
             `compare` then receives the examples of all replicas.
         resizable: True if feature maps are compared position by position, so that a `Term` resizes the student's to
             the teacher's height and width where these are unknown before the first step.
+        takes_top_k: True if `compare` also accepts `TopKLogits`, which a cache with `top_k` holds, as the teacher's
+            logits. Other losses get logits of all classes.
         takes_several: True if each side may be a tuple of activations. Shapes are then tuples of shapes.
         temperature: Softmax temperature, a number or a schedule. None for a loss without a temperature.
 
@@ -51,6 +53,7 @@ class DistillationLoss(keras.layers.Layer):
     pointwise: bool = False
     relational: bool = False
     resizable: bool = True
+    takes_top_k: bool = False
     takes_several: bool = False
     temperature: ScheduleLike | None = None
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_distill.data.batch import Batch
+from keras_distill.data.top_k import TopKLogits, dense_logits
 from keras_distill.losses.base import DistillationLoss, LogitLossWrapper
 from keras_distill.losses.checks import Shape, shapes_match
 from keras_distill.losses.maths import float32
@@ -36,15 +37,19 @@ class Chunked(LogitLossWrapper):
         student_layer: Path of the layer that computes logits from the student's hidden states: a `Dense`, or an
             `Embedding` for tied weights. Defaults to None: the tap returns logits.
         teacher_layer: Path of the layer that computes logits from the teacher's hidden states. It is not trained.
-            Defaults to None: the tap returns logits, as with a `CachedTeacher`.
+            Defaults to None: the tap returns logits, as with a `CachedTeacher`. Top-k logits of a cache are spread to
+            all words for the tokens of a chunk only, and not at all for `TopK`.
         tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. A chunk's logits take
             `4 * tokens * words` bytes. Defaults to 64.
+        words: Number of the first words of both vocabularies that are compared, >= 1, for vocabularies that differ by
+            padding at their end. The layers compute these logits only. Defaults to None: all words.
         **kwargs: Arguments of `DistillationLoss`, such as `name`.
 
     Raises:
         ValueError: If `loss` is not a loss of logits or compares several positions or examples, or if `tokens` is not
             an integer >= 1. When the `Distiller` is created: if a layer does not exist, does not accept the hidden
-            states or ends in a softmax, or if the inner loss cannot compare vocabularies of these sizes.
+            states or ends in a softmax, if the inner loss cannot compare vocabularies of these sizes, or if one of them
+            has fewer than `words` words.
 
     Reference:
         Hsu et al., 2024, https://arxiv.org/abs/2410.10989; Wijmans et al., ICLR 2025, https://arxiv.org/abs/2411.09009.
@@ -65,6 +70,7 @@ class Chunked(LogitLossWrapper):
         student_layer: str | None = None,
         teacher_layer: str | None = None,
         tokens: int = 64,
+        words: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(loss, **kwargs)
@@ -76,15 +82,17 @@ class Chunked(LogitLossWrapper):
         self.student_layer = student_layer
         self.teacher_layer = teacher_layer
         self.tokens = check_integer(tokens, "tokens")
+        self.words = check_integer(words, "words", optional=True)
         # With hidden states a `Term` must accept any activation, and no other loss can wrap this one.
         self.logits = student_layer is None and teacher_layer is None
-        self._student, self._teacher = LMHead(), LMHead()
+        self.takes_top_k = teacher_layer is None
+        self._student, self._teacher = LMHead(words=self.words), LMHead(words=self.words)
 
     def connect(self, student: keras.Model, teacher: Any) -> None:
         if self.student_layer is not None:
-            self._student = LMHead(find_layer(student, self.student_layer))
+            self._student = LMHead(find_layer(student, self.student_layer), self.words)
         if self.teacher_layer is not None:
-            self._teacher = LMHead(teacher.find_layer(self.teacher_layer))
+            self._teacher = LMHead(teacher.find_layer(self.teacher_layer), self.words)
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Do nothing: a loss that was loaded from a file is built after `connect`, which looks up its layers."""
@@ -97,27 +105,35 @@ class Chunked(LogitLossWrapper):
                 f"The student's vocabulary has {student_logits[-1]} words, the teacher's {teacher_logits[-1]}: layer "
                 f"'{self.student_layer}' maps {student_shape} to {student_logits}, '{self.teacher_layer}' maps "
                 f"{teacher_shape} to {teacher_logits}. Use models with the same words in the same order; "
-                "keras_distill.compression.trim_vocabulary removes words, such as the padding of a vocabulary."
+                "`Chunked(words=n)` compares the first n words, for vocabularies that differ by padding."
             )
         super().build(student_logits, teacher_logits)
 
     def comparable(self, student_shape: Shape, teacher_shape: Shape) -> bool:
-        """Return True if the positions match. Hidden states may differ in size."""
-        stop = None if self.logits else -1
+        """Return True if the positions match. Hidden states may differ in size, and vocabularies with `words`."""
+        stop = None if self.logits and self.words is None else -1
         return shapes_match(student_shape[1:stop], teacher_shape[1:stop])
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        student, teacher = float32(student, teacher)
+    def compare(self, student: Tensor, teacher: Tensor | TopKLogits, batch: Batch) -> Tensor:
+        (student,) = float32(student)
         shape, rank = ops.shape(student)[:-1], len(student.shape) - 1
         trained, fixed = self._student.weights()
         teacher_weights = [[ops.stop_gradient(weight) for weight in group] for group in self._teacher.weights()]
         step = ops.convert_to_tensor(batch.step)
-        others = [teacher, *([ops.convert_to_tensor(batch.labels)] if self.needs_labels else [])]
+        parts = teacher.parts if isinstance(teacher, TopKLogits) else float32(teacher)
+        others = [*parts, *([ops.convert_to_tensor(batch.labels)] if self.needs_labels else [])]
+
+        def teacher_logits(parts):
+            if not isinstance(teacher, TopKLogits):
+                return ops.stop_gradient(self._teacher.logits(*parts, *teacher_weights))
+            logits = teacher.with_parts(*parts)
+            logits = logits if self.words is None else logits.first(self.words)
+            takes_top_k = self.loss is not None and self.loss.takes_top_k
+            return logits if takes_top_k else dense_logits(logits)
 
         def chunk_loss(student, trained, others):
-            teacher, *labels = others
+            teacher, labels = teacher_logits(others[: len(parts)]), others[len(parts) :]
             student = self._student.logits(student, trained, fixed)
-            teacher = ops.stop_gradient(self._teacher.logits(teacher, *teacher_weights))
             # Each token is passed as an example without positions.
             return self.compare_inner(student, teacher, Batch(None, *labels, step=step))
 
@@ -127,5 +143,10 @@ class Chunked(LogitLossWrapper):
         return mean_over_positions(values, batch.position_weight)
 
     def get_config(self) -> dict[str, Any]:
-        config = {"student_layer": self.student_layer, "teacher_layer": self.teacher_layer, "tokens": self.tokens}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "student_layer": self.student_layer,
+            "teacher_layer": self.teacher_layer,
+            "tokens": self.tokens,
+            "words": self.words,
+        }

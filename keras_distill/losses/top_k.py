@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.data.top_k import gather_top_k
+from keras_distill.data.top_k import TopKLogits, gather_top_k
 from keras_distill.losses.base import SoftenedLoss
 from keras_distill.losses.checks import Shape, check_classes
 from keras_distill.losses.class_masks import finite_logits
@@ -15,7 +15,7 @@ from keras_distill.utils.arguments import check_integer
 
 
 def top_k(
-    student: Tensor, teacher: Tensor, k: int = 10, temperature: float | Tensor = 1.0, tail: bool = True
+    student: Tensor, teacher: Tensor | TopKLogits, k: int = 10, temperature: float | Tensor = 1.0, tail: bool = True
 ) -> Tensor:
     """Compute the KL divergence over the teacher's `k` most probable classes and a bucket for the others.
 
@@ -29,7 +29,7 @@ def top_k(
 
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, shape `[batch, positions..., classes]`, or `TopKLogits`, which are never spread to all classes.
         k: Number of classes, >= 1. All classes if there are fewer. Defaults to 10.
         temperature: Softmax temperature, > 0. Defaults to 1.
         tail: Whether to add the bucket. Defaults to True.
@@ -40,11 +40,19 @@ def top_k(
     Reference:
         No paper. Hugging Face's TRL has the loss with the bucket, NVIDIA's Model Optimizer without it.
     """
-    student, teacher = finite_logits(student, teacher)
-    _, classes = ops.top_k(teacher, min(k, teacher.shape[-1]))
-    student = gather_top_k(student, classes, temperature, tail)
-    teacher = gather_top_k(teacher, classes, temperature, tail)
+    k = min(k, teacher.shape[-1])
+    if isinstance(teacher, TopKLogits):
+        teacher, classes = teacher.map(_finite).largest(k, temperature, tail)
+    else:
+        teacher = _finite(teacher)
+        _, classes = ops.top_k(teacher, k)
+        teacher = gather_top_k(teacher, classes, temperature, tail)
+    student = gather_top_k(_finite(student), classes, temperature, tail)
     return temperature**2 * kl_from_logits(student, teacher, temperature)
+
+
+def _finite(logits):
+    return finite_logits(logits)[0]
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -70,6 +78,8 @@ class TopK(SoftenedLoss):
     >>> term = Term(TopK(k=2), weight=1.0)
     """
 
+    takes_top_k = True
+
     def __init__(self, k: int = 10, temperature: ScheduleLike = 1.0, tail: bool = True, **kwargs: Any):
         super().__init__(temperature, **kwargs)
         self.k = check_integer(k, "k")
@@ -83,7 +93,7 @@ class TopK(SoftenedLoss):
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         check_classes("TopK", student_shape, teacher_shape)
 
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
+    def divergence(self, student: Tensor, teacher: Tensor | TopKLogits, temperature: float | Tensor) -> Tensor:
         return top_k(student, teacher, self.k, temperature, self.tail)
 
     def get_config(self) -> dict[str, Any]:

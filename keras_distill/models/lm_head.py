@@ -81,10 +81,12 @@ class LMHead:
     Args:
         layer: `Dense`, `Embedding` with tied weights, which is multiplied in reverse, or any other layer that maps the
             last axis to logits. None if the activations are logits already. Defaults to None.
+        words: Number of the first words whose logits are computed. None computes all. Defaults to None.
     """
 
-    def __init__(self, layer: keras.layers.Layer | None = None):
+    def __init__(self, layer: keras.layers.Layer | None = None, words: int | None = None):
         self.layer = layer
+        self.words = words
 
     def weights(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Return the weights of the layer as tensors, `(trainable, non-trainable)`."""
@@ -101,21 +103,31 @@ class LMHead:
             non_trainable: Values of the layer's other weights, in the order of `weights`.
 
         Returns:
-            float32, shape `[rows, vocabulary]`.
+            float32, shape `[rows, vocabulary]`, or `[rows, words]`.
         """
         if self.layer is None:
-            return ops.cast(hidden, "float32")
+            return ops.cast(hidden[..., : self.words], "float32")
         variables = [*self.layer.trainable_variables, *self.layer.non_trainable_variables]
         # The caller differentiates with respect to these tensors, which replace the variables.
         with keras.StatelessScope(state_mapping=list(zip(variables, [*trainable, *non_trainable]))):
-            return ops.cast(self._run(hidden), "float32")
+            return ops.cast(self._run(hidden) if self.words is None else self._first_words(hidden), "float32")
 
     def shape(self, hidden_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Return the shape of the logits for hidden states of the given shape.
 
         Raises:
-            ValueError: If the layer does not accept the hidden states, or does not return logits.
+            ValueError: If the layer does not accept the hidden states, does not return logits, or has fewer words than
+                are computed.
         """
+        shape = self._full_shape(hidden_shape)
+        if self.words is None:
+            return shape
+        if shape[-1] is not None and shape[-1] < self.words:
+            layer = "" if self.layer is None else f" of layer '{self.layer.name}'"
+            raise ValueError(f"The vocabulary{layer} has {shape[-1]} words. Received: words={self.words}")
+        return (*shape[:-1], self.words)
+
+    def _full_shape(self, hidden_shape):
         if self.layer is None:
             return tuple(hidden_shape)
         name, shapes = self.layer.name, [tuple(weight.shape) for weight in self.layer.weights]
@@ -146,6 +158,34 @@ class LMHead:
             return self.layer(hidden, reverse=True)
         hidden = ops.cast(hidden, self.layer.compute_dtype)
         return ops.matmul(hidden, ops.transpose(ops.cast(self.layer.embeddings, self.layer.compute_dtype)))
+
+    def _first_words(self, hidden):
+        """Return the logits of the first words; layers that compute more than a product compute all words."""
+        layer, call = self.layer, type(self.layer).call
+        if layer.quantization_mode is not None or call not in _PRODUCTS:
+            return self._run(hidden)[..., : self.words]
+        if isinstance(layer, keras.layers.Dense):
+            kernel = layer.kernel[:, : self.words]
+        elif getattr(layer, "tie_weights", True):
+            kernel = ops.transpose(layer.embeddings[: self.words])
+        else:
+            kernel = layer.reverse_embeddings[:, : self.words]
+        kernel = ops.cast(kernel, layer.compute_dtype)
+        # Keras does not cast the inputs of a reversible embedding, unless to its `reverse_dtype`.
+        reversible = isinstance(layer, keras.layers.ReversibleEmbedding)
+        dtype = layer.reverse_dtype if reversible else layer.compute_dtype
+        if dtype is not None:
+            hidden, kernel = ops.cast(hidden, dtype), ops.cast(kernel, dtype)
+        logits = ops.matmul(hidden, kernel)
+        if getattr(layer, "bias", None) is not None:
+            logits = logits + ops.cast(layer.bias[: self.words], logits.dtype)
+        soft_cap = getattr(layer, "logit_soft_cap", None)
+        logits = logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
+        return layer.activation(logits) if isinstance(layer, keras.layers.Dense) else logits
+
+
+# Methods of the layers whose logits are a product with a matrix of a column, or row, for each word.
+_PRODUCTS = (keras.layers.Dense.call, keras.layers.Embedding.call, keras.layers.ReversibleEmbedding.call)
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[tf.Tensor]:

@@ -91,6 +91,12 @@ class LabelWithTeacher(beam.PTransform):
         teacher = self._load()
         check_finite_weights(teacher)
         requested = labelling.new_manifest(teacher, self._inputs, **self._settings, **self._sizes)
+        if requested.varies:
+            shapes = {tap: stored.shape for tap, stored in requested.taps.items()}
+            raise ValueError(
+                f"LabelWithTeacher stores activations of fixed shape. Pad the examples to one length, or use `label`. "
+                f"Received: taps {shapes}"
+            )
         stored = shards.read_manifest(directory)
         is_finished = stored is not None and stored.complete
         with contextlib.nullcontext() if is_finished else shards.write_lock(directory):

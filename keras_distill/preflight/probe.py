@@ -208,8 +208,8 @@ def _valid_logits(batch, student, teacher, term):
     if student_mask is not None:
         valid = ops.logical_and(valid, student_mask)
     return (
-        tf.boolean_mask(_float32(student), valid),
-        tf.boolean_mask(_float32(teacher), valid),
+        tf.boolean_mask(_float32(student)[..., : term.words], valid),
+        tf.boolean_mask(_float32(teacher)[..., : term.words], valid),
         None if labels is None else tf.boolean_mask(labels, valid),
     )
 

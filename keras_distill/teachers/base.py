@@ -59,7 +59,7 @@ class Teacher:
         """
         raise NotImplementedError
 
-    def activations(self, batch: Batch) -> dict[str, Structure]:
+    def activations(self, batch: Batch) -> Mapping[str, Structure]:
         """Return the activations of a batch.
 
         Args:

@@ -1,6 +1,6 @@
 """Teacher backed by precomputed activations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_distill.data.batch import Batch
-from keras_distill.data.top_k import scatter_top_k
+from keras_distill.data.top_k import TopKLogits
 from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers.base import Teacher
 from keras_distill.types import Structure, Tensor
@@ -29,7 +29,8 @@ class CachedTeacher(Teacher):
             `[batch, ..., k + 1]` (their k logits, then one logit for the total probability of all other classes), and
             `classes`, integers of shape `[batch, ..., k]`.
         counts: `{tap: number of classes}` of the taps stored as their k most probable classes. The probability of the
-            other classes is distributed evenly among them. Defaults to None: no such taps.
+            other classes is distributed evenly among them; losses such as `TopK` compute with the stored classes alone.
+            Defaults to None: no such taps.
         functions: `{tap: "softmax" or "sigmoid"}` of the taps whose logits come with the batches in place of
             probabilities. Losses of logits compare what is stored; the teacher returns the probabilities. Defaults to
             None: activations are returned as they come.
@@ -86,18 +87,52 @@ class CachedTeacher(Teacher):
             )
         self._taps = taps
 
-    def activations(self, batch: Batch) -> dict[str, Tensor]:
+    def activations(self, batch: Batch) -> "CachedActivations":
         if self._taps and batch.cached is None:
             raise ValueError(
                 "The inputs came without the teacher's activations. Pass `with_activations(x, activations)` as x."
             )
-        return {tap: self._activation(tap, batch.cached[tap]) for tap in self._taps}
+        stored = {tap: batch.cached[tap] for tap in self._taps}
+        top_k = {
+            tap: TopKLogits.from_bucket(stored[tap]["top"], stored[tap]["classes"], count)
+            for tap, count in self._counts.items()
+            if tap in stored
+        }
+        return CachedActivations(stored | top_k, self._decoded)
 
-    def _activation(self, tap: str, stored: Any) -> Tensor:
-        if tap in self._counts:
-            stored = scatter_top_k(ops.cast(stored["top"], "float32"), stored["classes"], self._counts[tap])
+    def _decoded(self, tap, stored):
+        activation = stored.dense() if isinstance(stored, TopKLogits) else stored
         function = self._functions.get(tap)
-        return stored if function is None else _FUNCTIONS[function](ops.cast(stored, "float32"))
+        return activation if function is None else _FUNCTIONS[function](ops.cast(activation, "float32"))
+
+
+class CachedActivations(Mapping):
+    """Activations of a batch, `{tap: tensor}`, decoded when they are read.
+
+    Logits of a large vocabulary that are stored as `TopKLogits` may never be needed in full.
+
+    Args:
+        stored: `{tap: tensor or TopKLogits}`.
+        decode: Function from a tap and its entry of `stored` to the activation.
+    """
+
+    def __init__(self, stored: Mapping[str, Tensor | TopKLogits], decode: Callable[[str, Any], Tensor]):
+        self._stored, self._decode = stored, decode
+
+    def sparse(self) -> "CachedActivations":
+        """Return the same activations, with `TopKLogits` in place of the logits of all classes."""
+        return CachedActivations(
+            self._stored, lambda tap, stored: stored if isinstance(stored, TopKLogits) else self._decode(tap, stored)
+        )
+
+    def __getitem__(self, tap: str) -> Tensor:
+        return self._decode(tap, self._stored[tap])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 def _are_probabilities(tap, value):

@@ -5,11 +5,13 @@ from typing import Any
 import keras
 
 from keras_distill.data.batch import Batch, split_inputs
+from keras_distill.data.top_k import TopKLogits
 from keras_distill.models.softmax import logits_of
 from keras_distill.models.specs import Traced, input_specs, own_inputs, symbolic, trace
 from keras_distill.models.taps import OUTPUT, Taps, select_activations, tap_names
 from keras_distill.schedules import check_positive
 from keras_distill.teachers import CachedTeacher, as_teacher
+from keras_distill.teachers.cached import CachedActivations
 from keras_distill.training.base import BaseDistiller
 from keras_distill.training.compiled_losses import CompiledLosses, connect_layers, supervised_losses
 from keras_distill.training.deserialization import teacher_to_load
@@ -19,7 +21,7 @@ from keras_distill.training.reductions import local_mean, mean_over_examples
 from keras_distill.training.rollouts import check_rollout_labels, connect_rollouts
 from keras_distill.training.task_loss import has_own_loss
 from keras_distill.training.teacher_metrics import TeacherMetrics, check_teacher_metrics, split_metrics
-from keras_distill.training.term_list import as_terms
+from keras_distill.training.term_list import as_terms, layers_of
 from keras_distill.training.term_shapes import description
 from keras_distill.training.total_loss import TotalLoss
 from keras_distill.training.validation import (
@@ -128,13 +130,10 @@ class Distiller(BaseDistiller):
         )
         check_masks(self.terms, inputs, students)
         self.heads = [term.head for term in self.terms if term.head is not None]
-        # Tracked by Keras, so that their frozen weights are saved.
-        self.teacher_heads = [
-            term.teacher_head for term in self.terms if isinstance(term.teacher_head, keras.layers.Layer)
-        ]
         self.term_losses = [term.loss for term in self.terms]
-        # Tracked by Keras, so that weights with state are saved.
-        self.term_weights = [term.weight for term in self.terms if isinstance(term.weight, keras.layers.Layer)]
+        # Tracked by Keras, so that frozen weights of heads and weights with state are saved.
+        self.teacher_heads = layers_of(term.teacher_head for term in self.terms)
+        self.term_weights = layers_of(term.weight for term in self.terms)
         parts = weighted_losses(self.supervised_weight, self.terms)
         self._total_loss = TotalLoss(parts, {"loss": student}, (*self.heads, *self.term_losses))
         self._compiled_losses, self._teacher_metrics = CompiledLosses(student), TeacherMetrics()
@@ -158,8 +157,9 @@ class Distiller(BaseDistiller):
             batch.inputs, batch.labels, self.student_outputs(student), batch.sample_weight, training
         )
         losses = {"supervised_loss": local_mean(supervised, batch)}
+        sparse = teacher.sparse() if isinstance(teacher, CachedActivations) else teacher
         for term in self.terms if teacher is not None else ():
-            pair = self.compared_activations(term, student, teacher)
+            pair = self.compared_activations(term, student, sparse if term.takes_top_k else teacher)
             weighted = for_tap(batch, tap_names(term.student)[0], self._traced.student)
             values = term.compare(*pair, weighted, training, activations=teacher)
             losses[f"{term.name}_loss"] = mean_over_examples(values)
@@ -170,7 +170,8 @@ class Distiller(BaseDistiller):
         student, teacher = select_activations(student, term.student), select_activations(teacher, term.teacher)
         if term.logits:
             student = logits_of(student, select_activations(self._traced.student, term.student))
-            teacher = logits_of(teacher, select_activations(self._traced.teacher, term.teacher))
+            specs = select_activations(self._traced.teacher, term.teacher)
+            teacher = teacher if isinstance(teacher, TopKLogits) else logits_of(teacher, specs)
         return student, teacher
 
     def after_update(self, batch: Batch) -> None:
@@ -274,12 +275,11 @@ class Distiller(BaseDistiller):
         """Tap both models, and trace them for the specs of all activations."""
         self._taps = Taps(self.student, dict.fromkeys(student_taps))
         self.teacher.connect(list(dict.fromkeys(teacher_taps)))
+        cached = inputs, dict(self.teacher.stored)
         self._traced = Traced(
             inputs,
             student=trace(lambda x: self._taps(x, training=False), inputs),
-            teacher=trace(
-                lambda x: self.teacher.activations(Batch(x[0], cached=x[1])), (inputs, dict(self.teacher.stored))
-            ),
+            teacher=trace(lambda x: dict(self.teacher.activations(Batch(x[0], cached=x[1]))), cached),
         )
 
     def _set_teacher_metrics(self, teacher_metrics):

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.sample_weights import entry_of_tap
+from keras_distill.data.top_k import TopKLogits
 from keras_distill.distribution import replicas
 from keras_distill.models.masking import expand_to_rank, mean_over_positions
 from keras_distill.models.resampling import is_known, position_size, resize_maps, resize_weights
@@ -104,7 +105,7 @@ def match_resolution(student: Structure, teacher: Structure) -> Structure:
     """
     if isinstance(student, tuple):
         return tuple(match_resolution(*pair) for pair in zip(student, teacher, strict=True))
-    size, wanted = position_size(student), position_size(teacher)
+    size, wanted = position_size(student), position_size(teacher.top if isinstance(teacher, TopKLogits) else teacher)
     # Sequences of unknown length, such as texts, have the same tokens in both models.
     if len(size) not in (2, 3) or len(size) != len(wanted) or is_known((*size, *wanted)) and size == wanted:
         return student

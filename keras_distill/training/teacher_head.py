@@ -10,7 +10,13 @@ from keras import ops
 from keras_distill.heads import Head
 from keras_distill.models.masking import zero_padding
 from keras_distill.models.specs import trace
-from keras_distill.training.term_activations import copy_unless_built, float32, shape_of, symbolic_of
+from keras_distill.training.term_activations import (
+    copy_unless_built,
+    float32,
+    map_activations,
+    shape_of,
+    symbolic_of,
+)
 from keras_distill.types import Structure, Tensor
 
 
@@ -48,17 +54,16 @@ def transform(head: Callable | None, teacher: Structure, mask: Tensor | None = N
 
     Args:
         head: Result of `build_teacher_head`, or None.
-        teacher: Activation of the teacher, or a tuple of several.
+        teacher: Activation of the teacher, float32, or a tuple of several.
         mask: Mask of its positions, which is 0 at padding, or None. The head gets 0 there.
     """
-    teacher = float32(teacher)
     if head is not None:
         teacher = keras.tree.map_structure(lambda x: zero_padding(x, mask), teacher)
     if isinstance(head, keras.layers.Layer):
         teacher = float32(head(teacher, training=False))
     elif head is not None:
         teacher = float32(head(teacher))
-    return keras.tree.map_structure(ops.stop_gradient, teacher)
+    return map_activations(ops.stop_gradient, teacher)
 
 
 def _output_shape(head, shape):

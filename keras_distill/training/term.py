@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.data.sample_weights import entry_of_tap
+from keras_distill.data.top_k import dense_logits
 from keras_distill.distribution import replicas
 from keras_distill.heads import Head
 from keras_distill.losses import DistillationLoss, LossAdapter
@@ -29,13 +30,23 @@ from keras_distill.training.teacher_head import build_teacher_head, transform
 from keras_distill.training.term_activations import (
     copy_unless_built,
     first_of,
+    first_words,
     float32,
     gather,
+    map_activations,
     shape_of,
     symbolic_of,
     takes_several,
 )
-from keras_distill.training.term_shapes import AUTO, automatic_head, check_activations, check_rank, mismatch
+from keras_distill.training.term_arguments import check_arguments
+from keras_distill.training.term_shapes import (
+    AUTO,
+    automatic_head,
+    check_activations,
+    check_rank,
+    compared_shapes,
+    mismatch,
+)
 from keras_distill.types import ScheduleLike, Tap, Tensor
 
 
@@ -77,10 +88,13 @@ class Term:
         teacher_head: Untrained transform of the teacher's activation, such as `keras.layers.Reshape((4, 17))`,
             `heads.Standardization()` or a function of a tensor: a Keras layer without trainable weights, or another
             callable, registered if the distiller is saved. Padding reaches it as 0. Defaults to None.
+        words: Number of the first classes of both models that a loss of logits compares, >= 1, for vocabularies that
+            differ by padding at their end, such as 50,257 words of GPT-2 that are padded to 50,304. The others do not
+            enter the softmax. Defaults to None: all classes.
 
     Raises:
         ValueError: For a loss, head, name or mask of another type, a negative or non-finite weight, a Keras loss of
-            probabilities, and several taps for a loss that compares one activation.
+            probabilities, several taps for a loss that compares one activation, and `words` for a loss of features.
 
     Example:
     >>> logits = Term(KLDivergence(temperature=4.0))
@@ -102,35 +116,26 @@ class Term:
     over: str = "examples"
     across_replicas: bool = True
     teacher_head: Callable | None = None
+    words: int | None = None
 
     def __post_init__(self):
         if not isinstance(self.loss, DistillationLoss):
             object.__setattr__(self, "loss", LossAdapter(self.loss))
-        if not (self.head is None or self.head == AUTO or isinstance(self.head, keras.layers.Layer)):
-            raise ValueError(f"A Term's `head` must be a Keras layer, '{AUTO}' or None. Received: {self.head!r}")
         # A saved tuple is loaded as a list.
         for side, taps in (("student", self.student), ("teacher", self.teacher)):
             object.__setattr__(self, side, tuple(taps) if isinstance(taps, list) else taps)
-        if not self.loss.takes_several:
-            self._check_single("teacher", self.teacher)
-            if not takes_several(self.head):
-                self._check_single("student", self.student)
-        if not (self.name is None or isinstance(self.name, str) and self.name):
-            raise ValueError(f"A Term's `name` must be a string or None. Received: {self.name!r}")
-        if not (self.mask is None or isinstance(self.mask, str)):
-            raise ValueError(f"A Term's `mask` must be the name of an input or None. Received: {self.mask!r}")
-        if not (self.positions is None or isinstance(self.positions, str) or callable(self.positions)):
-            raise ValueError(f"A Term's `positions` must be a tap, a function or None. Received: {self.positions!r}")
-        if not (self.teacher_head is None or callable(self.teacher_head)):
-            raise ValueError(f"A Term's `teacher_head` must be a layer or a function. Received: {self.teacher_head!r}")
-        if self.over not in ("examples", "tokens"):
-            raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {self.over!r}")
+        check_arguments(self)
         object.__setattr__(self, "weight", check_weight(self.weight, f"weight of {type(self.loss).__name__}"))
 
     @property
     def logits(self) -> bool:
         """True if the loss compares logits."""
         return self.loss.logits
+
+    @property
+    def takes_top_k(self) -> bool:
+        """True if the term compares `TopKLogits`, which a `teacher_head` does not take."""
+        return self.loss.takes_top_k and self.teacher_head is None
 
     @property
     def teacher_taps(self) -> tuple[str, ...]:
@@ -154,7 +159,7 @@ class Term:
             with self._taps_in_errors():
                 loss.connect(*models)
         check_activations(self, loss, student, teacher)
-        student_shape, teacher_shape = shape_of(student), shape_of(teacher)
+        student_shape, teacher_shape = compared_shapes(self, shape_of(student), shape_of(teacher))
         with self._taps_in_errors():
             teacher_head, compared = build_teacher_head(self.teacher_head, teacher_shape, student_shape)
         if self.head == AUTO:
@@ -187,7 +192,7 @@ class Term:
 
         Args:
             student: Activation of the student, shape `[batch, ...]`, any float dtype.
-            teacher: Activation of the teacher, shape `[batch, ...]`, any float dtype.
+            teacher: Activation of the teacher, shape `[batch, ...]`, any float dtype, or `TopKLogits`.
             batch: The `Batch`, with the sample weights of the student's tap, `[batch]` or `[batch, positions...]`, or
                 those of all outputs.
             training: Whether the head runs in training mode and a loss with state updates it.
@@ -201,15 +206,17 @@ class Term:
             batch = for_tap(batch, tap_names(self.student)[0])
         mask = None if self.mask is None else batch.inputs[self.mask]
         if mask is not None and self.logits and len(mask.shape) == len(student.shape):
-            student, teacher, mask = without_classes(student, mask), without_classes(teacher, mask), None
+            student, teacher = (without_classes(x, mask) for x in (student, dense_logits(teacher)))
+            mask = None
         main = first_of(student)
         fits = mask is None or mask_fits(mask, main)
         student_mask, teacher_mask = joint_masks(main, first_of(teacher), mask if fits else None)
-        student, teacher = float32(student), transform(self.teacher_head, teacher, teacher_mask)
+        student, teacher = first_words(float32(student), self.words), first_words(float32(teacher), self.words)
+        teacher = transform(self.teacher_head, teacher, teacher_mask)
         student = student if self.head is None else float32(self.head(student, training=training))
         student = match_resolution(student, teacher) if self.loss.resizable else student
-        student = keras.tree.map_structure(lambda x: zero_padding(x, student_mask), student)
-        teacher = keras.tree.map_structure(lambda x: zero_padding(x, teacher_mask), teacher)
+        student = map_activations(lambda x: zero_padding(x, student_mask), student)
+        teacher = map_activations(lambda x: zero_padding(x, teacher_mask), teacher)
         compared = first_of(student)
         weights = split_weights(batch.sample_weight, student_mask, compared)
         for more in self._more_weights(None if fits else mask, batch, activations, compared):
@@ -241,7 +248,7 @@ class Term:
         return labels
 
     def _more_weights(self, mask, batch, activations, compared):
-        """Yield weights of positions besides those of the samples: of a mask of other resolution, of `positions`."""
+        """Yield weights of positions besides those of the samples."""
         if mask is not None:
             yield fit_positions(ops.cast(mask, "float32"), compared)
         if self.positions is not None:
@@ -261,15 +268,12 @@ class Term:
             "over": self.over,
             "across_replicas": self.across_replicas,
             "teacher_head": serialize(self.teacher_head),
+            "words": self.words,
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(**{key: keras.saving.deserialize_keras_object(value) for key, value in config.items()})
-
-    def _check_single(self, side, taps):
-        if isinstance(taps, tuple):
-            raise ValueError(f"{type(self.loss).__name__} compares one activation. Received: {side}={taps!r}")
 
     def _build_head(self, head, student_shape, teacher_shape):
         """Build the head and return the shape of its output."""

@@ -1,14 +1,16 @@
 """Activations and layers of a term that may be one or several."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill.data.batch import Batch
+from keras_distill.data.top_k import TopKLogits
 from keras_distill.distribution import replicas
 from keras_distill.heads import Head
-from keras_distill.types import Structure
+from keras_distill.types import Structure, Tensor
 
 
 def gather(student: Structure, teacher: Structure, batch: Batch) -> tuple[Structure, Structure, Batch]:
@@ -45,9 +47,23 @@ def takes_several(head: Any) -> bool:
     return isinstance(head, Head) and head.takes_several
 
 
+def map_activations(function: Callable[[Tensor], Tensor], activations: Structure) -> Structure:
+    """Return one activation or several with a function applied to each, and to the logits of `TopKLogits`."""
+    return keras.tree.map_structure(
+        lambda x: x.map(function) if isinstance(x, TopKLogits) else function(x), activations
+    )
+
+
 def float32(activations: Structure) -> Structure:
     """Return activations cast to float32."""
-    return keras.tree.map_structure(lambda x: ops.cast(x, "float32"), activations)
+    return map_activations(lambda x: ops.cast(x, "float32"), activations)
+
+
+def first_words(logits: Tensor | TopKLogits, words: int | None) -> Tensor | TopKLogits:
+    """Return the logits of the first words, or all if `words` is None."""
+    if words is None:
+        return logits
+    return logits.first(words) if isinstance(logits, TopKLogits) else logits[..., :words]
 
 
 def copy_unless_built(layer: Any) -> Any:

@@ -3,10 +3,18 @@
 import collections
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Any
+
+import keras
 
 from keras_distill.losses import KLDivergence, LossAdapter
 from keras_distill.training.term import Term
+
+
+def layers_of(values: Iterable[Any]) -> list[keras.layers.Layer]:
+    """Return those of several values that are Keras layers."""
+    return [value for value in values if isinstance(value, keras.layers.Layer)]
 
 
 def as_terms(terms: Any, teacher: Any) -> list[Term]:

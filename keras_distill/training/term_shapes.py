@@ -13,6 +13,28 @@ from keras_distill.training.term_activations import each_of
 AUTO = "auto"
 
 
+def compared_shapes(term: Any, student: tuple, teacher: tuple) -> tuple[tuple, tuple]:
+    """Return the shapes of two activations, for a term with `words` those of the logits of the first words.
+
+    Args:
+        term: The `Term`.
+        student: Shape of the student's activation, or a tuple of shapes.
+        teacher: Shape of the teacher's activation, or a tuple of shapes.
+
+    Raises:
+        ValueError: If a vocabulary has fewer words.
+    """
+    if term.words is None:
+        return student, teacher
+    sizes = [shape[-1] for shape in (student, teacher) if shape[-1] is not None]
+    if min(sizes, default=term.words) < term.words:
+        raise ValueError(
+            f"Term '{term.name}' compares the first {term.words} classes, but student '{term.student}' has "
+            f"{student[-1]} and teacher '{term.teacher}' has {teacher[-1]}. Pass words={min(sizes)} or less."
+        )
+    return (*student[:-1], term.words), (*teacher[:-1], term.words)
+
+
 def automatic_head(term: Any, loss: DistillationLoss, student: tuple, teacher: tuple) -> Head | None:
     """Return the head that `head="auto"` stands for; None if the loss can compare the shapes, or takes logits.
 
@@ -115,7 +137,8 @@ def mismatch(
         return (
             f"Term '{term.name}' compares {shape[-1]} student classes with {compared[-1]} teacher classes: "
             f"student '{term.student}' has shape {student}, teacher '{term.teacher}' has {teacher}{transformed}. "
-            "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...)."
+            "Both need the same classes in the same order; see ModelTeacher(teacher, classes=...). If only the last "
+            f"ones differ, such as the padding of a vocabulary, pass Term(words={min(shape[-1], compared[-1])})."
         )
     mapped = "" if head is None else f", {shape} after head '{head.name}',"
     if head is not None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from keras_distill.data.top_k import TopKLogits
 from keras_distill.losses import TopK
 from keras_distill.losses.kl_divergence import kl_divergence
 from keras_distill.losses.top_k import top_k
@@ -78,3 +79,69 @@ def test_rejects_invalid_k(k):
 def test_rejects_a_single_class_without_tail():
     with pytest.raises(ValueError, match="single class"):
         TopK(1, tail=False)
+
+
+def stored(k, shape=(2, 3), classes=9, seed=4):
+    """Return top-k logits of a cache, and the float64 logits that they stand for."""
+    logits = features(*shape, classes, seed=seed, scale=2)
+    order = np.argsort(-logits, axis=-1).astype("int32")
+    others = np.log(np.exp(np.take_along_axis(logits, order[..., k:], axis=-1)).sum(axis=-1, keepdims=True))
+    top = np.concatenate([np.take_along_axis(logits, order[..., :k], axis=-1), others], axis=-1)
+    dense = np.repeat(top[..., k:].astype("float64") - np.log(classes - k), classes, axis=-1)
+    np.put_along_axis(dense, order[..., :k], top[..., :k], axis=-1)
+    return TopKLogits.from_bucket(top, order[..., :k], classes), dense
+
+
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("k", [2, 4, 7, 9, 20])
+def test_top_k_logits_equal_those_of_all_classes(k, temperature, tail):
+    student = features(2, 3, 9, scale=2)
+    teacher, dense = stored(4)
+    settings = min(k, 9), temperature, tail and k < 9
+    value, gradient = value_and_gradient(lambda s: top_k(s, teacher, k, temperature, tail), student)
+    # Equal logits: the order of the formula is that of the classes.
+    np.testing.assert_allclose(value, stable(student, dense, *settings).mean(), rtol=1e-5)
+    slope = central_differences(lambda s: stable(s, dense, *settings).mean(), student)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+
+
+def stable(student, teacher, k, temperature, tail):
+    """`reference`, where the first of equal classes is taken. A class of probability 0 is left out at 100 nats."""
+    q, p = softmax(student, temperature), softmax(teacher, temperature)
+    best = np.argsort(-p, axis=-1, kind="stable")[..., :k]
+    q, p = (grouped(x, best, tail) for x in (q, p))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(p == q, 0.0, np.clip(np.log(p) - np.log(q), -100, 100))
+    return temperature**2 * (p * ratio).sum(axis=-1)
+
+
+def grouped(x, best, tail):
+    top, rest = np.take_along_axis(x, best, axis=-1), x.copy()
+    np.put_along_axis(rest, best, 0.0, axis=-1)
+    if tail:
+        return np.concatenate([top, rest.sum(axis=-1, keepdims=True)], axis=-1)
+    return top / top.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("masked", [-np.inf, -1e9, -65504.0])
+@pytest.mark.parametrize("k", [2, 4, 6])
+def test_masked_logits(k, masked):
+    student = features(2, 3, 9, scale=2)
+    teacher, dense = stored(4)
+    # A stored class and another one; the teacher masks the class of the lowest stored logit and all others.
+    student[0, :, :3] = masked
+    top, lowest = np.array(teacher.top), np.array(teacher.classes)[0, 0, 3]
+    top[0, 0, 3] = masked
+    others = np.array(teacher.others)
+    others[1, 1] = masked
+    kept = np.zeros(9, bool)
+    kept[np.array(teacher.classes)[1, 1]] = True
+    dense[0, 0, lowest], dense[1, 1, ~kept] = -np.inf, -np.inf
+    student = student.astype("float64")
+    expected = stable(np.where(student < -6e4, -np.inf, student), dense, k, 2.0, True)
+    result, gradient = value_and_gradient(
+        lambda s: top_k(s, TopKLogits(top, others, teacher.classes, 9), k, 2.0), student.astype("float32")
+    )
+    np.testing.assert_allclose(result, expected.mean(), rtol=1e-5)
+    assert np.isfinite(gradient).all()

@@ -7,6 +7,7 @@ import apache_beam as beam
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from keras_distill.cache import indexed, label, open_cache, shards
@@ -130,6 +131,14 @@ def test_teacher_runs_on_unfinished_shards_only(reference, folder, monkeypatch):
     label_examples(folder, range(200))
     assert sum(batch_sizes) == 200 - num_written * length
     assert file_contents(folder / "cache") == file_contents(reference / "cache")
+
+
+def test_examples_of_different_lengths_raise(folder):
+    tokens = keras.Input((None,), dtype="int32")
+    keras.Model(tokens, keras.layers.Embedding(5, 3)(tokens)).save(folder / "texts.keras")
+    transform = LabelWithTeacher(folder / "texts.keras", folder / "texts", inputs=tf.TensorSpec((None,), tf.int32))
+    with pytest.raises(ValueError, match=r"activations of fixed shape. Pad the examples.*\(None, 3\)"):
+        transform.expand(None)
 
 
 @pytest.mark.parametrize("missing", [0, 13, 150, 198])

@@ -1,0 +1,43 @@
+"""Checks of a term's arguments."""
+
+from typing import Any
+
+import keras
+
+from keras_distill.training.term_activations import takes_several
+from keras_distill.training.term_shapes import AUTO
+from keras_distill.utils.arguments import check_integer
+
+
+def check_arguments(term: Any) -> None:
+    """Raise ValueError for an argument of the wrong type.
+
+    Args:
+        term: A `Term` whose loss is a `DistillationLoss` and whose several taps are a tuple.
+    """
+    if not (term.head is None or term.head == AUTO or isinstance(term.head, keras.layers.Layer)):
+        raise ValueError(f"A Term's `head` must be a Keras layer, '{AUTO}' or None. Received: {term.head!r}")
+    if not term.loss.takes_several:
+        _check_single(term, "teacher", term.teacher)
+        if not takes_several(term.head):
+            _check_single(term, "student", term.student)
+    if not (term.name is None or isinstance(term.name, str) and term.name):
+        raise ValueError(f"A Term's `name` must be a string or None. Received: {term.name!r}")
+    if not (term.mask is None or isinstance(term.mask, str)):
+        raise ValueError(f"A Term's `mask` must be the name of an input or None. Received: {term.mask!r}")
+    if not (term.positions is None or isinstance(term.positions, str) or callable(term.positions)):
+        raise ValueError(f"A Term's `positions` must be a tap, a function or None. Received: {term.positions!r}")
+    if not (term.teacher_head is None or callable(term.teacher_head)):
+        raise ValueError(f"A Term's `teacher_head` must be a layer or a function. Received: {term.teacher_head!r}")
+    if term.over not in ("examples", "tokens"):
+        raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {term.over!r}")
+    if check_integer(term.words, "words", optional=True) is not None and not term.loss.logits:
+        raise ValueError(
+            f"A Term's `words` selects logits, but {type(term.loss).__name__} compares other activations. Leave it "
+            f"out; for a loss of hidden states use `Chunked(loss, words={term.words})`."
+        )
+
+
+def _check_single(term, side, taps):
+    if isinstance(taps, tuple):
+        raise ValueError(f"{type(term.loss).__name__} compares one activation. Received: {side}={taps!r}")
