@@ -158,7 +158,8 @@ def add_dataset(parser: Parser, required: bool = True) -> Any:
         required=required,
         metavar="SOURCE",
         help="TensorFlow Datasets name, .npy file (inputs), .npz file (arrays x and, optionally, y), or directory: "
-        "either prepared by TensorFlow Datasets, or with one subdirectory of images per class, which are resized; "
+        "either prepared by TensorFlow Datasets, or of images without labels, or with one subdirectory of images per "
+        "class, which are resized; "
         "their names in alphabetical order are the classes 0, 1, ...; for language models, a .txt file with a text in "
         'each line, or a .jsonl file with {"prompt": ..., "response": ...} or {"text": ...} in each line',
     )

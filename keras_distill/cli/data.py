@@ -104,8 +104,9 @@ def _check_directories(source, task, student):
     # A single output unit has two classes.
     if not names or len(names) == max(len(known), 2):
         return
+    listed = names if len(names) <= 20 else [*names[:10], "...", names[-1]]
     text = (
-        f"{source} has {len(names)} subdirectories, {', '.join(names[:10])}, but '{student.name}' has {len(known)} "
+        f"{source} has {len(names)} subdirectories, {', '.join(listed)}, but '{student.name}' has {len(known)} "
         "classes. Each class needs one subdirectory, in alphabetical order; it may be empty."
     )
     if len(names) > len(known):

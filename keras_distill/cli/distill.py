@@ -122,8 +122,8 @@ def _add_training(parser):
         type=positive_integer,
         default=1,
         metavar="N",
-        help="number of seeds, from --seed on; every model is trained with each of them, and from 2 on the report "
-        "tests whether the difference may be chance; 3 to 10 is typical (default: 1)",
+        help="number of seeds, from --seed on; every model is trained with each of them, always from the weights of "
+        "STUDENT, and from 2 on the report tests whether the difference may be chance; 3 to 10 is typical (default: 1)",
     )
     training.add_argument(
         "--tune",

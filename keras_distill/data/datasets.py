@@ -33,7 +33,7 @@ def open_dataset(
     Args:
         source: Name of TensorFlow Datasets, such as "mnist" or "imdb_reviews/plain_text"; or a path: a `.npy` file of
             inputs, a `.npz` file of `x` and optionally `y`, a directory that TensorFlow Datasets prepared, or a
-            directory with a directory of images for each class.
+            directory with a directory of images for each class, or of images without labels.
         split: Split of a dataset of TensorFlow Datasets, such as "test[:10%]". Defaults to "train".
         feature: Feature of a dataset of TensorFlow Datasets that becomes the inputs. None takes the first of its
             supervised keys. Defaults to None.
@@ -132,10 +132,11 @@ def _from_arrays(path):
 
 
 def _from_images(directory, like):
-    if not any(path.suffix.lower() in _IMAGES for path in directory.glob("*/*")):
+    is_labeled = any(path.suffix.lower() in _IMAGES for path in directory.glob("*/*"))
+    if not is_labeled and not any(path.suffix.lower() in _IMAGES for path in directory.glob("*")):
         raise ValueError(
-            f"'{directory}' holds neither a directory of images for each class nor a dataset that TensorFlow Datasets "
-            "prepared."
+            f"'{directory}' holds neither a directory of images for each class, nor images, nor a dataset that "
+            "TensorFlow Datasets prepared."
         )
     inputs = getattr(like, "inputs", None) or []
     shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else ()
@@ -144,18 +145,23 @@ def _from_images(directory, like):
             f"The images of '{directory}' are resized to the input of a model, which must be one image of fixed size: "
             f"(height, width, channels), with 1, 3 or 4 channels. Received: an input of shape {shape}"
         )
-    listed = keras.utils.image_dataset_from_directory(directory, batch_size=None, shuffle=False, verbose=False)
-    paths = list(listed.file_paths)
-    labels = [listed.class_names.index(pathlib.Path(path).relative_to(directory).parts[0]) for path in paths]
 
-    def load(path, label):
+    def load(path):
         # The error of TensorFlow's own function in a graph would not name the file.
         (image,) = tf.numpy_function(lambda path: _decoded(path, shape[-1]), [path], [tf.uint8])
         image.set_shape((None, None, shape[-1]))
-        return tf.ensure_shape(tf.image.resize(image, shape[:2]), shape), label
+        return tf.ensure_shape(tf.image.resize(image, shape[:2]), shape)
+
+    listed = keras.utils.image_dataset_from_directory(
+        directory, labels="inferred" if is_labeled else None, batch_size=None, shuffle=False, verbose=False
+    )
+    paths = list(listed.file_paths)
+    if not is_labeled:
+        return tf.data.Dataset.from_tensor_slices(paths).map(load, tf.data.AUTOTUNE)
+    labels = [listed.class_names.index(pathlib.Path(path).relative_to(directory).parts[0]) for path in paths]
 
     files = tf.data.Dataset.from_tensor_slices((paths, tf.constant(labels, "int32")))
-    return files.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return files.map(lambda path, label: (load(path), label), num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _decoded(path, channels):

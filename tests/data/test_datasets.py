@@ -90,7 +90,7 @@ def uneven(folder):
         (uneven, "has 3 inputs, but 2 labels"),
         (
             lambda folder: folder,
-            "holds neither a directory of images for each class nor a dataset that TensorFlow Datasets prepared",
+            "holds neither a directory of images for each class, nor images, nor a dataset that TensorFlow Datasets",
         ),
         (lambda folder: folder / "nowhere", "Dataset not found or unsupported: '.*nowhere'. Pass a .npy/.npz file"),
         (lambda folder: "no_such_data_set", "TensorFlow Datasets cannot open 'no_such_data_set', split 'train'"),
@@ -116,6 +116,16 @@ def images(folder, count=3):
 
 def image_model(channels=3):
     return keras.Sequential([keras.Input((6, 5, channels)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+def test_a_directory_of_images_has_no_labels(tmp_path):
+    for number, path in enumerate(images(tmp_path)):
+        path.rename(tmp_path / f"{number}{path.suffix}")
+    dataset = open_dataset(tmp_path, like=image_model())
+    assert dataset.element_spec == tf.TensorSpec((6, 5, 3), "float32")
+    for array, path in zip(dataset, sorted(tmp_path.glob("*.*g")), strict=True):
+        image = tf.io.decode_image(path.read_bytes(), 3, expand_animations=False)
+        np.testing.assert_array_equal(array, tf.image.resize(image, (6, 5)))
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "grayscale"), (3, "rgb")])
