@@ -7,8 +7,15 @@ teacher at each position, which are computed once, and the probability of all ot
 Run:    python -m recipes.smollm2_student --originals=FOLDER
         after the installations that recipes/smollm2.py names. FOLDER contains movieReviewSnippets_GroundTruth.txt,
         which is part of the sources of vaderSentiment.
-Result: not measured yet
-Time:   not measured yet
+Result: perplexity on 100 test sequences of 32 tokens, mean and sample standard deviation over 5 seeds, and the fraction
+        of tokens for which student and teacher predict the same one:
+
+            labels only  543 +- 34   20.0 +- 0.4 %
+            distilled    502 +- 17   22.0 +- 0.3 %
+
+        The distilled student's perplexity is 41 lower (4 to 78; paired t-test p = 0.038). No setting was tried out.
+        9,600 training tokens are far too few for a useful model; the recipe shows the difference that a teacher makes.
+Time:   60 minutes, on one core of an AMD EPYC that three other processes shared
 References:
     Men et al., 2024, https://arxiv.org/abs/2403.03853 (ShortGPT: block influence)
     Muralidharan et al., NeurIPS 2024, https://arxiv.org/abs/2407.14679 (Minitron: pruning and distillation)
@@ -36,12 +43,12 @@ from . import common, data, smollm2
 
 BLOCKS = flags.DEFINE_integer("blocks", 6, "Number of blocks of the student.", lower_bound=1)
 SEQUENCES = flags.DEFINE_integer(
-    "sequences", 600, "Number of training sequences; a third as many are evaluated.", lower_bound=3
+    "sequences", 300, "Number of training sequences; a third as many are evaluated.", lower_bound=3
 )
 LENGTH = flags.DEFINE_integer("length", 32, "Number of tokens of a sequence.", lower_bound=2)
 TOP_K = flags.DEFINE_integer("top_k", 32, "Number of the teacher's tokens that are cached per position.", lower_bound=1)
 
-common.defaults(temperature=1.0, alpha=0.5, epochs=2, seeds=10, batch_size=16, learning_rate=3e-4)
+common.defaults(temperature=1.0, alpha=0.5, epochs=2, seeds=5, batch_size=16, learning_rate=3e-4)
 
 
 class Setup(NamedTuple):
