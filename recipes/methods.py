@@ -31,7 +31,7 @@ Result: accuracy on the 3,620 test images of optdigits, mean and sample standard
 
         Every method but DKD is clearly better than the baseline, and the differences among them are mostly smaller
         than chance: only LSKD is clearly better than KD, only DKD clearly worse, of 11 comparisons. Most of the gain
-        over the baseline is that of the mixtures, which have the same effect with mixed labels as with KD.
+        over the baseline is that of the mixtures: with mixed labels and without a teacher they are as good as KD.
 
         Accuracy on the 1,000 validation images, 2 seeds, of the three settings of each method (--grid --seeds=2
         --evaluate_on=validation); the best ones are `CHOSEN`, for both data sets:

@@ -57,11 +57,11 @@ def of_examples(inputs: Structure) -> tf.Tensor:
     Returns:
         Integers from 0 to 2^63 - 2, an int64 tensor of shape `[examples]`.
     """
-    leaves = [tf.constant(leaf) for leaf in keras.tree.flatten(inputs)]
-    count = len(leaves[0])
+    leaves = keras.tree.flatten(inputs)
     # Parts, since the serialized examples need about as much memory as the examples.
-    parts = [slice(start, start + _PART) for start in range(0, count, _PART)]
-    return tf.concat([_hash([_serialized(leaf[part]) for leaf in leaves]) for part in parts] or [[]], 0)
+    parts = [slice(start, start + _PART) for start in range(0, len(leaves[0]), _PART)]
+    hashes = [_hash([_serialized(tf.constant(leaf[part])) for leaf in leaves]) for part in parts]
+    return tf.concat([tf.zeros(0, "int64"), *hashes], 0)
 
 
 def _serialized(batch):

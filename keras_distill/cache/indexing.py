@@ -42,7 +42,9 @@ def _index_arrays(element):
     """Return the element of all examples at once, or the arrays themselves if some are lists."""
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     leaves = keras.tree.flatten(inputs)
-    if not all(isinstance(leaf, np.ndarray | tf.Tensor) for leaf in leaves) or len({len(leaf) for leaf in leaves}) > 1:
+    lengths = {tuple(leaf.shape[:1]) if isinstance(leaf, np.ndarray | tf.Tensor) else None for leaf in leaves}
+    # tf.data takes lists of numbers, too, and raises for arrays of different lengths.
+    if len(lengths) != 1 or not all(lengths):
         return element
     joined = with_index(inputs, np.arange(len(leaves[0]))) | {_FINGERPRINT: fingerprint.of_examples(inputs)}
     return (joined, *rest) if rest else joined

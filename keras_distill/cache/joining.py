@@ -167,7 +167,8 @@ class TeacherCache:
             raise ValueError(
                 f"'{self.directory}' holds examples of different lengths. Use `join(dataset)`, then `padded_batch`."
             )
-        self._check_signature(tf.data.Dataset.from_tensor_slices((inputs,)).element_spec[0])
+        first = keras.tree.map_structure(lambda array: array[:1], inputs)
+        self._check_signature(tf.data.Dataset.from_tensor_slices((first,)).element_spec[0])
         fingerprints = fingerprint.of_examples(inputs)
         activations = self._decoded(self._rows(np.arange(len(fingerprints)), fingerprints))
         return with_activations(inputs, keras.tree.map_structure(np.asarray, activations))

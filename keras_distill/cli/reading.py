@@ -95,7 +95,7 @@ def examples(
     if source is None or has_splits(source):
         choices |= {"split": split or options.split, "feature": options.feature}
     source = options.dataset if source is None else source
-    if pathlib.Path(source).suffix in SUFFIXES and pathlib.Path(source).expanduser().is_file():
+    if pathlib.Path(source).suffix in SUFFIXES:
         return text_examples(source, options)
     dataset = open_dataset(source, **choices, like=models[0])
     spec = dataset.element_spec

@@ -93,6 +93,8 @@ def _load(path: pathlib.Path, **arguments: Any) -> keras.Model:
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[str]]:
     """Return the prompts and the responses of a file."""
+    if not path.is_file():
+        raise CommandError(f"{path} not found.")
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

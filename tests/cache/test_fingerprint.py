@@ -40,6 +40,20 @@ def test_arrays_are_indexed_as_a_dataset_is(name):
         tf.nest.map_structure(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.parametrize(
+    "arrays", [np.zeros((0, 3), "float32"), (np.zeros((0, 3)), {"text": np.array([], "str")})], ids=["one", "two"]
+)
+def test_no_examples(arrays):
+    fast, slow = indexed((arrays,)), indexed(tf.data.Dataset.from_tensor_slices((arrays,)))
+    assert fast.element_spec == slow.element_spec and len(fast) == 0
+
+
+@pytest.mark.parametrize("inputs", [np.float32(1.0), (np.zeros(3), np.zeros(2))], ids=["a number", "two lengths"])
+def test_arrays_that_are_no_examples_raise(inputs):
+    with pytest.raises((ValueError, TypeError)):
+        indexed((inputs, np.zeros(3)))
+
+
 def test_lists_of_numbers_are_indexed():
     (first, second), _ = zip(*indexed(([1.5, 2.5], [0, 1])))
     assert [int(example["keras_distill/fingerprint"]) for example in (first, second)] == [

@@ -91,6 +91,11 @@ def test_files_that_cannot_be_used(folder, tmp_path, capsys, name, content, mess
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_a_missing_file(folder, tmp_path, capsys):
+    assert distill(folder, tmp_path / "run", tmp_path / "nowhere.jsonl") == 1
+    assert f"{tmp_path / 'nowhere.jsonl'} not found." in capsys.readouterr().err
+
+
 def test_models_without_a_preprocessor(folder, tmp_path, capsys):
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "model.keras")
     arguments = ["check", str(tmp_path / "model.keras"), str(tmp_path / "model.keras")]
