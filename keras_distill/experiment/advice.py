@@ -54,11 +54,11 @@ def advice(results: Results) -> str:
         )
     if seen < teacher.mean() - SMALL:
         return (
-            f"The baseline underfits {compared}, and the teacher is at {text(teacher.mean())}. Train all arms longer: "
-            "more epochs, or more steps by a smaller `batch_size`. If that does not help, the student is too small."
+            f"The baseline underfits {compared}, and the teacher is at {text(teacher.mean())}. Train all models longer: "
+            "more epochs, or more steps by smaller batches. If that does not help, the student is too small."
         )
     return (
         f"The baseline overfits {compared}, and the teacher is better. Let the teacher label examples that it was not "
-        "trained on: unlabeled ones, or new ones such as mixtures, `Arm(transfer=Mixup())`, at temperature 1 and for "
-        "more epochs."
+        "trained on, or others than here: unlabeled ones, or new ones such as mixtures, by `Arm(transfer=Mixup())` or "
+        "`--transfer=Mixup`, at temperature 1 and for more epochs."
     )
