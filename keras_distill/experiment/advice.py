@@ -54,8 +54,8 @@ def advice(results: Results) -> str:
         )
     if seen < teacher.mean() - SMALL:
         return (
-            f"The baseline underfits {compared}, and the teacher is at {text(teacher.mean())}. Train all models longer: "
-            "more epochs, or more steps by smaller batches. If that does not help, the student is too small."
+            f"The baseline underfits {compared}, and the teacher is at {text(teacher.mean())}. Train all models "
+            "longer: more epochs, or more steps by smaller batches. If that does not help, the student is too small."
         )
     return (
         f"The baseline overfits {compared}, and the teacher is better. Let the teacher label examples that it was not "
