@@ -80,9 +80,12 @@ class CompiledLosses:
     def output_loss_names(self) -> list[str]:
         """Names under which Keras logs the loss of each output, if there are several."""
         loss, names = self._loss_arguments["loss"], self._compiled.output_names or ()
-        if loss is None or len(names) < 2:
-            return []
-        return [f"{name}_loss" for name in names if not isinstance(loss, dict) or name in loss]
+        if isinstance(loss, dict):
+            # Keras takes the keys, which may differ from the names that it gives to the outputs.
+            names = [name for name, part in loss.items() if part is not None]
+        elif _compat.has_graph(self._model) and isinstance(outputs := _compat.graph_outputs(self._model), dict):
+            names = list(outputs)
+        return [] if loss is None or len(names) < 2 else [f"{name}_loss" for name in names]
 
     @property
     def metrics(self) -> list:

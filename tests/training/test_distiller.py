@@ -227,9 +227,11 @@ def test_order_of_batch_fields():
 
 
 @pytest.mark.case("A12")
-def test_a_term_named_like_an_output_raises():
+@pytest.mark.parametrize("suffix", ["", "_logits"])
+def test_a_term_named_like_an_output_raises(suffix):
+    """Keras logs the key of an output, whatever the name of its layer."""
     inputs = keras.Input((4,))
-    outputs = {name: keras.layers.Dense(3, name=name)(inputs) for name in ("start", "end")}
+    outputs = {name: keras.layers.Dense(3, name=name + suffix)(inputs) for name in ("start", "end")}
     student, teacher = keras.Model(inputs, outputs), keras.models.clone_model(keras.Model(inputs, outputs))
 
     def distiller(name):
@@ -240,6 +242,8 @@ def test_a_term_named_like_an_output_raises():
     losses = {"start": loss, "end": loss}
     with pytest.raises(ValueError, match=r"The logs would have \['start_loss'\] twice.*Rename the term"):
         distiller("start").compile("sgd", losses)
+    with pytest.raises(ValueError, match="twice"):
+        distiller("start").compile("sgd", loss)
     distiller("start").compile("sgd")
     distiller("start").compile("sgd", {"end": loss})
     x, y = np.ones((2, 4), "float32"), {"start": np.array([0, 1]), "end": np.array([2, 0])}
