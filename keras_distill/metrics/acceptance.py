@@ -3,11 +3,28 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_distill.losses.distributions import overlap
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_number
+
+
+def acceptance_rate(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Compute the probability that a teacher accepts the token that a student drafts.
+
+    Args:
+        student: Logits, shape `[batch, positions..., classes]`.
+        teacher: Logits, same shape as `student`.
+        temperature: Softmax temperature of decoding, >= 0. At 0, both choose their most probable token.
+
+    Returns:
+        Probability, shape `[batch, positions...]`.
+    """
+    if temperature == 0:
+        return ops.cast(ops.argmax(student, axis=-1) == ops.argmax(teacher, axis=-1), "float32")
+    return overlap(student, teacher, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -19,15 +36,18 @@ class Acceptance(MeanMetric):
     ```
 
     The value is between 0 and 1; it is 1 minus the total variation distance. The tokens are those of the batch, under
-    teacher forcing: texts that the teacher generated give the rate of decoding.
+    teacher forcing: texts that the teacher generated give the rate of decoding. The student draws its drafts; the
+    `SpeculativeSampler` of KerasHub 0.32 takes the most probable token, which `temperature=0` measures if it has no
+    `base_sampler`.
 
     Args:
-        temperature: Softmax temperature of decoding, > 0. Defaults to 1.0.
+        temperature: Softmax temperature of decoding, >= 0. 0 is greedy decoding: a token is accepted where both models
+            have the same most probable one. Defaults to 1.0.
         name: Name in the logs. Defaults to "acceptance".
         **kwargs: Arguments of `DistillationMetric`: `student`, `teacher`, `mask`, `dtype`.
 
     Raises:
-        ValueError: If `temperature` is not a finite number > 0.
+        ValueError: If `temperature` is not a finite number >= 0.
 
     Example:
 
@@ -44,10 +64,10 @@ class Acceptance(MeanMetric):
 
     def __init__(self, temperature: float = 1.0, name: str = "acceptance", **kwargs: Any):
         super().__init__(name=name, **kwargs)
-        self.temperature = check_number(temperature, "temperature", above=0)
+        self.temperature = check_number(temperature, "temperature", at_least=0)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return overlap(student, teacher, self.temperature)
+        return acceptance_rate(student, teacher, self.temperature)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}

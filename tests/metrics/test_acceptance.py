@@ -35,5 +35,5 @@ def test_masked_words_are_never_accepted():
 
 
 def test_rejects_an_invalid_temperature():
-    with pytest.raises(ValueError, match="`temperature` must be a finite number > 0. Received: 0"):
-        Acceptance(0)
+    with pytest.raises(ValueError, match="`temperature` must be a finite number >= 0. Received: -1"):
+        Acceptance(-1)
