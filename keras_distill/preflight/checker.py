@@ -7,6 +7,7 @@ from keras_distill.data.batch import unpack
 from keras_distill.preflight import (
     label_checks,
     logit_checks,
+    normalization_checks,
     numeric_checks,
     optimization_checks,
     teacher_checks,
@@ -30,6 +31,7 @@ def check(
     - NaN and infinity in inputs, activations, losses and gradients
     - probabilities where logits are required, labels out of range, and a supervised loss without any label
     - sample weights that are NaN, negative or all 0
+    - a term that is divided by another number of tokens or pixels than the supervised loss
     - a teacher at chance level, less accurate than the student, confidently wrong, or with another class order
     - temperatures at which the soft targets are uniform or equal to hard labels
     - dead or constant features, exploding heads, unsuitable weight precision
@@ -89,6 +91,7 @@ def check(
         if invalid:
             return findings + invalid
         findings += logit_checks.check_logits(distiller, stats)
+        findings += normalization_checks.check_normalization(probe)
         if distiller.teacher is not None:
             # The targets of peers are their own predictions, which are at chance level before training.
             findings += teacher_checks.check_teacher_accuracy(stats)

@@ -20,7 +20,7 @@ from keras_distill.training.task_loss import has_own_loss
 def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding]:
     """Report labels that do not fit the classes of the student's output."""
     findings = []
-    for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
+    for position, (entry, spec, loss) in enumerate(supervised_outputs(distiller)):
         if loss is None or not isinstance(spec, Spec) or isinstance(loss, ChunkedCrossentropy):
             continue
         rows = [row for data in batches for row in _present_labels(unpack(data, 0).labels, entry, position, spec, loss)]
@@ -47,7 +47,7 @@ def check_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding
 def check_missing_labels(distiller: BaseDistiller, batches: list[tuple]) -> list[Finding]:
     """Report outputs that have a supervised loss but not a single label."""
     findings = []
-    for position, (entry, spec, loss) in enumerate(_supervised_outputs(distiller)):
+    for position, (entry, spec, loss) in enumerate(supervised_outputs(distiller)):
         if loss is None or not isinstance(spec, Spec):
             continue
         labels = [unpack(data, 0).labels for data in batches]
@@ -82,8 +82,8 @@ def _invalid_labels(values: np.ndarray, loss: Any, classes: int) -> tuple[np.nda
     return values, is_invalid, "values from 0 to 1", "Convert the labels to values from 0 to 1."
 
 
-def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
-    """Return `(entry of the labels or None, Spec, loss)` of each output of the student."""
+def supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
+    """Return `(entry of the labels or None, Spec, loss)` of each output of the student, or of the first peer."""
     loss = distiller.loss
     if loss is None or any(has_own_loss(model) for model in distiller.outputs.values()):
         return []
@@ -105,12 +105,22 @@ def _supervised_outputs(distiller: BaseDistiller) -> list[tuple[Any, Any, Any]]:
     return outputs
 
 
+def entry_of_output(structure: Any, entry: Any, position: int) -> Any:
+    """Return the part of labels, weights or outputs that belongs to an output; a single tensor belongs to all.
+
+    Args:
+        structure: Tensor, or a structure of several.
+        entry: Entry of the output, as `supervised_outputs` returns it.
+        position: Position of the output.
+    """
+    if isinstance(structure, dict):
+        return structure.get(entry)
+    return structure[position] if isinstance(structure, (list, tuple)) else structure
+
+
 def _present_labels(labels: Any, entry: Any, position: int, spec: Spec, loss: Any) -> Iterator[np.ndarray]:
     """Yield the labels of an output that are not missing, shape `[labels]` or `[labels, components]`."""
-    if isinstance(labels, dict):
-        labels = labels.get(entry)
-    elif isinstance(labels, (list, tuple)):
-        labels = labels[position]
+    labels = entry_of_output(labels, entry, position)
     if labels is None:
         return
     present, values = np.asarray(label_mask(labels, reads_class_indices(loss))), np.asarray(labels)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_distill.data.batch import unpack
+from keras_distill.data.batch import Batch, unpack
 from keras_distill.data.labels import are_class_indices, label_mask
 from keras_distill.data.sample_weights import entry_of_tap
 from keras_distill.losses import BinaryKD
@@ -80,6 +80,10 @@ class Probe:
             for name, value in results["losses"].items():
                 losses.setdefault(name, []).append(float(value))
         return stats._replace(losses={name: float(np.mean(values)) for name, values in losses.items()})
+
+    def first_activations(self) -> tuple[Batch, dict[str, Structure], dict[str, Structure]]:
+        """Return the first batch, and the activations of student and teacher for it, with their Keras masks."""
+        return self._run_models(self.batches[0], training=False)
 
     def loss_weights(self, losses: Mapping[str, float]) -> dict[str, float]:
         """Return `{loss: weight}` of the supervised loss and all terms, the largest value of a schedule.

@@ -58,6 +58,20 @@ def test_page_runs_as_printed(page, tmp_path, monkeypatch):
             run_shell(block["code"])
 
 
+def test_on_policy_distillation_instead_of_causal_lm_fit(tmp_path, monkeypatch):
+    """In at most 15 lines, after the blocks that make the tokenizer and the models of the page."""
+    monkeypatch.chdir(tmp_path)
+    code = [block["code"] for block in blocks("language_models") if block["language"] == "python"]
+    (shown,) = (block for block in code if "student.preprocessor.generate_preprocess" in block)
+    assert len(shown.splitlines()) <= 15
+    (models,) = (re.search(r"def causal_lm\(.*?\n\n", block, re.S)[0] for block in code if "def causal_lm(" in block)
+    imports = "import keras\nfrom keras_distill import Distiller, Term\n"
+    tokenizer = next(block for block in code if "preprocessor = " in block)
+    namespace = {}
+    exec("\n".join((imports, tokenizer, models, shown)), namespace)  # noqa: S102
+    assert namespace["student"].generate("a cab ").startswith("a cab ")
+
+
 def test_blocks_that_are_not_run():
     counts = {page: sum(block["reason"] is not None for block in blocks(page)) for page in PAGES}
     assert {page: count for page, count in counts.items() if count} == NOT_RUN

@@ -47,7 +47,7 @@ def test_greedy_drafts_of_keras_hub():
     prompt[0, 0] = 5
     text = sampler(None, ops.convert_to_tensor(prompt), index=1, draft_next=draft, verify_next=recorded)
     inputs = {"token_ids": text, "padding_mask": ops.ones_like(text)}
-    # Those whose draft ends before the window does, which truncates the last ones.
+    # The end of the window truncates the last drafts.
     lengths = {start: end - start - 1 for start, end in zip(starts, starts[1:]) if end + K < window}
     assert len(set(lengths.values())) > 2, lengths
     of_student, of_teacher = (np.array(model(inputs))[0] for model in (student, teacher))
