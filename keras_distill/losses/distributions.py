@@ -63,7 +63,7 @@ def sorted_distance(q: Tensor, p: Tensor) -> Tensor:
     return distance + ops.sum(q[..., common:], axis=-1) + ops.sum(p[..., common:], axis=-1)
 
 
-def overlap(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def acceptance_rate(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Compute the overlap of two softened distributions: the rate at which a teacher accepts the student's tokens.
 
     ```
@@ -73,10 +73,12 @@ def overlap(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0)
     Args:
         student: Logits, shape `[batch, positions..., classes]`.
         teacher: Logits, same shape as `student`.
-        temperature: Softmax temperature, > 0. Defaults to 1.
+        temperature: Softmax temperature, >= 0. At 0, both choose their most probable token. Defaults to 1.
 
     Returns:
         Probability, shape `[batch, positions...]`.
     """
+    if temperature == 0:
+        return ops.cast(ops.argmax(student, axis=-1) == ops.argmax(teacher, axis=-1), "float32")
     q, p = (ops.softmax(logits / temperature, axis=-1) for logits in finite_logits(student, teacher))
     return ops.sum(ops.minimum(q, p), axis=-1)

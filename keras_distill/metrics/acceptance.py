@@ -3,28 +3,11 @@
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_distill.losses.distributions import overlap
+from keras_distill.losses.distributions import acceptance_rate
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_number
-
-
-def acceptance_rate(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Compute the probability that a teacher accepts the token that a student drafts.
-
-    Args:
-        student: Logits, shape `[batch, positions..., classes]`.
-        teacher: Logits, same shape as `student`.
-        temperature: Softmax temperature of decoding, >= 0. At 0, both choose their most probable token.
-
-    Returns:
-        Probability, shape `[batch, positions...]`.
-    """
-    if temperature == 0:
-        return ops.cast(ops.argmax(student, axis=-1) == ops.argmax(teacher, axis=-1), "float32")
-    return overlap(student, teacher, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_distill")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_distill.metrics.acceptance import acceptance_rate
+from keras_distill.losses.distributions import acceptance_rate
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer, check_number

@@ -35,7 +35,7 @@ from keras_distill.losses.contrastive_representation import contrastive_represen
 from keras_distill.losses.correlation_congruence import correlation_congruence
 from keras_distill.losses.cosine_similarity import cosine_similarity
 from keras_distill.losses.decoupled_kd import decoupled_kd
-from keras_distill.losses.distributions import overlap, sorted_distance
+from keras_distill.losses.distributions import acceptance_rate, sorted_distance
 from keras_distill.losses.factor_transfer import factor_transfer
 from keras_distill.losses.focal_global_kd import box_weights, focal_global_kd, global_context
 from keras_distill.losses.fsp import fsp
@@ -302,7 +302,7 @@ def _completion_mean(values, inputs, settings):
 
 @adapter("acceptance")
 def _(inputs, settings):
-    return mean_over(overlap(inputs["student"], inputs["teacher"]), inputs["mask"])
+    return mean_over(acceptance_rate(inputs["student"], inputs["teacher"]), inputs["mask"])
 
 
 @adapter("neg_log_acceptance")
