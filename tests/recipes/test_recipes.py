@@ -82,8 +82,8 @@ def digits(smoke, tmp_path):
     return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
 
 
-# Recipes that take two minutes.
-LONG = ("minilm_layers", "methods")
+# Recipes that take minutes.
+LONG = ("minilm_layers", "methods", "smollm2_student")
 
 
 @pytest.mark.parametrize(
