@@ -33,7 +33,7 @@ def align_texts(
     teacher   |unaligned| te|xts|       spans 0 1 1
     ```
 
-    Whitespace and the case of ASCII letters are not compared. End tokens are a span of their own. Tokens after an
+    Whitespace and the case of ASCII letters are not compared. The end tokens are a separate span. Tokens after an
     unknown word, or after characters that a tokenizer changes, such as accents that it strips, belong to no span, and
     neither does what only one window has room for: `SpanAligned` does not count them.
 

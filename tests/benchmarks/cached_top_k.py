@@ -61,7 +61,7 @@ def step_of(path, positions, words):
 
 
 def megabytes(path, positions, words):
-    """Return the peak memory of a step in MB, measured in a process of its own."""
+    """Return the peak memory of a step in MB, measured in a new process."""
     arguments = [f"--memory={path}", f"--positions={positions}", f"--words={words}"]
     command = [sys.executable, "-m", "tests.benchmarks.cached_top_k", *arguments]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]) / 1e6

@@ -106,7 +106,7 @@ def test_training_examples_of_two_tokenizers():
 
 
 def test_the_first_token_of_a_window_is_not_predicted():
-    """Without a start token, all tokens of a full window but the first are spans of their own."""
+    """Without a start token, each token of a full window but the first is a span."""
     preprocessors = [gpt2_preprocessor(length, add_start_token=False, add_end_token=False) for length in (12, 12)]
     x, _, _ = align_texts(*preprocessors)(["cdefghijklmnopq"])
     for name in ("student_spans", "teacher_spans"):

@@ -1,4 +1,4 @@
-"""Peak memory of a step with cached top-k logits, in processes of their own."""
+"""Peak memory of a step with cached top-k logits, each measured in a new process."""
 
 import pathlib
 
