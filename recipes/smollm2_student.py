@@ -49,7 +49,10 @@ SEQUENCES = flags.DEFINE_integer(
 LENGTH = flags.DEFINE_integer("length", 32, "Number of tokens of a sequence.", lower_bound=2)
 TOP_K = flags.DEFINE_integer("top_k", 32, "Number of the teacher's tokens that are cached per position.", lower_bound=1)
 ON_POLICY_SEEDS = flags.DEFINE_integer(
-    "on_policy_seeds", 3, "Number of seeds whose distilled student is also trained on texts of its own.", lower_bound=0
+    "on_policy_seeds",
+    3,
+    "Number of seeds whose distilled student is also trained on texts that it writes.",
+    lower_bound=0,
 )
 
 common.defaults(temperature=1.0, alpha=0.5, epochs=2, seeds=5, batch_size=16, learning_rate=3e-4)
@@ -152,7 +155,7 @@ def print_quality(name: str, measured: dict[str, float]) -> None:
 
 
 def continue_on_policy(results: Results, teacher: keras.Model, arrays: data.Arrays) -> None:
-    """Train distilled students for one more epoch, on given texts and on their own; print the differences.
+    """Train distilled students for one more epoch, on given texts and on texts they write; print the differences.
 
     The teacher scores each token of the second half of a sequence, by the reverse KL divergence. The student writes
     this half itself in one arm.
