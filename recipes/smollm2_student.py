@@ -35,8 +35,9 @@ from absl import flags
 from keras_distill import Distiller, Term
 from keras_distill.cache import label
 from keras_distill.compression import measure_importance, shrink, trim_vocabulary
-from keras_distill.experiment import Arm, Experiment, LanguageModeling
-from keras_distill.losses import TopK
+from keras_distill.experiment import Arm, Experiment, LanguageModeling, Results, compare
+from keras_distill.language import Rollouts
+from keras_distill.losses import ReverseKL, TopK
 from keras_distill.metrics import Acceptance, AcceptedLength, Agreement, Perplexity
 
 from . import common, data, smollm2
@@ -47,6 +48,12 @@ SEQUENCES = flags.DEFINE_integer(
 )
 LENGTH = flags.DEFINE_integer("length", 32, "Number of tokens of a sequence.", lower_bound=2)
 TOP_K = flags.DEFINE_integer("top_k", 32, "Number of the teacher's tokens that are cached per position.", lower_bound=1)
+ON_POLICY_SEEDS = flags.DEFINE_integer(
+    "on_policy_seeds",
+    3,
+    "Number of seeds whose distilled student is also trained on texts that it writes.",
+    lower_bound=0,
+)
 
 common.defaults(temperature=1.0, alpha=0.5, epochs=2, seeds=5, batch_size=16, learning_rate=3e-4)
 
@@ -142,6 +149,47 @@ def draft_quality(student: keras.Model, teacher: keras.Model, inputs: Any, label
     return distiller.evaluate(inputs, labels, batch_size=common.BATCH_SIZE.value, return_dict=True, verbose=0)
 
 
+def print_quality(name: str, measured: dict[str, float]) -> None:
+    names = "perplexity", "agreement", "acceptance", "accepted_length"
+    print(f"{name:32}" + "  ".join(f"{name} {measured[name]:.4g}" for name in names), flush=True)
+
+
+def continue_on_policy(results: Results, teacher: keras.Model, arrays: data.Arrays) -> None:
+    """Train distilled students for one more epoch, on given texts and on texts they write; print the differences.
+
+    The teacher scores each token of the second half of a sequence, by the reverse KL divergence. The student writes
+    this half itself in one arm.
+    """
+    (distilled,) = [model for model in results.models if model.name == "distilled"]
+    measured: dict[str, list[dict[str, float]]] = {"distilled": [], "given texts": [], "own texts": []}
+    for run in distilled.runs[: ON_POLICY_SEEDS.value]:
+        for name, qualities in measured.items():
+            student = keras.saving.load_model(common.folder() / run.file, compile=False)
+            if name != "distilled":
+                train_by_reverse_kl(student, teacher, arrays.train, run.seed, own_texts=name == "own texts")
+            qualities.append(draft_quality(student, teacher, *arrays.test))
+            print_quality(f"{name}, seed {run.seed}", qualities[-1])
+    if ON_POLICY_SEEDS.value < 2:
+        return
+    for metric in ("perplexity", "acceptance"):
+        scores = {name: [each[metric] for each in qualities] for name, qualities in measured.items()}
+        comparison = compare("own texts", scores["own texts"], "given texts", scores["given texts"])
+        low, high = comparison.interval
+        print(f"{metric}, own texts - given texts: {comparison.difference:+.3g} ({low:+.3g} to {high:+.3g})")
+
+
+def train_by_reverse_kl(student: keras.Model, teacher: keras.Model, train: Any, seed: int, own_texts: bool) -> None:
+    keras.utils.set_random_seed(seed)
+    inputs, labels = train
+    weights = np.zeros(labels.shape, "float32")
+    weights[:, labels.shape[1] // 2 :] = 1
+    rollouts = Rollouts(max_length=labels.shape[1], stop_token_ids=[], seed=seed) if own_texts else None
+    terms = [Term(ReverseKL(temperature=1.0), over="tokens")]
+    distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=0.0, rollouts=rollouts)
+    distiller.compile(keras.optimizers.Adam(common.LEARNING_RATE.value / 3))
+    distiller.fit(inputs, labels, sample_weight=weights, batch_size=common.BATCH_SIZE.value, verbose=0)
+
+
 def recipe() -> None:
     teacher, start, arrays = setup()
     folder = common.folder()
@@ -159,16 +207,13 @@ def recipe() -> None:
         keep="distilled",
         **(common.options() | {"cache": cache if common.TEACHER.value == "cached" else False}),
     )
-    experiment.run(folder)
-    inputs, labels = arrays.test
-    for name, student in (
-        ("before training", start()),
-        ("distilled", keras.saving.load_model(folder / "student.keras")),
-    ):
-        measured = draft_quality(student, teacher, inputs, labels)
-        print(name, {key: round(float(value), 4) for key, value in measured.items()})
+    results = experiment.run(folder)
+    inputs, _ = arrays.test
     for model in (teacher, start()):
         print(f"{model.name}: {speed(model, inputs):.0f} tokens per second")
+    print("\nAs a draft model of the teacher, on the test sequences:")
+    print_quality("before training", draft_quality(start(), teacher, *arrays.test))
+    continue_on_policy(results, teacher, arrays)
 
 
 if __name__ == "__main__":

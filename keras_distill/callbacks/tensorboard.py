@@ -76,7 +76,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 "`keras_distill.callbacks.TensorBoard` requires a distiller. Use `keras.callbacks.TensorBoard` for "
                 f"other models. Received: {model!r}"
             )
-        self._logit_term = next((term for term in model.terms if term.loss.logits and term.teacher_head is None), None)
+        compares = [term for term in model.terms if term.loss.logits and not term.loss.aligns]
+        self._logit_term = next((term for term in compares if term.teacher_head is None), None)
         if self.examples is not None and self._logit_term is None:
             raise ValueError(
                 "`examples` require a term that compares logits, such as `Term(KLDivergence())`. Add one to the "

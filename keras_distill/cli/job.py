@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -173,10 +174,21 @@ def catalog() -> dict[str, type[DistillationLoss]]:
     }
 
 
+def _acronyms(loss):
+    """Return the lower-case acronyms in the first sentence of the documentation, such as "dkd" for DecoupledKD."""
+    first_sentence = (loss.__doc__ or "").split("\n\n")[0].lower()
+    return [acronym for group in re.findall(r"\(([\w, -]+)\)", first_sentence) for acronym in group.split(", ")]
+
+
 def _new_loss(option: LossOption) -> DistillationLoss:
     available = catalog()
-    by_name = {name.lower(): loss for name, loss in available.items()}
-    loss = by_name.get(option.loss.lower())
+    wanted = option.loss.lower()
+    loss = {name.lower(): loss for name, loss in available.items()}.get(wanted)
+    if loss is None:
+        named = [name for name, loss in available.items() if wanted in _acronyms(loss)]
+        if len(named) > 1:
+            raise CommandError(f"--loss: '{option.loss}' stands for several losses: {', '.join(named)}. Choose one.")
+        loss = available[named[0]] if named else None
     if loss is None:
         suggestion = did_you_mean(option.loss, available) or " --list-losses lists them."
         raise CommandError(f"unknown loss '{option.loss}'.{suggestion}")

@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         summary="make a smaller, untrained student from a teacher",
         description="Write a student of the same architecture as a teacher, with narrower layers and fewer repeated "
         "blocks. Inputs, outputs, preprocessing and the names of layers stay the same. The number of parameters "
-        "shrinks to about WIDTH * WIDTH * DEPTH of the teacher's.",
+        "shrinks to about WIDTH * WIDTH * DEPTH of the teacher's, and less in layers next to inputs and outputs.",
         examples=(
             "keras-distill student teacher.keras --width=0.5 --out=student.keras",
             "keras-distill student teacher.keras --depth=0.5 --copy-weights --out=student.keras",
@@ -102,8 +102,20 @@ def run(options: argparse.Namespace) -> None:
     _print_sizes(teacher, pathlib.Path(options.teacher), student, out)
     arguments = ["keras-distill", "distill", options.teacher, options.out, "--dataset=SOURCE", "--out=run"]
     arguments += [argument for module in options.modules for argument in ("--import", module)]
-    print("\nTrain the student; SOURCE is a dataset, such as a directory with a subdirectory of images per class:")
+    print(f"\nTrain the student; SOURCE is {_suitable_source(teacher, pathlib.Path(options.teacher))}:")
     print(f"    {shlex.join(arguments)}")
+
+
+def _suitable_source(model: "keras.Model", path: pathlib.Path) -> str:
+    import keras
+
+    from .texts import is_preset
+
+    if is_preset(path):
+        return "a file of texts, .txt with a text per line or .jsonl with prompts and responses"
+    if [len(each.shape) for each in keras.tree.flatten(model.inputs)] == [4]:
+        return "a dataset, such as a directory with a subdirectory of images per class"
+    return "a dataset, such as an .npz file with the arrays x and y"
 
 
 def _check_free(options: argparse.Namespace, out: pathlib.Path) -> None:

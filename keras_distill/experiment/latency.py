@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_distill.types import Structure
 
-_REPEATS = 30
+_REPEATS, _MIN_REPEATS = 30, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,38 +42,64 @@ class Latency:
 
 
 def measure_latencies(
-    models: dict[str, keras.Model], inputs: Structure, batch_size: int = 128, repeats: int = _REPEATS
+    models: dict[str, keras.Model],
+    inputs: Structure,
+    batch_size: int = 128,
+    repeats: int = _REPEATS,
+    seconds: float = 30.0,
 ) -> dict[str, Latency]:
     """Measure the prediction latency of several models.
 
     The models run in turn, so that other load on the machine slows all of them alike. Models of one architecture are
-    measured once, since a difference between them would be noise.
+    measured once, since a difference between them would be noise. Large models get smaller batches and fewer
+    repetitions, as the time allows.
 
     Args:
         models: `{name: keras.Model}`.
         inputs: Structure of arrays, at least one example. They are repeated to fill a batch.
-        batch_size: Examples per prediction. Defaults to 128.
-        repeats: Predictions per model. Defaults to 30.
+        batch_size: Examples per prediction, at most. Defaults to 128.
+        repeats: Predictions per model, at most; at least 3 are made. Defaults to 30.
+        seconds: Approximate time for all predictions together. Defaults to 30.
 
     Returns:
         `{name: Latency}`.
     """
-    index = np.resize(np.arange(len(keras.tree.flatten(inputs)[0])), batch_size)
-    inputs = keras.tree.map_structure(lambda array: tf.constant(array[index]), inputs)
+    signature = keras.tree.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), inputs)
     architectures = {name: architecture(model) for name, model in models.items()}
     functions = {
-        key: tf.function(lambda x, model=model: model(x, training=False))
+        key: tf.function(lambda x, model=model: model(x, training=False), input_signature=[signature])
         for key, model in {architectures[name]: model for name, model in models.items()}.items()
     }
+    single = _batch(inputs, 1)
+    for function in functions.values():
+        # The first call traces the graph.
+        _seconds(function, single)
+    if functions:
+        pass_of_all = sum(_seconds(function, single) for function in functions.values())
+        batch_size = min(batch_size, max(1, int(seconds / (_MIN_REPEATS * pass_of_all))))
+    batch = _batch(inputs, batch_size)
+    for function in functions.values():
+        # The first call with another batch size allocates memory.
+        _seconds(function, batch)
     times: dict[Any, list[float]] = {key: [] for key in functions}
-    for repeat in range(repeats + 1):
+    start = time.perf_counter()
+    for repeat in range(repeats):
+        if repeat >= _MIN_REPEATS and time.perf_counter() - start > seconds:
+            break
         for key, function in functions.items():
-            start = time.perf_counter()
-            tf.nest.map_structure(lambda tensor: tensor.numpy(), function(inputs))
-            # The first call traces the graph.
-            if repeat:
-                times[key].append(1000 * (time.perf_counter() - start) / batch_size)
+            times[key].append(1000 * _seconds(function, batch) / batch_size)
     return {name: _summary(times[key], batch_size) for name, key in architectures.items()}
+
+
+def _batch(inputs, size):
+    index = np.resize(np.arange(len(keras.tree.flatten(inputs)[0])), size)
+    return keras.tree.map_structure(lambda array: tf.constant(array[index]), inputs)
+
+
+def _seconds(function, inputs):
+    start = time.perf_counter()
+    tf.nest.map_structure(lambda tensor: tensor.numpy(), function(inputs))
+    return time.perf_counter() - start
 
 
 def _summary(milliseconds, batch_size):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_distill.compression import Profile, export, profiling
+from keras_distill.compression import Profile, export, exporting, profiling
 from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import architecture, measure_latencies
 from keras_distill.experiment.model_result import ModelResult
@@ -115,6 +115,12 @@ def write(results: Results, execution: Execution) -> None:
     print("\n".join(["", results.text(), "", *tables, *results.verdict(), ""]))
     written += [f"{_FILES}/"] if results.profiles else []
     print(f"Wrote {', '.join(written)} to {folder}")
+    kept = execution.plan.keep
+    formats = [profile.format for profile in results.profiles if profile.model == kept]
+    if formats:
+        prefix = _file_prefix(kept, execution.plan.seeds[0])
+        exported = [exporting.path_of(_FILES, prefix, format).as_posix() for format in formats]
+        print(f"{_STUDENT} is '{kept}' of the first seed, and so are {', '.join(exported)}")
 
 
 def _run(execution, seed, trained):
@@ -187,7 +193,9 @@ def _profiles(execution):
     exports = [(key, trained) for key, trained in execution.trained.items() if key[0] in plan.files]
     bar = progress_bar(len(exports), "model")
     for (name, seed), trained in exports:
-        files = export(trained.model, execution.folder / _FILES, calibration, plan.files[name], f"{slug(name)}_{seed}")
+        files = export(
+            trained.model, execution.folder / _FILES, calibration, plan.files[name], _file_prefix(name, seed)
+        )
         for file in files:
             outputs = profiling.predict(file, inputs)
             # Tasks evaluate logits, and a file ends as its model does.
@@ -201,6 +209,10 @@ def _profiles(execution):
             profiles[name, file.format] = dataclasses.replace(first, scores=(*first.scores, score))
         bar.add(1)
     return list(profiles.values())
+
+
+def _file_prefix(name, seed):
+    return f"{slug(name)}_{seed}"
 
 
 def _num_bytes(model):

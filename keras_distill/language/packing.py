@@ -51,8 +51,22 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
     ...     dataset = tf.data.Dataset.from_tensor_slices({"prompts": prompts, "responses": responses})
     ...     return dataset.batch(32).map(completions(preprocessor))
     """
-    _check_preprocessor(preprocessor)
-    window = preprocessor.sequence_length + 1
+    pack = packer(preprocessor)
+
+    def packed(prompts, responses):
+        token_ids, padding_mask, counted = pack(prompts, responses)
+        x = {"token_ids": token_ids[:, :-1], "padding_mask": padding_mask[:, :-1]}
+        return x, token_ids[:, 1:], tf.cast(counted[:, 1:], "float32")
+
+    return on_texts(packed)
+
+
+def on_texts(packed: Callable[[Tensor, Tensor], Any]) -> Callable[..., Any]:
+    """Return a function of prompts and responses in every form that `completions` takes.
+
+    Args:
+        packed: Function of a batch of prompts and a batch of responses.
+    """
 
     def examples(prompts, responses=None):
         if isinstance(prompts, dict):
@@ -63,6 +77,25 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
         if responses.shape.rank == 0:
             return tf.nest.map_structure(lambda tensor: tensor[0], packed(prompts[None], responses[None]))
         return packed(prompts, responses)
+
+    return examples
+
+
+def packer(preprocessor: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Return a function from a batch of prompts and one of responses to windows of tokens.
+
+    Args:
+        preprocessor: `keras_hub.models.CausalLMPreprocessor` of texts.
+
+    Returns:
+        A function that returns the tokens, their padding mask and which of them count, those of responses and end
+        tokens; each of shape `[batch, sequence_length + 1]`.
+
+    Raises:
+        ValueError: If `preprocessor` is not a preprocessor of texts that pads at the end.
+    """
+    _check_preprocessor(preprocessor)
+    window = preprocessor.sequence_length + 1
 
     # Inside of a function, a tokenizer and a packer return tensors, ragged ones included, without conversion.
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)] * 2)
@@ -87,10 +120,9 @@ def completions(preprocessor: Any) -> Callable[..., tuple[dict[str, Tensor], Ten
         counted = tf.logical_and(padding_mask, positions >= (start + prompt)[:, None])
         is_truncated = start + prompt + response + end > window
         counted &= ~tf.logical_and(is_truncated[:, None], positions >= window - end)
-        x = {"token_ids": token_ids[:, :-1], "padding_mask": padding_mask[:, :-1]}
-        return x, token_ids[:, 1:], tf.cast(counted[:, 1:], "float32")
+        return token_ids, padding_mask, counted
 
-    return examples
+    return packed
 
 
 def _check_preprocessor(preprocessor):

@@ -31,6 +31,8 @@ class DistillationLoss(keras.layers.Layer):
             the teacher's height and width where these are unknown before the first step.
         takes_top_k: True if `compare` also accepts `TopKLogits`, which a cache with `top_k` holds, as the teacher's
             logits. Other losses get logits of all classes.
+        aligns: True if the positions of the two activations do not correspond and the loss aligns them, as
+            `language.SpanAligned` does. A mask of either side is then a mask of that side alone.
         takes_several: True if each side may be a tuple of activations. Shapes are then tuples of shapes.
         temperature: Softmax temperature, a number or a schedule. None for a loss without a temperature.
 
@@ -54,6 +56,7 @@ class DistillationLoss(keras.layers.Layer):
     relational: bool = False
     resizable: bool = True
     takes_top_k: bool = False
+    aligns: bool = False
     takes_several: bool = False
     temperature: ScheduleLike | None = None
 
@@ -109,6 +112,17 @@ class DistillationLoss(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def own_positions(self, batch: Batch) -> Tensor | None:
+        """Return weights of the positions that the loss compares, besides masks and sample weights.
+
+        Args:
+            batch: The `Batch`, as passed to `compare`.
+
+        Returns:
+            float32, shape `[batch, positions...]` of the student's activation. None, the default: all count.
+        """
+        return None
+
     def remember(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
         """Update the state of the loss. Called after `compare`, during training only. The default does nothing.
 
@@ -149,6 +163,8 @@ class SoftenedLoss(DistillationLoss):
 
     logits = True
     pointwise = True
+    # True for a loss of different vocabularies, which implements `distance`.
+    compares_vocabularies = False
 
     def __init__(self, temperature: ScheduleLike, **kwargs: Any):
         super().__init__(**kwargs)
@@ -161,6 +177,18 @@ class SoftenedLoss(DistillationLoss):
             student: Logits, float32, shape `[batch, positions..., classes]`.
             teacher: Logits, float32, shape `[batch, positions..., classes]`.
             temperature: Softmax temperature, a float or a scalar tensor.
+
+        Returns:
+            float32, shape `[batch, positions...]`.
+        """
+        raise NotImplementedError
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss of each position of probabilities that need not sum to 1, at temperature 1.
+
+        Args:
+            student: Logarithms of probabilities, float32, shape `[batch, positions..., student classes]`.
+            teacher: Logarithms of probabilities, float32, shape `[batch, positions..., teacher classes]`.
 
         Returns:
             float32, shape `[batch, positions...]`.

@@ -12,7 +12,7 @@ from keras_distill.losses.checks import Shape, shapes_match
 from keras_distill.losses.maths import float32
 from keras_distill.models.chunking import in_chunks
 from keras_distill.models.layers import find_layer
-from keras_distill.models.lm_head import LMHead
+from keras_distill.models.lm_head import LMHead, logits_layer
 from keras_distill.models.masking import mean_over_positions
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
@@ -35,10 +35,12 @@ class Chunked(LogitLossWrapper):
             `BinaryKD`, `TopK`, `AcceptanceLikelihood`, `UniversalLogitDistillation`, `HybridLogitDistillation`, or a
             `LogitStandardization` of one of these. Defaults to None: the loss of `KLDivergence(temperature=1.0)`.
         student_layer: Path of the layer that computes logits from the student's hidden states: a `Dense`, or an
-            `Embedding` for tied weights. Defaults to None: the tap returns logits.
+            `Embedding` for tied weights. Defaults to None: the last layer of a `HiddenStates` model; the tap of any
+            other student returns logits.
         teacher_layer: Path of the layer that computes logits from the teacher's hidden states. It is not trained.
-            Defaults to None: the tap returns logits, as with a `CachedTeacher`. Top-k logits of a cache are spread to
-            all words for the tokens of a chunk only, and not at all for `TopK`.
+            Defaults to None: the last layer of a `HiddenStates` model; the tap of any other teacher returns logits, as
+            with a `CachedTeacher`. Top-k logits of a cache are spread to all words for the tokens of a chunk only, and
+            not at all for `TopK`.
         tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. A chunk's logits take
             `4 * tokens * words` bytes. Defaults to 64.
         words: Number of the first words of both vocabularies that are compared, >= 1, for vocabularies that differ by
@@ -55,12 +57,13 @@ class Chunked(LogitLossWrapper):
         Hsu et al., 2024, https://arxiv.org/abs/2410.10989; Wijmans et al., ICLR 2025, https://arxiv.org/abs/2411.09009.
 
     Example:
-    >>> term = Term(Chunked(KLDivergence(2.0), student_layer="logits", teacher_layer="logits"))
+    >>> term = Term(Chunked(KLDivergence(2.0)))
     >>> distiller = Distiller(student=HiddenStates(student), teacher=HiddenStates(teacher), terms=[term])
-    >>> distiller.compile("adam", ChunkedCrossentropy("logits"))
+    >>> distiller.compile("adam", ChunkedCrossentropy())
     """
 
-    # The taps are hidden states by default. An instance without layers sets True.
+    # The taps are hidden states by default. An instance without layers sets True, until it is connected to models of
+    # hidden states.
     logits = False
     default_temperature = 1.0
 
@@ -89,10 +92,12 @@ class Chunked(LogitLossWrapper):
         self._student, self._teacher = LMHead(words=self.words), LMHead(words=self.words)
 
     def connect(self, student: keras.Model, teacher: Any) -> None:
-        if self.student_layer is not None:
-            self._student = LMHead(find_layer(student, self.student_layer), self.words)
-        if self.teacher_layer is not None:
-            self._teacher = LMHead(teacher.find_layer(self.teacher_layer), self.words)
+        path, other = self.student_layer, self.teacher_layer
+        student_layer = logits_layer(student) if path is None else find_layer(student, path)
+        teacher_layer = teacher.logits_layer if other is None else teacher.find_layer(other)
+        self._student, self._teacher = LMHead(student_layer, self.words), LMHead(teacher_layer, self.words)
+        self.logits = student_layer is None and teacher_layer is None
+        self.takes_top_k = teacher_layer is None
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Do nothing: a loss that was loaded from a file is built after `connect`, which looks up its layers."""
@@ -101,10 +106,10 @@ class Chunked(LogitLossWrapper):
         student_logits, teacher_logits = self._student.shape(student_shape), self._teacher.shape(teacher_shape)
         matches = shapes_match if self.loss is None else self.loss.comparable
         if not matches(student_logits, teacher_logits):
+            sides = (self._student, student_shape, "student"), (self._teacher, teacher_shape, "teacher")
             raise ValueError(
-                f"The student's vocabulary has {student_logits[-1]} words, the teacher's {teacher_logits[-1]}: layer "
-                f"'{self.student_layer}' maps {student_shape} to {student_logits}, '{self.teacher_layer}' maps "
-                f"{teacher_shape} to {teacher_logits}. Use models with the same words in the same order; "
+                f"The student's vocabulary has {student_logits[-1]} words, the teacher's {teacher_logits[-1]}: "
+                f"{' '.join(_described(*side) for side in sides)} Use models with the same words in the same order; "
                 "`Chunked(words=n)` compares the first n words, for vocabularies that differ by padding."
             )
         super().build(student_logits, teacher_logits)
@@ -150,3 +155,13 @@ class Chunked(LogitLossWrapper):
             "tokens": self.tokens,
             "words": self.words,
         }
+
+
+def _described(head, shape, side):
+    """Return a sentence on how the logits of a side are made, for errors."""
+    if head.layer is not None:
+        return f"Layer '{head.layer.name}' maps {shape} to {head.shape(shape)}."
+    return (
+        f"The {side}'s tap returns {shape}, which was taken for logits: for hidden states, pass `{side}_layer=` or a "
+        f"HiddenStates model as the {side}."
+    )

@@ -9,7 +9,7 @@ from keras import ops
 from keras_distill.losses.checks import Shape
 from keras_distill.models.chunking import in_chunks
 from keras_distill.models.layers import find_layer
-from keras_distill.models.lm_head import LMHead
+from keras_distill.models.lm_head import LMHead, logits_layer
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
 
@@ -23,7 +23,8 @@ class ChunkedCrossentropy(keras.losses.Loss):
 
     Args:
         layer: Path of the student's layer that computes logits from hidden states, for `Distiller.compile`, or the
-            built layer itself, for any model. A `Dense`, or an `Embedding` for tied weights.
+            built layer itself, for any model. A `Dense`, or an `Embedding` for tied weights. Defaults to None: the last
+            layer of a `HiddenStates` student, for `Distiller.compile`.
         tokens: Maximum number of tokens per chunk, counted over all texts, >= 1. A chunk's logits take
             `4 * tokens * words` bytes. Defaults to 64.
         name: Name of the loss. Defaults to "chunked_crossentropy".
@@ -37,35 +38,36 @@ class ChunkedCrossentropy(keras.losses.Loss):
         Nats, reduced by `reduction`.
 
     Raises:
-        ValueError: If `layer` is neither a path nor a built layer, or if `tokens` is not an integer >= 1. When
-            compiled: if the layer does not exist, does not accept the hidden states or ends in a softmax.
+        ValueError: If `layer` is neither a path nor a built layer nor None, or if `tokens` is not an integer >= 1. When
+            compiled: if the layer does not exist, does not accept the hidden states or ends in a softmax, or if it is
+            None and the student is no `HiddenStates` model.
 
     Reference:
         Hsu et al., 2024, https://arxiv.org/abs/2410.10989; Wijmans et al., ICLR 2025, https://arxiv.org/abs/2411.09009.
 
     Example:
     >>> model = HiddenStates(student)
-    >>> model.compile("adam", ChunkedCrossentropy(student.get_layer("logits")))
+    >>> model.compile("adam", ChunkedCrossentropy(model.output_layer))
     """
 
     def __init__(
         self,
-        layer: str | keras.layers.Layer,
+        layer: str | keras.layers.Layer | None = None,
         tokens: int = 64,
         name: str | None = "chunked_crossentropy",
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
-        is_path, is_built = isinstance(layer, str), isinstance(layer, keras.layers.Layer) and layer.built
-        if not (is_path or is_built):
+        is_built = isinstance(layer, keras.layers.Layer) and layer.built
+        if not (layer is None or isinstance(layer, str) or is_built):
             raise ValueError(
                 "`layer` of ChunkedCrossentropy must be the path of the layer that computes the logits, or the built "
                 f"layer itself: `ChunkedCrossentropy(model.get_layer('logits'))`. Received: {layer!r}"
             )
-        self.layer = layer if is_path else layer.name
+        self.layer = layer.name if is_built else layer
         self.tokens = check_integer(tokens, "tokens")
         # The wrapper object hides the layer from Keras, which would save its weights a second time.
-        self.lm_head = None if is_path else LMHead(layer)
+        self.lm_head = LMHead(layer) if is_built else None
 
     def connected(self, student: keras.Model, hidden_shape: Shape) -> "ChunkedCrossentropy":
         """Return the loss with its layer looked up, and check that the layer accepts the hidden states.
@@ -78,20 +80,30 @@ class ChunkedCrossentropy(keras.losses.Loss):
             The loss itself if it was given a layer. Otherwise a copy, so that one loss may train several students.
 
         Raises:
-            ValueError: If the layer does not exist, does not accept the hidden states or ends in a softmax.
+            ValueError: If the layer does not exist, does not accept the hidden states or ends in a softmax, or if no
+                layer was named and the student is no `HiddenStates` model.
         """
         loss = self
         if self.lm_head is None:
+            layer = logits_layer(student) if self.layer is None else find_layer(student, self.layer)
+            if layer is None:
+                raise ValueError(
+                    f"ChunkedCrossentropy does not know which layer of '{student.name}' computes the logits: it is no "
+                    "HiddenStates model. Name the layer, such as `ChunkedCrossentropy('logits')`, or use "
+                    "keras.losses.SparseCategoricalCrossentropy(from_logits=True) if the model returns logits."
+                )
             loss = copy.copy(self)
-            loss.lm_head = LMHead(find_layer(student, self.layer))
+            loss.lm_head = LMHead(layer)
         loss.lm_head.shape(hidden_shape)
         return loss
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.lm_head is None:
+            known = "no layer" if self.layer is None else f"only the path '{self.layer}' of its layer"
+            layer = "output_layer" if self.layer is None else f"get_layer('{self.layer}')"
             raise ValueError(
-                f"ChunkedCrossentropy has only the path '{self.layer}' of its layer. `Distiller.compile` looks it up; "
-                f"for another model, pass the layer: `ChunkedCrossentropy(model.get_layer('{self.layer}'))`."
+                f"ChunkedCrossentropy has {known}. `Distiller.compile` looks it up; for another model, pass the layer: "
+                f"`ChunkedCrossentropy(model.{layer})`."
             )
         trained, fixed = self.lm_head.weights()
 

@@ -81,7 +81,7 @@ class HybridLogitDistillation(SoftenedLoss):
     """Hybrid universal logit distillation loss (GOLD), averaged over positions. The vocabularies may differ.
 
     Takes logits. Words that both vocabularies have are compared one by one, the others by their sorted probabilities.
-    The positions must correspond, as in `UniversalLogitDistillation`.
+    The positions must correspond, as in `UniversalLogitDistillation`. `language.shared_words` finds the shared words.
 
     Args:
         shared: Pairs `(student index, teacher index)` of the words that both vocabularies have. Each index may occur
@@ -106,6 +106,8 @@ class HybridLogitDistillation(SoftenedLoss):
     >>> shared = [(i, teacher_words[word]) for word, i in words.items() if word in teacher_words]
     >>> term = Term(HybridLogitDistillation(shared), over="tokens")
     """
+
+    compares_vocabularies = True
 
     def __init__(
         self,
@@ -139,8 +141,10 @@ class HybridLogitDistillation(SoftenedLoss):
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
         logits = finite_logits(student, teacher)
         student, teacher = (ops.log_softmax(x / temperature, axis=-1) for x in logits)
-        values = hybrid_logit_distillation(student, teacher, self.shared, self.beta, self.shared_weight)
-        return temperature * values
+        return temperature * self.distance(student, teacher)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return hybrid_logit_distillation(student, teacher, self.shared, self.beta, self.shared_weight)
 
     def get_config(self) -> dict[str, Any]:
         config = {"shared": self.shared, "beta": self.beta, "shared_weight": self.shared_weight}

@@ -7,9 +7,13 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32, squared_distances, unit_vectors
+from keras_distill.losses.maths import float32, squared_distances
+from keras_distill.models.chunking import in_chunks
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
+
+# Number of angles that are computed at a time.
+_ANGLES = 2**18
 
 
 def distance_wise(student: Tensor, teacher: Tensor) -> Tensor:
@@ -31,7 +35,7 @@ def distance_wise(student: Tensor, teacher: Tensor) -> Tensor:
         Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068, equations 5 to 7
     """
     student, teacher = float32(student, teacher)
-    return keras.losses.huber(_distances(teacher), _distances(student))
+    return keras.losses.huber(_normalized_distances(teacher), _normalized_distances(student))
 
 
 def angle_wise(student: Tensor, teacher: Tensor) -> Tensor:
@@ -42,8 +46,8 @@ def angle_wise(student: Tensor, teacher: Tensor) -> Tensor:
     cos[i, j, k] = <e_ij, e_ik>;  e_ij = (f_j - f_i) / ||f_j - f_i||
     ```
 
-    Needs memory for `batch^3` numbers. The cosine of a triplet that contains one example twice, or two equal ones, is 0
-    or 1 in both networks and has no gradient.
+    Computed for a few examples `i` at a time. The cosine of a triplet that contains one example twice, or two equal
+    ones, is 0 or 1 in both networks and has no gradient.
 
     Args:
         student: Embeddings, shape `[batch, dim]`.
@@ -55,23 +59,51 @@ def angle_wise(student: Tensor, teacher: Tensor) -> Tensor:
     Reference:
         Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068, equations 8 to 10
     """
-    student, teacher = float32(student, teacher)
-    return ops.mean(keras.losses.huber(_cosines(teacher), _cosines(student)), axis=-1)
+    student, teacher = ([*_products_and_distances(features)] for features in float32(student, teacher))
+    batch = ops.shape(student[0])[0]
+
+    def loss_of_vertices(_, student, vertices):
+        return ops.mean(keras.losses.huber(_cosines(*teacher, *vertices), _cosines(*student, *vertices)), axis=-1)
+
+    # The angles at a few examples fit into the processor's cache, those at all do not.
+    per_chunk = ops.maximum(_ANGLES // (batch * batch), 1)
+    return in_chunks(loss_of_vertices, ops.zeros((batch, 1)), student, (ops.arange(batch),), per_chunk)
 
 
-def _distances(features):
-    square = squared_distances(features)
-    # sqrt has no gradient at 0, the distance of every example to itself and to its duplicates.
-    positive_square = ops.where(square > 0, square, 1.0)
-    distances = ops.where(square > 0, ops.sqrt(positive_square), 0.0)
+def _normalized_distances(features):
+    _, distances = _products_and_distances(features)
     # Equal examples count in the mean, as in the authors' code: the loss stays continuous where two examples merge.
     batch = ops.cast(ops.shape(features)[0], "float32")
     return ops.divide_no_nan(distances, ops.divide_no_nan(ops.sum(distances), batch * (batch - 1)))
 
 
-def _cosines(features):
-    directions = unit_vectors(ops.expand_dims(features, 0) - ops.expand_dims(features, 1))
-    return ops.matmul(directions, ops.swapaxes(directions, 1, 2))
+def _products_and_distances(features):
+    """Return the products of the centered examples in float64, and their distances, both of shape `[batch, batch]`."""
+    centered = ops.cast(features, "float64")
+    centered = centered - ops.mean(centered, axis=0)
+    # Differences of float32 products would lose small distances.
+    products = ops.matmul(centered, ops.transpose(centered))
+    norms = ops.diagonal(products)
+    scale = ops.expand_dims(norms, 0) + ops.expand_dims(norms, 1)
+    square = scale - 2.0 * products
+    itself = ops.eye(ops.shape(features)[0], dtype="bool")
+    # Equal examples, and those nearly so, need their exact differences.
+    close = ops.any(ops.logical_and(square <= 1e-9 * scale, ops.logical_not(itself)))
+    square = ops.where(itself, 0.0, ops.cast(square, "float32"))
+    square = ops.cond(close, lambda: squared_distances(features), lambda: square)
+    # sqrt has no gradient at 0, the distance of every example to itself and to its duplicates.
+    return products, ops.where(square > 0, ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0)
+
+
+def _cosines(products, distances, vertices):
+    """Return the cosines of the angles at the examples `vertices`, shape `[vertices, batch, batch]`."""
+    rows, distances = ops.take(products, vertices, 0), ops.take(distances, vertices, 0)
+    square = ops.expand_dims(ops.take(ops.diagonal(products), vertices), 1)
+    inverse = ops.where(distances > 0, 1.0 / ops.where(distances > 0, distances, 1.0), 0.0)
+    # <f_j - f_i, f_k - f_i>
+    numerators = ops.cast(products - ops.expand_dims(rows, 2) - ops.expand_dims(rows - square, 1), "float32")
+    # Rounding errors exceed the limits only where three examples are almost equal.
+    return ops.clip(numerators * ops.expand_dims(inverse, 1) * ops.expand_dims(inverse, 2), -1.0, 1.0)
 
 
 @keras.saving.register_keras_serializable("keras_distill")
@@ -79,7 +111,7 @@ class RelationalKD(DistillationLoss):
     """Relational knowledge distillation loss (RKD): weighted sum of distances and angles. No head is needed.
 
     Means are over all pairs and triplets, including those that contain an example twice, as in the authors' code. The
-    angles need memory for `batch^3` numbers; `angle=0` leaves them out. Compares all examples of the global batch under
+    angles take time for `batch^3` numbers; `angle=0` leaves them out. Compares all examples of the global batch under
     `tf.distribute`; see `Term(across_replicas=)`.
 
     Args:

@@ -44,7 +44,7 @@ class UniversalLogitDistillation(SoftenedLoss):
     """Universal logit distillation loss (ULD), averaged over positions. The vocabularies may differ.
 
     Takes logits. The positions must correspond: position `i` of both models predicts the same part of the text. Models
-    whose tokenizers split a text in different places need aligned positions first.
+    whose tokenizers split a text in different places need `language.SpanAligned()`.
 
     Args:
         temperature: Softmax temperature, > 0, a number or a schedule. 1 is typical. Defaults to 1.0.
@@ -60,6 +60,8 @@ class UniversalLogitDistillation(SoftenedLoss):
     >>> term = Term(UniversalLogitDistillation(), weight=1.0, over="tokens")
     """
 
+    compares_vocabularies = True
+
     def __init__(self, temperature: ScheduleLike = 1.0, **kwargs: Any):
         super().__init__(temperature, **kwargs)
 
@@ -73,3 +75,6 @@ class UniversalLogitDistillation(SoftenedLoss):
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
         return universal_logit_distillation(student, teacher, temperature)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return sorted_distance(ops.exp(student), ops.exp(teacher))

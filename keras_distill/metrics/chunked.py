@@ -8,7 +8,7 @@ from keras import ops
 from keras_distill.metrics.mean import MeanMetric
 from keras_distill.models.chunking import in_chunks
 from keras_distill.models.layers import find_layer
-from keras_distill.models.lm_head import LMHead
+from keras_distill.models.lm_head import LMHead, logits_layer
 from keras_distill.models.specs import Spec
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
@@ -24,9 +24,11 @@ class ChunkedMetric(MeanMetric):
         metric: Inner metric: `Agreement`, `TeacherDivergence`, `Acceptance`, `AcceptedLength` or your `MeanMetric`. Its
             taps return hidden states.
         student_layer: Path of the layer that computes logits from the student's hidden states: a `Dense`, or an
-            `Embedding` for tied weights. Defaults to None: the tap returns logits.
+            `Embedding` for tied weights. Defaults to None: the last layer of a `HiddenStates` model; the tap of any
+            other student returns logits.
         teacher_layer: Path of the layer that computes logits from the teacher's hidden states. Defaults to None: the
-            tap returns logits, as with a `CachedTeacher`.
+            last layer of a `HiddenStates` model; the tap of any other teacher returns logits, as with a
+            `CachedTeacher`.
         tokens: Maximum number of tokens per chunk, >= 1. Defaults to 64.
         name: Name in the logs. Defaults to the name of the inner metric.
         dtype: Dtype of the state. Defaults to "float32".
@@ -37,10 +39,10 @@ class ChunkedMetric(MeanMetric):
             vocabularies differ.
 
     Example:
-    >>> metrics = [ChunkedMetric(Agreement(), "logits", "logits"), Perplexity("logits")]
-    >>> terms = [Term(Chunked(KLDivergence(), "logits", "logits"))]
+    >>> metrics = [ChunkedMetric(Agreement()), Perplexity()]
+    >>> terms = [Term(Chunked(KLDivergence()))]
     >>> distiller = Distiller(student=HiddenStates(student), teacher=HiddenStates(teacher), terms=terms)
-    >>> distiller.compile("adam", ChunkedCrossentropy("logits"), metrics=metrics)
+    >>> distiller.compile("adam", ChunkedCrossentropy(), metrics=metrics)
     """
 
     logits = False
@@ -72,10 +74,10 @@ class ChunkedMetric(MeanMetric):
         return self.metric._direction
 
     def connect(self, student: keras.Model, teacher: Any) -> None:
-        if self.student_layer is not None:
-            self._student = LMHead(find_layer(student, self.student_layer))
-        if self.teacher_layer is not None:
-            self._teacher = LMHead(teacher.find_layer(self.teacher_layer))
+        path, other = self.student_layer, self.teacher_layer
+        self._student = LMHead(logits_layer(student) if path is None else find_layer(student, path))
+        self._teacher = LMHead(teacher.logits_layer if other is None else teacher.find_layer(other))
+        self.logits = self._student.layer is None and self._teacher.layer is None
 
     def check(self, student: Spec, teacher: Spec) -> None:
         super().check(student, teacher)

@@ -10,6 +10,7 @@ from keras_distill.data.sample_weights import multiply_weights
 from keras_distill.losses.chunked_crossentropy import ChunkedCrossentropy
 from keras_distill.losses.class_masks import finite_logits
 from keras_distill.losses.maths import float32
+from keras_distill.models.lm_head import logits_layer
 from keras_distill.models.softmax import as_logits
 from keras_distill.types import Tensor
 from keras_distill.utils.arguments import check_integer
@@ -28,9 +29,9 @@ class Perplexity(keras.metrics.Metric):
     it; in a `Distiller` it measures the student. Under `weighted_metrics` it uses the sample weights.
 
     Args:
-        layer: For a model of hidden states such as `HiddenStates(student)`: path of the layer that computes the logits,
-            for `Distiller.compile`, or the built layer itself. Defaults to None: the predictions are logits, or come
-            directly from a final softmax.
+        layer: For a model of hidden states: path of the layer that computes the logits, for `Distiller.compile`, or the
+            built layer itself. Defaults to None: for `Distiller.compile`, the last layer of a `HiddenStates` student;
+            any other predictions are logits, or come directly from a final softmax.
         tokens: Maximum number of tokens per chunk, with `layer`, >= 1. Defaults to 64.
         ignore_class: Word index that does not count, such as the padding, beside -1. Defaults to None.
         name: Name in the logs. Defaults to "perplexity".
@@ -61,7 +62,8 @@ class Perplexity(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype or "float32")
         self.tokens = check_integer(tokens, "tokens")
         self.ignore_class = check_integer(ignore_class, "ignore_class", at_least=0, optional=True)
-        self.crossentropy = None if layer is None else ChunkedCrossentropy(layer, tokens, reduction=None)
+        self._given = None if layer is None else ChunkedCrossentropy(layer, tokens, reduction=None)
+        self.crossentropy = self._given
         self.total = self.add_variable(shape=(), initializer="zeros", name="total")
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")
 
@@ -75,8 +77,10 @@ class Perplexity(keras.metrics.Metric):
         Raises:
             ValueError: If the layer does not exist, does not accept the hidden states or ends in a softmax.
         """
-        if self.crossentropy is not None:
-            self.crossentropy = self.crossentropy.connected(student, hidden_shape)
+        crossentropy = self._given
+        if crossentropy is None and logits_layer(student) is not None:
+            crossentropy = ChunkedCrossentropy(tokens=self.tokens, reduction=None)
+        self.crossentropy = None if crossentropy is None else crossentropy.connected(student, hidden_shape)
         return self
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
@@ -113,5 +117,5 @@ class Perplexity(keras.metrics.Metric):
         return ops.exp(ops.divide_no_nan(self.total, self.count))
 
     def get_config(self) -> dict[str, Any]:
-        layer = None if self.crossentropy is None else self.crossentropy.layer
+        layer = None if self._given is None else self._given.layer
         return {**super().get_config(), "layer": layer, "tokens": self.tokens, "ignore_class": self.ignore_class}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 from keras import ops
 
@@ -22,7 +23,8 @@ def in_chunks(
         rows: Shape `[rows, ...]`. Receives a gradient.
         weights: List of tensors. Receive gradients.
         others: Tuple of tensors of shape `[rows, ...]`, without gradient.
-        tokens: Maximum number of rows per chunk, >= 1. All chunks have the same size; the last is padded with zeros.
+        tokens: Maximum number of rows per chunk, >= 1, an integer or a tensor. All chunks have the same
+            size; the last is padded with zeros.
 
     Returns:
         Shape `[rows]`.
@@ -60,8 +62,8 @@ def in_chunks(
             state = (
                 tf.constant(0),
                 tf.TensorArray(rows.dtype, num_chunks, element_shape=rows.shape[1:]),
-                # Summed in float32: half precision would lose the gradients of late chunks.
-                tuple(ops.zeros(weight.shape, "float32") for weight in weights),
+                # Summed in float32 at least: half precision would lose the gradients of late chunks.
+                tuple(ops.zeros(ops.shape(weight), _sum_dtype(weight)) for weight in weights),
             )
             _, row_gradients, sums = tf.while_loop(
                 lambda index, *_: index < num_chunks,
@@ -82,3 +84,7 @@ def in_chunks(
         return values, backward
 
     return ops.reshape(run(split(rows), *weights), (-1,))[:num_rows]
+
+
+def _sum_dtype(weight):
+    return keras.backend.result_type(weight.dtype, "float32")

@@ -24,15 +24,14 @@ class HiddenStates(keras.Model):
 
     `predict` returns hidden states, and metrics receive them, too. Call both on the model itself.
 
-    The last layer may be a tied embedding, as in the causal language models of KerasHub: name it in the loss,
-    "token_embedding". A model that is not functional does not need this class: pass the part that returns hidden states
-    as the student.
+    The last layer may be a tied embedding, as in the causal language models of KerasHub. A model that is not functional
+    does not need this class: pass the part that returns hidden states as the student, and name the layer in the losses.
 
     Example:
     >>> student_body, teacher_body = HiddenStates(student), HiddenStates(teacher)
-    >>> terms = [Term(Chunked(KLDivergence(2.0), "logits", "logits"))]
+    >>> terms = [Term(Chunked(KLDivergence(2.0)))]
     >>> distiller = Distiller(student=student_body, teacher=teacher_body, terms=terms)
-    >>> distiller.compile("adam", ChunkedCrossentropy("logits"))
+    >>> distiller.compile("adam", ChunkedCrossentropy())
 
     Args:
         model: Functional or sequential `keras.Model` with one output, which its last layer returns.
@@ -46,7 +45,7 @@ class HiddenStates(keras.Model):
 
     def __init__(self, model: keras.Model, name: str | None = None, **kwargs: Any):
         super().__init__(name=name or f"{getattr(model, 'name', None)}_hidden_states", **kwargs)
-        hidden = _input_of_last_layer(model)
+        _, hidden = _last_call(model)
         self.model = model
         # A partial, not a model: Keras would track the layers of `model` twice.
         self._run = functools.partial(keras.Model(symbolic_inputs(model), hidden, name=model.name))
@@ -62,6 +61,11 @@ class HiddenStates(keras.Model):
         """Input tensors of the model, in the structure that it is called with."""
         return symbolic_inputs(self.model)
 
+    @property
+    def output_layer(self) -> keras.layers.Layer:
+        """Last layer of the model, which maps the hidden states to logits."""
+        return _last_call(self.model)[0]
+
     def call(self, inputs: Structure, training: bool | None = None) -> Tensor:
         return self._run(inputs, training=training)
 
@@ -71,6 +75,19 @@ class HiddenStates(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "HiddenStates":
         return cls(keras.saving.deserialize_keras_object(config["model"]), name=config["name"])
+
+
+def logits_layer(model: Any) -> keras.layers.Layer | None:
+    """Return the layer that maps the output of a model to logits; None unless it is a model of hidden states.
+
+    Args:
+        model: `HiddenStates`, or anything else. The input of a final softmax is logits already.
+    """
+    layer = model.output_layer if isinstance(model, HiddenStates) else None
+    is_softmax = isinstance(layer, keras.layers.Softmax) or (
+        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.softmax
+    )
+    return None if is_softmax else layer
 
 
 class LMHead:
@@ -192,7 +209,8 @@ def _values(variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(variable.value) for variable in variables]
 
 
-def _input_of_last_layer(model: keras.Model) -> keras.KerasTensor:
+def _last_call(model: keras.Model) -> tuple[keras.layers.Layer, keras.KerasTensor]:
+    """Return the last layer and its input."""
     functional = isinstance(model, keras.Model) and getattr(model, "inputs", None) and getattr(model, "layers", None)
     if not functional:
         raise ValueError(f"`model` must be a functional or sequential keras.Model that is built. Received: {model!r}")
@@ -204,4 +222,4 @@ def _input_of_last_layer(model: keras.Model) -> keras.KerasTensor:
             f"'{model.name}' does not end in a layer that maps one tensor to one output. Pass the part of the model "
             f"that returns hidden states to the distiller{backbone or ': `keras.Model(model.input, hidden)`'}."
         )
-    return tensors[0]
+    return layer, tensors[0]

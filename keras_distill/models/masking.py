@@ -64,6 +64,20 @@ def joint_masks(student: Tensor, teacher: Tensor, mask: Tensor | None = None) ->
     return joint, joint
 
 
+def separate_masks(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+    """Return masks of two activations whose positions do not correspond; see `joint_masks`.
+
+    Args:
+        student: Shape `[batch, positions..., channels]`, with the Keras mask that the model attached, if any.
+        teacher: Shape `[batch, positions..., channels]`, with the Keras mask that the model attached, if any.
+        mask: Further mask of the student's positions, shape `[batch, positions...]`. Defaults to None.
+    """
+    student_mask = _mask_of(student)
+    if mask is not None and mask_fits(mask, student):
+        student_mask = _combine(student_mask, ops.cast(mask, "bool"))
+    return student_mask, _mask_of(teacher)
+
+
 def zero_padding(activation: Tensor, mask: Tensor | None) -> Tensor:
     """Return the activation with zeros at the masked positions.
 

@@ -94,7 +94,7 @@ def check(
         findings += normalization_checks.check_normalization(probe)
         if distiller.teacher is not None:
             # The targets of peers are their own predictions, which are at chance level before training.
-            findings += teacher_checks.check_teacher_accuracy(stats)
+            findings += teacher_checks.check_teacher_accuracy(stats, data_batches)
         # A teacher that has memorized the examples has hard targets at every usual temperature.
         memorized = any(finding.name == teacher_checks.MEMORIZED for finding in findings)
         temperatures = logit_checks.check_temperatures(probe, stats)

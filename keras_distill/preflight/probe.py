@@ -176,7 +176,7 @@ class Probe:
 def _compares_classes(term):
     # A `teacher_head` gives the last axis another meaning, such as bins of box edges.
     plain = isinstance(term.student, str) and term.teacher_head is None
-    return plain and term.loss.logits and not isinstance(term.loss, BinaryKD)
+    return plain and term.loss.logits and not term.loss.aligns and not isinstance(term.loss, BinaryKD)
 
 
 def class_indices(labels: Tensor | None, outputs: Tensor) -> Tensor | None:

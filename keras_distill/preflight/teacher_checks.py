@@ -1,7 +1,11 @@
 """Checks of the teacher's predictions: class order, chance level, confidence, accuracy of the student."""
 
+from collections.abc import Sequence
+
+import keras
 import numpy as np
 
+from keras_distill.data.batch import unpack
 from keras_distill.preflight.finding import Finding
 from keras_distill.preflight.probe import ForwardStats
 from keras_distill.preflight.statistics import Predictions
@@ -25,19 +29,19 @@ MIN_REORDERING_GAIN = 0.1
 _MAX_LISTED = 12
 
 
-def check_teacher_accuracy(stats: ForwardStats) -> list[Finding]:
+def check_teacher_accuracy(stats: ForwardStats, batches: Sequence[tuple]) -> list[Finding]:
     """Report a teacher with another class order, at chance level, confidently wrong or worse than the student.
 
     Also report one that has memorized the labels, unless it labels further examples.
     """
-    findings = []
+    findings, values = [], _describe_inputs(batches)
     for (_, tap), logit_stats in stats.logits.items():
         predictions = logit_stats.predictions
         if len(predictions.labels) >= MIN_LABELED:
             finding = (
                 _class_order(predictions, tap, logit_stats.num_classes)
-                or _chance_level(predictions, tap)
-                or _confidently_wrong(predictions, tap)
+                or _chance_level(predictions, tap, values)
+                or _confidently_wrong(predictions, tap, values)
                 or _worse_than_student(predictions, tap)
                 or _memorized(predictions, logit_stats.num_unlabeled, tap)
             )
@@ -60,7 +64,7 @@ def _class_order(predictions, tap, num_classes):
     )
 
 
-def _chance_level(predictions, tap):
+def _chance_level(predictions, tap, values):
     chance, deviation = _chance_accuracy(predictions)
     num_minority = len(predictions.labels) - np.bincount(predictions.labels).max()
     num_correct = _correct(predictions).sum()
@@ -69,13 +73,14 @@ def _chance_level(predictions, tap):
     return Finding(
         "teacher at chance level",
         f"Teacher is at chance level at '{tap}' (accuracy {_accuracy(predictions)}, chance {format_percent(chance)}).",
-        f"{_measured(predictions)}.",
-        "Likely cause: weights not loaded, or different preprocessing. Evaluate the teacher separately; "
+        f"{_measured(predictions)}{values}.",
+        "Likely cause: weights not loaded, or different preprocessing, such as another scale of the inputs. Evaluate "
+        "the teacher separately; "
         "ModelTeacher(teacher, inputs=...) adds preprocessing to the teacher.",
     )
 
 
-def _confidently_wrong(predictions, tap):
+def _confidently_wrong(predictions, tap, values):
     confidence = predictions.confidence.mean()
     if confidence - _correct(predictions).mean() <= OVERCONFIDENT:
         return None
@@ -83,7 +88,7 @@ def _confidently_wrong(predictions, tap):
         "teacher confidently wrong",
         f"Teacher is confidently wrong at '{tap}' (accuracy {_accuracy(predictions)}, mean confidence "
         f"{format_percent(confidence)}).",
-        f"{_measured(predictions)}.",
+        f"{_measured(predictions)}{values}.",
         "Likely cause: different preprocessing or class order. Compare scale, color order, resolution and tokenization "
         "with the teacher's training, and the labels with its classes.",
     )
@@ -125,6 +130,16 @@ def _correct(predictions):
 
 def _accuracy(predictions):
     return format_percent(_correct(predictions).mean())
+
+
+def _describe_inputs(batches):
+    """Return "; inputs have values from 0 to 255", or "" without floating-point inputs."""
+    arrays = [np.asarray(x) for batch in batches for x in keras.tree.flatten(unpack(batch, 0).inputs)]
+    arrays = [array for array in arrays if array.dtype.kind == "f" and array.size]
+    if not arrays:
+        return ""
+    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    return f"; inputs have values from {low:.3g} to {high:.3g}"
 
 
 def _measured(predictions):

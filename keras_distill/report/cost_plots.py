@@ -70,20 +70,33 @@ def profile_figures(results: Results) -> list[Figure]:
         "size on disk": (lambda profile: profile.bytes, format_size),
         "ms of one prediction, median": (lambda profile: profile.median, lambda value: f"{value:.3g}"),
     }
+    names = _names([(profile.model, profile.format) for profile in results.profiles])
     for label, (cost, form) in costs.items():
         points = [
             Point(
-                f"{number}. {profile.format}",
+                name,
                 cost(profile),
                 profile.score,
                 profile.spread,
                 chosen[profile.model],
             )
-            for number, profile in enumerate(results.profiles, 1)
+            for name, profile in zip(names, results.profiles)
             if profile.scores and cost(profile)
         ]
         figures.append(_scatter(results.score, points, label, form))
     return [each for each in figures if each is not None]
+
+
+def _names(files):
+    """Return texts for `(model, format)` of files, numbered as in the table; what all have in common is left out."""
+    models, formats = ({file[index] for file in files} for index in (0, 1))
+
+    def text(model, format):
+        if len(models) == 1:
+            return format
+        return model if len(formats) == 1 else f"{model}, {format.removeprefix('litert_')}"
+
+    return [f"{number}. {text(*file)}" for number, file in enumerate(files, 1)]
 
 
 def pareto(points: list[tuple[float, float]]) -> list[int]:
@@ -163,7 +176,7 @@ def _label(axes, score, points, gap):
     places = spread_out(heights, gap)
     for point, place in zip(points, places):
         axes.annotate(
-            shorten(point.name, 19),
+            shorten(point.name, 22),
             (point.cost, score.scaled(point.score)),
             (1.05, place),
             textcoords="axes fraction",

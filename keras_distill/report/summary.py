@@ -49,7 +49,7 @@ def headlines(results: Results) -> list[Headline]:
     (row,) = [row for row in results.table() if row.name == model.name]
     found = []
     if teacher is not None:
-        found.append(_score(results, model, teacher))
+        found.append(_score(results, model, teacher, results.baseline(model)))
         found.append(_ratio(row.compression, "smaller", "larger", _counts(model, teacher)))
         found.append(_ratio(row.speedup, "faster", "slower", _latencies(model, teacher)))
         found.append(_gap(results, model, row))
@@ -75,12 +75,14 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x"
 
 
-def _score(results, model, teacher):
+def _score(results, model, teacher, baseline):
     score = results.score
     student, reference = model.mean(), teacher.mean()
     if not (math.isfinite(student) and math.isfinite(reference)) or reference <= 0:
         return None
     note = f"{score.text(student)} against {score.text(reference)}"
+    if baseline is not None:
+        note += f"; \u201c{baseline.name}\u201d: {score.text(baseline.mean())}"
     if score.higher_is_better:
         return Headline(format_percent(student / reference), f"of the teacher\u2019s {score.name}", note)
     return Headline(f"{student / reference:.2f}x", f"the teacher\u2019s {score.name}; lower is better", note)

@@ -45,6 +45,11 @@ class Teacher:
     stored: Mapping[str, Structure] = MappingProxyType({})
     signature: str = ""
 
+    @property
+    def logits_layer(self) -> keras.layers.Layer | None:
+        """Layer that maps the output to logits, for a model of hidden states; None, the default, for any other."""
+        return None
+
     def connect(self, taps: Sequence[str]) -> None:
         """Set the activations that `activations` must return.
 

@@ -73,6 +73,10 @@ class EMATeacher(Teacher):
     def models(self) -> tuple:
         return self._model_teacher.models
 
+    @property
+    def logits_layer(self) -> keras.layers.Layer | None:
+        return self._model_teacher.logits_layer
+
     def connect(self, taps: Sequence[str]) -> None:
         self._model_teacher.connect(taps)
 

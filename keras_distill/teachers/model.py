@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.models.layers import find_layer
+from keras_distill.models.lm_head import logits_layer
 from keras_distill.models.taps import OUTPUT, Taps
 from keras_distill.teachers.base import Teacher
 from keras_distill.teachers.checks import class_map, map_logits
@@ -81,6 +82,10 @@ class ModelTeacher(Teacher):
     @property
     def models(self) -> tuple:
         return (self.model,) if self.inputs is None else ()
+
+    @property
+    def logits_layer(self) -> keras.layers.Layer | None:
+        return logits_layer(self.model)
 
     def connect(self, taps: Sequence[str]) -> None:
         if isinstance(self.model, keras.layers.Layer):

@@ -35,7 +35,7 @@ def connect_layers(parts: Any, student: keras.Model, output: Structure) -> Any:
             return part
         if isinstance(output, Spec):
             return part.connected(student, output.shape)
-        if isinstance(part, Perplexity) and part.crossentropy is None:
+        if isinstance(part, Perplexity) and part.get_config()["layer"] is None:
             return part
         raise ValueError(f"{type(part).__name__} needs a student with one output. Received: '{student.name}'.")
 

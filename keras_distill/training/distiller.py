@@ -226,9 +226,10 @@ class Distiller(BaseDistiller):
         return cls(teacher=teacher_to_load(cls.__name__), **keras.saving.deserialize_keras_object(config))
 
     def untracked_variables(self) -> dict[str, Any]:
-        """Return seed generator states and the state of a teacher that changes, by name."""
+        """Return seed generator states, and the states of rollouts and of a teacher that changes, by name."""
         teacher = {f"teacher_{index}": variable for index, variable in enumerate(self.teacher.state)}
-        return super().untracked_variables() | teacher
+        rollouts = {f"rollouts_{i}": state for i, state in enumerate(getattr(self._roll_out, "state", ()))}
+        return super().untracked_variables() | teacher | rollouts
 
     def _compile_losses(self, loss, loss_weights, metrics, weighted_metrics):
         output = self._traced.student[OUTPUT]

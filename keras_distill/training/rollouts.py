@@ -1,6 +1,5 @@
 """Rollouts of a distiller: texts that a model writes during training."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,9 +11,27 @@ from keras_distill.models.specs import Traced
 from keras_distill.training.labeled_losses import reads_class_indices
 
 
-def connect_rollouts(
-    rollouts: Any, student: keras.Model, teacher: Any, traced: Traced
-) -> Callable[[Batch, keras.optimizers.Optimizer], Batch] | None:
+class RollOut:
+    """Function of a batch and the optimizer that returns the batch with rollouts.
+
+    Args:
+        connected: Function of a batch and the step.
+
+    Attributes:
+        state: Variables that change during training and are saved with the distiller.
+    """
+
+    def __init__(self, connected: Any):
+        self._connected = connected
+        self.state = tuple(getattr(connected, "state", ()))
+
+    def __call__(self, batch: Batch, optimizer: keras.optimizers.Optimizer) -> Batch:
+        """Return the batch of a training step."""
+        # Not `batch.step`, which is the same for all batches of an accumulated gradient.
+        return self._connected(batch, _compat.step_counter(replicas.innermost_optimizer(optimizer)))
+
+
+def connect_rollouts(rollouts: Any, student: keras.Model, teacher: Any, traced: Traced) -> RollOut | None:
     """Return the function of a batch and the optimizer that returns the batch with rollouts; None without rollouts.
 
     Args:
@@ -32,13 +49,7 @@ def connect_rollouts(
         raise ValueError(
             f"`rollouts` must be keras_distill.language.Rollouts(...), with its arguments. Received: {rollouts!r}"
         )
-    connected = rollouts.connect(student, teacher, traced)
-
-    def roll_out(batch, optimizer):
-        # Not `batch.step`, which is the same for all batches of an accumulated gradient.
-        return connected(batch, _compat.step_counter(replicas.innermost_optimizer(optimizer)))
-
-    return roll_out
+    return RollOut(rollouts.connect(student, teacher, traced))
 
 
 def check_rollout_labels(rollouts: Any, loss: Any) -> None:

@@ -14,7 +14,7 @@ from keras_distill.data.top_k import dense_logits
 from keras_distill.distribution import replicas
 from keras_distill.heads import Head
 from keras_distill.losses import DistillationLoss, LossAdapter
-from keras_distill.models.masking import joint_masks, mask_fits, zero_padding
+from keras_distill.models.masking import joint_masks, mask_fits, separate_masks, zero_padding
 from keras_distill.models.taps import OUTPUT, tap_names
 from keras_distill.training.loss_weight import LossWeight, check_weight, serialize_weight
 from keras_distill.training.positions import (
@@ -38,7 +38,7 @@ from keras_distill.training.term_activations import (
     symbolic_of,
     takes_several,
 )
-from keras_distill.training.term_arguments import check_arguments
+from keras_distill.training.term_arguments import check_arguments, check_words
 from keras_distill.training.term_shapes import (
     AUTO,
     automatic_head,
@@ -158,6 +158,7 @@ class Term:
         if models is not None:
             with self._taps_in_errors():
                 loss.connect(*models)
+            check_words(self, loss)
         check_activations(self, loss, student, teacher)
         student_shape, teacher_shape = compared_shapes(self, shape_of(student), shape_of(teacher))
         with self._taps_in_errors():
@@ -210,7 +211,8 @@ class Term:
             mask = None
         main = first_of(student)
         fits = mask is None or mask_fits(mask, main)
-        student_mask, teacher_mask = joint_masks(main, first_of(teacher), mask if fits else None)
+        masks_of = separate_masks if self.loss.aligns else joint_masks
+        student_mask, teacher_mask = masks_of(main, first_of(teacher), mask if fits else None)
         student, teacher = first_words(float32(student), self.words), first_words(float32(teacher), self.words)
         teacher = transform(self.teacher_head, teacher, teacher_mask)
         student = student if self.head is None else float32(self.head(student, training=training))
@@ -249,6 +251,8 @@ class Term:
 
     def _more_weights(self, mask, batch, activations, compared):
         """Yield weights of positions besides those of the samples."""
+        if (own := self.loss.own_positions(batch)) is not None:
+            yield fit_positions(own, compared)
         if mask is not None:
             yield fit_positions(ops.cast(mask, "float32"), compared)
         if self.positions is not None:

@@ -31,9 +31,20 @@ def check_arguments(term: Any) -> None:
         raise ValueError(f"A Term's `teacher_head` must be a layer or a function. Received: {term.teacher_head!r}")
     if term.over not in ("examples", "tokens"):
         raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {term.over!r}")
-    if check_integer(term.words, "words", optional=True) is not None and not term.loss.logits:
+    check_integer(term.words, "words", optional=True)
+    check_words(term, term.loss)
+
+
+def check_words(term: Any, loss: Any) -> None:
+    """Raise ValueError for `words` of a loss that does not compare logits.
+
+    Args:
+        term: A `Term`.
+        loss: Its loss. Whether it compares logits may depend on the models, once it is connected to them.
+    """
+    if term.words is not None and not loss.logits:
         raise ValueError(
-            f"A Term's `words` selects logits, but {type(term.loss).__name__} compares other activations. Leave it "
+            f"A Term's `words` selects logits, but {type(loss).__name__} compares other activations. Leave it "
             f"out; for a loss of hidden states use `Chunked(loss, words={term.words})`."
         )
 

@@ -102,7 +102,7 @@ def test_losses_of_intermediate_activations(tmp_path, distill):
 
 
 def test_any_loss_of_the_catalog_with_its_settings(tmp_path, distill):
-    distill("--loss=dist(beta=0.5, gamma=2.0):0.25", "--loss=Hint:block_1:block_3:3", "--epochs=1", "--alpha=0.5")
+    distill("--loss=dist(beta=0.5, gamma=2.0):0.25", "--loss=FitNets:block_1:block_3:3", "--epochs=1", "--alpha=0.5")
     ((row,),) = histories(tmp_path).values()
     # DIST takes the place of KL.
     assert "kl_divergence_loss" not in row
@@ -114,6 +114,7 @@ def test_any_loss_of_the_catalog_with_its_settings(tmp_path, distill):
     ("loss", "status", "message"),
     [
         ("KLDivergense", 1, "unknown loss 'KLDivergense'. Did you mean 'KLDivergence'?"),
+        ("PKD", 1, "'PKD' stands for several losses: PatientKD, PearsonKD."),
         ("DIST(delta=1)", 1, "--loss DIST(delta=1): "),
         ("KLDivergence(temperature=-1)", 1, "must be a finite number > 0"),
         ("DIST(1)", 2, "has invalid settings"),

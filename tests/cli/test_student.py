@@ -39,7 +39,10 @@ def test_writes_a_student_and_prints_its_size(student, folder, tmp_path):
         ["teacher", str(folder / "teacher.keras"), f"{total:,}", *sizes[0], "1.0x"],
         ["student", str(path), f"{parameters:,}", *sizes[1], f"{total / parameters:.1f}x"],
     ]
-    assert advice.startswith("Train the student; SOURCE is ") and ":\n    keras-distill distill " in advice
+    assert (
+        advice.startswith("Train the student; SOURCE is a dataset, such as an .npz file with the arrays x and y")
+        and ":\n    keras-distill distill " in advice
+    )
 
 
 def test_the_printed_command_trains_the_student(student, folder, tmp_path, monkeypatch, capsys):

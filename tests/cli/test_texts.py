@@ -106,4 +106,5 @@ def test_models_without_a_preprocessor(folder, tmp_path, capsys):
 def test_a_student_is_cut_out_of_a_preset(folder, tmp_path, capsys):
     assert main(["student", str(folder / "teacher"), "--width=0.5", f"--out={tmp_path / 'small.keras'}"]) == 0
     small = keras.saving.load_model(tmp_path / "small.keras")
-    assert small.backbone.hidden_dim == 4 and "teacher" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert small.backbone.hidden_dim == 4 and "teacher" in printed and "SOURCE is a file of texts" in printed

@@ -147,8 +147,8 @@ def test_error_for_a_file_that_differs_from_the_model(tmp_path, monkeypatch):
 
 
 def test_rejects_what_cannot_be_exported(tmp_path):
-    with pytest.raises(ValueError, match="Received: \\['tflite'\\]"):
-        export(network(), tmp_path, images(), ["tflite"])
+    with pytest.raises(ValueError, match="Received: \\['coreml'\\]"):
+        export(network(), tmp_path, images(), ["coreml"])
     two = keras.Model(inputs := keras.Input((4,)), [keras.layers.Dense(2)(inputs), inputs], name="two")
     with pytest.raises(ValueError, match="'two' has several, of shapes \\[\\(4, 2\\), \\(4, 4\\)\\]"):
         export(two, tmp_path, np.ones((4, 4), "float32"))

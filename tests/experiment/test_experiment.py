@@ -398,12 +398,14 @@ def test_search_reads_the_validation_split_only(tmp_path, capsys):
     assert "trial:" not in printed and printed.count("trained earlier") == 3
 
 
-def test_files_are_profiled_once_per_architecture(tmp_path):
+def test_files_are_profiled_once_per_architecture(tmp_path, capsys):
     files = {"baseline": ["litert_float32"], "distilled": ["litert_float32"]}
     results = experiment(files=files).run(tmp_path)
     first, second = results.profiles
     assert (first.model, second.model) == ("baseline", "distilled")
     assert first.median == second.median and len(first.scores) == 2
+    named = "student.keras is 'distilled' of the first seed, and so are files/distilled_0_float32.tflite"
+    assert named in capsys.readouterr().out and (tmp_path / "files" / "distilled_0_float32.tflite").exists()
     for profile, model in zip(results.profiles, results.models[1:]):
         np.testing.assert_allclose(profile.scores, [run.score for run in model.runs])
     latencies = {model.name: model.latency for model in results.models}

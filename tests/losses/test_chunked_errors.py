@@ -49,8 +49,14 @@ def assert_rejected(message, student=None, teacher=None, wrap=(HiddenStates, Hid
 
 def test_errors_come_before_training_and_name_layers_and_shapes():
     assert_rejected("No layer called 'logit' in 'student_hidden_states'. Closest: .*logits", student_layer="logit")
-    assert_rejected(r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: layer 'logits' maps "
-            r"\(None, None, 4\) to \(None, None, 11\)", teacher=language_model(6, "teacher", words=12))  # fmt: skip
+    for layer in ("logits", None):
+        assert_rejected(
+            r"Term 'chunked' cannot compare .*vocabulary has 11 words, the teacher's 12: Layer 'logits' maps "
+            r"\(None, None, 4\) to \(None, None, 11\)",
+            teacher=language_model(6, "teacher", words=12),
+            student_layer=layer,
+            teacher_layer=layer,
+        )
     assert_rejected(
         "Layer 'logits' ends in a softmax, but its outputs must be logits", teacher=language_model(activation="softmax")
     )
@@ -62,12 +68,24 @@ def test_errors_come_before_training_and_name_layers_and_shapes():
         "A function has no layers. Pass the keras.Model itself. Received: layer 'logits'",
         wrap=(HiddenStates, lambda model: lambda x: model(x)),
     )
-    assert_rejected("11 words, the teacher's 6", teacher_layer=None)
+    assert_rejected(
+        r"11 words, the teacher's 6: Layer 'logits' maps .*The teacher's tap returns \(None, None, 6\), which was "
+        "taken for logits: for hidden states, pass `teacher_layer=` or a HiddenStates model as the teacher",
+        wrap=(HiddenStates, lambda model: lambda x: HiddenStates(model)(x)),
+        teacher_layer=None,
+    )
     assert_rejected(
         "Layer 'embedding_norm' returns .* not one row of logits",
         student_layer="embedding_norm",
         student=_model_with_a_layer_of_rank_4(),
     )
+    models = HiddenStates(language_model()), HiddenStates(language_model(6, "teacher"))
+    with pytest.raises(ValueError, match=r"`words` selects logits, but Chunked .*`Chunked\(loss, words=5\)`"):
+        Distiller(student=models[0], teacher=models[1], terms=[Term(Chunked(), words=5)])
+    with pytest.raises(ValueError, match=r"has no layer.*`ChunkedCrossentropy\(model.output_layer\)`"):
+        ChunkedCrossentropy()(np.zeros((1, 1)), features(1, 1, 2))
+    with pytest.raises(ValueError, match="which layer of 'student' computes the logits: it is no HiddenStates model"):
+        Distiller(student=language_model(), teacher=None).compile("sgd", ChunkedCrossentropy())
     distiller = Distiller(
         student=HiddenStates(language_model()),
         teacher=HiddenStates(language_model(6, "teacher")),

@@ -8,9 +8,10 @@ import tensorflow as tf
 from keras_distill import Distiller, HiddenStates, Term, load_distiller
 from keras_distill.data.batch import Batch, with_activations
 from keras_distill.losses import Chunked, ChunkedCrossentropy, KLDivergence, ReverseKL
+from keras_distill.metrics import Agreement, ChunkedMetric, Perplexity
 from keras_distill.schedules import Linear
 from keras_distill.teachers import CachedTeacher, EMATeacher
-from tests.support.helpers import assert_same_weights, fitted, weights_of
+from tests.support.helpers import assert_same_weights, fitted, softened_kl, weights_of
 from tests.support.language_models import WORDS, language_model, texts
 
 
@@ -156,3 +157,54 @@ def test_trains_with_an_ema_teacher():
     distiller.compile(keras.optimizers.SGD(0.5), ChunkedCrossentropy(student.get_layer("logits"), tokens=4))
     history = fitted(distiller, x, y, epochs=2)
     assert history["chunked_loss"][0] == 0 and history["chunked_loss"][1] > 0
+
+
+def test_layers_of_hidden_states_are_found(tmp_path):
+    """Without names, values, gradients and files are those with names; a cache of logits is compared as it is."""
+    x, y = texts(8)
+    teacher = language_model(6, "teacher", seed=1)
+    body, logits = HiddenStates(teacher), np.asarray(teacher(x))
+    cached = CachedTeacher({"output": logits})
+
+    def trained(names, of, x):
+        student = language_model()
+        term = Term(Chunked(KLDivergence(2.0), *names, tokens=4))
+        distiller = Distiller(student=HiddenStates(student), teacher=of, terms=[term])
+        metrics = [Perplexity(*names[:1]), ChunkedMetric(Agreement(), *names)]
+        distiller.compile(keras.optimizers.SGD(0.5), ChunkedCrossentropy(*names[:1], tokens=4), metrics=metrics)
+        return distiller, fitted(distiller, x, y, epochs=2)
+
+    (named, expected), (found, history) = trained(["logits", "logits"], body, x), trained([], body, x)
+    from_cache, cached_history = trained([], cached, with_activations(x, {"output": logits}))
+    assert history == expected
+    assert_same_weights(weights_of(found.student), weights_of(named.student), rtol=0, atol=0)
+    assert_same_weights(weights_of(from_cache.student), weights_of(named.student), atol=1e-6)
+    np.testing.assert_allclose(cached_history["agreement"], expected["agreement"], rtol=1e-5)
+    found.save(tmp_path / "d.keras")
+    loaded = load_distiller(tmp_path / "d.keras", teacher=HiddenStates(teacher))
+    assert loaded.terms[0].loss.student_layer is None
+    assert fitted(loaded, x, y) == fitted(found, x, y)
+
+
+def test_a_built_term_serves_models_of_logits_after_one_of_hidden_states():
+    student, teacher, (x, _) = language_model(), language_model(6, "teacher", seed=1), texts()
+    expected = softened_kl(student.predict(x, verbose=0), teacher.predict(x, verbose=0), 2.0)[x > 0]
+    terms = [Term(Chunked(KLDivergence(2.0), tokens=4), over="tokens")]
+    for wrap in (HiddenStates, lambda model: model, HiddenStates):
+        distiller = Distiller(student=wrap(student), teacher=wrap(teacher), terms=terms)
+        distiller.compile(keras.optimizers.SGD(0.0))
+        np.testing.assert_allclose(fitted(distiller, x)["loss"], [expected.mean()], rtol=1e-5)
+        assert distiller.terms[0].takes_top_k == (not isinstance(distiller.student, HiddenStates))
+        terms = distiller.terms
+
+
+def test_the_input_of_a_last_softmax_is_logits():
+    tokens = keras.Input((None,), dtype="int32")
+    logits = keras.layers.Embedding(WORDS, WORDS)(tokens)
+    teacher = keras.Model(tokens, keras.layers.Softmax()(logits))
+    student, (x, _) = language_model(), texts()
+    expected = softened_kl(student.predict(x, verbose=0), keras.Model(tokens, logits).predict(x, verbose=0), 1.0)
+    terms = [Term(Chunked(tokens=4), over="tokens")]
+    distiller = Distiller(student=HiddenStates(student), teacher=HiddenStates(teacher), terms=terms)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    np.testing.assert_allclose(fitted(distiller, x)["loss"], [expected[x > 0].mean()], rtol=1e-5)

@@ -11,6 +11,7 @@ from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import TopKLogits
 from keras_distill.losses import Chunked, KLDivergence, TopK
 from keras_distill.models.lm_head import LMHead
+from keras_distill.teachers import CachedTeacher
 from tests.losses.test_chunked import connected, largest_tensors
 from tests.losses.test_top_k import stored
 from tests.support.helpers import features
@@ -25,7 +26,7 @@ def test_top_k_logits_equal_those_of_all_words(loss, words, tokens):
     hidden = tf.constant(features(BATCH, LENGTH, 4))
     logits, every = stored(4, (BATCH, LENGTH))
     chunked = Chunked(loss, "logits", tokens=tokens, words=words)
-    chunked.connect(keras.Sequential([keras.Input((None, 4)), student]), None)
+    chunked.connect(keras.Sequential([keras.Input((None, 4)), student]), CachedTeacher({}))
     chunked.build((None, None, 4), (None, None, 9))
     assert chunked.takes_top_k
     plain = KLDivergence(1.0) if loss is None else loss
@@ -41,7 +42,7 @@ def test_no_tensor_of_a_cache_holds_more_than_the_logits_of_a_chunk(loss):
     words, dim, tokens, positions, k = 50, 4, 6, (4, 30), 5
     student = dense(dim, words)
     chunked = Chunked(loss, "logits", tokens=tokens)
-    chunked.connect(keras.Sequential([keras.Input((None, dim)), student]), None)
+    chunked.connect(keras.Sequential([keras.Input((None, dim)), student]), CachedTeacher({}))
     chunked.build((None, None, dim), (None, None, words))
 
     @tf.function

@@ -82,6 +82,29 @@ def test_equal_rows_have_a_small_gradient(part):
         assert np.abs(gradient).max() < 1
 
 
+def nearly_equal_rows():
+    student = features(6, 5)
+    student[1] = student[0] * np.float32(1 + 1e-6)
+    return student
+
+
+def distant_clusters():
+    return features(6, 5) + np.float32(np.repeat([[1000.0], [-1000.0]], 3, axis=0))
+
+
+@pytest.mark.parametrize(("part", "reference"), [(distance_wise, distance_reference), (angle_wise, angle_reference)])
+@pytest.mark.parametrize(("student", "step"), [(nearly_equal_rows(), 1e-9), (distant_clusters(), 1e-4)])
+def test_small_distances_are_not_lost_by_rounding(part, reference, student, step, monkeypatch):
+    # Two vertices at a time.
+    monkeypatch.setattr("keras_distill.losses.relational_kd._ANGLES", 72)
+    teacher = features(6, 4, seed=1)
+    value, gradient = value_and_gradient(lambda s: part(s, teacher), student)
+    exact = student.astype("float64"), teacher.astype("float64")
+    np.testing.assert_allclose(value, reference(*exact), rtol=1e-5)
+    slope = central_differences(lambda s: reference(s, exact[1]), student, step)
+    np.testing.assert_allclose(gradient, slope, atol=1e-4 * np.abs(slope).max())
+
+
 def test_merging_two_examples_changes_the_value_smoothly():
     student, teacher = features(5, 4), features(5, 4, seed=1)
     student[1] = student[0]

@@ -41,11 +41,14 @@ def test_a_teacher_at_chance_level():
     x, y = clusters()
     # With labels independent of the inputs every teacher is at chance level.
     shuffled = np.random.default_rng(3).permutation(y)
-    only_finding(
+    finding = only_finding(
         check(healthy_distiller(untrained, terms=[Term(KLDivergence(2.0))]), x, shuffled),
         "teacher at chance level",
         "chance 2",
     )
+    # All 256 examples are used.
+    assert f"inputs have values from {x.min():.3g} to {x.max():.3g}" in finding.seen
+    assert "another scale of the inputs" in finding.advice
 
 
 def test_a_teacher_that_always_predicts_the_most_frequent_class():

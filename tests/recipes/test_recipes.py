@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -81,8 +82,8 @@ def digits(smoke, tmp_path):
     return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
 
 
-# Recipes that take two minutes.
-LONG = ("minilm_layers", "methods")
+# Recipes that take minutes.
+LONG = ("minilm_layers", "methods", "smollm2_student")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,8 @@ def test_recipe_runs(recipe, smoke):
     for model in results["models"]:
         assert model["name"] in process.stdout
         assert len(model["runs"]) == 1
+    if recipe == "smollm2_student":
+        importlib.import_module("recipes.smollm2")  # The class of its backbone.
     student = keras.saving.load_model(folder / "student.keras")
     assert student.count_params() in [model["parameters"] for model in results["models"][1:]]
     page = (folder / "report.html").read_text()

@@ -46,11 +46,26 @@ def test_points_are_at_the_profiles():
         for line, index in zip(points(figure), shown, strict=True):
             np.testing.assert_allclose(line.get_xdata(), [getattr(profiles[index], cost)])
             np.testing.assert_allclose(line.get_ydata(), [100 * np.mean(profiles[index].scores)])
-        assert names(figure) == ["1. litert_float32", "2. litert_float32", "4. litert_float32", "5. litert_int8"]
+        assert names(figure) == [
+            "1. teacher, float32",
+            "2. baseline, float32",
+            "4. distilled, float32",
+            "5. distilled, int8",
+        ]
         # The distilled model dominates the baseline; all others are on the front.
         assert hollow(figure) == [False, True, False, False]
-    assert "2. litert_float32: 130 kB, 95.60 ± 0.14 %" in figures[0].alt
-    assert "5. litert_int8: 0.04, 96.95 ± 0.21 %" in figures[1].alt
+    assert "2. baseline, float32: 130 kB, 95.60 ± 0.14 %" in figures[0].alt
+    assert "5. distilled, int8: 0.04, 96.95 ± 0.21 %" in figures[1].alt
+
+
+def test_what_all_files_have_in_common_is_left_out_of_their_names():
+    profiles = samples.profiles()
+    one_format, one_model = profiles[:2], profiles[3:]
+    for chosen, expected in (
+        (one_format, ["1. teacher", "2. baseline"]),
+        (one_model, ["1. litert_float32", "2. litert_int8"]),
+    ):
+        assert names(profile_figures(samples.results(profiles=chosen))[0]) == expected
 
 
 def test_points_are_at_the_models():

@@ -45,7 +45,7 @@ def test_the_four_numbers():
     ]
     notes = [each.note for each in headlines(sample)]
     assert notes == [
-        "70.00 % against 80.00 %",
+        "70.00 % against 80.00 %; “b”: 60.00 %",
         "2,000 of 10,000 parameters",
         "0.2 against 3 ms per example",
         "95 % interval 10 to 90 %, from “b” to the teacher",
