@@ -27,16 +27,16 @@ TEXTS, LENGTH, WORDS, HIDDEN = 8, 128, 32_000, 256
 PATHS = ("plain", "chunked")
 
 
-def model(name):
+def model(name, words):
     """Return the last layer of a language model."""
-    layer = keras.layers.Dense(WORDS, kernel_initializer="glorot_normal", name="logits")
+    layer = keras.layers.Dense(words, kernel_initializer="glorot_normal", name="logits")
     return keras.Sequential([keras.Input((LENGTH, HIDDEN)), layer], name=name)
 
 
-def compiled_steps(tokens, xla):
+def compiled_steps(tokens, xla, words=WORDS, texts=TEXTS):
     """Return `{path: function without arguments}`; each function returns the loss and its gradients."""
     keras.utils.set_random_seed(0)
-    student, teacher, loss = model("student"), model("teacher"), KLDivergence(2.0)
+    student, teacher, loss = model("student", words), model("teacher", words), KLDivergence(2.0)
     chunked = Chunked(loss, "logits", "logits", tokens=tokens)
     chunked.connect(student, ModelTeacher(teacher))
     chunked.build(*[(None, LENGTH, HIDDEN)] * 2)
@@ -44,7 +44,7 @@ def compiled_steps(tokens, xla):
         "plain": lambda hidden, target: loss.compare(student(hidden), teacher(target), Batch(None)),
         "chunked": lambda hidden, target: chunked.compare(hidden, target, Batch(None)),
     }
-    hidden, target = (tf.random.stateless_normal((TEXTS, LENGTH, HIDDEN), (0, seed)) for seed in range(2))
+    hidden, target = (tf.random.stateless_normal((texts, LENGTH, HIDDEN), (0, seed)) for seed in range(2))
     weights = [weight.value for weight in student.trainable_weights]
 
     def step(path):

@@ -39,8 +39,8 @@ def dense(name, *widths):
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
 
-def convolutional(name, depth, *widths):
-    inputs = x = keras.Input((32, 32, 3))
+def convolutional(name, depth, *widths, size=32):
+    inputs = x = keras.Input((size, size, 3))
     for number, width in enumerate(widths):
         for layer in range(depth):
             x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
@@ -52,8 +52,8 @@ def convolutional(name, depth, *widths):
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
 
-def transformer(name, layers, width=128, heads=4):
-    inputs = x = keras.Input((64, width))
+def transformer(name, layers, width=128, heads=4, tokens=64):
+    inputs = x = keras.Input((tokens, width))
     for number in range(layers):
         attended = keras.layers.MultiHeadAttention(heads, width // heads)(x, x)
         x = keras.layers.LayerNormalization()(x + attended)
@@ -63,7 +63,7 @@ def transformer(name, layers, width=128, heads=4):
     return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x), name=name)
 
 
-def _dense_features():
+def dense_features():
     return [
         Term(SimilarityPreserving(), "hidden_0", "hidden_0", weight=0.1),
         Term(Hint(), "hidden_1", "hidden_2", weight=0.1),
@@ -71,11 +71,11 @@ def _dense_features():
     ]
 
 
-def _convolutional_features():
-    return [Term(AttentionTransfer(), f"block_{number}", f"block_{number}", weight=0.1) for number in range(3)]
+def convolutional_features(blocks=3):
+    return [Term(AttentionTransfer(), f"block_{number}", f"block_{number}", weight=0.1) for number in range(blocks)]
 
 
-def _transformer_features():
+def transformer_features():
     return [Term(HiddenState(), f"block_{s}", f"block_{t}", weight=0.1) for s, t in ((0, 1), (1, 3), (2, 5))]
 
 
@@ -85,7 +85,7 @@ PAIRS = {
         lambda: dense("student", 1200, 1200),
         (784,),
         128,
-        _dense_features,
+        dense_features,
         ("hidden_1", "hidden_2"),
     ),
     # Depth and width of common CIFAR networks, without residual connections.
@@ -94,7 +94,7 @@ PAIRS = {
         lambda: convolutional("student", 2, 16, 32, 64),
         (32, 32, 3),
         64,
-        _convolutional_features,
+        convolutional_features,
         ("embedding", "embedding"),
     ),
     "transformer 6 -> 3 layers of 128": Pair(
@@ -102,7 +102,7 @@ PAIRS = {
         lambda: transformer("student", 3),
         (64, 128),
         32,
-        _transformer_features,
+        transformer_features,
         ("block_2", "block_5"),
     ),
 }
