@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_distill import _compat
+from keras_distill.models.lm_head import logits_layer
 from keras_distill.models.masking import mask_fits
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import tap_names
@@ -127,8 +128,10 @@ def check_peers(peers: dict[str, keras.Model]) -> None:
     invalid = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}
     if invalid:
         raise ValueError(f"Each peer must be a keras.Model. Received: {invalid!r}")
-    for peer in peers.values():
+    for name, peer in peers.items():
         check_train_step(peer)
+        if logits_layer(peer) is not None:
+            raise ValueError(f"Peer '{name}' returns hidden states. Pass the model of logits, without HiddenStates.")
     invalid = [name for name in peers if not (isinstance(name, str) and name) or set(name) & set("/[]@")]
     if invalid:
         raise ValueError(f"Each peer needs a non-empty name without '/', '[', ']' and '@'. Received: {invalid}.")
