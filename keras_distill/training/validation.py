@@ -63,6 +63,20 @@ def check_keywords(kwargs: dict[str, Any]) -> None:
         raise TypeError(f"These are arguments of another Distiller. Replace {'; '.join(replaced)}.")
 
 
+def warn_of_preprocessor(student: keras.Model) -> None:
+    """Warn of a model of KerasHub whose own `fit` would preprocess the data.
+
+    Args:
+        student: The student.
+    """
+    if getattr(student, "preprocessor", None) is not None:
+        warnings.warn(
+            f"A distiller does not apply the preprocessor of '{student.name}', as its own `fit` does. Map it over the "
+            "dataset, `dataset.map(student.preprocessor)`, and make the model with `preprocessor=None`.",
+            stacklevel=4,
+        )
+
+
 def check_models(student: keras.Model, teacher: Any) -> None:
     """Check that the student shares no weights with the teacher, and that the teacher's weights are finite.
 
@@ -78,12 +92,6 @@ def check_models(student: keras.Model, teacher: Any) -> None:
         raise ValueError(f"`student` must be a keras.Model. Received: {student!r}")
     check_train_step(student)
     check_scope({f"student '{student.name}'": student, "teacher": teacher})
-    if getattr(student, "preprocessor", None) is not None:
-        warnings.warn(
-            f"A distiller does not apply the preprocessor of '{student.name}', as its own `fit` does. Map it over the "
-            "dataset, `dataset.map(student.preprocessor)`, and make the model with `preprocessor=None`.",
-            stacklevel=4,
-        )
     if any(model is student for model in teacher.models):
         raise ValueError(
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
