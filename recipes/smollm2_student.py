@@ -7,8 +7,8 @@ teacher at each position, which are computed once, and the probability of all ot
 Run:    python -m recipes.smollm2_student --originals=FOLDER
         after the installations that recipes/smollm2.py names. FOLDER contains movieReviewSnippets_GroundTruth.txt,
         which is part of the sources of vaderSentiment.
-Result: perplexity on 100 test sequences of 32 tokens, mean and sample standard deviation over 10 seeds (--seeds=10), and
-        the fraction of tokens for which student and teacher predict the same one:
+Result: perplexity on 100 test sequences of 32 tokens, mean and sample standard deviation over 10 seeds (--seeds=10),
+        and the fraction of tokens for which student and teacher predict the same one:
 
             labels only  554 +- 44   20.0 +- 0.4 %
             distilled    503 +- 14   22.2 +- 0.3 %
