@@ -36,7 +36,9 @@ def load_preset(path: pathlib.Path) -> keras.Model:
 
 
 def text_examples(source: str, options: argparse.Namespace) -> tf.data.Dataset:
-    """Return the texts of a file as single examples `(x, y)`. Tokens that do not count have the label -1.
+    """Return the texts of a file as single examples `(x, y, sample_weight)`.
+
+    Tokens that do not count, of prompts and padding, have the label -1 for the score, and the weight 0 for all losses.
 
     Args:
         source: `.txt` file with a text in each line; or `.jsonl` file with an object in each line, of "prompt" and
@@ -63,8 +65,9 @@ def text_examples(source: str, options: argparse.Namespace) -> tf.data.Dataset:
         x, y, weight = completions(preprocessor)(prompts, responses)
     except ValueError as error:
         raise CommandError(f"{source}: {error}") from error
-    labels = np.where(np.asarray(weight) > 0, np.asarray(y), UNLABELLED)
-    return tf.data.Dataset.from_tensor_slices((x, labels.astype("int32")))
+    weight = np.asarray(weight, "float32")
+    labels = np.where(weight > 0, np.asarray(y), UNLABELLED)
+    return tf.data.Dataset.from_tensor_slices((x, labels.astype("int32"), weight))
 
 
 def save_preset(preset: pathlib.Path, out: pathlib.Path) -> None:

@@ -39,7 +39,8 @@ class Rollouts:
 
     Texts are written in inference mode, outside of the gradient tape. Causal language models of KerasHub keep keys and
     values of earlier tokens; any other model of tokens runs on the whole window for each token. Random numbers depend
-    on `seed`, step and replica alone, so that a resumed training writes the same texts.
+    on `seed`, step and replica alone, so that a resumed training writes the same texts; those of a step that XLA
+    compiles are others.
 
     Args:
         max_length: Number of tokens of prompt and continuation, > 1. 64 to 512 is typical. Shorter windows are padded

@@ -11,7 +11,7 @@ from keras import ops
 from keras_distill.types import Structure, Tensor
 from keras_distill.utils.arguments import check_integer, check_number
 
-# The same numbers on every device, compiled by XLA or not.
+# The same numbers on CPUs and GPUs. XLA has others.
 _ALGORITHM = "philox"
 # The smallest random number, whose logarithm is finite.
 _SMALLEST = float(np.finfo("float32").tiny)

@@ -32,6 +32,7 @@ from keras_distill.training.validation import (
     check_shared_weights,
     check_supervised_loss,
     warn_if_logits_taken_for_probabilities,
+    warn_of_preprocessor,
 )
 from keras_distill.types import ScheduleLike, Structure
 
@@ -109,6 +110,9 @@ class Distiller(BaseDistiller):
         # Without activations: the student trains on its labels alone, in the same loop.
         teacher = CachedTeacher({}) if teacher is None else as_teacher(teacher)
         check_models(student, teacher)
+        if rollouts is None:
+            # With rollouts, it is where the end token comes from.
+            warn_of_preprocessor(student)
         super().__init__(name=name, dtype=student.dtype_policy)
         self.supervised_weight = check_positive(supervised_weight, "supervised_weight", zero=True)
         self.student = student

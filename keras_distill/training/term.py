@@ -38,7 +38,7 @@ from keras_distill.training.term_activations import (
     symbolic_of,
     takes_several,
 )
-from keras_distill.training.term_arguments import check_arguments, check_words
+from keras_distill.training.term_arguments import check_arguments, check_connected
 from keras_distill.training.term_shapes import (
     AUTO,
     automatic_head,
@@ -158,7 +158,7 @@ class Term:
         if models is not None:
             with self._taps_in_errors():
                 loss.connect(*models)
-            check_words(self, loss)
+            check_connected(self, loss, *models)
         check_activations(self, loss, student, teacher)
         student_shape, teacher_shape = compared_shapes(self, shape_of(student), shape_of(teacher))
         with self._taps_in_errors():

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_distill.models.lm_head import logits_layer
+from keras_distill.models.taps import OUTPUT
 from keras_distill.training.term_activations import takes_several
 from keras_distill.training.term_shapes import AUTO
 from keras_distill.utils.arguments import check_integer
@@ -33,6 +35,28 @@ def check_arguments(term: Any) -> None:
         raise ValueError(f"A Term's `over` must be 'examples' or 'tokens'. Received: {term.over!r}")
     check_integer(term.words, "words", optional=True)
     check_words(term, term.loss)
+
+
+def check_connected(term: Any, loss: Any, student: keras.Model, teacher: Any) -> None:
+    """Raise ValueError if a loss of logits would compare the hidden states of a `HiddenStates` model.
+
+    Args:
+        term: A `Term`.
+        loss: Its loss, connected to the models.
+        student: The student.
+        teacher: The `Teacher`.
+    """
+    check_words(term, loss)
+    heads = {
+        f"Student '{student.name}'": term.student == OUTPUT and term.head is None and logits_layer(student),
+        "The teacher": term.teacher == OUTPUT and term.teacher_head is None and teacher.logits_layer,
+    }
+    for name, layer in heads.items() if loss.logits else ():
+        if layer:
+            raise ValueError(
+                f"{name} is a HiddenStates model, and {type(loss).__name__} compares logits. Wrap the loss: "
+                f"`Term(Chunked({type(loss).__name__}(...)))`; or pass the model itself."
+            )
 
 
 def check_words(term: Any, loss: Any) -> None:

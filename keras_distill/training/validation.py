@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_distill import _compat
+from keras_distill.models.lm_head import logits_layer
 from keras_distill.models.masking import mask_fits
 from keras_distill.models.specs import Spec
 from keras_distill.models.taps import tap_names
@@ -62,6 +63,20 @@ def check_keywords(kwargs: dict[str, Any]) -> None:
         raise TypeError(f"These are arguments of another Distiller. Replace {'; '.join(replaced)}.")
 
 
+def warn_of_preprocessor(student: keras.Model) -> None:
+    """Warn of a model of KerasHub whose own `fit` would preprocess the data.
+
+    Args:
+        student: The student.
+    """
+    if getattr(student, "preprocessor", None) is not None:
+        warnings.warn(
+            f"A distiller does not apply the preprocessor of '{student.name}', as its own `fit` does. Map it over the "
+            "dataset, `dataset.map(student.preprocessor)`, and make the model with `preprocessor=None`.",
+            stacklevel=4,
+        )
+
+
 def check_models(student: keras.Model, teacher: Any) -> None:
     """Check that the student shares no weights with the teacher, and that the teacher's weights are finite.
 
@@ -77,12 +92,6 @@ def check_models(student: keras.Model, teacher: Any) -> None:
         raise ValueError(f"`student` must be a keras.Model. Received: {student!r}")
     check_train_step(student)
     check_scope({f"student '{student.name}'": student, "teacher": teacher})
-    if getattr(student, "preprocessor", None) is not None:
-        warnings.warn(
-            f"A distiller does not apply the preprocessor of '{student.name}', as its own `fit` does. Map it over the "
-            "dataset, `dataset.map(student.preprocessor)`, and make the model with `preprocessor=None`.",
-            stacklevel=4,
-        )
     if any(model is student for model in teacher.models):
         raise ValueError(
             f"Student and teacher are the same model, '{student.name}'. Train a copy: keras.models.clone_model."
@@ -127,8 +136,10 @@ def check_peers(peers: dict[str, keras.Model]) -> None:
     invalid = {name: peer for name, peer in peers.items() if not isinstance(peer, keras.Model)}
     if invalid:
         raise ValueError(f"Each peer must be a keras.Model. Received: {invalid!r}")
-    for peer in peers.values():
+    for name, peer in peers.items():
         check_train_step(peer)
+        if logits_layer(peer) is not None:
+            raise ValueError(f"Peer '{name}' returns hidden states. Pass the model of logits, without HiddenStates.")
     invalid = [name for name in peers if not (isinstance(name, str) and name) or set(name) & set("/[]@")]
     if invalid:
         raise ValueError(f"Each peer needs a non-empty name without '/', '[', ']' and '@'. Received: {invalid}.")

@@ -1,5 +1,6 @@
 """Language models on the command line: presets of KerasHub and files of texts."""
 
+import csv
 import json
 import re
 
@@ -56,6 +57,19 @@ def test_prompts_and_responses(folder, tmp_path, capsys):
     assert scores["distilled"] == pytest.approx(perplexity(preset, PROMPTS, RESPONSES), rel=1e-4)
     assert f"Wrote the preset {tmp_path / 'run' / 'student'}" in capsys.readouterr().out
     assert preset.generate("ab", max_length=4).startswith("ab")
+
+
+def test_losses_do_not_count_prompts_and_padding(folder, tmp_path):
+    rows = []
+    # The same tokens count, with more or less padding.
+    for length in (14, 16):
+        run = tmp_path / str(length)
+        assert distill(folder, run, "pairs.jsonl", f"--sequence-length={length}", "--validation=0.25") == 0
+        with (run / "history.csv").open(newline="") as file:
+            rows.append({row["model"]: row for row in csv.DictReader(file)})
+    for model, name in (("distilled", "kl_divergence_loss"), ("distilled", "supervised_loss"), ("baseline", "loss")):
+        first, second = (float(row[model][name]) for row in rows)
+        assert first == pytest.approx(second, rel=1e-4), name
 
 
 def test_texts_without_prompts(folder, tmp_path):

@@ -335,7 +335,7 @@ def test_stored_outputs_and_missing_teachers():
             Distiller(student=student, teacher=recurrent(2), rollouts=invalid)
 
 
-@pytest.mark.filterwarnings("ignore:A distiller does not apply the preprocessor")
+@pytest.mark.filterwarnings("error:A distiller does not apply the preprocessor")
 def test_stop_tokens_and_tokenizers_of_preprocessors():
     inputs, _ = prompts()
     student, teacher = gpt2(1), gpt2(2, gpt2_preprocessor())

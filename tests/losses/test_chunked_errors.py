@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_distill import Distiller, HiddenStates, Term
+from keras_distill import Distiller, HiddenStates, MutualDistiller, Term
 from keras_distill.losses import (
     DIST,
     Chunked,
@@ -12,6 +12,7 @@ from keras_distill.losses import (
     ConfidenceTemperature,
     CurriculumTemperature,
     FocalTemperature,
+    KLDivergence,
     LogitStandardization,
     MultiLevelKD,
 )
@@ -45,6 +46,23 @@ def assert_rejected(message, student=None, teacher=None, wrap=(HiddenStates, Hid
     options = {"student_layer": "logits", "teacher_layer": "logits"} | options
     with pytest.raises(ValueError, match=message):
         Distiller(student=wrap[0](models[0]), teacher=wrap[1](models[1]), terms=[Term(Chunked(**options))])
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ((HiddenStates, lambda model: model), "Student 'student_hidden_states' is a HiddenStates model.*KLDivergence"),
+        ((lambda model: model, HiddenStates), r"The teacher is a HiddenStates model.*Term\(Chunked\(KLDivergence"),
+    ],
+)
+def test_losses_of_logits_do_not_compare_hidden_states(models, message):
+    student, teacher = language_model(WORDS), language_model(WORDS, "teacher")
+    with pytest.raises(ValueError, match=message):
+        # Hidden states of as many channels as there are words would fit.
+        Distiller(student=models[0](student), teacher=models[1](teacher), terms=[Term(KLDivergence())])
+    peers = {"a": HiddenStates(student), "b": HiddenStates(teacher)}
+    with pytest.raises(ValueError, match="Peer 'a' returns hidden states"):
+        MutualDistiller(peers, Chunked())
 
 
 def test_errors_come_before_training_and_name_layers_and_shapes():
