@@ -36,6 +36,7 @@ from tests.benchmarks import large_vocabulary, pairs, step_time, timing
 
 TINY = flags.DEFINE_bool("tiny", False, "Run all parts with tiny models, a smoke test.")
 BUDGET = flags.DEFINE_float("budget", 420.0, "Seconds after which no part begins.", lower_bound=0)
+ONLY = flags.DEFINE_list("parts", None, "Names of the parts to run, such as vocabulary,input. Defaults to all.")
 
 
 def convolutional_pair():
@@ -165,9 +166,12 @@ def device():
 
 def main(_):
     tf.get_logger().setLevel("ERROR")
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    if not TINY.value:
+        keras.config.set_dtype_policy("mixed_bfloat16")
     start, results = time.perf_counter(), {"device": device(), "not run": []}
     for name, part in PARTS.items():
+        if ONLY.value and name not in ONLY.value:
+            continue
         if time.perf_counter() - start > BUDGET.value:
             results["not run"].append(name)
             continue
