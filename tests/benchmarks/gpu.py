@@ -65,7 +65,7 @@ def transformer_pair():
 
 def dense_pair():
     return pairs.Pair(
-        lambda: pairs.dense("teacher", 128, 128, 128),
+        lambda: pairs.dense("teacher", 256, 256, 64),
         lambda: pairs.dense("student", 64, 64),
         (784,),
         32,
