@@ -123,8 +123,9 @@ def test_sigterm_before_training(command, folder, tmp_path, monkeypatch, capsys)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr("keras_distill.cli.reading.examples", stopped)
+    # In this order: the module `data`, which may be imported here, takes the function from `reading`.
     monkeypatch.setattr("keras_distill.cli.data.examples", stopped)
+    monkeypatch.setattr("keras_distill.cli.reading.examples", stopped)
     models = [str(folder / "teacher.keras"), *([str(folder / "student.keras")] if command == "distill" else [])]
     with pytest.raises(SystemExit) as exit:
         main([command, *models, f"--dataset={folder / 'train.npz'}", f"--out={tmp_path / 'out'}"])
