@@ -12,9 +12,9 @@ class LanguageModeling(PositionTask):
     """Prediction of the next token. The score is the perplexity; lower is better.
 
     Models end in logits or in a softmax, shape `[texts, tokens, words]`. Labels are the next tokens, shape
-    `[texts, tokens]`; -1 marks those that count neither in the loss nor in the score, such as the padding and the
-    tokens of a prompt. The agreement with the teacher is the fraction of all positions with the same most probable
-    token.
+    `[texts, tokens]`; -1 marks those that count neither in the supervised loss nor in the score, such as padding and
+    the tokens of a prompt. The terms leave them out where the sample weight is 0, as from `language.completions`. The
+    agreement with the teacher is the fraction of all positions with the same most probable token.
 
     Args:
         ignore_class: Index of a further token that does not count, such as that of the padding. Defaults to None.

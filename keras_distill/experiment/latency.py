@@ -58,7 +58,7 @@ def measure_latencies(
         models: `{name: keras.Model}`.
         inputs: Structure of arrays, at least one example. They are repeated to fill a batch.
         batch_size: Examples per prediction, at most. Defaults to 128.
-        repeats: Predictions per model, at most; at least 3 are made. Defaults to 30.
+        repeats: Predictions per model. If the time is over, fewer, but at least 3. Defaults to 30.
         seconds: Approximate time for all predictions together. Defaults to 30.
 
     Returns:

@@ -53,9 +53,11 @@ def check_connected(term: Any, loss: Any, student: keras.Model, teacher: Any) ->
     }
     for name, layer in heads.items() if loss.logits else ():
         if layer:
+            # `Chunked` takes no other losses.
+            wrap = f", or wrap the loss: `Term(Chunked({type(loss).__name__}(...)))`" if loss.pointwise else ""
             raise ValueError(
-                f"{name} is a HiddenStates model, and {type(loss).__name__} compares logits. Wrap the loss: "
-                f"`Term(Chunked({type(loss).__name__}(...)))`; or pass the model itself."
+                f"{name} is a HiddenStates model, but {type(loss).__name__} compares logits. Pass the model "
+                f"itself{wrap}."
             )
 
 

@@ -60,6 +60,9 @@ def test_losses_of_logits_do_not_compare_hidden_states(models, message):
     with pytest.raises(ValueError, match=message):
         # Hidden states of as many channels as there are words would fit.
         Distiller(student=models[0](student), teacher=models[1](teacher), terms=[Term(KLDivergence())])
+    # `Chunked` does not take this loss.
+    with pytest.raises(ValueError, match=r"DIST compares logits. Pass the model itself\.$"):
+        Distiller(student=models[0](student), teacher=models[1](teacher), terms=[Term(DIST())])
     peers = {"a": HiddenStates(student), "b": HiddenStates(teacher)}
     with pytest.raises(ValueError, match="Peer 'a' returns hidden states"):
         MutualDistiller(peers, Chunked())
