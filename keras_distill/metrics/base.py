@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_distill.models.lm_head import logits_layer
 from keras_distill.models.specs import Spec, check_activation
 from keras_distill.models.taps import OUTPUT
 from keras_distill.types import Tap
@@ -60,12 +61,21 @@ class DistillationMetric(keras.metrics.Metric):
         self.mask = mask
 
     def connect(self, student: keras.Model, teacher: Any) -> None:
-        """Look up layers whose weights the metric reads. Called before `check`. The default does nothing.
+        """Look up layers whose weights the metric reads. Called before `check`. The default looks up none.
 
         Args:
             student: Student model.
             teacher: `Teacher` of the distiller.
+
+        Raises:
+            ValueError: If the metric compares logits, and one of the models is a `HiddenStates` model.
         """
+        sides = (self.student, logits_layer(student)), (self.teacher, teacher.logits_layer)
+        if self.logits and any(tap == OUTPUT and layer is not None for tap, layer in sides):
+            raise ValueError(
+                f"Metric '{self.name}' compares logits, but a HiddenStates model returns hidden states. Pass the model "
+                f"itself, or `ChunkedMetric({type(self).__name__}(...))` for a metric that it takes."
+            )
 
     def check(self, student: Spec, teacher: Spec) -> None:
         """Raise an error for activations that the metric cannot compare. Called before training.

@@ -8,6 +8,7 @@ import keras
 from keras_distill import _compat
 from keras_distill.losses import ChunkedCrossentropy
 from keras_distill.metrics import Perplexity
+from keras_distill.models.lm_head import logits_layer
 from keras_distill.models.specs import Spec
 from keras_distill.training.labeled_losses import LabeledLoss, reads_class_indices
 from keras_distill.training.labeled_metrics import LabeledMetric
@@ -27,11 +28,13 @@ def connect_layers(parts: Any, student: keras.Model, output: Structure) -> Any:
         The structure of `parts`.
 
     Raises:
-        ValueError: If the layer does not exist, or does not take the student's output.
+        ValueError: If the layer does not exist, or does not take the student's output; and for crossentropies and
+            accuracies of Keras if the student returns hidden states.
     """
 
     def connected(part):
         if not isinstance(part, (ChunkedCrossentropy, Perplexity)):
+            _check_reads_logits(part, student)
             return part
         if isinstance(output, Spec):
             return part.connected(student, output.shape)
@@ -40,6 +43,18 @@ def connect_layers(parts: Any, student: keras.Model, output: Structure) -> Any:
         raise ValueError(f"{type(part).__name__} needs a student with one output. Received: '{student.name}'.")
 
     return keras.tree.map_structure(connected, parts)
+
+
+def _check_reads_logits(part, student):
+    """Raise ValueError for a loss or metric of Keras that would take hidden states for logits."""
+    name = part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
+    is_of_keras = isinstance(part, str) or (getattr(part, "__module__", None) or "").startswith("keras.")
+    reads_logits = name == "acc" or any(word in name.lower() for word in ("crossentropy", "accuracy"))
+    if is_of_keras and reads_logits and logits_layer(student) is not None:
+        raise ValueError(
+            f"{name} reads logits, but '{student.name}' is a HiddenStates model. Use `ChunkedCrossentropy()` as the "
+            "loss and `Perplexity()` as a metric, or pass the model itself."
+        )
 
 
 class CompiledLosses:

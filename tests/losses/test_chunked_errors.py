@@ -16,6 +16,7 @@ from keras_distill.losses import (
     LogitStandardization,
     MultiLevelKD,
 )
+from keras_distill.metrics import Agreement, ChunkedMetric, Perplexity
 from tests.support.helpers import features
 from tests.support.language_models import WORDS, dense, language_model
 
@@ -66,6 +67,27 @@ def test_losses_of_logits_do_not_compare_hidden_states(models, message):
     peers = {"a": HiddenStates(student), "b": HiddenStates(teacher)}
     with pytest.raises(ValueError, match="Peer 'a' returns hidden states"):
         MutualDistiller(peers, Chunked())
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "message"),
+    [
+        (
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            None,
+            "SparseCategoricalCrossentropy reads logits",
+        ),
+        ("sparse_categorical_crossentropy", None, "sparse_categorical_crossentropy reads logits"),
+        (None, "accuracy", "accuracy reads logits, but 'student_hidden_states' .*Perplexity"),
+        (None, Agreement(), r"Metric 'agreement' compares logits.*ChunkedMetric\(Agreement"),
+    ],
+)
+def test_losses_and_metrics_of_logits_do_not_take_hidden_states(loss, metric, message):
+    models = HiddenStates(language_model(WORDS)), HiddenStates(language_model(WORDS, "teacher"))
+    distiller = Distiller(student=models[0], teacher=models[1], terms=[Term(Chunked())])
+    with pytest.raises(ValueError, match=message):
+        distiller.compile("adam", loss, metrics=None if metric is None else [metric])
+    distiller.compile("adam", ChunkedCrossentropy(), metrics=[Perplexity(), ChunkedMetric(Agreement())])
 
 
 def test_errors_come_before_training_and_name_layers_and_shapes():
