@@ -2,11 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from keras_distill.experiment.evaluation import Evaluator
+from keras_distill.experiment.evaluation import Evaluation, Evaluator
 from keras_distill.preflight import Finding, check
 from keras_distill.training.distiller import Distiller
 from keras_distill.utils.formatting import count_noun
@@ -25,7 +24,7 @@ class Diagnostics:
     def __init__(self, strict: bool):
         self.findings: dict[str, list[Finding]] = {}
         self._strict = strict
-        self._initial: dict[str, Any] = {}
+        self._initial: dict[str, Evaluation] = {}
 
     def restore(self, name: str, findings: Sequence[Finding]) -> None:
         """Set the findings of an arm that an earlier run trained.
@@ -36,14 +35,14 @@ class Diagnostics:
         """
         self.findings[name] = list(findings)
 
-    def check(self, name: str, distiller: Distiller, batches: tf.data.Dataset, initial: Any) -> None:
+    def check(self, name: str, distiller: Distiller, batches: tf.data.Dataset, initial: Evaluation) -> None:
         """Run the pre-flight check.
 
         Args:
             name: Name of the arm.
             distiller: Its compiled distiller.
             batches: Training batches.
-            initial: Outputs of the untrained student for the evaluation split.
+            initial: `Evaluation` of the untrained student.
 
         Raises:
             RuntimeError: If there are findings and `strict` is set.
@@ -54,20 +53,20 @@ class Diagnostics:
             problems = count_noun(len(self.findings[name]), "problem")
             raise RuntimeError(f"Training did not start: {problems} of '{name}' found with `strict` set.")
 
-    def compare_with_initial(self, name: str, evaluator: Evaluator, outputs: Any) -> None:
+    def compare_with_initial(self, name: str, evaluator: Evaluator, trained: Evaluation) -> None:
         """Add a finding if the first training of an arm has made its student clearly worse.
 
         Args:
             name: Name of the arm.
             evaluator: The `Evaluator`.
-            outputs: Outputs of the trained student for the evaluation split.
+            trained: `Evaluation` of the trained student.
         """
         initial = self._initial.pop(name, None)
-        if initial is None or not evaluator.clearly_worse(outputs, initial):
+        if initial is None or not evaluator.clearly_worse(trained, initial):
             return
-        score, value, before = evaluator.score, evaluator.value(outputs), evaluator.value(initial)
+        score = evaluator.score
         what = f"'{name}' has a worse {score.name} than before training."
-        seen = f"{score.text(value)} after training, {score.text(before)} before."
+        seen = f"{score.text(trained.score)} after training, {score.text(initial.score)} before."
         advice = "Take a teacher that is better than the student, or lower the learning rate."
         self._add(name, [Finding("score lost", what, seen, advice)])
 

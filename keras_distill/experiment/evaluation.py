@@ -1,14 +1,34 @@
 """Evaluation of trained models on one split."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_distill.experiment.model_result import Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import bootstrap
 from keras_distill.experiment.task import Task
+
+
+class Evaluation(NamedTuple):
+    """What is kept of a model's outputs for a split; for a large vocabulary, the outputs would fill the memory.
+
+    Attributes:
+        score: Score of the labeled examples.
+        agreement: Score with the teacher's predictions as labels, for all examples; None without a teacher and for
+            the teacher itself.
+        per_class: `Task.per_class` as a list; None if the task has none.
+        confusion: `Task.confusion` as lists; None if the task has none.
+        records: `Task.records` of the labeled examples.
+        examples: Outputs for `Evaluator.examples`, shape `[examples, classes]`; None without such examples.
+    """
+
+    score: float
+    agreement: float | None
+    per_class: list[float] | None
+    confusion: list[list[int]] | None
+    records: Any
+    examples: np.ndarray | None
 
 
 class Evaluator:
@@ -22,6 +42,7 @@ class Evaluator:
         num_examples: Number of labeled examples.
         labels: Labels of these examples.
         indices: Their indices in the split.
+        examples: `Task.least_confident` as indices into the split; none without a teacher.
 
     Args:
         task: The `Task`.
@@ -49,74 +70,50 @@ class Evaluator:
         self.labels = self._labeled(labels)
         self.num_examples = len(self.indices)
         self._teacher_outputs = teacher_outputs
+        self.examples: list[int] = []
+        if teacher_outputs is not None:
+            least_confident = task.least_confident(self._labeled(teacher_outputs), self.labels)
+            self.examples = self.indices[list(least_confident)].tolist()
 
-    def records(self, outputs: Any) -> Any:
-        """Return `Task.records` of a model's outputs.
+    def evaluate(self, outputs: Any) -> Evaluation:
+        """Return the `Evaluation` of a model.
 
         Args:
             outputs: Outputs for all examples of the split.
         """
-        return self._task.records(self._labeled(outputs), self.labels)
-
-    def run(self, seed: int, outputs: Any, history: dict[str, list[float]]) -> Run:
-        """Return the `Run` of a trained model.
-
-        Args:
-            seed: Seed of the training.
-            outputs: Outputs for all examples of the split.
-            history: History of the training.
-        """
-        agreement, outputs = self.agreement(outputs), self._labeled(outputs)
+        task, labels, agreement = self._task, self.labels, None
+        if self._teacher_outputs is not None and outputs is not self._teacher_outputs:
+            agreement = task.agreement(outputs, self._teacher_outputs)
+        examples = np.asarray(outputs)[self.examples] if self.examples else None
+        outputs = self._labeled(outputs)
+        records = task.records(outputs, labels)
         per_class, confusion = (
             None if values is None else values.tolist()
-            for values in (self._task.per_class(outputs, self.labels), self._task.confusion(outputs, self.labels))
+            for values in (task.per_class(outputs, labels), task.confusion(outputs, labels))
         )
-        return Run(seed, self._task.evaluate(outputs, self.labels), history, agreement, per_class, confusion)
+        return Evaluation(task.score_of(records), agreement, per_class, confusion, records, examples)
 
-    def value(self, outputs: Any) -> float:
-        """Return the score of a model's outputs.
-
-        Args:
-            outputs: Outputs for all examples of the split.
-        """
-        return self._task.evaluate(self._labeled(outputs), self.labels)
-
-    def clearly_worse(self, outputs: Any, before: Any) -> bool:
+    def clearly_worse(self, after: Evaluation, before: Evaluation) -> bool:
         """Return whether a model's score is worse than before by more than the chance of these examples.
 
         Args:
-            outputs: Outputs for all examples of the split.
-            before: Outputs of the same model before.
+            after: Evaluation of the model.
+            before: Evaluation of the same model before.
         """
-        interval = bootstrap(self._task.score_of, [self.records(outputs)], [self.records(before)], resamples=200)
+        interval = bootstrap(self._task.score_of, [after.records], [before.records], resamples=200)
         return max(self.score.sign * bound for bound in interval) < 0
 
-    def summary(self, outputs: Any) -> str:
+    def summary(self, evaluation: Evaluation) -> str:
         """Return score and agreement with the teacher as text, such as "accuracy 97.60 %, agreement 98.10 %".
 
         Args:
-            outputs: Outputs for all examples of the split.
+            evaluation: Evaluation of a model.
         """
-        text = f"{self.score.name} {self.score.text(self.value(outputs))}"
-        value = self.agreement(outputs)
-        return text if value is None else f"{text}, agreement {self.score.text(value)}"
-
-    def least_confident(self) -> list[int]:
-        """Return `Task.least_confident` as indices into the split; none without a teacher."""
-        if self._teacher_outputs is None:
-            return []
-        outputs = self._labeled(self._teacher_outputs)
-        return self.indices[list(self._task.least_confident(outputs, self.labels))].tolist()
-
-    def agreement(self, outputs: Any) -> float | None:
-        """Return `Task.agreement` with the teacher for all examples; None without a teacher and for the teacher itself.
-
-        Args:
-            outputs: Outputs for all examples of the split.
-        """
-        if self._teacher_outputs is None or outputs is self._teacher_outputs:
-            return None
-        return self._task.agreement(outputs, self._teacher_outputs)
+        text = f"{self.score.name} {self.score.text(evaluation.score)}"
+        agreement = evaluation.agreement
+        return text if agreement is None else f"{text}, agreement {self.score.text(agreement)}"
 
     def _labeled(self, structure):
+        if len(self.indices) == len(keras.tree.flatten(structure)[0]):
+            return keras.tree.map_structure(np.asarray, structure)
         return keras.tree.map_structure(lambda array: np.asarray(array)[self.indices], structure)

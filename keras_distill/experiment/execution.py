@@ -17,7 +17,7 @@ from keras_distill.distribution import workers
 from keras_distill.experiment import training, tuned
 from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.diagnostics import Diagnostics
-from keras_distill.experiment.evaluation import Evaluator
+from keras_distill.experiment.evaluation import Evaluation, Evaluator
 from keras_distill.experiment.examples import Examples, describe_non_finite
 from keras_distill.experiment.plan import TEACHER
 from keras_distill.experiment.progress import Progress
@@ -38,13 +38,13 @@ class Trained(NamedTuple):
     Attributes:
         model: The model; None for other teachers than Keras models, and for further seeds that nothing needs.
         record: The `TrainingRecord`; None for a teacher that was trained elsewhere.
-        outputs: Outputs for the evaluation split; None for a teacher whose outputs are not those of a student.
+        evaluation: Its `Evaluation`; None for a teacher whose outputs are not those of a student.
         path: Path of the saved model; None for a teacher that was trained elsewhere.
     """
 
     model: Any
     record: TrainingRecord | None
-    outputs: Any
+    evaluation: Evaluation | None
     path: pathlib.Path | None = None
 
 
@@ -181,11 +181,13 @@ class Execution:
             self._progress.begin(plan.num_steps(plan.teacher), " for the teacher")
             stored = TrainedModel(self.folder / "models", TEACHER, 0, self.settings(plan.teacher, 0))
             trained, note = self._load_or_fit(plan.teacher, stored, 0, TEACHER)
-            self.trained[TEACHER, 0], outputs = trained, trained.outputs
+            outputs = self._outputs(trained.model, plan.teacher)
             self.evaluator = Evaluator(plan.task, plan.data.evaluation.labels(), outputs)
+            evaluation = self.evaluator.evaluate(outputs)
+            self.trained[TEACHER, 0] = trained._replace(evaluation=evaluation)
             if plan.is_chief:
                 save_model(trained.model, self.folder / "teacher.keras")
-                self._progress.finish(f"{TEACHER}: {self.evaluator.summary(outputs)}, {note}")
+                self._progress.finish(f"{TEACHER}: {self.evaluator.summary(evaluation)}, {note}")
             return
         outputs = None
         if plan.teacher is not None:
@@ -193,9 +195,11 @@ class Execution:
             student = arm.new_student(None if arm.start is None else plan.teacher)
             source = self._teacher_outputs(None, 0)
             outputs = source.outputs_like(student, plan.data.evaluation, plan.task)
-            model = plan.teacher if isinstance(plan.teacher, keras.Model) else None
-            self.trained[TEACHER, 0] = Trained(model, None, outputs)
         self.evaluator = Evaluator(plan.task, plan.data.evaluation.labels(), outputs)
+        if plan.teacher is not None:
+            model = plan.teacher if isinstance(plan.teacher, keras.Model) else None
+            evaluation = None if outputs is None else self.evaluator.evaluate(outputs)
+            self.trained[TEACHER, 0] = Trained(model, None, evaluation)
 
     def _train(self, arm, seed, title):
         trained, note = self._load_or_fit(arm, self._stored_student(arm, seed), seed, title)
@@ -203,33 +207,37 @@ class Execution:
         needed = seed == self.plan.seeds[0] or arm.name in self._used or arm.name in self.plan.files
         self.trained[arm.name, seed] = trained if needed else trained._replace(model=None)
         if self.plan.is_chief:
-            self._progress.finish(f"{title}: {self.evaluator.summary(trained.outputs)}, {note}")
+            self._progress.finish(f"{title}: {self.evaluator.summary(trained.evaluation)}, {note}")
 
     def _stored_student(self, arm, seed):
         return TrainedModel(self.folder / "models", arm.name, seed, self.settings(arm, seed))
 
     def _load_or_fit(self, arm, stored, seed, title):
-        """Return the `Trained` model and a note on its duration."""
-        plan, record = self.plan, stored.record()
+        """Return the `Trained` model, for the teacher without an evaluation, and a note on its duration."""
+        plan, record, evaluation = self.plan, stored.record(), None
         if record is not None:
             self._progress.skip(plan.num_steps(arm))
-            model = stored.load()
-            return Trained(model, record, self._outputs(model, arm), stored.path), "trained earlier"
-        # Reference cycles keep up to gigabytes of activations of the previous training alive.
-        gc.collect()
-        started = time.time()
-        student, history = self._fit(arm, stored, seed, title)
-        seconds, outputs = time.time() - started, self._outputs(student, arm)
+            model, note = stored.load(), "trained earlier"
+        else:
+            # Reference cycles keep up to gigabytes of activations of the previous training alive.
+            gc.collect()
+            started = time.time()
+            model, history = self._fit(arm, stored, seed, title)
+            seconds = time.time() - started
+            note = f"{seconds:.1f} s"
         if arm is not plan.teacher:
-            self.diagnostics.compare_with_initial(arm.name, self.evaluator, outputs)
-        if plan.is_chief:
-            stored.save(student, history, seconds, self.diagnostics.findings.get(arm.name, []))
-        # A barrier: the other workers must not look for the record before it is written.
-        workers.all_gather_text(plan.strategy, "trained")
-        stored.delete_checkpoints()
-        record = stored.record()
-        assert record is not None
-        return Trained(student, record, outputs, stored.path), f"{seconds:.1f} s"
+            evaluation = self.evaluator.evaluate(self._outputs(model, arm))
+        if record is None:
+            if evaluation is not None:
+                self.diagnostics.compare_with_initial(arm.name, self.evaluator, evaluation)
+            if plan.is_chief:
+                stored.save(model, history, seconds, self.diagnostics.findings.get(arm.name, []))
+            # A barrier: the other workers must not look for the record before it is written.
+            workers.all_gather_text(plan.strategy, "trained")
+            stored.delete_checkpoints()
+            record = stored.record()
+            assert record is not None
+        return Trained(model, record, evaluation, stored.path), note
 
     def _fit(self, arm, stored, seed, title):
         plan, examples = self.plan, self.training_data.examples(arm)
@@ -285,7 +293,7 @@ class Execution:
             self.diagnostics.restore(arm.name, record.findings)
             return
         distiller, stored_outputs = self.distiller(arm, seed)
-        initial = self._outputs(distiller.student, arm)
+        initial = self.evaluator.evaluate(self._outputs(distiller.student, arm))
         examples = self.training_data.examples(arm)
         batches = examples.shuffled_batches(arm.batch_size, stored_outputs(examples))
         self.diagnostics.check(arm.name, distiller, batches, initial)

@@ -14,7 +14,7 @@ import numpy as np
 from keras_distill.compression import Profile, export, exporting, profiling
 from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import architecture, measure_latencies
-from keras_distill.experiment.model_result import ModelResult
+from keras_distill.experiment.model_result import ModelResult, Run
 from keras_distill.experiment.plan import TEACHER, baselines_of
 from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import bootstrap, compare
@@ -42,7 +42,7 @@ def results(execution: Execution) -> Results:
         execution: The `Execution`, trained.
     """
     plan, evaluator = execution.plan, execution.evaluator
-    evaluated = {key: trained for key, trained in execution.trained.items() if trained.outputs is not None}
+    evaluated = {key: trained for key, trained in execution.trained.items() if trained.evaluation is not None}
     names = [TEACHER] * ((TEACHER, 0) in evaluated) + [arm.name for arm in execution.arms]
     models = {name: execution.first(name).model for name in names}
     models = {name: model for name, model in models.items() if model is not None}
@@ -125,9 +125,9 @@ def write(results: Results, execution: Execution) -> None:
 
 def _run(execution, seed, trained):
     history = {} if trained.record is None else trained.record.history
-    run = execution.evaluator.run(seed, trained.outputs, history)
     file = None if trained.path is None else trained.path.relative_to(execution.folder).as_posix()
-    return dataclasses.replace(run, file=file)
+    score, agreement, per_class, confusion, *_ = trained.evaluation
+    return Run(seed, score, history, agreement, per_class, confusion, file)
 
 
 def _history(execution):
@@ -146,30 +146,28 @@ def _history(execution):
 
 def _comparisons(execution):
     plan, evaluator = execution.plan, execution.evaluator
-    students = {key: trained for key, trained in execution.trained.items() if key[0] != TEACHER}
-    records = {key: evaluator.records(trained.outputs) for key, trained in students.items()}
-    scores = {key: plan.task.score_of(each) for key, each in records.items()}
+    students = {key: trained.evaluation for key, trained in execution.trained.items() if key[0] != TEACHER}
     comparisons = []
     for arm in execution.arms:
         for baseline in baselines_of(arm, execution.arms):
             pairs = [[(name, seed) for seed in plan.seeds] for name in (arm.name, baseline)]
-            interval = bootstrap(plan.task.score_of, *([records[key] for key in keys] for keys in pairs))
+            interval = bootstrap(plan.task.score_of, *([students[key].records for key in keys] for keys in pairs))
             resolution = plan.task.resolution(evaluator.num_examples)
-            own, other = ([scores[key] for key in keys] for keys in pairs)
+            own, other = ([students[key].score for key in keys] for keys in pairs)
             comparisons.append(compare(arm.name, own, baseline, other, resolution, interval))
     return comparisons
 
 
 def _examples(execution, models):
     """Return images with the logits of all models, for tasks that show soft targets."""
-    indices = execution.evaluator.least_confident()
+    indices = execution.evaluator.examples
     images = execution.plan.data.evaluation.inputs(indices) if indices else None
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] not in (1, 3):
         return []
-    labels = execution.plan.task.as_labels(execution.trained[TEACHER, 0].outputs)
-    logits = {name: np.asarray(execution.first(name).outputs, float)[indices] for name in models}
+    logits = {name: np.asarray(execution.first(name).evaluation.examples, float) for name in models}
     # The teacher predicts these examples correctly.
-    classes = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels[indices]]
+    labels = execution.plan.task.as_labels(execution.first(TEACHER).evaluation.examples)
+    classes = [int(np.argmax(label)) if np.ndim(label) else int(label) for label in labels]
     return [
         Example(_as_uint8(image), label, {name: values[number] for name, values in logits.items()})
         for number, (image, label) in enumerate(zip(images, classes))

@@ -157,7 +157,8 @@ INVALID = {
         {"examples": "labelled_examples_five_classes", "schema": "labelled_schema_five_classes"},
         "Term 'kl_divergence' compares 3 student classes with 5 teacher classes: student 'output' has shape "
         "(None, 3), teacher 'output' has (None, 5). Both need the same classes in the same order; see "
-        "ModelTeacher(teacher, classes=...). Teacher activations: {{'teacher/output': [5]}}, from "
+        "ModelTeacher(teacher, classes=...). If only the last ones differ, such as the padding of a vocabulary, pass "
+        "Term(words=3). Teacher activations: {{'teacher/output': [5]}}, from "
         "['{}/labelled_examples_five_classes/Split-train/*'].",
     ),
     "a tap that was not stored": (
