@@ -79,7 +79,7 @@ def _staged(entries: list[Tappable]) -> list[Tappable]:
     stage, sizes, last = 0, (), {}
     for index, entry in enumerate(entries):
         size = entry.shape[1:-1] if entry.shape is not None else ()
-        if len(size) < 2 or None in size or set(size) == {1} or entry.layer.startswith("ZeroPadding"):
+        if len(size) < 2 or None in entry.shape[1:] or set(size) == {1} or entry.layer.startswith("ZeroPadding"):
             continue
         stage, sizes = (stage, sizes) if size == sizes else (stage + 1, size)
         entries[index] = entry._replace(stage=stage)
