@@ -21,6 +21,8 @@ class Task:
         score: The `Score`. Defaults to a fraction called "score", higher is better.
         monitor: Logged metric of the validation split that early stopping and a search use. Defaults to "val_loss".
         mode: "min" or "max": whether a smaller or a larger value of `monitor` is better. Defaults to "min".
+        same_outputs: Whether a teacher whose outputs have another shape than the student's is not evaluated. Defaults
+            to True.
 
     Example: a task from outside the package, counts that are scored by their mean absolute error
 
@@ -40,6 +42,7 @@ class Task:
     score = Score("score")
     monitor = "val_loss"
     mode = "min"
+    same_outputs = True
 
     def __repr__(self):
         settings = {

@@ -83,7 +83,7 @@ class TeacherOutputs:
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
 
     def outputs_like(self, student: keras.Model, examples: Examples, task: Task) -> Any:
-        """Return `outputs`; None, with a warning, if a student outputs something else, such as classes, not features.
+        """Return `outputs`; None, with a warning, if their shape is not that of a student and the task needs it to be.
 
         Args:
             student: An untrained student.
@@ -91,7 +91,7 @@ class TeacherOutputs:
             task: The `Task`.
         """
         expected, outputs = getattr(student, "output_shape", None), self.outputs(examples, task)
-        if not isinstance(outputs, np.ndarray) or not isinstance(expected, tuple):
+        if not task.same_outputs or not isinstance(outputs, np.ndarray) or not isinstance(expected, tuple):
             return outputs
         sizes = outputs.shape[1:]
         if len(sizes) == len(expected) - 1 and all(b in (None, a) for a, b in zip(sizes, expected[1:])):
