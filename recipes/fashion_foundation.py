@@ -56,7 +56,7 @@ def student() -> keras.Model:
 
 
 def arms() -> list[Arm]:
-    steps = IMAGES.value // common.BATCH_SIZE.value
+    steps = -(-IMAGES.value // common.BATCH_SIZE.value)
     baseline = Arm("1,000 labels", student, **common.training(steps_per_epoch=steps, steps_per_execution=8))
     queue = Term(QueueSimilarity(size=4096), "vector", "vector", head="auto", name="queue")
     tokens = Term(TokenSimilarity(), "map", "map", head="auto", name="tokens")
