@@ -7,6 +7,7 @@ from keras_distill.experiment.example import Example
 from keras_distill.experiment.language_modeling import LanguageModeling
 from keras_distill.experiment.latency import Latency, measure_latencies
 from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.regression import Regression
 from keras_distill.experiment.results import Results
 from keras_distill.experiment.run import Experiment
@@ -27,6 +28,7 @@ __all__ = [
     "Latency",
     "ModelResult",
     "MultiLabelClassification",
+    "Picture",
     "Regression",
     "Results",
     "Run",
