@@ -8,6 +8,7 @@ from keras_distill.experiment.features import LinearProbe, Retrieval
 from keras_distill.experiment.language_modeling import LanguageModeling
 from keras_distill.experiment.latency import Latency, measure_latencies
 from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.regression import Regression
 from keras_distill.experiment.results import Results
 from keras_distill.experiment.run import Experiment
@@ -29,6 +30,7 @@ __all__ = [
     "LinearProbe",
     "ModelResult",
     "MultiLabelClassification",
+    "Picture",
     "Regression",
     "Results",
     "Retrieval",

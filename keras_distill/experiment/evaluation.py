@@ -11,7 +11,7 @@ from keras_distill.experiment.task import Task
 
 
 class Evaluation(NamedTuple):
-    """What is kept of a model's outputs for a split; for a large vocabulary, the outputs would fill the memory.
+    """Scores and records of a model on a split. The outputs would fill the memory for a large vocabulary.
 
     Attributes:
         score: Score of the labeled examples.
@@ -21,6 +21,7 @@ class Evaluation(NamedTuple):
         confusion: `Task.confusion` as lists; None if the task has none.
         records: `Task.records` of the labeled examples.
         examples: Outputs for `Evaluator.examples`, shape `[examples, classes]`; None without such examples.
+        predictions: `Task.as_labels` of the outputs for `Evaluator.drawn`; None without such examples.
     """
 
     score: float
@@ -29,6 +30,7 @@ class Evaluation(NamedTuple):
     confusion: list[list[int]] | None
     records: Any
     examples: np.ndarray | None
+    predictions: Any
 
 
 class Evaluator:
@@ -42,6 +44,7 @@ class Evaluator:
         num_examples: Number of labeled examples.
         labels: Labels of these examples.
         indices: Their indices in the split.
+        drawn: Indices of the first `Task.num_drawn` labeled examples.
         examples: `Task.least_confident` as indices into the split; none without a teacher.
 
     Args:
@@ -69,6 +72,7 @@ class Evaluator:
             raise ValueError("No example of the evaluation split has a label. Choose another split.")
         self.labels = self._labeled(labels)
         self.num_examples = len(self.indices)
+        self.drawn = self.indices[: task.num_drawn].tolist()
         self._teacher_outputs = teacher_outputs
         self.examples: list[int] = []
         if teacher_outputs is not None:
@@ -85,13 +89,15 @@ class Evaluator:
         if self._teacher_outputs is not None and outputs is not self._teacher_outputs:
             agreement = task.agreement(outputs, self._teacher_outputs)
         examples = np.asarray(outputs)[self.examples] if self.examples else None
+        drawn = keras.tree.map_structure(lambda array: np.asarray(array)[self.drawn], outputs) if self.drawn else None
+        predictions = None if drawn is None else task.as_labels(drawn)
         outputs = self._labeled(outputs)
         records = task.records(outputs, labels)
         per_class, confusion = (
             None if values is None else values.tolist()
             for values in (task.per_class(outputs, labels), task.confusion(outputs, labels))
         )
-        return Evaluation(task.score_of(records), agreement, per_class, confusion, records, examples)
+        return Evaluation(task.score_of(records), agreement, per_class, confusion, records, examples, predictions)
 
     def clearly_worse(self, after: Evaluation, before: Evaluation) -> bool:
         """Return whether a model's score is worse than before by more than the chance of these examples.

@@ -15,6 +15,7 @@ from keras_distill.compression import Profile, export, exporting, profiling
 from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import architecture, measure_latencies
 from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.plan import TEACHER, baselines_of
 from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import bootstrap, compare
@@ -85,6 +86,7 @@ def results(execution: Execution) -> Results:
         num_examples=evaluator.num_examples,
         temperature=plan.temperature,
         examples=_examples(execution, models),
+        pictures=_pictures(execution, names),
         search=execution.search,
         profiles=_profiles(execution) if plan.is_chief else [],
         findings=execution.diagnostics.findings,
@@ -162,7 +164,7 @@ def _examples(execution, models):
     """Return images with the logits of all models, for tasks that show soft targets."""
     indices = execution.evaluator.examples
     images = execution.plan.data.evaluation.inputs(indices) if indices else None
-    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if not _are_images(images):
         return []
     logits = {name: np.asarray(execution.first(name).evaluation.examples, float) for name in models}
     # The teacher predicts these examples correctly.
@@ -172,6 +174,27 @@ def _examples(execution, models):
         Example(_as_uint8(image), label, {name: values[number] for name, values in logits.items()})
         for number, (image, label) in enumerate(zip(images, classes))
     ]
+
+
+def _pictures(execution, names):
+    """Return images with the predictions of the first seed of all models, for tasks that draw them."""
+    plan, drawn = execution.plan, execution.evaluator.drawn
+    inputs = plan.data.evaluation.inputs(drawn) if drawn else None
+    if not _are_images(inputs):
+        return []
+    labels = keras.tree.map_structure(lambda array: array[: len(drawn)], execution.evaluator.labels)
+    predictions = {name: execution.first(name).evaluation.predictions for name in names}
+    label, *others = (plan.task.draw(inputs, each) for each in (labels, *predictions.values()))
+    if label is None:
+        return []
+    return [
+        Picture(_as_uint8(image), label[number], {name: each[number] for name, each in zip(predictions, others)})
+        for number, image in enumerate(inputs)
+    ]
+
+
+def _are_images(inputs):
+    return isinstance(inputs, np.ndarray) and inputs.ndim == 4 and inputs.shape[-1] in (1, 3)
 
 
 def _as_uint8(image):

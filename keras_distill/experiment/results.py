@@ -15,6 +15,7 @@ from keras_distill.experiment import environment, table, validation, verdict
 from keras_distill.experiment.example import Example, decode_png, encode_png
 from keras_distill.experiment.latency import Latency
 from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import Comparison
 from keras_distill.preflight import Finding
@@ -43,6 +44,7 @@ class Results:
         num_examples: Number of evaluation examples. Defaults to None, unknown.
         temperature: Softmax temperature at which the logits of the examples are shown, > 0. Defaults to 1.0.
         examples: List of `Example`. Defaults to none.
+        pictures: List of `Picture`. Defaults to none, for tasks that draw no predictions.
         search: `Search` that chose the hyperparameters. Defaults to None.
         profiles: List of `compression.Profile` of exported files. Defaults to none.
         findings: `{name of the model: [Finding]}` of `preflight.check`. Defaults to none.
@@ -77,6 +79,7 @@ class Results:
     num_examples: int | None = None
     temperature: float = 1.0
     examples: list[Example] = dataclasses.field(default_factory=list)
+    pictures: list[Picture] = dataclasses.field(default_factory=list)
     search: Search | None = None
     profiles: list[Profile] = dataclasses.field(default_factory=list)
     findings: dict[str, list[Finding]] = dataclasses.field(default_factory=dict)
@@ -160,6 +163,7 @@ class Results:
         fields["examples"] = [
             Example(**{**example, "image": decode_png(example["image"])}) for example in fields["examples"]
         ]
+        fields["pictures"] = [_picture(picture) for picture in fields.get("pictures", [])]
         fields["search"] = None if fields["search"] is None else Search.from_fields(fields["search"])
         fields["profiles"] = [Profile(**_tuples(profile)) for profile in fields["profiles"]]
         fields["findings"] = {
@@ -172,6 +176,9 @@ def _plain(value):
     """Convert a value to the types that JSON knows."""
     if isinstance(value, Example):
         return {"image": encode_png(value.image), "label": _plain(value.label), "logits": _plain(value.logits)}
+    if isinstance(value, Picture):
+        predictions = {name: encode_png(image) for name, image in value.predictions.items()}
+        return {"image": encode_png(value.image), "label": encode_png(value.label), "predictions": predictions}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Finding):
@@ -191,6 +198,11 @@ def _model(fields):
     latency = fields["latency"]
     runs = [Run(**run) for run in fields["runs"]]
     return ModelResult(**{**fields, "runs": runs, "latency": None if latency is None else Latency(**latency)})
+
+
+def _picture(fields):
+    predictions = {name: decode_png(image) for name, image in fields["predictions"].items()}
+    return Picture(decode_png(fields["image"]), decode_png(fields["label"]), predictions)
 
 
 def _tuples(fields):

@@ -1,5 +1,6 @@
 """Semantic segmentation."""
 
+import colorsys
 from typing import Any
 
 import keras
@@ -8,6 +9,9 @@ import numpy as np
 from keras_distill.experiment.classification import MOST_CLASSES
 from keras_distill.experiment.position_task import PositionTask, num_classes
 from keras_distill.experiment.score import Score
+
+# Color of positions that do not count.
+_IGNORED = 128
 
 
 class Segmentation(PositionTask):
@@ -30,6 +34,7 @@ class Segmentation(PositionTask):
     """
 
     score = Score("mIoU")
+    num_drawn = 4
 
     def metrics(self, model: keras.Model) -> list[Any]:
         classes = num_classes(model, type(self).__name__)
@@ -59,6 +64,18 @@ class Segmentation(PositionTask):
         """Return the intersection over union of each class; NaN for a class that does not occur."""
         return _iou(self.records(outputs, labels))
 
+    def draw(self, inputs: Any, labels: Any) -> np.ndarray | None:
+        """Return masks as images: class 0 in black, positions that do not count in gray."""
+        labels = np.asarray(labels)
+        labels = labels[..., 0] if labels.ndim == 4 and labels.shape[-1] == 1 else labels
+        if labels.ndim != 3:
+            return None
+        counted = self.counted(labels)
+        found = labels[counted].astype(int)
+        colors = np.full((*labels.shape, 3), _IGNORED, "uint8")
+        colors[counted] = _palette(found.max(initial=0) + 1)[found]
+        return colors
+
     def confusion(self, outputs: Any, labels: Any) -> np.ndarray | None:
         classes = np.shape(outputs)[-1]
         if classes > MOST_CLASSES:
@@ -67,6 +84,14 @@ class Segmentation(PositionTask):
         counted, guesses = self.counted(labels), np.argmax(outputs, axis=-1).reshape(-1)
         pairs = labels[counted].astype(int) * classes + guesses[counted]
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def _palette(classes):
+    """Return a color for each class, uint8 of shape `[classes, 3]`. Hues of neighbors differ by the golden angle."""
+    numbers = np.arange(classes)
+    colors = [colorsys.hls_to_rgb(0.618034 * number % 1, (0.55, 0.7, 0.42)[number % 3], 0.85) for number in numbers]
+    colors[0] = (0.0, 0.0, 0.0)
+    return np.uint8(np.round(255 * np.array(colors)))
 
 
 def _iou(records):

@@ -20,6 +20,8 @@ class Task:
     Attributes:
         score: The `Score`. Defaults to a fraction called "score", higher is better.
         monitor: Logged metric of the validation split that early stopping and a search use. Defaults to "val_loss".
+        num_drawn: Number of evaluation examples whose predictions a report shows as images, if `draw` returns them.
+            Defaults to 0.
         mode: "min" or "max": whether a smaller or a larger value of `monitor` is better. Defaults to "min".
         same_outputs: Whether a teacher whose outputs have another shape than the student's is not evaluated. Defaults
             to True.
@@ -42,6 +44,7 @@ class Task:
     score = Score("score")
     monitor = "val_loss"
     mode = "min"
+    num_drawn = 0
     same_outputs = True
 
     def __repr__(self):
@@ -199,6 +202,19 @@ class Task:
             labels: As for `records`.
         """
         return []
+
+    def draw(self, inputs: Any, labels: Any) -> np.ndarray | None:
+        """Return labels as images, for a report: those of a split, or those that a model predicts.
+
+        Args:
+            inputs: Inputs of `num_drawn` examples, an array or a structure of several.
+            labels: Labels of the same examples, as for `records`, or returned by `as_labels`.
+
+        Returns:
+            uint8, shape `[examples, height, width]` or `[examples, height, width, 3]`; None for inputs or labels
+            other than images. Defaults to None.
+        """
+        return None
 
     def evaluate(self, outputs: Any, labels: Any) -> float:
         """Return the score of a model's outputs.

@@ -27,6 +27,8 @@ def check_results(results: Results) -> None:
         _check_model(results, model)
     for number, example in enumerate(results.examples):
         _check_example(results, number, example)
+    for number, picture in enumerate(results.pictures):
+        _check_picture(results, number, picture)
     referenced = {
         "profiles": [profile.model for profile in results.profiles],
         "findings": results.findings,
@@ -63,12 +65,8 @@ def _check_model(results, model):
 
 
 def _check_example(results, number, example):
-    image, size = np.asarray(example.image), len(results.classes)
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)):
-        raise ValueError(
-            f"The image of example {number} must be uint8, [height, width] or [height, width, 3]. "
-            f"Received: {image.dtype}, {image.shape}"
-        )
+    size = len(results.classes)
+    _check_image(example.image, f"image of example {number}")
     if not 0 <= example.label < size:
         raise ValueError(f"The label of example {number} must be >= 0 and < {size}. Received: {example.label}")
     for name, logits in example.logits.items():
@@ -77,6 +75,26 @@ def _check_example(results, number, example):
                 f"The logits of example {number} must have shape {(size,)} and belong to one of "
                 f"{list(_roles(results))}. Received: shape {np.shape(logits)} of '{name}'"
             )
+
+
+def _check_picture(results, number, picture):
+    unknown = sorted(set(picture.predictions) - set(_roles(results)))
+    if unknown:
+        raise ValueError(
+            f"The predictions of picture {number} must belong to some of {list(_roles(results))}. Received: {unknown}"
+        )
+    images = {"image": picture.image, "label": picture.label}
+    images |= {f"prediction of '{name}'": image for name, image in picture.predictions.items()}
+    for name, image in images.items():
+        _check_image(image, f"{name} of picture {number}")
+
+
+def _check_image(image, what):
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)):
+        raise ValueError(
+            f"The {what} must be uint8, [height, width] or [height, width, 3]. Received: {image.dtype}, {image.shape}"
+        )
 
 
 def _roles(results):

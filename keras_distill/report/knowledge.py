@@ -4,27 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from keras_distill.experiment.example import encode_png
 from keras_distill.experiment.results import Results
+from keras_distill.report.photos import Photo, photo
 from keras_distill.utils.drawing import Figure, colors
 from keras_distill.utils.soft_targets import bars, softened
-
-
-@dataclasses.dataclass(frozen=True)
-class Photo:
-    """An image as a PNG.
-
-    Attributes:
-        source: The PNG as a data URI.
-        width: Pixels.
-        height: Pixels.
-        alt: Alternative text.
-    """
-
-    source: str
-    width: int
-    height: int
-    alt: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +19,12 @@ class Card:
         bars: The class probabilities, a `Figure`.
         label: Name of the true class.
         predictions: `(name of the model, predicted class, correct)` for each model.
-        small: True if the image is to be enlarged pixel by pixel.
     """
 
     image: Photo
     bars: Figure
     label: str
     predictions: list[tuple[str, str, bool]]
-    small: bool
 
 
 def cards(results: Results) -> list[Card]:
@@ -57,16 +38,14 @@ def cards(results: Results) -> list[Card]:
 
 def _card(results, example):
     label = results.classes[example.label]
-    height, width = example.image.shape[:2]
-    source = "data:image/png;base64," + encode_png(example.image)
     predictions = []
     for model in results.models:
         if model.name in example.logits:
             guess = int(np.argmax(example.logits[model.name]))
             predictions.append((model.name, results.classes[guess], guess == example.label))
-    image = Photo(source, width, height, f"Image of class {label}.")
+    image = photo(example.image, f"Image of class {label}.")
     probabilities = bars(results.classes, example.label, _panels(results, example), colors(results))
-    return Card(image, probabilities, label, predictions, max(height, width) <= 64)
+    return Card(image, probabilities, label, predictions)
 
 
 def _panels(results, example):

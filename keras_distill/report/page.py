@@ -4,7 +4,7 @@ import pathlib
 
 from keras_distill.experiment import verdict
 from keras_distill.experiment.results import Results
-from keras_distill.report import confusions, curves, knowledge, summary, tables
+from keras_distill.report import confusions, curves, knowledge, predictions, summary, tables
 from keras_distill.report.class_plots import class_figures
 from keras_distill.report.cost_plots import model_figures, profile_figures
 from keras_distill.report.score_plots import difference_dots, score_dots
@@ -54,6 +54,7 @@ def render(results: Results) -> str:
         search_figures=[] if search is None else list(search_figures(search).values()),
         trials=0 if search is None else len(search.trials),
         cards=knowledge.cards(results),
+        predictions=predictions.rows(results),
         metrics=curves.metric_curves(results),
         losses=curves.loss_curves(results),
         matrices=confusions.matrices(results),

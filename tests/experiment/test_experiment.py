@@ -286,7 +286,7 @@ def test_without_labels_the_teacher_is_the_reference(tmp_path):
 
 def images(count=24):
     random = np.random.default_rng(0)
-    x = random.normal(size=(count, 6, 6, 2)).astype("float32")
+    x = random.normal(size=(count, 6, 6, 3)).astype("float32")
     return x, (x[..., 0] > 0).astype("int32")
 
 
@@ -314,7 +314,7 @@ TASKS = {
         Segmentation(),
         images,
         lambda units: keras.Sequential(
-            [keras.Input((6, 6, 2)), keras.layers.Conv2D(units, 1), keras.layers.Conv2D(2, 1)]
+            [keras.Input((6, 6, 3)), keras.layers.Conv2D(units, 1), keras.layers.Conv2D(2, 1)]
         ),
     ),
     "one-hot": (
@@ -348,6 +348,12 @@ def test_tasks(name, stream, tmp_path):
         assert task.score.sign * (model.mean() - before) > 0, model.name
         assert model.runs[0].history["val_loss"]
     assert Results.load(tmp_path / "results.json").score == task.score
+    assert len(results.pictures) == (4 if name == "segmentation" else 0)
+    for number, picture in enumerate(results.pictures):
+        assert list(picture.predictions) == ["teacher", "baseline", "distilled"]
+        # The label is drawn in black and in one color, and a model that learned predicts most of it.
+        np.testing.assert_array_equal(picture.label.any(-1), test[1][number] == 1)
+        assert (picture.predictions["teacher"] == picture.label).mean() > 0.8
 
 
 def test_a_teacher_of_another_library(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from keras_distill.compression import Profile
 from keras_distill.experiment.example import Example
 from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.results import Results
 from keras_distill.experiment.statistics import Comparison
 from tests.report import samples
@@ -27,6 +28,10 @@ def saved(results, folder):
     return path
 
 
+def images_of(picture):
+    return picture.image, picture.label, *picture.predictions.values()
+
+
 def strict(path):
     """Parse JSON without the NaN and Infinity that Python accepts and the standard does not."""
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
@@ -35,7 +40,11 @@ def strict(path):
 @pytest.mark.parametrize("shape", [(28, 28), (20, 31, 3)])
 def test_round_trip(tmp_path, shape):
     results = samples.results(
-        shape=shape, profiles=samples.profiles(), findings=samples.findings(), files={"history": "history.csv"}
+        shape=shape,
+        pictures=samples.pictures(shape),
+        profiles=samples.profiles(),
+        findings=samples.findings(),
+        files={"history": "history.csv"},
     )
     back = Results.load(saved(results, tmp_path))
     assert back.models == results.models
@@ -53,6 +62,11 @@ def test_round_trip(tmp_path, shape):
     ):
         assert getattr(back, field) == getattr(results, field)
     assert back.versions == results.versions
+    for ours, theirs in zip(results.pictures, back.pictures, strict=True):
+        assert list(theirs.predictions) == list(ours.predictions)
+        for pair in zip(images_of(theirs), images_of(ours), strict=True):
+            assert pair[0].dtype == np.uint8
+            np.testing.assert_array_equal(*pair)
     for ours, theirs in zip(results.examples, back.examples, strict=True):
         assert theirs.image.dtype == np.uint8
         np.testing.assert_array_equal(theirs.image, ours.image)
@@ -186,3 +200,27 @@ def test_the_comparison_with_a_baseline():
 def test_inconsistent_examples_raise(example, message):
     with pytest.raises(ValueError, match=message):
         samples.results(examples=[example])
+
+
+IMAGE = np.zeros((4, 4), "uint8")
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Picture(IMAGE, IMAGE, {"techer": IMAGE}), r"'teacher'.*\['techer'\]"),
+        (Picture(IMAGE, IMAGE + 0.5, {}), "The label of picture 0 must be uint8"),
+        (Picture(IMAGE, IMAGE, {"teacher": IMAGE[0]}), r"prediction of 'teacher' of picture 0 .*uint8, \(4,\)"),
+    ],
+)
+def test_inconsistent_pictures_raise(picture, message):
+    with pytest.raises(ValueError, match=message):
+        samples.results(pictures=[picture])
+
+
+def test_results_without_pictures_are_read(tmp_path):
+    path = saved(samples.results(), tmp_path)
+    fields = strict(path)
+    del fields["pictures"]
+    path.write_text(json.dumps(fields))
+    assert Results.load(path).pictures == []

@@ -172,6 +172,23 @@ def test_segmentation():
     np.testing.assert_array_equal(task.labeled(labeled), [True, True, False, True])
 
 
+def test_masks_as_images():
+    task = Segmentation(ignore_class=255)
+    masks = np.array([[[0, 1, 2], [255, -1, 1]]])
+    black, first, second = (task.draw(None, masks)[0, 0, column].tolist() for column in range(3))
+    assert black == [0, 0, 0] and len({tuple(color) for color in (black, first, second, [128] * 3)}) == 4
+    expected = np.array([[[black, first, second], [[128] * 3, [128] * 3, first]]])
+    np.testing.assert_array_equal(task.draw(None, masks[..., None]), expected)
+    # Colors do not depend on the classes that occur.
+    np.testing.assert_array_equal(task.draw(None, np.full((1, 2, 2), 2)), np.full((1, 2, 2, 3), second))
+    np.testing.assert_array_equal(task.draw(None, np.full((1, 2, 2), 255)), np.full((1, 2, 2, 3), 128))
+    many = task.draw(None, np.arange(21).reshape(1, 3, 7)).reshape(-1, 3).astype(int)
+    distances = np.abs(many[:, None] - many).sum(-1) + 999 * np.eye(21, dtype=int)
+    assert distances.min() > 30
+    # Texts and volumes.
+    assert task.draw(None, np.zeros((4, 7), int)) is None and task.draw(None, np.zeros((1, 4, 4, 4), int)) is None
+
+
 @pytest.mark.parametrize("ignored", [None, 2])
 def test_language_modeling(ignored):
     outputs, labels = RANDOM.normal(size=(4, 6, 5)), RANDOM.integers(-1, 5, (4, 6))

@@ -6,6 +6,7 @@ from keras_distill.compression import Profile
 from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import Latency
 from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.results import Results
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import compare
@@ -56,6 +57,20 @@ def examples(count, classes, shape, names):
             )
         )
     return listed
+
+
+def pictures(shape=(28, 28), count=2):
+    """Return pictures of random images, with the predictions of two models of `results`."""
+    generator = np.random.default_rng(0)
+
+    def image(*size):
+        return generator.integers(0, 256, size, "uint8")
+
+    masks = (*shape[:2], 3)
+    return [
+        Picture(image(*shape), image(*masks), {name: image(*masks) for name in ("teacher", "distilled")})
+        for _ in range(count)
+    ]
 
 
 def profiles():

@@ -38,7 +38,9 @@ def test_bars_of_the_teacher_at_both_temperatures():
     assert [axes.get_title() for axes in panels] == ["t\nT = 1", "t\nT = 2", "a\nT = 2"]
     # Ten classes: 121 / (121 + 9), 11 / (11 + 9), (1/11) / (1/11 + 9).
     np.testing.assert_allclose([axes.patches[4].get_width() for axes in panels], [121 / 130, 11 / 20, 1 / 100])
-    assert card.predictions == [("t", "Coat", True), ("a", "T-shirt", False)] and card.label == "Coat" and card.small
+    assert (
+        card.predictions == [("t", "Coat", True), ("a", "T-shirt", False)] and card.label == "Coat" and card.image.small
+    )
     labels = panels[0].get_yticklabels()
     assert [tick.get_text() for tick in labels if tick.get_fontweight() == "bold"] == ["Coat"]
 
