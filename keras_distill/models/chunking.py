@@ -74,7 +74,8 @@ def in_chunks(
 
         def backward(upstream):
             factor, proportional = _common_factor(upstream, scale)
-            start = [ops.where(proportional, ops.cast(factor, part.dtype) * part, 0.0) for part in known]
+            factor = ops.where(proportional, factor, 0.0)
+            start = [ops.cast(factor, part.dtype) * part for part in known]
             # A loop that may have no iterations, because `tf.cond` takes the memory of another gradient.
             return cast(_gradients(*inputs, upstream, start, ops.where(proportional, 0, num_chunks))[1])
 
