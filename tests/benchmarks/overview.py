@@ -6,7 +6,7 @@ python -m tests.benchmarks.overview [--only=step,label] [--overview_rounds=9]
 
 All functions of a part are timed in one process, in turn. The table has a line for each figure; the last line is JSON:
 
-    step       microseconds of a step of `fit` over those of the student alone, for a tiny dense pair with an online
+    step       microseconds of a step of `fit` over those of the baseline, for a tiny dense pair with an online
                teacher, with 1 and 16 steps per execution; the same of `keras.distillation`; operations of the graphs
     label      microseconds per example of `label`, of comparing a finished cache and of `predict`, for a small teacher
     read       microseconds per example of an epoch over plain slices and `indexed` arrays, and of `TeacherCache.load`
@@ -57,7 +57,7 @@ def arrays(count):
 
 
 def distillers(teacher):
-    """Return `{name: model}` of the student alone, in a `Distiller`, and in that of Keras."""
+    """Return `{name: model}` of the baseline, of a `Distiller`, and of that of Keras."""
     keras_losses = [keras.distillation.LogitsDistillation()]
     return {
         "student": dense("student", 16),
@@ -199,7 +199,7 @@ def scale():
 
 
 def construct():
-    """Time each part once: every call traces anew."""
+    """Time each part once, because every call traces the models."""
     options = {"weights": None, "input_shape": (224, 224, 3), "classes": 100, "classifier_activation": None}
     x, y = np.zeros((2, 224, 224, 3), "float32"), np.zeros(2, "int64")
 

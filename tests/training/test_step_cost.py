@@ -26,5 +26,5 @@ def test_operations_of_a_step():
     two = operations(Distiller(student=student, teacher=teacher, terms=[*terms, Term(LogitMSE())]))
     # 240 are those of the teacher, the divergence with its gradient, missing labels and three logged losses.
     assert one <= own + 240
-    # Those of another logged loss, with its gradient.
+    # Another logged loss has its gradient, too.
     assert two <= one + 135
