@@ -83,7 +83,7 @@ def digits(smoke, tmp_path):
 
 
 # Recipes that take minutes.
-LONG = ("minilm_layers", "methods", "smollm2_student", "digits_canvas_segmentation")
+LONG = ("minilm_layers", "methods", "smollm2_student", "digits_canvas_segmentation", "fashion_foundation")
 
 
 @pytest.mark.parametrize(
