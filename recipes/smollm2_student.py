@@ -30,7 +30,7 @@ Result: perplexity on 100 test sequences of 32 tokens, mean and sample standard 
 
         Given texts raise the acceptance by 0.057 (0.056 to 0.059); own texts change it by -0.001 (-0.004 to 0.002) and
         the perplexity by -100 (-181 to -18).
-Time:   45 minutes for 10 seeds, on one core of an AMD EPYC that other processes shared, and 30 minutes of processor time
+Time:   45 minutes for 10 seeds, on a core of an AMD EPYC that other processes shared, and 30 minutes of processor time
         for the draft models; up to 14 GB of memory
 References:
     Men et al., 2024, https://arxiv.org/abs/2403.03853 (ShortGPT: block influence)
