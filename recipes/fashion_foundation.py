@@ -82,7 +82,7 @@ def recipe() -> None:
         title="Fashion-MNIST: features without labels",
         description="The students learn features of a convolutional teacher on images without labels; the baseline is "
         "trained on 1,000 labels. A linear classifier on the features scores them all.",
-        keep="similarities, tokens",
+        keep="maps",
         **common.options(),
     )
     experiment.run(common.folder())
