@@ -30,7 +30,7 @@ def align_texts(
 
     ```
     student   |un|aligned| text|s|      spans 0 0 1 1
-    teacher   |unaligned| te|xts|       spans 0 1 1
+    teacher   |unaligned| tex|ts|       spans 0 1 1
     ```
 
     Whitespace and the case of ASCII letters are not compared. The end tokens are a separate span. Tokens after an
