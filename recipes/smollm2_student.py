@@ -4,18 +4,34 @@ The vocabulary is trimmed to the tokens of the reviews. The student keeps the bl
 the teacher's weights; all arms start from this copy. The distilled student learns the 32 most probable tokens of the
 teacher at each position, which are computed once, and the probability of all others together.
 
-Run:    python -m recipes.smollm2_student --originals=FOLDER
+Run:    python -m recipes.smollm2_student --originals=FOLDER --seeds=10
         after the installations that recipes/smollm2.py names. FOLDER contains movieReviewSnippets_GroundTruth.txt,
         which is part of the sources of vaderSentiment.
-Result: perplexity on 100 test sequences of 32 tokens, mean and sample standard deviation over 10 seeds (--seeds=10),
-        and the fraction of tokens for which student and teacher predict the same one:
+Result: perplexity on 100 test sequences of 32 tokens, mean and sample standard deviation over 10 seeds, and the
+        fraction of tokens for which student and teacher predict the same one:
 
+            teacher      184
             labels only  554 +- 44   20.0 +- 0.4 %
             distilled    503 +- 14   22.2 +- 0.3 %
 
-        The distilled student's perplexity is 51 lower (24 to 77; paired t-test p = 0.002). No setting was tried out.
-        9,600 training tokens are far too few for a useful model; the recipe shows the difference that a teacher makes.
-Time:   45 minutes for 10 seeds, on one core of an AMD EPYC that other processes shared
+        The distilled student's perplexity is 51 lower (24 to 77; paired t-test p = 0.002), and it reads a sequence 4.6
+        times as fast as the teacher. No setting was tried out. 9,600 training tokens are far too few for a useful
+        model; the recipe shows the difference that a teacher makes.
+
+        Three of the distilled students are trained for another epoch by the reverse KL divergence alone. As draft
+        models of speculative decoding they become better, as language models worse, and texts that they write
+        themselves have no advantage over given ones for the former: acceptance of a token, tokens accepted of 4, and
+        perplexity
+
+            before training  0.121          0.142          6562
+            distilled        0.289          0.414           502
+            given texts      0.346          0.546          1331
+            own texts        0.346          0.545          1232
+
+        Given texts raise the acceptance by 0.057 (0.056 to 0.059); own texts change it by -0.001 (-0.004 to 0.002) and
+        the perplexity by -100 (-181 to -18).
+Time:   45 minutes for 10 seeds, on a core of an AMD EPYC that other processes shared, and 30 minutes of processor time
+        for the draft models; up to 14 GB of memory
 References:
     Men et al., 2024, https://arxiv.org/abs/2403.03853 (ShortGPT: block influence)
     Muralidharan et al., NeurIPS 2024, https://arxiv.org/abs/2407.14679 (Minitron: pruning and distillation)
@@ -173,9 +189,10 @@ def continue_on_policy(results: Results, teacher: keras.Model, arrays: data.Arra
         return
     for metric in ("perplexity", "acceptance"):
         scores = {name: [each[metric] for each in qualities] for name, qualities in measured.items()}
-        comparison = compare("own texts", scores["own texts"], "given texts", scores["given texts"])
-        low, high = comparison.interval
-        print(f"{metric}, own texts - given texts: {comparison.difference:+.3g} ({low:+.3g} to {high:+.3g})")
+        for name, other in (("given texts", "distilled"), ("own texts", "given texts")):
+            comparison = compare(name, scores[name], other, scores[other])
+            low, high = comparison.interval
+            print(f"{metric}, {name} - {other}: {comparison.difference:+.3g} ({low:+.3g} to {high:+.3g})")
 
 
 def train_by_reverse_kl(student: keras.Model, teacher: keras.Model, train: Any, seed: int, own_texts: bool) -> None:
@@ -186,7 +203,8 @@ def train_by_reverse_kl(student: keras.Model, teacher: keras.Model, train: Any, 
     rollouts = Rollouts(max_length=labels.shape[1], stop_token_ids=[], seed=seed) if own_texts else None
     terms = [Term(ReverseKL(temperature=1.0), over="tokens")]
     distiller = Distiller(student=student, teacher=teacher, terms=terms, supervised_weight=0.0, rollouts=rollouts)
-    distiller.compile(keras.optimizers.Adam(common.LEARNING_RATE.value / 3))
+    # The labels count with the weight 0; they are passed for the weights of the positions.
+    distiller.compile(keras.optimizers.Adam(common.LEARNING_RATE.value / 3), LanguageModeling().loss(student))
     distiller.fit(inputs, labels, sample_weight=weights, batch_size=common.BATCH_SIZE.value, verbose=0)
 
 

@@ -32,21 +32,28 @@ def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
         A `tf.data.Dataset` of single examples. `on_inputs` applies a function to their inputs.
     """
     if not isinstance(dataset, tf.data.Dataset):
-        dataset = tf.data.Dataset.from_tensor_slices(_index_arrays(dataset))
+        arrays = index_arrays(dataset)
+        dataset = tf.data.Dataset.from_tensor_slices(dataset if arrays is None else arrays)
     if is_indexed(dataset):
         return dataset
     return dataset.enumerate().map(with_fingerprint, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _index_arrays(element):
-    """Return the element of all examples at once, or the arrays themselves if some are lists."""
+def index_arrays(element: Any, start: int = 0) -> Any:
+    """Return the element of all examples at once, for arrays in memory; None if some inputs are lists.
+
+    Args:
+        element: Arrays or eager tensors `x`, `(x, y)` or `(x, y, sample_weight)` of all examples.
+        start: Index of the first example. Defaults to 0.
+    """
     inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     leaves = keras.tree.flatten(inputs)
     lengths = {tuple(leaf.shape[:1]) if isinstance(leaf, np.ndarray | tf.Tensor) else None for leaf in leaves}
     # tf.data takes lists of numbers, too, and raises for arrays of different lengths.
     if len(lengths) != 1 or not all(lengths):
-        return element
-    joined = with_index(inputs, np.arange(len(leaves[0]))) | {_FINGERPRINT: fingerprint.of_examples(inputs)}
+        return None
+    index = np.arange(start, start + len(leaves[0]))
+    joined = with_index(inputs, tf.constant(index)) | {_FINGERPRINT: fingerprint.of_examples(inputs)}
     return (joined, *rest) if rest else joined
 
 

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.arrays import ShardArray
-from keras_distill.cache.indexing import as_element, indexed, input_signature, split_element
-from keras_distill.cache.lengths import LENGTHS, batched, token_mask, vary
+from keras_distill.cache.examples import Examples
+from keras_distill.cache.indexing import input_signature, split_element
+from keras_distill.cache.lengths import LENGTHS, token_mask, vary
 from keras_distill.cache.manifest import EXAMPLES, Manifest
 from keras_distill.cache.packing import StoredTap
 from keras_distill.cache.views import Views
@@ -90,23 +91,18 @@ def label(
     """
     teacher = as_teacher(teacher)
     check_finite_weights(teacher)
-    dataset = indexed(dataset)
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("The dataset has no end. Pass it without `repeat()`: each example is labeled once.")
-    if views is not None:
-        views.check_repeatable(dataset)
-        dataset = views.all_of(dataset)
-    inputs = split_element(dataset.element_spec)[0]
+    examples = Examples(dataset, views)
     num_views = 1 if views is None else views.count
-    requested = new_manifest(teacher, inputs, taps, dtype, top_k, num_views, version, shard_bytes, batch_size)
+    settings = taps, dtype, top_k, num_views, version, shard_bytes, batch_size
+    requested = new_manifest(teacher, examples.inputs, *settings)
     stored = shards.read_manifest(directory)
     # Reading needs no lock: a finished cache may be on a read-only file system.
     is_finished = stored is not None and stored.complete
     with contextlib.nullcontext() if is_finished else shards.write_lock(directory):
         manifest = begin_or_resume(directory, requested, batch_size)
-        _check_examples(directory, manifest, dataset)
+        _check_examples(directory, manifest, examples)
         if not manifest.complete:
-            _write_missing_shards(teacher, dataset, directory, manifest, batch_size, verbose)
+            _write_missing_shards(teacher, examples, directory, manifest, batch_size, verbose)
 
 
 def new_manifest(
@@ -236,15 +232,13 @@ def _check_storable(tap, dtype, unusable, overflow):
         )
 
 
-def _check_examples(directory: str | os.PathLike, manifest: Manifest, dataset: tf.data.Dataset) -> None:
-    """Raise if the finished shards hold other examples than the dataset."""
+def _check_examples(directory: str | os.PathLike, manifest: Manifest, examples: Examples) -> None:
+    """Raise if the finished shards hold other examples."""
     if not manifest.shards:
         return
     stored = np.concatenate([ShardArray(directory, manifest, shard, EXAMPLES).all_rows() for shard in manifest.shards])
     # A complete cache is compared with one example more, to detect a longer dataset.
-    fingerprints = dataset.take(len(stored) + manifest.complete).map(lambda *x: split_element(as_element(x))[2])
-    fingerprints = [np.zeros(0, "int64"), *(batch.numpy() for batch in fingerprints.batch(1024))]
-    fingerprints = np.concatenate(fingerprints).astype(stored.dtype)
+    fingerprints = examples.fingerprints(len(stored) + manifest.complete).astype(stored.dtype)
     shorter = min(len(fingerprints), len(stored))
     different = np.flatnonzero(fingerprints[:shorter] != stored[:shorter])
     if len(different) or len(fingerprints) != len(stored):
@@ -257,15 +251,13 @@ def _check_examples(directory: str | os.PathLike, manifest: Manifest, dataset: t
 
 def _write_missing_shards(
     teacher: Teacher,
-    dataset: tf.data.Dataset,
+    examples: Examples,
     directory: str | os.PathLike,
     manifest: Manifest,
     batch_size: int,
     verbose: int,
 ) -> None:
-    done = manifest.examples
-    count = int(dataset.cardinality())
-    count = count if count > 0 else None
+    done, count = manifest.examples, examples.count
     if verbose:
         size = "unknown number of examples"
         if count:
@@ -273,7 +265,7 @@ def _write_missing_shards(
         print(f"Labeling into {directory}: {manifest.row_bytes:,} bytes per example, {size}; {done:,} examples done")
     progress = progress_bar(count, "example", verbose)
     progress.update(done)
-    batches = _labeled_batches(teacher, batched(dataset.skip(done), batch_size), manifest, progress)
+    batches = _labeled_batches(teacher, examples.batches(done, batch_size), manifest, progress)
     while shard := list(itertools.islice(batches, manifest.shard_examples // batch_size)):
         arrays = {name: np.concatenate([batch[name] for batch in shard]) for name in shard[0]}
         written = shards.write_shard(directory, len(manifest.shards), arrays)

@@ -16,7 +16,7 @@ from keras_distill.compression.onnx_files import write_onnx
 from keras_distill.compression.quantization import bake_quantization
 from keras_distill.compression.runtimes import runtime, silence_runtime
 from keras_distill.models.layers import walk_layers
-from keras_distill.models.specs import input_specs
+from keras_distill.models.specs import input_specs, symbolic_inputs
 from keras_distill.types import Structure
 from keras_distill.utils.arguments import check_model
 from keras_distill.utils.files import atomic_path
@@ -91,7 +91,7 @@ def export(
     ```
 
     Each file is loaded by its own runtime, and its outputs are compared with the model's. LiteRT files take one example
-    at a time.
+    at a time. Where the model's inputs have an open size, such as the number of tokens, they take that of `examples`.
 
     A model from `quantize_aware` is exported with exactly its quantized weights. Its activations keep their trained
     ranges, except in "litert_int8", which calibrates the range of every operation on `examples`. ONNX Runtime computes
@@ -111,10 +111,9 @@ def export(
         List of `Exported`, in the order of `formats`.
 
     Raises:
-        ValueError: Before a file is written: if a format is unknown, if the model has several outputs, or if LiteRT
-            meets inputs of unknown length. Later: if the package of a format is not installed, if TensorFlow cannot
-            convert the model to LiteRT, or if the outputs of a file differ from the model's by more than the tolerance
-            in `FORMATS`. That file is kept for inspection.
+        ValueError: Before a file is written: if a format is unknown, or if the model has several outputs. Later: if the
+            package of a format is not installed, if TensorFlow cannot convert the model to LiteRT, or if the outputs of
+            a file differ from the model's by more than the tolerance in `FORMATS`. That file is kept for inspection.
 
     Example:
 
@@ -124,8 +123,6 @@ def export(
     """
     check_model(model, "model")
     formats = check_formats(formats, "formats")
-    if any(format.startswith("litert") for format in formats):
-        _check_input_shapes(model)
     examples = keras.tree.map_structure(lambda x: np.asarray(x)[:_NUM_EXAMPLES], examples)
     expected = model(examples, training=False)
     if keras.tree.is_nested(expected):
@@ -215,28 +212,23 @@ def _write(format, model, path, examples):
             path.write_bytes(_convert_to_litert(format, model, examples))
 
 
-def _check_input_shapes(model):
-    shapes = [tuple(spec.shape) for spec in keras.tree.flatten(input_specs(None, model))]
-    if any(None in shape[1:] for shape in shapes):
-        raise ValueError(
-            f"LiteRT requires inputs of fixed shape. The inputs of '{model.name}' have the shapes "
-            f"{', '.join(map(str, shapes))}. Build the model on a keras.Input of fixed shape."
-        )
-
-
 def _convert_to_litert(format, model, examples):
     """Return the content of a LiteRT file."""
+    if getattr(model, "preprocessor", None) is not None:
+        # A task of KerasHub would be saved with its tokenizer, whose tables LiteRT does not have.
+        model = keras.Model(symbolic_inputs(model), model.output, name=model.name)
     specs = input_specs(None, model)
-    # A LiteRT file loses the order of the inputs. These names sort alphabetically in that order.
+    leaves = keras.tree.flatten(examples)
+    # A LiteRT file loses the order of the inputs. These names sort alphabetically in that order. Sizes that the model
+    # leaves open are those of the examples.
     single_specs = [
-        tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name=f"input_{number:03}")
-        for number, spec in enumerate(keras.tree.flatten(specs))
+        tf.TensorSpec((1, *leaf.shape[1:]), spec.dtype, name=f"input_{number:03}")
+        for number, (spec, leaf) in enumerate(zip(keras.tree.flatten(specs), leaves))
     ]
 
     def serve(*inputs):
         return model(keras.tree.pack_sequence_as(specs, inputs), training=False)
 
-    leaves = keras.tree.flatten(examples)
     calibration = [
         {spec.name: array for spec, array in zip(single_specs, arrays)}
         for arrays in zip(*(x[:, None].astype(spec.dtype.as_numpy_dtype) for x, spec in zip(leaves, single_specs)))

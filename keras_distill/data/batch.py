@@ -23,6 +23,8 @@ class Batch(NamedTuple):
         position_weight: Weight of each position of the compared activations, float32 of shape
             `[batch, positions...]`, 0 for padding. None weights all positions alike. Set for each term.
         index: Indices of the examples in the dataset, integers of shape `[batch]`, or None.
+        example_weight: Factor of each example's loss in the mean over the batch, float32 of shape `[batch]`, or 1.0.
+            Set for each term in training steps, None elsewhere: a loss may compute its gradient beside its values.
     """
 
     inputs: Structure
@@ -32,6 +34,7 @@ class Batch(NamedTuple):
     step: Tensor | int = 0
     position_weight: Tensor | None = None
     index: Tensor | None = None
+    example_weight: Tensor | float | None = None
 
 
 def unpack(data: Structure, step: Tensor | int) -> Batch:

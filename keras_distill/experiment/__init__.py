@@ -4,6 +4,7 @@ from keras_distill.experiment.arm import Arm
 from keras_distill.experiment.classification import Classification, MultiLabelClassification
 from keras_distill.experiment.data import Data
 from keras_distill.experiment.example import Example
+from keras_distill.experiment.features import LinearProbe, Retrieval
 from keras_distill.experiment.language_modeling import LanguageModeling
 from keras_distill.experiment.latency import Latency, measure_latencies
 from keras_distill.experiment.model_result import ModelResult, Run
@@ -26,11 +27,13 @@ __all__ = [
     "Experiment",
     "LanguageModeling",
     "Latency",
+    "LinearProbe",
     "ModelResult",
     "MultiLabelClassification",
     "Picture",
     "Regression",
     "Results",
+    "Retrieval",
     "Run",
     "Score",
     "Segmentation",

@@ -30,6 +30,9 @@ class ArrayExamples(Examples):
 
     def __init__(self, arrays: Any, rows: np.ndarray | None = None):
         arrays = arrays if isinstance(arrays, tuple) else (arrays,)
+        # As in Keras, None stands for no labels or no sample weights.
+        while len(arrays) > 1 and arrays[-1] is None:
+            arrays = arrays[:-1]
         # tf.data would stack the arrays of a list.
         self._arrays = keras.tree.map_structure(np.asarray, keras.tree.lists_to_tuples(arrays))
         lengths = {len(array) for array in keras.tree.flatten(self._arrays)}

@@ -77,7 +77,7 @@ def as_examples(source: Any) -> Examples:
 
     Args:
         source: Inputs `x`, or `(x, y)` or `(x, y, sample_weight)`, of arrays or structures of arrays with one row per
-            example; or a `tf.data.Dataset` of such single examples, always in the same order.
+            example, None for what is missing; or a `tf.data.Dataset` of such single examples, always in the same order.
 
     Raises:
         ValueError: If the source is empty, or arrays differ in length.

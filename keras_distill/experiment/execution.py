@@ -20,9 +20,10 @@ from keras_distill.experiment.diagnostics import Diagnostics
 from keras_distill.experiment.evaluation import Evaluation, Evaluator
 from keras_distill.experiment.examples import Examples, describe_non_finite
 from keras_distill.experiment.plan import TEACHER
+from keras_distill.experiment.prediction import predict
 from keras_distill.experiment.progress import Progress
 from keras_distill.experiment.store import TrainedModel, TrainingRecord, as_json, digest_of_model
-from keras_distill.experiment.teacher_outputs import TeacherOutputs, predict
+from keras_distill.experiment.teacher_outputs import TeacherOutputs
 from keras_distill.experiment.training_data import TrainingData
 from keras_distill.saving.load import save_model
 from keras_distill.training.distiller import Distiller
@@ -260,7 +261,7 @@ class Execution:
         return distiller.student, history
 
     def _outputs(self, model, arm):
-        return predict(self.plan.task.predictor(model), self.plan.data.evaluation, arm.batch_size)
+        return predict(self.plan.task.predictor(model), self.plan.data.evaluation, self.folder, arm.batch_size)
 
     def _new_student(self, arm, seed):
         return arm.new_student(None if arm.start is None else self._start(arm, seed))

@@ -23,6 +23,8 @@ class Task:
         num_drawn: Number of evaluation examples whose predictions a report shows as images, if `draw` returns them.
             Defaults to 0.
         mode: "min" or "max": whether a smaller or a larger value of `monitor` is better. Defaults to "min".
+        same_outputs: Whether a teacher whose outputs have another shape than the student's is not evaluated. Defaults
+            to True.
 
     Example: a task from outside the package, counts that are scored by their mean absolute error
 
@@ -43,6 +45,7 @@ class Task:
     monitor = "val_loss"
     mode = "min"
     num_drawn = 0
+    same_outputs = True
 
     def __repr__(self):
         settings = {

@@ -16,26 +16,12 @@ from keras_distill.cache.shards import read_manifest
 from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import workers
 from keras_distill.experiment.examples import Examples
+from keras_distill.experiment.prediction import predict
 from keras_distill.experiment.task import Task
 from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import as_teacher
 from keras_distill.training.term import Term
 from keras_distill.types import Structure
-
-
-def predict(model: keras.Model, examples: Examples, batch_size: int = 128) -> Any:
-    """Return a model's outputs for all examples of a split.
-
-    Args:
-        model: The model.
-        examples: The examples.
-        batch_size: Examples per prediction. Defaults to 128.
-    """
-    batches = examples.batches(batch_size)
-    if isinstance(batches.element_spec, tuple):
-        # A tuple of one: `predict` would take the second of several inputs for labels.
-        batches = batches.map(lambda inputs, *rest: (inputs,))
-    return model.predict(batches, verbose=0)
 
 
 class TeacherOutputs:
@@ -87,7 +73,7 @@ class TeacherOutputs:
             task: The `Task`.
         """
         if isinstance(self.teacher, keras.Model):
-            return predict(task.predictor(self.teacher), examples, self._batch_size)
+            return predict(task.predictor(self.teacher), examples, self._folder.parent, self._batch_size)
         stored = self._open(examples, [OUTPUT])
         stored.teacher.connect([OUTPUT])
         batches = [
@@ -97,7 +83,7 @@ class TeacherOutputs:
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *batches)
 
     def outputs_like(self, student: keras.Model, examples: Examples, task: Task) -> Any:
-        """Return `outputs`; None, with a warning, if a student outputs something else, such as classes, not features.
+        """Return `outputs`; None, with a warning, if their shape is not that of a student and the task needs it to be.
 
         Args:
             student: An untrained student.
@@ -105,7 +91,7 @@ class TeacherOutputs:
             task: The `Task`.
         """
         expected, outputs = getattr(student, "output_shape", None), self.outputs(examples, task)
-        if not isinstance(outputs, np.ndarray) or not isinstance(expected, tuple):
+        if not task.same_outputs or not isinstance(outputs, np.ndarray) or not isinstance(expected, tuple):
             return outputs
         sizes = outputs.shape[1:]
         if len(sizes) == len(expected) - 1 and all(b in (None, a) for a, b in zip(sizes, expected[1:])):

@@ -15,10 +15,10 @@ from keras_distill.utils.arguments import check_integer
 class MLP(Head):
     """Multi-layer perceptron on the last axis, to the teacher's width.
 
-    Takes vectors `[batch, width]`, tokens `[batch, length, width]` and feature maps `[batch, height, width, channels]`.
-    All tokens and all pixels share the weights, as in 1x1 convolutions. Feature maps are then resized to the teacher's
-    height and width by bilinear interpolation; a height or width that is unknown when the head is built is assumed to
-    equal the teacher's. The last layer has no activation.
+    Takes vectors `[batch, width]`, tokens `[batch, length, width]`, feature maps `[batch, height, width, channels]` and
+    volumes, such as videos `[batch, frames, height, width, channels]`. All tokens and all pixels share the weights, as
+    in 1x1 convolutions. Feature maps and volumes are then resized to the teacher's resolution by linear interpolation;
+    a size that is unknown when the head is built is assumed to equal the teacher's. The last layer has no activation.
 
     Args:
         hidden: Width of the hidden layers, an integer >= 1. Defaults to None, the teacher's width.
@@ -29,7 +29,7 @@ class MLP(Head):
 
     Raises:
         ValueError: If `hidden` is not an integer >= 1 or None, or `depth` is not an integer >= 1, or when the distiller
-            is made, if the activations have different ranks, a rank other than 2, 3 or 4, or an unknown width.
+            is made, if the activations have different ranks, a rank other than 2 to 5, or an unknown width.
 
     Example:
     >>> term = Term(Hint(), student="features", teacher="features", head=MLP(depth=3))
@@ -51,12 +51,12 @@ class MLP(Head):
 
     def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
         rank, width = len(student_shape), teacher_shape[-1]
-        if rank not in (2, 3, 4) or rank != len(teacher_shape) or None in (student_shape[-1], width):
+        if rank not in (2, 3, 4, 5) or rank != len(teacher_shape) or None in (student_shape[-1], width):
             raise ValueError(
-                "MLP takes vectors, tokens or feature maps of known width, with the same rank in student and teacher. "
-                f"Received: student shape {student_shape}, teacher shape {teacher_shape}"
+                "MLP takes vectors, tokens, feature maps or volumes of known width, with the same rank in student and "
+                f"teacher. Received: student shape {student_shape}, teacher shape {teacher_shape}"
             )
-        self.size = teacher_shape[1:3] if rank == 4 and needs_resize(student_shape, teacher_shape) else None
+        self.size = teacher_shape[1:-1] if rank >= 4 and needs_resize(student_shape, teacher_shape) else None
         hidden = width if self.hidden is None else self.hidden
         shape, self.dense = student_shape, []
         for index in range(self.depth):

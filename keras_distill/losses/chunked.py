@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_distill.data.batch import Batch
@@ -23,8 +24,8 @@ class Chunked(LogitLossWrapper):
     """Chunked distillation loss (fused linear KD): applies another loss of logits to a few tokens at a time.
 
     The term taps hidden states, not logits. The layers that compute logits from them belong to the models; the layer of
-    the student is trained. Logits of a chunk are discarded after use and recomputed for the gradient. Value and
-    gradient are those of the inner loss.
+    the student is trained. Logits of a chunk are discarded after use; a training step computes their gradient beside
+    their loss, in float16 in a second pass. Value and gradient are those of the inner loss.
 
     Use it where logits dominate memory: 8 texts of 128 tokens and 32,000 words have logits of 131 MB, and a loss and
     its gradient hold them a dozen times or more.
@@ -144,8 +145,21 @@ class Chunked(LogitLossWrapper):
 
         rows = ops.reshape(student, (-1, student.shape[-1]))
         others = tuple(ops.reshape(tensor, (-1, *tensor.shape[rank:])) for tensor in others)
-        values = ops.reshape(in_chunks(chunk_loss, rows, trained, others, self.tokens), shape)
+        scale = self._position_factors(shape, batch)
+        values = ops.reshape(in_chunks(chunk_loss, rows, trained, others, self.tokens, scale), shape)
         return mean_over_positions(values, batch.position_weight)
+
+    def _position_factors(self, shape, batch):
+        """Return the factor of each token in a step's loss, but for a common one; None where they are not used."""
+        layer = self._student.layer
+        # A gradient in float16 must pass the layer multiplied by the scale of the loss, which is not known here.
+        if batch.example_weight is None or layer is None or layer.compute_dtype == "float16":
+            return None
+        with tf.GradientTape() as tape:
+            values = ops.zeros(shape)
+            tape.watch(values)
+            total = ops.sum(mean_over_positions(values, batch.position_weight) * batch.example_weight)
+        return ops.reshape(tape.gradient(total, values), (-1,))
 
     def get_config(self) -> dict[str, Any]:
         return {

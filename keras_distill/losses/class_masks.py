@@ -4,6 +4,7 @@ A class that both models mask is left out. A class that only one model masks has
 a divergence is then infinite, the logarithm of the ratio of the two probabilities is limited to 100 nats.
 """
 
+import tensorflow as tf
 from keras import ops
 
 from keras_distill.losses.maths import flatten_positions, float32
@@ -21,7 +22,14 @@ def finite_logits(*logits: Tensor) -> list[Tensor]:
 
     NaN and +inf remain, so that a model that diverged is not taken for one with masks.
     """
-    return [ops.where(is_masked(x), MASKED, x) for x in float32(*logits)]
+    return [_replace_masked(x) for x in float32(*logits)]
+
+
+@tf.custom_gradient
+def _replace_masked(logits):
+    # The gradient that TensorFlow makes of `where` has a dozen operations.
+    masked = is_masked(logits)
+    return ops.where(masked, MASKED, logits), lambda upstream: ops.where(masked, 0.0, upstream)
 
 
 def is_masked(logits: Tensor) -> Tensor:

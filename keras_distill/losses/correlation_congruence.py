@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.losses.maths import float32, gram_matrix, unit_vectors
 from keras_distill.schedules import check_positive, value_at
 from keras_distill.types import ScheduleLike, Tensor
 from keras_distill.utils.arguments import check_integer
@@ -47,7 +47,7 @@ def correlation_congruence(
 
 
 def _kernel(features, gamma, order):
-    products = ops.matmul(features, ops.transpose(features))
+    products = gram_matrix(features)
     if gamma is None:
         return products
     series = 0.0

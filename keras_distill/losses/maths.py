@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_distill.data.labels import UNLABELLED
@@ -70,10 +71,45 @@ def _unit(vectors):
     # first prevents overflow and underflow of the squares of attention maps and Gram matrices.
     largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=-1, keepdims=True))
     is_zero = largest < 1e-30
-    vectors = vectors / ops.where(is_zero, 1.0, largest)
-    square = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    # `where` on the reduced tensor saves one pass over the vectors.
-    return vectors * ops.where(is_zero, 0.0, ops.rsqrt(ops.where(is_zero, 1.0, square))), is_zero
+    largest = ops.where(is_zero, 1.0, largest)
+
+    @tf.custom_gradient
+    def unit(vectors):
+        scaled = vectors / largest
+        square = ops.sum(ops.square(scaled), axis=-1, keepdims=True)
+        # `where` on the reduced tensor saves one pass over the vectors.
+        inverse = ops.where(is_zero, 0.0, ops.rsqrt(ops.where(is_zero, 1.0, square)))
+        units = scaled * inverse
+
+        def backward(upstream: Tensor) -> Tensor:
+            # The derivative of the formulas above would take twice as many passes over the vectors.
+            along = ops.sum(units * upstream, axis=-1, keepdims=True)
+            return (upstream - units * along) * (inverse / largest)
+
+        return units, backward
+
+    return unit(vectors), is_zero
+
+
+def gram_matrix(rows: Tensor) -> Tensor:
+    """Compute the products of all pairs of rows.
+
+    Args:
+        rows: Shape `[batch, dim]`.
+
+    Returns:
+        Shape `[batch, batch]`.
+    """
+
+    @tf.custom_gradient
+    def products(rows):
+        def backward(upstream: Tensor) -> Tensor:
+            # One product instead of one for each factor.
+            return ops.matmul(upstream + ops.transpose(upstream), rows)
+
+        return ops.matmul(rows, ops.transpose(rows)), backward
+
+    return products(rows)
 
 
 def random_directions(shape: tuple[int, ...], dtype: str) -> Tensor:

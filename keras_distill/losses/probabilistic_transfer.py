@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.losses.maths import float32, gram_matrix, unit_vectors
 from keras_distill.losses.softened import kl_from_probabilities
 from keras_distill.types import Tensor
 
@@ -42,7 +42,7 @@ def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 def _neighbor_probabilities(features):
     directions = unit_vectors(features)
     # Rounding errors give cosines slightly below -1, whose similarity would be negative.
-    similarities = ops.maximum(ops.matmul(directions, ops.transpose(directions)) + 1.0, 0.0)
+    similarities = ops.maximum(gram_matrix(directions) + 1.0, 0.0)
     return similarities / ops.sum(similarities, axis=-1, keepdims=True)
 
 

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.maths import float32, unit_vectors
+from keras_distill.losses.maths import float32, gram_matrix, unit_vectors
 from keras_distill.types import Tensor
 
 
@@ -38,7 +38,7 @@ def _similarities(features):
     flat = ops.reshape(features, (ops.shape(features)[0], -1))
     # An example without any activation has only similarities of 0; dividing by their length would make the gradient
     # explode.
-    return unit_vectors(ops.matmul(flat, ops.transpose(flat)))
+    return unit_vectors(gram_matrix(flat))
 
 
 @keras.saving.register_keras_serializable("keras_distill")

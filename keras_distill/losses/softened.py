@@ -23,30 +23,38 @@ def kl_from_logits(student: Tensor, teacher: Tensor, temperature: float | Tensor
     Returns:
         Nats, shape `[...]`.
     """
-    return _kl(_soften(student, temperature), _soften(teacher, temperature))
+    if not isinstance(temperature, float):
+        # A temperature that is trained has a gradient, too.
+        student, teacher, temperature = _soften(student, temperature), _soften(teacher, temperature), 1.0
+
+    @tf.custom_gradient
+    def kl(student, teacher):
+        q, p, ratio, unlimited = _compare(_soften(student, temperature), _soften(teacher, temperature))
+
+        def backward(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            of_student, of_teacher = _kl_gradients(q, p, ratio, unlimited)
+            upstream = ops.expand_dims(upstream / temperature, -1)
+            return upstream * of_student, upstream * of_teacher
+
+        return kl_from_probabilities(p, q, ratio), backward
+
+    return kl(student, teacher)
 
 
-@tf.custom_gradient
-def _kl(student, teacher):
-    """Return `KL(teacher || student)` of softened logits.
+def _kl_gradients(q, p, ratio, unlimited):
+    """Return the gradients of `KL(teacher || student)` with respect to the softened logits of both.
 
     The gradient of the series in `kl_from_probabilities` would take about 60 passes over the logits, and these formulas
     take a dozen.
     """
-    q, p, ratio, unlimited = _compare(student, teacher)
-
-    def backward(upstream: Tensor) -> tuple[Tensor, Tensor]:
-        upstream = ops.expand_dims(upstream, -1)
-        # A class that only the student masks has a term of the teacher's probability times a constant.
-        dropped = unlimited > _LIMIT
-        change = ops.where(dropped, 0.0, probability_difference(q, p, ratio))
-        # The sum is 0 but for rounding, which is common to all ratios, and for the classes that are dropped.
-        of_student = q * ops.sum(change, axis=-1, keepdims=True) - change
-        slope = ops.where(dropped, ratio - 1.0, ratio)
-        of_teacher = p * (slope - ops.sum(p * slope, axis=-1, keepdims=True))
-        return upstream * of_student, upstream * of_teacher
-
-    return kl_from_probabilities(p, q, ratio), backward
+    # A class that only the student masks has a term of the teacher's probability times a constant.
+    dropped = unlimited > _LIMIT
+    change = ops.where(dropped, 0.0, probability_difference(q, p, ratio))
+    # The sum is 0 but for rounding, which is common to all ratios, and for the classes that are dropped.
+    of_student = q * ops.sum(change, axis=-1, keepdims=True) - change
+    slope = ops.where(dropped, ratio - 1.0, ratio)
+    of_teacher = p * (slope - ops.sum(p * slope, axis=-1, keepdims=True))
+    return of_student, of_teacher
 
 
 # Ratios of probabilities above it, or below its negative, belong to classes that only one model masks.

@@ -20,6 +20,9 @@ class Tappable(NamedTuple):
         layer: Class of the layer.
         parameters: Number of parameters of the layer, including its sublayers.
         note: Reason why the activation cannot be tapped, "" if it can. Defaults to "".
+        stage: Number of the stage from 1: of consecutive feature maps or volumes of one resolution. Defaults to None:
+            of another rank, or of unknown size.
+        last: Whether it is the last activation of its stage, which feature losses usually compare. Defaults to False.
     """
 
     tap: str
@@ -28,6 +31,8 @@ class Tappable(NamedTuple):
     layer: str
     parameters: int
     note: str = ""
+    stage: int | None = None
+    last: bool = False
 
 
 def tappable(model: keras.Model, inputs: Structure = None) -> list[Tappable]:
@@ -66,6 +71,21 @@ def tappable(model: keras.Model, inputs: Structure = None) -> list[Tappable]:
         else:
             taps = _taps(path, next(specs))
             entries += [Tappable(tap, spec.shape, spec.dtype, name, parameters) for tap, spec in taps]
+    return _staged(entries)
+
+
+def _staged(entries: list[Tappable]) -> list[Tappable]:
+    """Return the entries with `stage` and `last`. Maps of size 1, as of a squeeze, and padded ones end no stage."""
+    stage, sizes, last = 0, (), {}
+    for index, entry in enumerate(entries):
+        size = entry.shape[1:-1] if entry.shape is not None else ()
+        if len(size) < 2 or None in entry.shape[1:] or set(size) == {1} or entry.layer.startswith("ZeroPadding"):
+            continue
+        stage, sizes = (stage, sizes) if size == sizes else (stage + 1, size)
+        entries[index] = entry._replace(stage=stage)
+        last[stage] = index
+    for index in last.values():
+        entries[index] = entries[index]._replace(last=True)
     return entries
 
 

@@ -15,7 +15,7 @@ from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
 from keras_distill.training.fitting import evaluates_terms, fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
-from keras_distill.training.reductions import replica_fraction
+from keras_distill.training.reductions import multiply, replica_fraction
 from keras_distill.training.strategy_checks import check_accumulation, check_batch_size, check_step, check_trainable
 from keras_distill.training.validation import check_keywords
 from keras_distill.types import Structure, Tensor
@@ -194,7 +194,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         with tf.GradientTape() as tape:
             student = self.student_activations(batch, training=True)
             losses = self._total_losses(batch, student, teacher, training=True)
-            scaled = self.optimizer.scale_loss(replica_fraction(batch) * losses["loss"])
+            scaled = self.optimizer.scale_loss(multiply(replica_fraction(batch), losses["loss"]))
         gradients = tape.gradient(scaled, self.trainable_variables)
         replicas.apply_gradients(self.optimizer, gradients, self.trainable_variables)
         self.after_update(batch)

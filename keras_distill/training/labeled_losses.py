@@ -154,10 +154,10 @@ class LabeledLoss(keras.losses.Loss):
             weights: Weights passed to Keras.
         """
         reduction = self._resolved.reduction
-        examples = ops.cast(ops.shape(outputs)[0], "float32")
         if reduction in (None, "none", "sum"):
             if replicas.num_replicas() == 1:
                 return 1.0
+            examples = ops.cast(ops.shape(outputs)[0], "float32")
             return replicas.all_reduce_sum(examples) / ops.maximum(examples * replicas.num_replicas(), 1.0)
         # Keras divides a sum of weighted values by `divisor`, this replica's part of one device's by `wanted`.
         divisor, wanted = (weights, given) if reduction == "mean_with_sample_weight" else (None, present)
@@ -166,6 +166,9 @@ class LabeledLoss(keras.losses.Loss):
         if mask is not None and len(mask.shape) == len(present.shape):
             mask = ops.cast(mask, "float32")
             divisor, wanted = divisor * mask, wanted * mask
+        if replicas.num_replicas() == 1:
+            return ops.divide_no_nan(ops.sum(divisor), ops.sum(wanted))
+        examples = ops.cast(ops.shape(outputs)[0], "float32")
         wanted, total = replicas.all_reduce_sum([ops.sum(wanted), examples])
         return ops.divide_no_nan(ops.sum(divisor) * total, examples * wanted)
 

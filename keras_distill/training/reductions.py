@@ -10,12 +10,14 @@ from keras_distill.distribution import replicas
 from keras_distill.types import Tensor
 
 
-def replica_fraction(batch: Batch) -> Tensor:
+def replica_fraction(batch: Batch) -> float | Tensor:
     """Return this replica's part of all examples of the step, in [0, 1].
 
     Keras sums the gradients of all replicas. Losses that are means over a replica's examples, multiplied by this
     fraction, therefore give the update of a single device, however unevenly the last batch was split.
     """
+    if replicas.num_replicas() == 1:
+        return 1.0
     examples = ops.cast(batch_size(batch.inputs), "float32")
     return examples / ops.maximum(replicas.all_reduce_sum(examples), 1.0)
 
@@ -29,7 +31,9 @@ def local_mean(loss: Tensor | None, batch: Batch) -> Tensor:
     """
     if loss is None:
         return 0.0
-    # The mean over no examples is NaN.
+    if replicas.num_replicas() == 1:
+        return ops.cast(loss, "float32")
+    # The mean over no examples, which a replica may have, is NaN.
     return ops.where(batch_size(batch.inputs) > 0, ops.cast(loss, "float32") * replicas.num_replicas(), 0.0)
 
 
@@ -49,3 +53,14 @@ def regularization_losses(layers: Iterable[keras.layers.Layer]) -> Tensor:
     add on all replicas in one list.
     """
     return sum((ops.sum(ops.cast(loss, "float32")) for layer in layers for loss in layer.losses), 0.0)
+
+
+def add_up(values: Iterable[float | Tensor]) -> float | Tensor:
+    """Return the sum of numbers and tensors, without an operation for a number that is 0."""
+    values = [value for value in values if not (isinstance(value, float) and value == 0)]
+    return sum(values[1:], values[0]) if values else 0.0
+
+
+def multiply(factor: float | Tensor, value: float | Tensor) -> float | Tensor:
+    """Return the product of a factor and a value, without an operation for the number 1."""
+    return value if isinstance(factor, float) and factor == 1 else factor * value

@@ -223,7 +223,9 @@ class Term:
         weights = split_weights(batch.sample_weight, student_mask, compared)
         for more in self._more_weights(None if fits else mask, batch, activations, compared):
             weights = weights._replace(positions=more if weights.positions is None else weights.positions * more)
-        batch = batch._replace(labels=labels, position_weight=weights.positions)
+        factor = token_weights(weights, compared) if self.over == "tokens" else weights.examples
+        known = (1.0 if factor is None else factor) if training else None
+        batch = batch._replace(labels=labels, position_weight=weights.positions, example_weight=known)
         gathers = self.loss.relational and self.across_replicas
         if gathers:
             student, teacher, batch = gather(student, teacher, batch)
@@ -232,9 +234,7 @@ class Term:
             self.loss.remember(student, teacher, batch)
         if gathers:
             values = replicas.local_slice(values, ops.shape(main)[0])
-        if self.over == "tokens":
-            return values * token_weights(weights, compared)
-        return values if weights.examples is None else values * weights.examples
+        return values if factor is None else values * factor
 
     def _labels(self, batch):
         """Return the labels of the tapped output, or all labels for another tap."""

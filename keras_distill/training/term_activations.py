@@ -18,7 +18,8 @@ def gather(student: Structure, teacher: Structure, batch: Batch) -> tuple[Struct
     student, teacher, labels, position_weight, index = replicas.all_gather(
         (student, teacher, batch.labels, batch.position_weight, batch.index)
     )
-    return student, teacher, batch._replace(labels=labels, position_weight=position_weight, index=index)
+    gathered = {"labels": labels, "position_weight": position_weight, "index": index, "example_weight": None}
+    return student, teacher, batch._replace(**gathered)
 
 
 def each_of(specs: Any) -> tuple:

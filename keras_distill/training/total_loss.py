@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_distill.data.batch import Batch, batch_size
 from keras_distill.training.loss_weight import WeightedLoss
-from keras_distill.training.reductions import regularization_losses, replica_fraction
+from keras_distill.training.reductions import add_up, multiply, regularization_losses, replica_fraction
 from keras_distill.types import Tensor
 
 
@@ -77,18 +77,25 @@ class TotalLoss:
                 _check_labels(part, batch)
                 part.weight.update(losses[name], losses[part.supervised], batch)
             weight = part.weight.value(batch.step)
-            totals[part.total] += weight * losses[name]
+            totals[part.total] = add_up([totals[part.total], multiply(weight, losses[name])])
             if part.weight.state:
                 weights[part.weight_name] = weight
-        total = sum(totals.values()) + regularization_losses(self._extra_layers)
+        total = ops.convert_to_tensor(add_up([*totals.values(), regularization_losses(self._extra_layers)]))
         return {**totals, "loss": total, **losses, **weights}
 
     def track(self, values: Mapping[str, Tensor], batch: Batch) -> None:
         """Add the values of a batch to the trackers."""
+        examples = ops.cast(batch_size(batch.inputs), "float32")
         for name, value in values.items():
-            # The values of a loss without reduction are scaled so that the sum over the replicas is that of one device.
-            value = value * replica_fraction(batch) if len(ops.shape(value)) else value
-            self.trackers[name].update_state(value, sample_weight=batch_size(batch.inputs))
+            tracker = self.trackers[name]
+            if len(ops.shape(value)):
+                # The values of a loss without reduction are scaled so that the sum over the replicas is that of one
+                # device.
+                tracker.update_state(multiply(replica_fraction(batch), value), sample_weight=examples)
+                continue
+            # The same as `update_state`, with a third of its operations.
+            tracker.total.assign_add(ops.cast(value, tracker.dtype) * examples)
+            tracker.count.assign_add(examples)
 
 
 def _check_labels(part, batch):

@@ -42,7 +42,8 @@ def compiled_steps(tokens, xla, words=WORDS, texts=TEXTS):
     chunked.build(*[(None, LENGTH, HIDDEN)] * 2)
     values = {
         "plain": lambda hidden, target: loss.compare(student(hidden), teacher(target), Batch(None)),
-        "chunked": lambda hidden, target: chunked.compare(hidden, target, Batch(None)),
+        # As a term of a training step: the weights of the examples are known.
+        "chunked": lambda hidden, target: chunked.compare(hidden, target, Batch(None, example_weight=1.0)),
     }
     hidden, target = (tf.random.stateless_normal((texts, LENGTH, HIDDEN), (0, seed)) for seed in range(2))
     weights = [weight.value for weight in student.trainable_weights]

@@ -59,6 +59,21 @@ def test_a_tuple_of_arrays_is_joined(teacher, tmp_path):
     assert sorted(check(None, open_cache(tmp_path).join(data()).batch(7), teacher)) == list(range(24))
 
 
+def test_arrays_and_datasets_have_the_same_bytes(teacher, tmp_path):
+    """A dataset that is indexed before computes the fingerprint of each example in a graph."""
+    for name, examples in (("arrays", data()), ("dataset", dataset()), ("indexed", indexed(dataset()))):
+        label(teacher, examples, tmp_path / name, TAPS, batch_size=5, verbose=0)
+        # The finished cache is compared with the examples.
+        label(teacher, examples, tmp_path / name, TAPS, batch_size=5, verbose=0)
+        with pytest.raises(ValueError, match="differ from example 23 on"):
+            label(teacher, dataset().take(23), tmp_path / name, TAPS, batch_size=5, verbose=0)
+    contents = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("arrays", "indexed")
+    ]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "dataset").iterdir()} == contents[0] == contents[1]
+    assert len(contents[0]) > 3
+
+
 def test_two_inputs_are_loaded(tmp_path):
     first, second = keras.Input((3,)), keras.Input((3,))
     model = keras.Model((first, second), keras.layers.Dense(2)(first - second))

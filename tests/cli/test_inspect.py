@@ -26,6 +26,20 @@ def test_inspect_lists_matching_taps(path, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tap", "features"]
 
 
+def test_inspect_lists_the_last_activations_of_stages(tmp_path, path, capsys):
+    layers = [keras.layers.Conv2D(2, 3, name="a"), keras.layers.Conv2D(2, 3, padding="same", name="b")]
+    keras.Sequential([keras.Input((6, 6, 1)), *layers, keras.layers.Flatten(name="c")]).save(tmp_path / "model.keras")
+    assert main(["inspect", str(tmp_path / "model.keras")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["tap", "a", "b", "c", "output"]
+    assert [" ".join(line.split()) for line in lines[1:3]] == ["a (None, 4, 4, 2) 1 Conv2D 20",
+                                                               "b (None, 4, 4, 2) 1, last Conv2D 38"]  # fmt: skip
+    assert main(["inspect", str(tmp_path / "model.keras"), "--stages"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tap", "b"]
+    assert main(["inspect", str(path), "--stages"]) == 1
+    assert "has no feature maps of known size" in capsys.readouterr().err
+
+
 def test_inspect_lists_layers_that_cannot_be_tapped(tmp_path, capsys):
     model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(3, name="lstm")])
     model.save(tmp_path / "model.keras")

@@ -23,6 +23,7 @@ from keras_distill.compression import (
 )
 from keras_distill.compression.exporting import FORMATS
 from keras_distill.compression.runtimes import runtime
+from tests.support.hub_models import gpt2, gpt2_preprocessor, prompts
 
 LITERT = [name for name in FORMATS if name.startswith("litert")]
 
@@ -152,13 +153,22 @@ def test_rejects_what_cannot_be_exported(tmp_path):
     two = keras.Model(inputs := keras.Input((4,)), [keras.layers.Dense(2)(inputs), inputs], name="two")
     with pytest.raises(ValueError, match="'two' has several, of shapes \\[\\(4, 2\\), \\(4, 4\\)\\]"):
         export(two, tmp_path, np.ones((4, 4), "float32"))
+
+
+def test_litert_takes_open_sizes_from_the_examples(tmp_path):
     inputs = keras.Input((None, 4))
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(inputs)), name="open")
-    with pytest.raises(
-        ValueError,
-        match="LiteRT requires inputs of fixed shape. The inputs of 'open' have the shapes \\(None, None, 4\\)",
-    ):
-        export(model, tmp_path, np.ones((4, 3, 4), "float32"), ["litert_float32"])
+    x = np.random.default_rng(0).normal(size=(8, 3, 4)).astype("float32")
+    (exported,) = export(model, tmp_path, x, ["litert_float32"])
+    kernel, bias = model.layers[-1].get_weights()
+    np.testing.assert_allclose(runtime(exported.path, exported.format)(x), x.mean(1) @ kernel + bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["litert_float32", "litert_dynamic", "onnx"])
+def test_a_language_model_with_its_tokenizer(format, tmp_path):
+    model, x = gpt2(1, gpt2_preprocessor()), prompts()[0]
+    (exported,) = export(model, tmp_path, x, [format])
+    assert exported.difference < FORMATS[format] and exported.agreement > 0.8
 
 
 def test_the_package_can_be_imported_without_tensorflow_lite():
@@ -205,13 +215,9 @@ def test_nothing_is_written_for_a_model_that_cannot_be_exported(tmp_path):
     two = keras.Model(inputs, {"a": keras.layers.Dense(2)(inputs), "b": inputs}, name="two")
     with pytest.raises(ValueError, match="'two' has several"):
         export(two, tmp_path / "files", np.ones((4, 4), "float32"))
+    assert not (tmp_path / "files").exists()
     # The advice works.
     export(keras.Model(two.inputs, two.outputs[0]), tmp_path / "one", np.ones((4, 4), "float32"), ["keras"])
-    inputs = keras.Input((None, 4))
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(inputs)), name="open")
-    with pytest.raises(ValueError, match="LiteRT requires inputs of fixed shape"):
-        export(model, tmp_path / "files", np.ones((4, 3, 4), "float32"), ["keras", "litert_float32"])
-    assert not (tmp_path / "files").exists()
 
 
 @pytest.mark.case("E13")

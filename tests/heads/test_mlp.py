@@ -13,7 +13,7 @@ def built(student, teacher, **settings):
     return head
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 5, 2, 3)])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 5, 2, 3), (2, 3, 5, 2, 3)])
 def test_is_layers_with_relu_between_them(shape):
     head = built((None, *shape[1:]), (None, *shape[1:-1], 7), hidden=6, depth=3)
     sizes = [(3, 6), (6,), (6, 6), (6,), (6, 7), (7,)]
@@ -23,6 +23,16 @@ def test_is_layers_with_relu_between_them(shape):
     first = np.maximum(student @ weights[0] + weights[1], 0)
     second = np.maximum(first @ weights[2] + weights[3], 0)
     np.testing.assert_allclose(head(student), second @ weights[4] + weights[5], rtol=1e-5, atol=1e-5)
+
+
+def test_videos_are_resized_linearly():
+    head = built((None, 2, 3, 1, 3), (None, 4, 3, 1, 7), depth=1, use_bias=False)
+    kernel, student = features(3, 7), features(2, 2, 3, 1, 3, seed=1)
+    head.set_weights([kernel])
+    first, last = (student @ kernel)[:, 0], (student @ kernel)[:, 1]
+    # Frames of half the length have their centers at -0.25, 0.25, 0.75 and 1.25 of the old ones.
+    frames = [first, 0.75 * first + 0.25 * last, 0.25 * first + 0.75 * last, last]
+    np.testing.assert_allclose(head(student), np.stack(frames, axis=1), rtol=1e-5, atol=1e-5)
 
 
 def test_known_value():

@@ -152,6 +152,20 @@ def test_training_lowers_the_loss_and_survives_saving(tmp_path):
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.replicas
+def test_two_replicas_match_one():
+    """Texts of one replica have other numbers of spans than those of the other."""
+    x, y, weight = data()
+    weights = []
+    for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())):
+        with tf.distribute.get_strategy().scope() if strategy is None else strategy.scope():
+            distiller, _ = made(*models(), x, optimizer=keras.optimizers.SGD(0.1))
+        distiller.fit(x, y, sample_weight=weight, batch_size=4, shuffle=False, epochs=2, verbose=0)
+        weights.append(distiller.student.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_aligned_raises():
     for loss in (KLDivergence(), "uld"):
         with pytest.raises(ValueError, match="SpanAligned takes a loss of different vocabularies.*Received"):

@@ -87,20 +87,23 @@ def test_known_value():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("length", [LENGTH, None])
-def test_compiles(jit_compile, length):
+# The gradient is computed in the backward pass; beside the values; and, since other weights were given, in both.
+@pytest.mark.parametrize("weight", [None, [2.0, 4.0, 6.0], [1.0, 1.0, 1.0]])
+def test_compiles(jit_compile, length, weight):
     student, teacher = dense(4), dense(6, seed=5)
     hidden, target = tf.constant(features(BATCH, LENGTH, 4)), tf.constant(features(BATCH, LENGTH, 6, seed=1))
-    batch = [None if length is None else BATCH]
+    size = [None if length is None else BATCH]
     chunked = connected(KLDivergence(2.0), student, teacher, 4)
 
     @tf.function(
         jit_compile=jit_compile,
-        input_signature=[tf.TensorSpec((*batch, length, 4)), tf.TensorSpec((*batch, length, 6))],
+        input_signature=[tf.TensorSpec((*size, length, 4)), tf.TensorSpec((*size, length, 6))],
     )
     def step(hidden, target):
         with tf.GradientTape() as tape:
             tape.watch(hidden)
-            values = chunked.compare(hidden, target, Batch(None, step=tf.constant(3)))
+            batch = Batch(None, step=tf.constant(3), example_weight=None if weight is None else tf.constant(weight))
+            values = chunked.compare(hidden, target, batch)
             total = tf.reduce_sum(values * tf.constant([1.0, 2.0, 3.0]))
         return [values, *tape.gradient(total, [hidden, *(weight.value for weight in student.trainable_weights)])]
 
@@ -149,8 +152,8 @@ def largest_tensors(function):
     return largest, len(seen)
 
 
-@pytest.mark.parametrize("chunked", [True, False])
-def test_no_tensor_holds_more_than_the_logits_of_a_chunk(chunked):
+@pytest.mark.parametrize(("chunked", "weight"), [(True, None), (True, 1.0), (False, None)])
+def test_no_tensor_holds_more_than_the_logits_of_a_chunk(chunked, weight):
     words, dim, tokens, positions = 50, 4, 6, (4, 30)
     student, teacher = dense(dim, words), dense(dim, words, seed=5)
     loss = connected(KLDivergence(2.0), student, teacher, tokens, dim, dim)
@@ -162,7 +165,8 @@ def test_no_tensor_holds_more_than_the_logits_of_a_chunk(chunked):
         with tf.GradientTape() as tape:
             tape.watch(hidden)
             if chunked:
-                total = tf.reduce_sum(loss.compare(hidden, target, Batch(None))) + labelled(labels, hidden)
+                batch = Batch(None, example_weight=weight)
+                total = tf.reduce_sum(loss.compare(hidden, target, batch)) + labelled(labels, hidden)
             else:
                 values = KLDivergence(2.0).compare(student(hidden), teacher(target), Batch(None))
                 total = tf.reduce_sum(values) + plain(labels, student(hidden))

@@ -113,6 +113,33 @@ def test_trains_in_mixed_precision(policy):
     assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
 
 
+@keras.saving.register_keras_serializable("tests")
+class CountedKL(KLDivergence):
+    """KL divergence that counts how often it is computed."""
+
+    computations = 0
+
+    def compare(self, student, teacher, batch):
+        self.computations += 1
+        return super().compare(student, teacher, batch)
+
+
+@pytest.mark.parametrize("over", ["examples", "tokens"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_training_step_computes_each_chunk_once(over, weighted):
+    """Padding, sample weights and the weight of the term are known before the logits."""
+    x, y = texts(6)
+    student, teacher = HiddenStates(language_model()), HiddenStates(language_model(6, "teacher", seed=1))
+    term = Term(Chunked(CountedKL(2.0), tokens=14), over=over, weight=0.3)
+    distiller = Distiller(student=student, teacher=teacher, terms=[term])
+    distiller.compile(keras.optimizers.SGD(0.5), run_eagerly=True)
+    weight = np.random.default_rng(4).random((6, 7)) if weighted else None
+    counted = distiller.terms[0].loss.loss
+    counted.computations = 0
+    fitted(distiller, x, y, sample_weight=weight, batch_size=6, shuffle=False)
+    assert counted.computations == 3
+
+
 def test_a_reloaded_distiller_resumes_training(tmp_path):
     x, y = texts(12)
     teacher = HiddenStates(language_model(6, "teacher", seed=1))

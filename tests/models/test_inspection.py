@@ -58,3 +58,39 @@ def test_a_model_that_is_not_built_needs_inputs():
     with pytest.raises(ValueError, match="The input shapes of 'late' are unknown"):
         tappable(model)
     assert [entry.tap for entry in tappable(model, inputs=np.zeros((1, 4), "float32"))] == ["dense", "output"]
+
+
+def encoder_decoder(size):
+    """Return a model of feature maps of two sizes, of which the first returns; with a squeeze of the smaller ones."""
+    layers = keras.layers
+    first = layers.Conv2D(2, 3, padding="same", name="first")(inputs := keras.Input((size, size, 3)))
+    down = layers.Conv2D(2, 3, 2, padding="same", name="down")(first)
+    squeezed = layers.GlobalAveragePooling2D(keepdims=True, name="squeeze")(down)
+    scaled = layers.Multiply(name="scale")([down, squeezed])
+    up = layers.UpSampling2D(name="up")(scaled)
+    merged = layers.Add(name="merge")([first, up])
+    return keras.Model(inputs, layers.Dense(2, name="logits")(merged))
+
+
+def test_stages_are_runs_of_one_resolution():
+    entries = {entry.tap: (entry.stage, entry.last) for entry in tappable(encoder_decoder(8))}
+    assert entries == {
+        "first": (1, True),
+        "down": (2, False),
+        "squeeze": (None, False),
+        "scale": (2, True),
+        "up": (3, False),
+        "merge": (3, False),
+        "logits": (3, False),
+        "output": (3, True),
+    }
+    assert {entry.stage for entry in tappable(encoder_decoder(None))} == {None}
+    assert {entry.stage for entry in tappable(mlp())} == {None}
+
+
+def test_stages_of_a_large_network():
+    """The last activations of MobileNetV3's five resolutions are those where its authors' models are tapped."""
+    model = keras.applications.MobileNetV3Small((224, 224, 3), weights=None, include_top=False)
+    last = [entry for entry in tappable(model) if entry.last]
+    sizes = [entry.shape[1] for entry in last]
+    assert sizes == [224, 112, 56, 28, 14, 7], last

@@ -85,7 +85,14 @@ def digits(smoke, tmp_path):
 # Modules of the classes of saved models.
 CLASSES = {"smollm2_student": "recipes.smollm2", "digits_canvas_detection": "recipes.detection"}
 # Recipes that take minutes.
-LONG = ("minilm_layers", "methods", "smollm2_student", "digits_canvas_segmentation", "digits_canvas_detection")
+LONG = (
+    "minilm_layers",
+    "methods",
+    "smollm2_student",
+    "digits_canvas_segmentation",
+    "digits_canvas_detection",
+    "fashion_foundation",
+)
 
 
 @pytest.mark.parametrize(

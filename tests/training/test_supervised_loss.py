@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_distill import Distiller, MutualDistiller, Term, load_distiller
+from keras_distill import Confidence, Distiller, MutualDistiller, Term, load_distiller
 from keras_distill.losses import BinaryKD, Hint, KLDivergence
 from tests.support.helpers import compiled, crossentropy, data, features, fitted, mlp, softmax, weights_of
 
@@ -209,15 +209,22 @@ def test_a_detector_of_keras_hub():
     }
     student.compile("sgd")
     expected = student.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)["loss"]
+    # The head runs on P4 first, since the graph of Keras has that order.
+    weighted = {"positions": Confidence("classification_head@1"), "over": "tokens", "name": "neck"}
     terms = [
         Term(Hint(), "output[bbox_regression]", "output[bbox_regression]", name="boxes"),
         Term(Hint(), "output[cls_logits]", "output[cls_logits]", name="classes"),
+        Term(Hint(), "fpn[P3]", "fpn[P3]", **weighted),
     ]
     distiller = Distiller(student=student, teacher=teacher, terms=terms)
     distiller.compile(keras.optimizers.SGD(0.001))
     found = distiller.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
     np.testing.assert_allclose(found["supervised_loss"], expected, rtol=1e-6)
-    total = found["supervised_loss"] + found["boxes_loss"] + found["classes_loss"]
+    ours, others = (model.backbone(x, training=False)["P3"] for model in (student, teacher))
+    scores = keras.ops.sigmoid(teacher.classification_head(others)).numpy().max(-1)
+    squares = np.square(ours.numpy() - others.numpy()).mean(-1)
+    np.testing.assert_allclose(found["neck_loss"], (scores * squares).sum() / scores.sum(), rtol=1e-4)
+    total = sum(found[f"{name}_loss"] for name in ("supervised", "boxes", "classes", "neck"))
     np.testing.assert_allclose(found["loss"], total, rtol=1e-6)
     assert np.isfinite(distiller.fit(x, y, batch_size=4, verbose=0).history["loss"][0])
 

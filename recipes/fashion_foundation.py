@@ -1,0 +1,92 @@
+"""Fashion-MNIST: features of a teacher are distilled without labels, and scored by a linear probe.
+
+As foundation models are distilled: the students learn the teacher's features of 20,000 images without labels. The
+baseline is trained on 1,000 labels with as many steps. All are scored alike: by the accuracy of a linear classifier on
+the features, cross-validated on the evaluation images.
+
+Run:    python -m recipes.fashion_foundation
+"""
+
+import dataclasses
+
+import keras
+from absl import flags
+from keras import layers
+
+from keras_distill import Term
+from keras_distill.experiment import Arm, Experiment, LinearProbe, Retrieval
+from keras_distill.losses import CosineSimilarity, Hint, QueueSimilarity, TokenSimilarity
+
+from . import common, data
+
+IMAGES = flags.DEFINE_integer("images", 20_000, "Number of training images.", lower_bound=256)
+SCORE = flags.DEFINE_enum(
+    "score", "probe", ["probe", "retrieval"], "probe: linear probe accuracy. retrieval: class of the nearest neighbor."
+)
+
+common.defaults(labels=1000, epochs=3, teacher_epochs=8, seeds=5, learning_rate=3e-3)
+
+
+def network(width: int, name: str) -> keras.Model:
+    """Return a convolutional network. Layers: feature maps "map" of 7 x 7 positions, their mean "vector", "logits".
+
+    Args:
+        width: Number of channels of the first block.
+        name: Name of the model.
+    """
+
+    def block(x, channels, name=None):
+        x = layers.Conv2D(channels, 3, 2, padding="same", use_bias=False)(x)
+        return layers.ReLU(name=name)(layers.BatchNormalization(momentum=0.9)(x))
+
+    inputs = keras.Input((28, 28, 1))
+    maps = block(block(inputs, width), 2 * width)
+    x = layers.Conv2D(4 * width, 3, padding="same", use_bias=False)(maps)
+    maps = layers.ReLU(name="map")(layers.BatchNormalization(momentum=0.9)(x))
+    vector = layers.GlobalAveragePooling2D(name="vector")(maps)
+    return keras.Model(inputs, layers.Dense(10, name="logits")(vector), name=name)
+
+
+def teacher() -> keras.Model:
+    return network(32, "teacher")
+
+
+def student() -> keras.Model:
+    return network(8, "student")
+
+
+def arms() -> list[Arm]:
+    steps = -(-IMAGES.value // common.BATCH_SIZE.value)
+    baseline = Arm("1,000 labels", student, **common.training(steps_per_epoch=steps, steps_per_execution=8))
+    queue = Term(QueueSimilarity(size=4096), "vector", "vector", head="auto", name="queue")
+    tokens = Term(TokenSimilarity(), "map", "map", head="auto", name="tokens")
+    terms = {
+        "vectors": [Term(CosineSimilarity(), "vector", "vector", head="auto", name="cosine")],
+        "maps": [Term(Hint(), "map", "map", head="auto", name="hint")],
+        "similarities": [queue],
+        "similarities, tokens": [queue, tokens],
+    }
+    return [
+        baseline,
+        *(dataclasses.replace(baseline, name=name, terms=each, supervised_weight=0.0) for name, each in terms.items()),
+    ]
+
+
+def recipe() -> None:
+    task = LinearProbe("vector") if SCORE.value == "probe" else Retrieval("vector")
+    experiment = Experiment(
+        task,
+        common.as_data(data.fashion_mnist(IMAGES.value)),
+        Arm("teacher", teacher, **common.teacher_training()),
+        arms(),
+        title="Fashion-MNIST: features without labels",
+        description="The students learn features of a convolutional teacher on images without labels; the baseline is "
+        "trained on 1,000 labels. A linear classifier on the features scores them all.",
+        keep="maps",
+        **common.options(),
+    )
+    experiment.run(common.folder())
+
+
+if __name__ == "__main__":
+    common.run(recipe)
