@@ -47,7 +47,8 @@ class TaskLoss:
 
     def __init__(self, student, loss=None, loss_weights=None, metrics=None, weighted_metrics=None):
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
-        given = {name: value for name, value in given.items() if value is not None}
+        # Keras would look for the labels of each output even for an empty list of metrics.
+        given = {name: value for name, value in given.items() if value is not None and value != []}
         self._student = student
         if student.compiled and given and loss is None:
             raise ValueError(
