@@ -23,7 +23,7 @@ GRID = flags.DEFINE_bool(
     "grid", False, "Train arms with other temperatures and weights, too. Use it with --evaluate_on=validation."
 )
 
-common.defaults(epochs=4, teacher_epochs=10, seeds=5, batch_size=16, learning_rate=5e-3, teacher_learning_rate=3e-3)
+common.defaults(epochs=4, teacher_epochs=10, seeds=3, batch_size=16, learning_rate=5e-3, teacher_learning_rate=3e-3)
 
 
 def localization(temperature: float, weight: float) -> Term:
@@ -84,6 +84,7 @@ def arms(unlabeled: Any) -> list[Arm]:
         "classes and LD": [classes(10.0), localization(2.0, 1.0)],
         "score-weighted features": [weighted_features(10.0)],
         "FGD": [fgd(30.0)],
+        "classes, LD and features": [classes(10.0), localization(2.0, 1.0), weighted_features(10.0)],
     }
     return [baseline, *(distilled(*item) for item in (others() if GRID.value else terms).items())]
 
@@ -112,7 +113,7 @@ def experiment() -> Experiment:
         title="Digits on noisy canvases: detection",
         description=f"A detector with {len(given)} labeled canvases learns from a wider one with "
         f"{len(train.images):,}. Half of each batch are canvases that only the teacher labels.",
-        keep=None if GRID.value else "classes and LD",
+        keep=None if GRID.value else "classes, LD and features",
         **common.options(),
     )
 
