@@ -1,4 +1,34 @@
-"""Digits on noisy canvases: distill an anchor-free detector with 60 labeled canvases and many unlabeled ones."""
+"""Digits on noisy canvases: distill an anchor-free detector with 60 labeled canvases and many unlabeled ones.
+
+One to three MNIST digits stand on a canvas of 64x64 pixels, and the detector predicts their boxes and classes.
+Distances from a position to the sides of a box are distributions over 16 bins. The teacher is trained on the labels of
+all 4,000 canvases, the students on the first 60. The other 3,940 are half of each batch of a distilled student. Every
+student takes 512 steps of 16 canvases.
+
+Run:    python -m recipes.digits_canvas_detection --originals=FOLDER
+Result: average precision (AP, mean of the IoU thresholds from 0.5 to 0.95) on 500 test canvases, mean and sample
+        standard deviation over 3 seeds (teacher: one seed); the last columns are the difference from the labels alone
+        with its 95 % interval over the seeds, and the paired t-test:
+
+            teacher                   82.72 %
+            labels only                3.08 +- 0.90 %
+            LD                        13.80 +- 2.08 %    +10.72 (+7.50 to +13.94)    p = 0.005
+            classes and LD            22.62 +- 2.40 %    +19.54 (+15.74 to +23.34)   p = 0.002
+            score-weighted features   37.75 +- 2.81 %    +34.67 (+29.91 to +39.43)   p = 0.001
+            FGD                       19.79 +- 1.62 %    +16.71 (+14.48 to +18.95)   p < 0.001
+            classes, LD and features  42.58 +- 3.06 %    +39.51 (+34.15 to +44.86)   p < 0.001
+
+        60 canvases do not teach ten digits, and 512 steps are few: no student is near its teacher. LD compares box
+        sides alone, and FGD knows no boxes of the unlabeled canvases; of single terms, features where the teacher sees
+        a digit gain most. No setting was tried out: one run on validation canvases, one seed, had the same order (4,
+        15, 26, 40 and 21 %, without the last arm), and the test canvases were evaluated once.
+Time:   20 minutes on 2 cores of an AMD EPYC that did other work
+References:
+    Zheng et al., CVPR 2022, https://arxiv.org/abs/2102.12252 (LD)
+    Yang et al., CVPR 2022, https://arxiv.org/abs/2111.11837 (FGD)
+    Wang et al., CVPR 2024, https://arxiv.org/abs/2306.11369 (CrossKD: classes)
+    Li et al., NeurIPS 2020, https://arxiv.org/abs/2006.04388 (sides of boxes as distributions)
+"""
 
 import dataclasses
 from typing import Any
