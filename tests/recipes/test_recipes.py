@@ -82,8 +82,17 @@ def digits(smoke, tmp_path):
     return shutil.copytree(smoke("digits")[0], tmp_path / "digits")
 
 
+# Modules of the classes of saved models.
+CLASSES = {"smollm2_student": "recipes.smollm2", "digits_canvas_detection": "recipes.detection"}
 # Recipes that take minutes.
-LONG = ("minilm_layers", "methods", "smollm2_student", "digits_canvas_segmentation", "fashion_foundation")
+LONG = (
+    "minilm_layers",
+    "methods",
+    "smollm2_student",
+    "digits_canvas_segmentation",
+    "digits_canvas_detection",
+    "fashion_foundation",
+)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +107,8 @@ def test_recipe_runs(recipe, smoke):
     for model in results["models"]:
         assert model["name"] in process.stdout
         assert len(model["runs"]) == 1
-    if recipe == "smollm2_student":
-        importlib.import_module("recipes.smollm2")  # The class of its backbone.
+    if recipe in CLASSES:
+        importlib.import_module(CLASSES[recipe])
     student = keras.saving.load_model(folder / "student.keras")
     assert student.count_params() in [model["parameters"] for model in results["models"][1:]]
     page = (folder / "report.html").read_text()
