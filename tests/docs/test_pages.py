@@ -82,7 +82,7 @@ def test_every_augmentation_has_a_row():
 
 def test_every_task_is_on_the_page_of_experiments():
     tasks = [value for value in vars(experiment).values() if isinstance(value, type) and issubclass(value, Task)]
-    assert len(tasks) == 6
+    assert len(tasks) == 8
     for task in tasks:
         assert re.search(rf"`{task.__name__}\b", page("howto/experiments.md")), task
 
