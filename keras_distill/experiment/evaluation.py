@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_distill.experiment.model_result import Run
 from keras_distill.experiment.score import Score
 from keras_distill.experiment.statistics import bootstrap
 from keras_distill.experiment.task import Task
@@ -31,6 +32,16 @@ class Evaluation(NamedTuple):
     records: Any
     examples: np.ndarray | None
     predictions: Any
+
+    def run(self, seed: int, history: dict[str, list[float]] | None = None, file: str | None = None) -> Run:
+        """Return the scores as the `Run` of a trained model.
+
+        Args:
+            seed: Seed of the training.
+            history: History of the training. Defaults to None, trained elsewhere.
+            file: Path of the model, relative to the folder of the results. Defaults to None, saved elsewhere.
+        """
+        return Run(seed, self.score, history or {}, self.agreement, self.per_class, self.confusion, file)
 
 
 class Evaluator:

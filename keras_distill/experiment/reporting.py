@@ -14,7 +14,7 @@ import numpy as np
 from keras_distill.compression import Profile, export, exporting, profiling
 from keras_distill.experiment.example import Example
 from keras_distill.experiment.latency import architecture, measure_latencies
-from keras_distill.experiment.model_result import ModelResult, Run
+from keras_distill.experiment.model_result import ModelResult
 from keras_distill.experiment.picture import Picture
 from keras_distill.experiment.plan import TEACHER, baselines_of
 from keras_distill.experiment.results import Results
@@ -128,8 +128,7 @@ def write(results: Results, execution: Execution) -> None:
 def _run(execution, seed, trained):
     history = {} if trained.record is None else trained.record.history
     file = None if trained.path is None else trained.path.relative_to(execution.folder).as_posix()
-    score, agreement, per_class, confusion, *_ = trained.evaluation
-    return Run(seed, score, history, agreement, per_class, confusion, file)
+    return trained.evaluation.run(seed, history, file)
 
 
 def _history(execution):

@@ -97,23 +97,26 @@ class Executor(base_executor.BaseExecutor):
         batches = [(*parser(batch), batch) for batch in read_examples([pattern]).batch(_BATCH_SIZE)]
         labels, outputs = _outputs(batches, models, parser.output_shape)
         evaluator = Evaluator(task, labels, outputs[TEACHER])
-        runs = {name: evaluator.run(0, outputs[name], {}) for name in models}
-        metrics = _metrics(evaluator, runs, outputs, temperature if isinstance(task, Classification) else None)
+        evaluations = {name: evaluator.evaluate(outputs[name]) for name in models}
+        divergence_temperature = temperature if isinstance(task, Classification) else None
+        metrics = _metrics(evaluations, evaluator.score.name, outputs, divergence_temperature)
         report = artifact_utils.get_single_instance(output_dict["report"])
         results = Results(
             title="Distillation",
             description=_description(metrics, list(models), evaluator.score, temperature),
             settings={"label": label, "temperature": temperature, **{name: f"{metrics[name]:.4f}" for name in metrics}},
             models=[
-                ModelResult(name, name, model.parameters, [runs[name]], baselines=_baselines(name, models))
+                ModelResult(
+                    name, name, model.parameters, [evaluations[name].run(0)], baselines=_baselines(name, models)
+                )
                 for name, model in models.items()
             ],
             command=f"DistillationReport of the split '{split}' of {examples.uri}",
             seconds=time.time() - start_time,
             seeds=[0],
             score=evaluator.score,
-            classes=parser.class_names if runs[TEACHER].per_class is not None else [],
-            comparisons=_comparisons(task, evaluator, outputs),
+            classes=parser.class_names if evaluations[TEACHER].per_class is not None else [],
+            comparisons=_comparisons(task, evaluations),
             split=split,
             num_examples=evaluator.num_examples,
             temperature=temperature,
@@ -239,13 +242,13 @@ def _predict(name, model, serialized, shape):
     return tf.cast(outputs[OUTPUT], "float32")
 
 
-def _metrics(evaluator, runs, outputs, temperature):
+def _metrics(evaluations, score, outputs, temperature):
     """Return `{"model, metric": value}`: score, agreement and, for a classification, divergence from the teacher."""
     metrics = {}
-    for name, run in runs.items():
-        metrics[f"{name}, {evaluator.score.name}"] = run.score
-        if run.agreement is not None:
-            metrics[f"{name}, agreement"] = run.agreement
+    for name, evaluation in evaluations.items():
+        metrics[f"{name}, {score}"] = evaluation.score
+        if evaluation.agreement is not None:
+            metrics[f"{name}, agreement"] = evaluation.agreement
             if temperature is not None:
                 divergence = TeacherDivergence(temperature)
                 divergence.update_state(outputs[name], outputs[TEACHER])
@@ -257,14 +260,13 @@ def _baselines(name, models):
     return [BASELINE] if name == DISTILLED and BASELINE in models else []
 
 
-def _comparisons(task, evaluator, outputs):
+def _comparisons(task, evaluations):
     """Compare the distilled student with the baseline: one seed, so an interval over the examples only."""
-    if BASELINE not in outputs:
+    if BASELINE not in evaluations:
         return []
-    records = {name: evaluator.records(outputs[name]) for name in (DISTILLED, BASELINE)}
-    scores = {name: [task.score_of(each)] for name, each in records.items()}
-    interval = bootstrap(task.score_of, [records[DISTILLED]], [records[BASELINE]])
-    return [compare(DISTILLED, scores[DISTILLED], BASELINE, scores[BASELINE], example_interval=interval)]
+    own, other = evaluations[DISTILLED], evaluations[BASELINE]
+    interval = bootstrap(task.score_of, [own.records], [other.records])
+    return [compare(DISTILLED, [own.score], BASELINE, [other.score], example_interval=interval)]
 
 
 def _description(metrics, names, score, temperature):

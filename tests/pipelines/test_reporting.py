@@ -20,13 +20,13 @@ DIVERGENCE = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
 def metrics(labels, temperature):
     outputs = {"teacher": TEACHER, "distilled": STUDENT}
     evaluator = Evaluator(Classification(), labels, TEACHER)
-    runs = {name: evaluator.run(0, values, {}) for name, values in outputs.items()}
-    return _metrics(evaluator, runs, outputs, temperature), runs
+    evaluations = {name: evaluator.evaluate(values) for name, values in outputs.items()}
+    return _metrics(evaluations, "accuracy", outputs, temperature), evaluations
 
 
 def test_known_metrics():
     # The last example has no label: it counts for agreement and divergence.
-    values, runs = metrics(np.array([1, 1, -1]), 1.0)
+    values, evaluations = metrics(np.array([1, 1, -1]), 1.0)
     assert values == pytest.approx(
         {
             "teacher, accuracy": 0.0,
@@ -35,7 +35,7 @@ def test_known_metrics():
             "distilled, divergence": DIVERGENCE / 3,
         }
     )
-    assert runs["distilled"].confusion == [[0, 0], [1, 1]]
+    assert evaluations["distilled"].confusion == [[0, 0], [1, 1]]
 
 
 def test_divergence_uses_the_temperature():
@@ -52,6 +52,7 @@ def test_the_difference_from_the_baseline_has_an_interval_over_examples():
         for name, noise in (("distilled", 0.1), ("baseline", 1))
     }
     evaluator = Evaluator(Regression(), labels, labels[:, None])
-    (comparison,) = _comparisons(Regression(), evaluator, outputs)
+    evaluations = {name: evaluator.evaluate(values) for name, values in outputs.items()}
+    (comparison,) = _comparisons(Regression(), evaluations)
     low, high = comparison.example_interval
     assert low < comparison.difference < high < 0 and comparison.p is None
