@@ -98,7 +98,6 @@ class Executor(base_executor.BaseExecutor):
         labels, outputs = _outputs(batches, models, parser.output_shape)
         evaluator = Evaluator(task, labels, outputs[TEACHER])
         evaluations = {name: evaluator.evaluate(outputs[name]) for name in models}
-        runs = {name: evaluation.run(0) for name, evaluation in evaluations.items()}
         divergence_temperature = temperature if isinstance(task, Classification) else None
         metrics = _metrics(evaluations, evaluator.score.name, outputs, divergence_temperature)
         report = artifact_utils.get_single_instance(output_dict["report"])
