@@ -99,7 +99,7 @@ def test_pixels_channels_and_features(make):
 
 
 def test_ignored_pixels_do_not_change_the_losses():
-    """What teacher and labels say of pixels with the weight 0 does not matter."""
+    """Pixels with the weight 0 do not count, whatever teacher and labels say of them."""
     student, teacher = segformer(0, 4), segformer(1, 8)
     images = features(2, SIZE, SIZE, 3)
     masks = np.random.default_rng(0).integers(0, CLASSES, (2, SIZE, SIZE))
