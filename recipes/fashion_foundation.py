@@ -5,6 +5,22 @@ baseline is trained on 1,000 labels with as many steps. All are scored alike: by
 the features, cross-validated on the evaluation images.
 
 Run:    python -m recipes.fashion_foundation
+Result: linear probe accuracy on the 10,000 test images, mean and sample standard deviation over 3 seeds (teacher: one
+        seed); the last columns are the difference from the baseline with its 95 % interval over the seeds, and the
+        paired t-test:
+
+            teacher       87.44 %
+            1,000 labels  75.92 +- 0.46 %
+            vectors       76.78 +- 0.77 %   +0.86 (-1.87 to +3.59)   p = 0.31
+            maps          78.92 +- 0.51 %   +2.99 (+1.26 to +4.72)   p = 0.02
+            similarities  76.35 +- 0.71 %   +0.43 (-2.19 to +3.04)   p = 0.56
+
+        In three epochs only the feature maps clearly gain over the labels. No setting was tried out: one run on
+        validation images with 2 seeds had the same order (76.3, 77.2, 79.8 and 76.5 %; with the similarities between
+        positions, `TokenSimilarity`, 76.9 % for one seed).
+Time:   50 minutes on 2 cores of an AMD EPYC on which four other processes ran
+References:
+    Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731 (SEED: similarities to a queue)
 """
 
 import dataclasses
