@@ -76,5 +76,5 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _stage(entry):
-    """Return the text of the last column, such as "2" or "2, last"."""
+    """Return the text of the column "stage", such as "2" or "2, last"."""
     return f"{entry.stage or ''}{', last' * entry.last}"

@@ -2,23 +2,8 @@
 
 import keras
 import numpy as np
-import pytest
 
-from recipes import canvases, detection
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Return 30 images, filled rectangles of different sizes, and their labels."""
-    images, labels = np.zeros((30, 28, 28, 1), "float32"), np.arange(30) % 10
-    for number, image in enumerate(images):
-        image[4 : 12 + labels[number], 6 : 11 + number // 3] = 1.0
-    return images, labels
-
-
-@pytest.fixture(scope="module")
-def drawn(digits):
-    return canvases.draw(*digits, 40, seed=3)
+from recipes import detection
 
 
 def test_targets_of_the_detector():
