@@ -47,6 +47,10 @@ class LinearProbe(Classification):
         super().__init__(one_hot)
         self.features, self.folds = features, folds
 
+    def check(self, model: keras.Model, labels: Any) -> None:
+        super().check(model, labels)
+        self.predictor(model)
+
     def predictor(self, model: keras.Model) -> keras.Model:
         names = [layer.name for layer in model.layers]
         if self.features not in names:

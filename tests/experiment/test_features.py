@@ -72,6 +72,9 @@ def test_layers_that_cannot_be_scored():
     model = network(4, "student")
     with pytest.raises(ValueError, match="'student' has no layer 'pool'.*Its layers are .*'features', 'logits'"):
         LinearProbe("pool").predictor(model)
+    x, y = data()
+    with pytest.raises(ValueError, match="'student' has no layer 'pool'"):
+        LinearProbe("pool").check(model, y)
     inputs = keras.Input((4, 4, 1))
     maps = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="map")(inputs), name="maps")
     with pytest.raises(ValueError, match="scores vectors. The output of 'map' in 'maps' has the shape"):
