@@ -100,7 +100,10 @@ def dry_run(plan: Experiment) -> None:
         ValueError: If models, terms and labels do not fit together. The message names the arm.
     """
     teacher = plan.teacher
-    teacher = teacher.new_student() if isinstance(teacher, Arm) else teacher
+    if isinstance(teacher, Arm):
+        teacher = teacher.new_student()
+        # Raises for a teacher that could not be evaluated after its training.
+        plan.task.predictor(teacher)
     models: dict[str | None, Any] = dict.fromkeys((None, TEACHER), teacher)
     splits = [split for split in (plan.data.train, plan.data.validation, plan.data.test) if split is not None]
     for arm in plan.arms:

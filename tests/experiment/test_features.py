@@ -68,13 +68,18 @@ def test_an_experiment_without_labels_of_the_student(tmp_path):
     assert results.models[-1].runs[0].score == pytest.approx(score)
 
 
-def test_layers_that_cannot_be_scored():
+def test_layers_that_cannot_be_scored(tmp_path):
     model = network(4, "student")
     with pytest.raises(ValueError, match="'student' has no layer 'pool'.*Its layers are .*'features', 'logits'"):
         LinearProbe("pool").predictor(model)
     x, y = data()
     with pytest.raises(ValueError, match="'student' has no layer 'pool'"):
         LinearProbe("pool").check(model, y)
+    # Before the teacher is trained.
+    teacher = Arm("teacher", lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)], name="plain"))
+    arms = [Arm("baseline", lambda: network(4, "student"))]
+    with pytest.raises(ValueError, match="'plain' has no layer 'features'"):
+        Experiment(LinearProbe("features"), Data((x, y), (x, y)), teacher, arms).run(tmp_path)
     inputs = keras.Input((4, 4, 1))
     maps = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="map")(inputs), name="maps")
     with pytest.raises(ValueError, match="scores vectors. The output of 'map' in 'maps' has the shape"):
