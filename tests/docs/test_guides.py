@@ -62,7 +62,7 @@ def test_on_policy_distillation_instead_of_causal_lm_fit(tmp_path, monkeypatch):
     """In at most 15 lines, after the blocks that make the tokenizer and the models of the page."""
     monkeypatch.chdir(tmp_path)
     code = [block["code"] for block in blocks("language_models") if block["language"] == "python"]
-    (shown,) = (block for block in code if "student.preprocessor.generate_preprocess" in block)
+    (shown,) = (block for block in code if "fit(prompts.map(" in block)
     assert len(shown.splitlines()) <= 15
     (models,) = (re.search(r"def causal_lm\(.*?\n\n", block, re.S)[0] for block in code if "def causal_lm(" in block)
     imports = "import keras\nfrom keras_distill import Distiller, Term\n"
