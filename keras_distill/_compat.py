@@ -134,6 +134,14 @@ def symbolic_build(model: keras.Model, data_batch: Any) -> None:
     model._symbolic_build(data_batch=data_batch)
 
 
+def batch_spec(iterator: Any) -> Any:
+    """Return the `tf.TensorSpec`s of the batches of Keras' epoch iterator, without taking one.
+
+    Stands for `TFEpochIterator._distributed_dataset`. No public attribute holds the dataset.
+    """
+    return iterator._distributed_dataset.element_spec
+
+
 def distribute_strategy(model: keras.Model) -> tf.distribute.Strategy | None:
     """Return the strategy under which a model was created, or None.
 

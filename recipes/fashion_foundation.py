@@ -31,7 +31,7 @@ from keras import layers
 
 from keras_distill import Term
 from keras_distill.experiment import Arm, Experiment, LinearProbe, Retrieval
-from keras_distill.losses import CosineSimilarity, Hint, QueueSimilarity
+from keras_distill.losses import CosineSimilarity, Hint, QueueSimilarity, TokenSimilarity
 
 from . import common, data
 
@@ -74,10 +74,13 @@ def student() -> keras.Model:
 def arms() -> list[Arm]:
     steps = -(-IMAGES.value // common.BATCH_SIZE.value)
     baseline = Arm("1,000 labels", student, **common.training(steps_per_epoch=steps, steps_per_execution=8))
+    queue = Term(QueueSimilarity(size=4096), "vector", "vector", head="auto", name="queue")
+    tokens = Term(TokenSimilarity(), "map", "map", head="auto", name="tokens")
     terms = {
         "vectors": [Term(CosineSimilarity(), "vector", "vector", head="auto", name="cosine")],
         "maps": [Term(Hint(), "map", "map", head="auto", name="hint")],
-        "similarities": [Term(QueueSimilarity(size=4096), "vector", "vector", head="auto", name="queue")],
+        "similarities": [queue],
+        "similarities, tokens": [queue, tokens],
     }
     return [
         baseline,

@@ -13,10 +13,11 @@ from keras_distill import _compat
 from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
+from keras_distill.training.building import build_metrics, build_on_replicas
 from keras_distill.training.fitting import evaluates_terms, fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import multiply, replica_fraction
-from keras_distill.training.strategy_checks import check_accumulation, check_batch_size, check_step, check_trainable
+from keras_distill.training.strategy_checks import check_accumulation, check_step, check_trainable
 from keras_distill.training.validation import check_keywords
 from keras_distill.types import Structure, Tensor
 
@@ -42,6 +43,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     Attributes:
         terms: Each `Term`, built. Its taps are keys of the activations that the hooks return.
         teacher: The `Teacher`, or None.
+        rollouts: `Rollouts`, or None.
         outputs: `{tap: model}` of the outputs that labels are compared with.
         parts: `{log name: WeightedLoss}` of the parts of the total loss.
         evaluate_terms: Whether validation computes the terms.
@@ -50,11 +52,13 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
 
     terms = ()
     teacher = None
+    rollouts = None
     _traced = None
     evaluate_terms = True
     left_out = frozenset()
     # Ids of the weights that the optimizer was built with.
     _optimized = frozenset()
+    _metrics_built = False
     # True from the start of `fit` until its first batch has been checked.
     _starts_training = False
 
@@ -92,7 +96,7 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             check_step(optimizer, **kwargs)
             self._compile_losses(loss, loss_weights, metrics, weighted_metrics)
             super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-            self.evaluate_terms, self.left_out = evaluate_terms, frozenset()
+            self.evaluate_terms, self.left_out, self._metrics_built = evaluate_terms, frozenset(), False
             if loss is None:
                 # Keras keeps the loss of an earlier call.
                 self.loss = None
@@ -285,16 +289,11 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
         return [tracker for name, tracker in self._total_loss.trackers.items() if name not in hidden]
 
     def build_before_first_step(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build everything from the first replica's part of a batch; on one device Keras builds in the first step."""
         strategy = _compat.distribute_strategy(self)
-        if strategy is None:
-            return
-        if iterator is not None:
-            _, _, shares = next(iter(iterator))
-            data_batch = next(shares)
-            starts, self._starts_training = self._starts_training, False
-            if starts:
-                check_batch_size(strategy, data_batch)
-        with strategy.scope():
-            first = keras.tree.map_structure(lambda share: strategy.experimental_local_results(share)[0], data_batch)
-            _compat.symbolic_build(self, first)
+        if strategy is not None:
+            build_on_replicas(self, strategy, iterator, data_batch, self._starts_training)
+            self._starts_training = False
+        elif iterator is not None and not self._metrics_built:
+            losses = dict(zip(self.outputs, self._losses_by_total().values()))
+            build_metrics(self, losses, _compat.batch_spec(iterator))
+            self._metrics_built = True
