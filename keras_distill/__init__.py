@@ -67,7 +67,7 @@ from keras_distill import (
     training,
 )
 from keras_distill.callbacks import Backup
-from keras_distill.models import OUTPUT, HiddenStates, without_softmax
+from keras_distill.models import OUTPUT, HiddenStates, MultiCrop, without_softmax
 from keras_distill.saving import load_distiller
 from keras_distill.training import (
     Balance,
@@ -93,6 +93,7 @@ __all__ = [
     "Distiller",
     "HiddenStates",
     "LossWeight",
+    "MultiCrop",
     "MutualDistiller",
     "Term",
     "cache",

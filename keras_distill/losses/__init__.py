@@ -30,6 +30,7 @@ from keras_distill.losses.hierarchical_context import HierarchicalContext
 from keras_distill.losses.hint import Hint
 from keras_distill.losses.hybrid_logit_distillation import HybridLogitDistillation
 from keras_distill.losses.inter_channel_correlation import InterChannelCorrelation
+from keras_distill.losses.interactive_contrastive import InteractiveContrastive
 from keras_distill.losses.jensen_shannon import JensenShannon
 from keras_distill.losses.kl_divergence import KLDivergence
 from keras_distill.losses.koleo import KoLeo
@@ -85,6 +86,7 @@ __all__ = [
     "Hint",
     "HybridLogitDistillation",
     "InterChannelCorrelation",
+    "InteractiveContrastive",
     "JensenShannon",
     "KLDivergence",
     "KoLeo",

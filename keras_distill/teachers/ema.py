@@ -28,7 +28,8 @@ class EMATeacher(Teacher):
         decay: Decay of the moving average, 0 to 1, a number or a schedule. 0.99 to 0.9999 is typical. Defaults to
             0.999.
         inputs: Function from the inputs of the batch to the teacher's, as for `ModelTeacher`, e.g. an augmentation for
-            the teacher only. Defaults to None: the same inputs.
+            the teacher only, or the large ones of several crops: `inputs=lambda crops: crops[0]`. Defaults to None: the
+            same inputs.
 
     Raises:
         ValueError: If `student` is not a built `keras.Model`, or `decay` is not a number from 0 to 1 or a schedule; in

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_distill import Balance, Distiller, MutualDistiller, Term
+from keras_distill import Balance, Distiller, MultiCrop, MutualDistiller, Term
 from keras_distill.cache import indexed, label, open_cache
-from keras_distill.losses import Hint, KLDivergence, SimilarityPreserving
+from keras_distill.losses import CenteredKL, Hint, KLDivergence, SimilarityPreserving
 from keras_distill.teachers import EMATeacher, Ensemble
 from tests.support.loss_models import CLASSES
 from tests.support.replica_comparison import BATCH, EXAMPLES, assert_same_on_replicas, from_logits, strategy, trained
@@ -100,6 +100,18 @@ def test_teachers(name):
         return Distiller(student=student, teacher=TEACHERS[name](student), terms=[Term(KLDivergence())])
 
     assert_same_on_replicas(make, numbers(), loss=from_logits)
+
+
+def test_crops_of_a_mean_teacher():
+    def make():
+        student = MultiCrop(dense("student"))
+        teacher = EMATeacher(student, decay=0.5, inputs=lambda crops: crops[0])
+        term = Term(CenteredKL(0.5, 0.3, pairs="crops"))
+        return Distiller(student=student, teacher=teacher, terms=[term], inputs=crops)
+
+    x = numbers()[0]
+    crops = [np.stack([x, x + 0.1], axis=1), np.stack([x - 0.1, 2 * x, 0.5 * x], axis=1)]
+    assert_same_on_replicas(make, lambda: tf.data.Dataset.from_tensor_slices((tuple(crops),)).batch(BATCH), loss=None)
 
 
 def test_a_cached_teacher(tmp_path):

@@ -76,3 +76,44 @@ def test_center_is_trained_with_a_mean_teacher_and_saved(tmp_path):
     loaded = compiled(load_distiller(tmp_path / "distiller.keras", EMATeacher(student)))
     np.testing.assert_array_equal(loaded.term_losses[0].center, center)
     assert np.isfinite(evaluated)
+
+
+def pairs_reference(student, teacher, center):
+    values = [
+        reference(student[:, j], teacher[:, i], center, 0.5, 0.25)
+        for i in range(teacher.shape[1])
+        for j in range(student.shape[1])
+        if i != j
+    ]
+    return np.mean(values)
+
+
+def test_pairs_of_crops_match_the_paper():
+    student, teacher, center = features(3, 4, 5), features(3, 2, 5, seed=1), features(5, seed=2)
+    loss = CenteredKL(0.5, 0.25, momentum=0.75, pairs="crops")
+    loss.build((None, 4, 5), (None, 2, 5))
+    loss.center.assign(center)
+    value, gradient = value_and_gradient(lambda s: loss.compare(s, teacher, Batch(None)), student)
+    np.testing.assert_allclose(value, pairs_reference(student, teacher, center), rtol=1e-5)
+    slope = central_differences(lambda s: pairs_reference(s, teacher, center), student)
+    np.testing.assert_allclose(gradient, slope, atol=1e-4 * np.abs(slope).max())
+    loss.remember(student, teacher, Batch(None))
+    np.testing.assert_allclose(loss.center, 0.75 * center + 0.25 * teacher.mean((0, 1)), rtol=1e-5)
+
+
+def test_crops_of_weight_0_are_left_out():
+    student, teacher = features(2, 4, 5), features(2, 2, 5, seed=1)
+    loss = CenteredKL(0.5, 0.25, momentum=0.0, pairs="crops")
+    loss.build((None, 4, 5), (None, 2, 5))
+    weighted = Batch(None, position_weight=np.array([[1, 0, 1, 0], [1, 1, 1, 1]], "float32"))
+    values = loss.compare(student, teacher, weighted)
+    kept = [(0, 2), (1, 0), (1, 2)]
+    expected = np.mean([reference(student[:1, j], teacher[:1, i], 0.0, 0.5, 0.25) for i, j in kept])
+    np.testing.assert_allclose(values, [expected, pairs_reference(student[1:], teacher[1:], 0.0)], rtol=1e-5)
+    loss.remember(student, teacher, weighted)
+    np.testing.assert_allclose(loss.center, np.mean([teacher[0, 0], *teacher[1]], axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_other_pairs_raise():
+    with pytest.raises(ValueError, match="`pairs` must be 'positions' or 'crops'. Received: 'views'"):
+        CenteredKL(pairs="views")

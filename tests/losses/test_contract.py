@@ -51,12 +51,13 @@ FIXED = {
     ("MarginReLU", "gamma"),
     ("VariationalInformation", "variance"),
 }
-# ActivationBoundary has a margin beyond the teacher's values, CenteredKL two temperatures; KoLeo does not read the
-# teacher; the other two compare through their own weights.
+# ActivationBoundary has a margin beyond the teacher's values, CenteredKL two temperatures; InteractiveContrastive
+# compares with other examples; KoLeo does not read the teacher; the other two compare through their own weights.
 NOT_ZERO_AT_THE_TEACHER = {
     "ActivationBoundary",
     "CenteredKL",
     "ContrastiveRepresentation",
+    "InteractiveContrastive",
     "KoLeo",
     "VariationalInformation",
 }

@@ -20,7 +20,15 @@ from keras_distill.data.batch import Batch
 from keras_distill.data.top_k import gather_top_k
 from keras_distill.heads import MLP, Standardization
 from keras_distill.heads.masking import kept
-from keras_distill.losses import DIST, AttentionRelation, Hint, KLDivergence, LogitStandardization, RelationalKD
+from keras_distill.losses import (
+    DIST,
+    AttentionRelation,
+    CenteredKL,
+    Hint,
+    KLDivergence,
+    LogitStandardization,
+    RelationalKD,
+)
 from keras_distill.losses.acceptance_likelihood import acceptance_likelihood
 from keras_distill.losses.activation_boundary import activation_boundary
 from keras_distill.losses.adaptive_kl import adaptive_kl
@@ -29,7 +37,6 @@ from keras_distill.losses.attention_relation import attention_relation
 from keras_distill.losses.attention_scores import attention_scores
 from keras_distill.losses.attention_transfer import attention_transfer
 from keras_distill.losses.binary_kd import binary_kd
-from keras_distill.losses.centered_kl import centered_kl
 from keras_distill.losses.channel_wise_kd import channel_wise_kd
 from keras_distill.losses.contrastive_representation import contrastive_representation, log_mean_exp
 from keras_distill.losses.correlation_congruence import correlation_congruence
@@ -828,14 +835,16 @@ def _(inputs, settings):
 
 @adapter("dino_loss")
 def _(inputs, settings):
-    crops, tau = settings["crops"], settings["teacher_temperature"]
-    student, teacher = ops.split(inputs["student"], crops), ops.split(inputs["teacher"], 2)
-    values = []
-    # A crop of the student is not compared with the teacher's output for the same crop.
-    for i, j in ((i, j) for i in range(2) for j in range(crops) if i != j):
-        kl = centered_kl(student[j], teacher[i], inputs["center"], settings["student_temperature"], tau)
-        values.append(ops.mean(kl + entropy(teacher[i] - inputs["center"], tau)))
-    return sum(values) / len(values)
+    tau = settings["teacher_temperature"]
+    # The reference has all images of the first crop, then those of the next.
+    student, teacher = (
+        ops.stack(ops.split(inputs[side], crops), axis=1)
+        for side, crops in (("student", settings["crops"]), ("teacher", 2))
+    )
+    loss = CenteredKL(settings["student_temperature"], tau, pairs="crops")
+    loss.build(student.shape, teacher.shape)
+    loss.center.assign(inputs["center"][0])
+    return ops.mean(loss.compare(student, teacher, Batch(None))) + ops.mean(entropy(teacher - inputs["center"], tau))
 
 
 @adapter("dinov2_koleo")

@@ -24,6 +24,7 @@ SPECIAL = {
 SETTINGS = {
     "ContrastiveRepresentation": {"size": 8, "dim": 4},
     # A low temperature magnifies rounding errors.
+    "InteractiveContrastive": {"temperature": 0.5},
     "QueueSimilarity": {"size": 8, "temperature": 0.5},
     "LossAdapter": {"loss": "mse"},
     "Chunked": {"loss": losses.KLDivergence(), "student_layer": "logits", "teacher_layer": "logits"},
