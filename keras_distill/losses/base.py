@@ -215,7 +215,8 @@ class LogitLossWrapper(DistillationLoss):
         **kwargs: Arguments of `DistillationLoss`, such as `name`.
 
     Raises:
-        ValueError: If `loss` is not a loss of logits.
+        ValueError: If `loss` is not a loss of logits, if it has a state that a training step updates, such as the
+            center of `CenteredKL`, or if it aligns the positions itself.
     """
 
     logits = True
@@ -227,6 +228,12 @@ class LogitLossWrapper(DistillationLoss):
             raise ValueError(
                 f"{type(self).__name__} takes a loss of logits, such as `{type(self).__name__}(DecoupledKD())`. "
                 f"Received: {loss!r}"
+            )
+        # The state would be one of transformed logits.
+        if loss is not None and (loss.aligns or type(loss).remember is not DistillationLoss.remember):
+            raise ValueError(
+                f"{type(self).__name__} takes a loss without state that compares each position with the same position, "
+                f"such as `{type(self).__name__}(DecoupledKD())`. Received: a {type(loss).__name__}"
             )
         self.loss = loss
         if loss is not None:

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_distill.losses import (
     DIST,
+    CenteredKL,
     Chunked,
     ConfidenceTemperature,
     CurriculumTemperature,
@@ -39,6 +40,13 @@ def test_wrapper_saves_its_inner_loss(cls):
 @pytest.mark.parametrize("loss", [Hint(), "kl", 2.0])
 def test_wrapper_rejects_other_losses(cls, loss):
     with pytest.raises(ValueError, match=f"{cls.__name__} takes a loss of logits.*Received: "):
+        cls(loss)
+
+
+@every_wrapper
+@pytest.mark.parametrize("loss", [CenteredKL(), CenteredKL(pairs="crops")])
+def test_wrapper_rejects_a_loss_with_state(cls, loss):
+    with pytest.raises(ValueError, match=f"{cls.__name__} takes a loss without state.*a CenteredKL"):
         cls(loss)
 
 
