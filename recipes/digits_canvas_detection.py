@@ -20,8 +20,10 @@ Result: average precision (AP, mean of the IoU thresholds from 0.5 to 0.95) on 5
 
         60 canvases do not teach ten digits, and 512 steps are few: no student is near its teacher. LD compares box
         sides alone, and FGD knows no boxes of the unlabeled canvases; of single terms, features where the teacher sees
-        a digit gain most. No setting was tried out: one run on validation canvases, one seed, had the same order (4,
-        15, 26, 40 and 21 %, without the last arm), and the test canvases were evaluated once.
+        a digit gain most. All settings were chosen in advance, and the test canvases were evaluated once. Afterwards
+        --grid --evaluate_on=validation compared others, 3 seeds, 500 validation canvases (labels only 3.6 %): LD 14.7 %
+        (T = 10, weight 0.25: 11.0), classes 10.2 (weight 1: 4.3), features 38.2 (weight 1: 18.4), FGD 19.6 (weight 1:
+        5.6).
 Time:   20 minutes on 2 cores of an AMD EPYC that did other work
 References:
     Zheng et al., CVPR 2022, https://arxiv.org/abs/2102.12252 (LD)
