@@ -1,4 +1,4 @@
-"""Growth of time, memory and size of a cache with the number of examples, each size in a process of its own.
+"""Growth of time, memory and size of a cache with the number of examples, each size in a separate process.
 
 ```
 python -m tests.benchmarks.growth 1000000 FOLDER
