@@ -72,6 +72,7 @@ class TeacherCache:
         tops: `{tap: number of classes that are stored}` of the taps that were labeled with `top_k`.
         examples: Number of examples; every view counts.
         views: Number of views per example, 1 without augmentation.
+        engine: Runtime that ran the teacher, "keras" or "onnx".
 
     Args:
         directory: Directory of the cache.
@@ -85,6 +86,7 @@ class TeacherCache:
         self.directory = directory
         self.examples = manifest.examples
         self.views = manifest.views
+        self.engine = manifest.engine
         self.taps = {tap: tf.TensorSpec(stored.shape, stored.dtype) for tap, stored in manifest.taps.items()}
         self.tops = {tap: stored.top_k for tap, stored in manifest.taps.items() if stored.top_k is not None}
         self.teacher = packing.cached_teacher(manifest.taps)

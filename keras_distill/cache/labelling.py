@@ -15,9 +15,10 @@ from keras_distill.cache import fingerprint, packing, shards
 from keras_distill.cache.arrays import ShardArray
 from keras_distill.cache.examples import Examples
 from keras_distill.cache.indexing import input_signature, split_element
-from keras_distill.cache.lengths import LENGTHS, token_mask, vary
-from keras_distill.cache.manifest import EXAMPLES, Manifest
-from keras_distill.cache.packing import StoredTap
+from keras_distill.cache.lengths import LENGTHS, vary
+from keras_distill.cache.manifest import ENGINES, EXAMPLES, KERAS, Manifest
+from keras_distill.cache.onnx_engine import onnx_activations
+from keras_distill.cache.teacher_outputs import teacher_function
 from keras_distill.cache.views import Views
 from keras_distill.data.batch import Batch
 from keras_distill.models.specs import trace
@@ -41,6 +42,7 @@ def label(
     shard_bytes: int = 2**26,
     version: str | None = None,
     verbose: int = 1,
+    engine: str = KERAS,
 ) -> None:
     """Run a teacher once over a dataset and store its activations on disk.
 
@@ -80,12 +82,17 @@ def label(
         version: Any text that distinguishes this teacher from others where its weights do not, e.g. for a function or
             for the preprocessing. Defaults to None.
         verbose: 1 prints the size before labeling starts, and a progress bar; 0 is silent. Defaults to 1.
+        engine: Runtime of the teacher, "keras" or "onnx". "onnx" exports a `keras.Model`, compares the activations of
+            the first batch, and runs the teacher in ONNX Runtime on the CPU, with as many threads as TensorFlow. It is
+            often faster there; see the guide "Caching". The manifest lists it: another engine does not resume the
+            cache. Defaults to "keras".
 
     Raises:
         ValueError: If the directory holds a cache of another teacher, dataset or settings, or one that is corrupted or
             was written by keras_distill 0.1.0; if the dataset has no examples, or no end; if the teacher's weights or
             outputs contain NaN or infinity, or its outputs exceed the range of `dtype`; if `views` are not repeatable;
-            or if `taps`, `dtype`, `top_k`, `batch_size` or `shard_bytes` are invalid.
+            if `taps`, `dtype`, `top_k`, `batch_size`, `shard_bytes` or `engine` are invalid; or if `engine` is "onnx"
+            and the teacher cannot be exported, its activations differ, or a package is missing.
         RuntimeError: If another process is writing into the directory.
         OSError: As raised by the file system, e.g. if the disk is full. Finished shards are kept.
     """
@@ -93,16 +100,19 @@ def label(
     check_finite_weights(teacher)
     examples = Examples(dataset, views)
     num_views = 1 if views is None else views.count
-    settings = taps, dtype, top_k, num_views, version, shard_bytes, batch_size
+    settings = taps, dtype, top_k, num_views, version, shard_bytes, batch_size, engine
     requested = new_manifest(teacher, examples.inputs, *settings)
     stored = shards.read_manifest(directory)
     # Reading needs no lock: a finished cache may be on a read-only file system.
     is_finished = stored is not None and stored.complete
     with contextlib.nullcontext() if is_finished else shards.write_lock(directory):
+        # Before the manifest is written: the directory stays empty if the teacher cannot be exported.
+        activations = None if is_finished else _activations(teacher, requested, examples, batch_size)
         manifest = begin_or_resume(directory, requested, batch_size)
         _check_examples(directory, manifest, examples)
         if not manifest.complete:
-            _write_missing_shards(teacher, examples, directory, manifest, batch_size, verbose)
+            encode = teacher_function(teacher, manifest.taps, activations)
+            _write_missing_shards(encode, examples, directory, manifest, batch_size, verbose)
 
 
 def new_manifest(
@@ -115,6 +125,7 @@ def new_manifest(
     version: str | None,
     shard_bytes: int,
     batch_size: int,
+    engine: str = KERAS,
 ) -> Manifest:
     """Return the manifest of a cache without shards.
 
@@ -128,12 +139,15 @@ def new_manifest(
         version: Version of the teacher.
         shard_bytes: Approximate size of a shard.
         batch_size: Number of examples per forward pass; the number of examples per shard is a multiple of it.
+        engine: Runtime of the teacher, one of `ENGINES`. Defaults to "keras".
 
     Raises:
         ValueError: If taps, dtypes or numbers are invalid, or do not fit the teacher.
     """
     check_integer(batch_size, "batch_size")
     check_integer(shard_bytes, "shard_bytes")
+    if engine not in ENGINES:
+        raise ValueError(f"`engine` must be one of {ENGINES}. Received: {engine!r}")
     teacher.connect(list(taps))
     batches = keras.tree.map_structure(lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), inputs)
     specs = trace(lambda x: {tap: a for tap, a in teacher.activations(Batch(x)).items() if tap in taps}, batches)
@@ -151,6 +165,7 @@ def new_manifest(
         views=views,
         taps=stored,
         shard_examples=shard_batches * batch_size,
+        engine=engine,
     )
 
 
@@ -175,61 +190,15 @@ def begin_or_resume(directory: str | os.PathLike, requested: Manifest, batch_siz
             f"The unfinished cache '{directory}' has shards of {manifest.shard_examples} examples. Resume it with a "
             f"`batch_size` that divides {manifest.shard_examples}. Received: {batch_size}"
         )
-    settings = manifest.settings()
+    settings, wanted = ({"engine": KERAS, **one.settings()} for one in (manifest, requested))
     differences = [
-        f"{key} {settings[key]!r} instead of {value!r}"
-        for key, value in requested.settings().items()
-        if settings[key] != value
+        f"{key} {settings[key]!r} instead of {value!r}" for key, value in wanted.items() if settings[key] != value
     ]
     if differences:
         raise ValueError(
             f"'{directory}' holds a cache with other settings: {', '.join(differences)}. Choose another directory."
         )
     return manifest
-
-
-def teacher_function(teacher: Teacher, taps: Mapping[str, StoredTap]) -> Callable[..., dict[str, np.ndarray]]:
-    """Return a function from inputs, indices and lengths of a batch of examples to the arrays to store.
-
-    The function returns `{name: array}`, and raises ValueError for an activation that cannot be stored.
-
-    Args:
-        teacher: A `Teacher` that is connected.
-        taps: `{tap: StoredTap}` of the manifest.
-    """
-
-    @tf.function(reduce_retracing=True)
-    def encode(inputs, lengths):
-        activations = teacher.activations(Batch(inputs))
-        encoded, faults = {}, {}
-        for tap, stored in taps.items():
-            counted = token_mask(activations[tap], lengths) if stored.varies else None
-            faults[tap] = stored.faults(tap, activations[tap], counted)
-            for name, tensor in stored.encode(tap, activations[tap]).items():
-                encoded[name] = tensor if counted is None else tf.boolean_mask(tensor, counted)
-        return encoded, faults
-
-    def arrays(inputs, indices, lengths=None):
-        tensors, faults = encode(inputs, lengths)
-        for tap, (unusable, overflow) in faults.items():
-            _check_storable(tap, taps[tap].dtype, indices[unusable.numpy()], indices[overflow.numpy()])
-        return {name: packing.to_numpy(tensor) for name, tensor in tensors.items()}
-
-    return arrays
-
-
-def _check_storable(tap, dtype, unusable, overflow):
-    if len(unusable):
-        raise ValueError(
-            f"The teacher outputs NaN or infinity at '{tap}' for example {unusable[0]}. Check the inputs of the "
-            "example, and how the teacher was trained and loaded."
-        )
-    if len(overflow):
-        advice = "Store it as bfloat16 or float32." if dtype == "float16" else "Scale the activation down."
-        raise ValueError(
-            f"The activation at '{tap}' of example {overflow[0]} exceeds the largest {dtype}, "
-            f"{tf.as_dtype(dtype).max:,.5g}. {advice}"
-        )
 
 
 def _check_examples(directory: str | os.PathLike, manifest: Manifest, examples: Examples) -> None:
@@ -249,8 +218,17 @@ def _check_examples(directory: str | os.PathLike, manifest: Manifest, examples: 
         )
 
 
+def _activations(teacher, manifest, examples, batch_size):
+    """Return the function of the engine for `teacher_function`; None for Keras."""
+    if manifest.engine == KERAS:
+        return None
+    element, _ = next(examples.batches(0, batch_size), (None, None))
+    sample = None if element is None else split_element(element)[0]
+    return onnx_activations(teacher, manifest.taps, examples.inputs, sample)
+
+
 def _write_missing_shards(
-    teacher: Teacher,
+    encode: Callable[..., dict[str, np.ndarray]],
     examples: Examples,
     directory: str | os.PathLike,
     manifest: Manifest,
@@ -265,7 +243,7 @@ def _write_missing_shards(
         print(f"Labeling into {directory}: {manifest.row_bytes:,} bytes per example, {size}; {done:,} examples done")
     progress = progress_bar(count, "example", verbose)
     progress.update(done)
-    batches = _labeled_batches(teacher, examples.batches(done, batch_size), manifest, progress)
+    batches = _labeled_batches(encode, examples.batches(done, batch_size), manifest, progress)
     while shard := list(itertools.islice(batches, manifest.shard_examples // batch_size)):
         arrays = {name: np.concatenate([batch[name] for batch in shard]) for name in shard[0]}
         written = shards.write_shard(directory, len(manifest.shards), arrays)
@@ -277,10 +255,9 @@ def _write_missing_shards(
 
 
 def _labeled_batches(
-    teacher: Teacher, batches: Iterator[Any], manifest: Manifest, progress: Any
+    encode: Callable[..., dict[str, np.ndarray]], batches: Iterator[Any], manifest: Manifest, progress: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the arrays to store for each batch, `{name: array}`, with the fingerprints of the examples."""
-    encode = teacher_function(teacher, manifest.taps)
     for element, lengths in batches:
         inputs, index, fingerprints, _ = split_element(element)
         fingerprints = fingerprints.numpy().astype(packing.fingerprint_dtype(manifest.taps))

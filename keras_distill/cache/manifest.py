@@ -18,6 +18,9 @@ from keras_distill.cache.packing import StoredTap
 FORMAT = 3
 # Name of the array of fingerprints.
 EXAMPLES = "examples"
+# Runtimes of the teacher. The manifest lists the engine unless it is Keras.
+KERAS = "keras"
+ENGINES = (KERAS, "onnx")
 # Key of the checksum of all other values.
 _CHECKSUM = "sha256"
 
@@ -62,6 +65,7 @@ class Manifest:
         shard_examples: Number of examples per shard; the last shard may have fewer.
         shards: Finished shards, in the order of the examples.
         complete: Whether all examples are labeled.
+        engine: Runtime that ran the teacher, "keras" or "onnx". Defaults to "keras".
     """
 
     teacher: str
@@ -72,6 +76,7 @@ class Manifest:
     shard_examples: int
     shards: tuple[Shard, ...] = ()
     complete: bool = False
+    engine: str = KERAS
 
     @property
     def examples(self) -> int:
@@ -120,7 +125,7 @@ class Manifest:
 
     def settings(self) -> dict[str, Any]:
         """Return what the cache must have in common with another labeling run that resumes it, as JSON values."""
-        return {
+        values = {
             "format": FORMAT,
             "teacher": self.teacher,
             "version": self.version,
@@ -128,6 +133,7 @@ class Manifest:
             "views": self.views,
             "taps": {tap: stored.to_json() for tap, stored in self.taps.items()},
         }
+        return values if self.engine == KERAS else {**values, "engine": self.engine}
 
     def digest(self) -> str:
         """Return the SHA-256 of everything but the finished shards, hexadecimal."""
@@ -162,11 +168,14 @@ class Manifest:
             shard_examples=values["shard_examples"],
             shards=tuple(Shard.from_json(shard) for shard in values["shards"]),
             complete=values["complete"],
+            engine=values.get("engine", KERAS),
         )
         manifest._check()
         return manifest
 
     def _check(self):
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine {self.engine!r}")
         if not self.taps or not _is_count(self.views) or not _is_count(self.shard_examples):
             raise ValueError(f"{len(self.taps)} taps, {self.views!r} views, {self.shard_examples!r} examples per shard")
         for number, shard in enumerate(self.shards):

@@ -56,6 +56,26 @@ def runtime(path: str | os.PathLike, format: str, threads: int | None = None) ->
     return _load_onnx(path, threads) if format == "onnx" else _load_litert(path, threads)
 
 
+def onnx_session(path: str | os.PathLike, threads: int | None = None) -> Any:
+    """Return the `onnxruntime.InferenceSession` of an ONNX file, on the CPU.
+
+    Args:
+        path: Path of the file.
+        threads: Number of threads. None leaves the choice to ONNX Runtime. Defaults to None.
+
+    Raises:
+        ValueError: If onnxruntime is not installed, or cannot run the file.
+    """
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads or 0
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # Its errors have no common class.
+        raise ValueError(f"ONNX Runtime cannot run '{path}': {error}") from error
+
+
 def latency(predict: Callable[[Any], Any], examples: Any, repeats: int = 500) -> tuple[float, float]:
     """Return the median and 95th percentile of the latency of a prediction, in milliseconds.
 
@@ -161,10 +181,7 @@ def _tensorflow(threads):
 
 
 def _load_onnx(path, threads):
-    onnxruntime = _onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path, threads)
     inputs = session.get_inputs()
 
     def predict(x):
@@ -178,7 +195,7 @@ def _cast(array, onnx_type):
     """Return an array in the dtype of an ONNX input, such as "tensor(float)", as Keras casts inputs."""
     name = onnx_type.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(name, name)
-    return array if dtype == "string" else array.astype(dtype)
+    return array if dtype == "string" else array.astype(dtype, copy=False)
 
 
 def _onnxruntime():

@@ -16,6 +16,7 @@ from apache_beam.utils import shared
 from keras_distill.cache import fingerprint, labelling, packing, shards
 from keras_distill.cache.arrays import ShardArray
 from keras_distill.cache.manifest import EXAMPLES
+from keras_distill.cache.teacher_outputs import teacher_function
 from keras_distill.models.taps import OUTPUT
 from keras_distill.teachers import as_teacher
 from keras_distill.teachers.checks import check_finite_weights
@@ -189,7 +190,7 @@ class _TeacherRunner:
     """Teacher outputs of batches, packed for the cache, and fingerprints of their examples."""
 
     def __init__(self, teacher, inputs, taps):
-        self._teacher = labelling.teacher_function(teacher, taps)
+        self._teacher = teacher_function(teacher, taps)
         self._dtype = packing.fingerprint_dtype(taps)
         self._fingerprints = tf.function(
             lambda inputs: tf.map_fn(fingerprint.of_example, inputs, fn_output_signature=tf.int64),

@@ -9,11 +9,14 @@ All functions of a part are timed in one process, in turn. The table has a line 
     step       microseconds of a step of `fit` over those of the baseline, for a tiny dense pair with an online
                teacher, with 1 and 16 steps per execution; the same of `keras.distillation`; operations of the graphs
     label      microseconds per example of `label`, of comparing a finished cache and of `predict`, for a small teacher
+    engine     time per example of `predict` and of `label` by Keras / that of `label` by ONNX Runtime, without the time
+               for the first batch, for a dense and a convolutional teacher; seconds that the export takes
     read       microseconds per example of an epoch over plain slices and `indexed` arrays, and of `TeacherCache.load`
     losses     `SimilarityPreserving` and `CosineSimilarity` with gradient / their formulas and TensorFlow's gradient
     evaluate   `evaluate` with `evaluate_terms=False` and with the teacher / that of the student
     chunked    `Chunked(KLDivergence())` / `KLDivergence` of all logits, in time
     scale      exponents: time ~ size^exponent for `Chunked` over words and tokens, and `label` over examples
+    growth     microseconds and bytes per example of a cache, and MiB of memory that grow with it; exponents; minutes
     construct  Distiller and first step for ResNet50 -> MobileNetV3 at 224 pixels / first step of the student and first
                prediction of the teacher
 """
@@ -30,11 +33,12 @@ from absl import app, flags
 from keras_distill import Distiller, Term
 from keras_distill.cache import indexed, label, open_cache
 from keras_distill.losses import CosineSimilarity, KLDivergence, SimilarityPreserving
-from tests.benchmarks import large_vocabulary, step_time, timing
+from tests.benchmarks import growth, large_vocabulary, step_time, timing
 from tests.benchmarks.step_time import compiled, operations
 
 ROUNDS = flags.DEFINE_integer("overview_rounds", 9, "Number of timings of each function.", lower_bound=1)
-ONLY = flags.DEFINE_list("only", [], "Parts that are measured; all by default.")
+ONLY = flags.DEFINE_list("only", [], "Parts that are measured; by default all but growth.")
+COUNTS = flags.DEFINE_list("counts", ["100000", "1000000", "10000000"], "Sizes of the caches of the part growth.")
 EXAMPLES = 20_000
 
 
@@ -107,6 +111,47 @@ def labelling(count):
 def label_row():
     seconds = medians(labelling(EXAMPLES), "label")
     return {f"{name}_us": 1e6 * value / EXAMPLES for name, value in seconds.items()}
+
+
+def wide_dense():
+    """Return a dense teacher and 60,000 examples."""
+    layers = [keras.layers.Dense(512, activation="relu") for _ in range(3)]
+    model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10)])
+    return model, np.random.default_rng(0).normal(size=(60_000, 64)).astype("float32")
+
+
+def convolutional():
+    """Return a convolutional teacher and 2,560 images."""
+    layers = []
+    for filters, strides in ((16, 1), (32, 2), (64, 2)):
+        layers.append(keras.layers.Conv2D(filters, 3, strides, padding="same", use_bias=False))
+        layers += [keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+    model = keras.Sequential([keras.Input((32, 32, 3)), *layers, *head])
+    return model, np.random.default_rng(0).normal(size=(2_560, 32, 32, 3)).astype("float32")
+
+
+def engine():
+    results = {}
+    for name, (teacher, x) in (("dense", wide_dense()), ("conv", convolutional())):
+
+        def label_by(engine, examples, teacher=teacher):
+            with tempfile.TemporaryDirectory() as folder:
+                label(teacher, (examples,), folder, engine=engine, verbose=0)
+
+        runs = {
+            "predict": lambda x, teacher=teacher: teacher.predict(x, batch_size=128, verbose=0),
+            "keras": lambda x, run=label_by: run("keras", x),
+            "onnx": lambda x, run=label_by: run("onnx", x),
+        }
+        starts = medians(
+            {engine: lambda run=run, x=x: run(x[:128]) for engine, run in runs.items()}, f"engine: {name}, start"
+        )
+        all_of = medians({engine: lambda run=run, x=x: run(x) for engine, run in runs.items()}, f"engine: {name}")
+        seconds = {engine: all_of[engine] - starts[engine] for engine in runs}
+        results |= {f"{name}_{other}_ratio": seconds[other] / seconds["onnx"] for other in ("predict", "keras")}
+        results[f"{name}_export_seconds"] = starts["onnx"] - starts["keras"]
+    return results
 
 
 def read():
@@ -183,18 +228,13 @@ def chunked():
     return {"time_ratio": seconds["chunked"] / seconds["plain"], "seconds": seconds["chunked"]}
 
 
-def exponent(sizes, seconds):
-    """Return the slope of a line through the logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
 def scale():
     words, texts, counts = (8_000, 16_000, 32_000), (1, 2, 4), (10_000, 40_000, 160_000)
     label_seconds = [medians({"label": labelling(count)["label"]}, f"label {count:,}")["label"] for count in counts]
     return {
-        "chunked_words": exponent(words, [chunked_seconds(size, 2)["chunked"] for size in words]),
-        "chunked_tokens": exponent(texts, [chunked_seconds(16_000, size)["chunked"] for size in texts]),
-        "label_examples": exponent(counts, label_seconds),
+        "chunked_words": timing.exponent(words, [chunked_seconds(size, 2)["chunked"] for size in words]),
+        "chunked_tokens": timing.exponent(texts, [chunked_seconds(16_000, size)["chunked"] for size in texts]),
+        "label_examples": timing.exponent(counts, label_seconds),
     }
 
 
@@ -228,19 +268,22 @@ def construct():
 PARTS = {
     "step": step,
     "label": label_row,
+    "engine": engine,
     "read": read,
     "losses": losses,
     "evaluate": evaluate,
     "chunked": chunked,
     "scale": scale,
     "construct": construct,
+    "growth": lambda: growth.figures(tuple(map(int, COUNTS.value))),
 }
 
 
 def main(_):
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(0)
-    results = {name: part() for name, part in PARTS.items() if not ONLY.value or name in ONLY.value}
+    chosen = ONLY.value or [name for name in PARTS if name != "growth"]
+    results = {name: part() for name, part in PARTS.items() if name in chosen}
     lines = [(part, name, f"{value:.2f}") for part, values in results.items() for name, value in values.items()]
     print("\n" + timing.table([("part", "figure", "value"), *lines]) + "\n")
     print(

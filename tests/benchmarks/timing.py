@@ -36,6 +36,11 @@ def ratio(times, others):
     return float(np.median(times / others))
 
 
+def exponent(sizes, seconds):
+    """Return the slope of a line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
 def table(rows):
     """Return rows of texts, the first of which is the heading, as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]

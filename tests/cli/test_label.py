@@ -34,6 +34,14 @@ def test_check_verifies_what_label_wrote(path, npz, tmp_path, capsys):
     assert f"{file}' has changed since it was written" in capsys.readouterr().err
 
 
+def test_label_with_another_engine(path, npz, tmp_path):
+    assert main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'cache'}", "--engine=onnx"]) == 0
+    stored = open_cache(tmp_path / "cache")
+    assert stored.engine == "onnx"
+    logits = split_inputs(stored.load(data()[0]))[1]["output"]
+    np.testing.assert_allclose(logits, keras.saving.load_model(path)(data()[0]), rtol=1e-5, atol=1e-6)
+
+
 def test_check_detects_a_cache_of_another_teacher(path, npz, tmp_path, capsys):
     main(["label", str(path), f"--dataset={npz}", f"--out={tmp_path / 'cache'}"])
     mlp(name="other", bias_initializer="ones").save(tmp_path / "other.keras")
