@@ -49,7 +49,7 @@ class MultiCrop(keras.Model):
     def call(self, inputs: Structure, training: bool | None = None) -> Structure:
         crops = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         shapes = keras.tree.map_structure(lambda x: tuple(x.shape), inputs)
-        if any(isinstance(x, dict) or len(x.shape) < 3 or x.shape[1] is None for x in crops):
+        if any(not hasattr(x, "shape") or len(x.shape) < 3 or x.shape[1] is None for x in crops):
             raise ValueError(
                 f"'{self.name}' takes a tensor of shape `[batch, crops, ...]` with a known number of crops, or a list "
                 f"of these. Received: {shapes}"

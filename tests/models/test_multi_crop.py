@@ -69,7 +69,10 @@ def test_several_outputs_keep_their_structure():
     assert {name: tuple(x.shape) for name, x in outputs.items()} == {"vector": (8, 5, 4), "logits": (8, 5, 6)}
 
 
-@pytest.mark.parametrize("inputs", [{"large": features(8, 2, 6, 6, 1)}, features(8, 6), keras.Input((None, 6, 6, 1))])
+@pytest.mark.parametrize(
+    "inputs",
+    [{"large": features(8, 2, 6, 6, 1)}, [crops(), crops()[0]], features(8, 6), keras.Input((None, 6, 6, 1))],
+)
 def test_inputs_that_are_no_crops_raise(inputs):
     with pytest.raises(ValueError, match="'network_multi_crop' takes a tensor of shape"):
         MultiCrop(network())(inputs)
