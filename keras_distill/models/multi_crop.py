@@ -26,7 +26,6 @@ class MultiCrop(keras.Model):
         model: `keras.Model` of one crop that is built. Its spatial size must be open, `keras.Input((None, None, 3))`,
             where crops have different sizes.
         name: Name of this model. Defaults to the name of the model with the suffix "_multi_crop".
-        **kwargs: Further arguments of `keras.Model`.
 
     Raises:
         ValueError: If `model` is not a built `keras.Model`; when called, for a dictionary, which has no order, and for
@@ -36,20 +35,20 @@ class MultiCrop(keras.Model):
         Caron et al., NeurIPS 2020, https://arxiv.org/abs/2006.09882
     """
 
-    def __init__(self, model: keras.Model, name: str | None = None, **kwargs: Any):
+    def __init__(self, model: keras.Model, name: str | None = None):
         if not (isinstance(model, keras.Model) and model.built):
             raise ValueError(
                 "MultiCrop takes a built keras.Model. Build it first, such as by `model.build(input_shape)`. "
                 f"Received: {model!r}"
             )
-        super().__init__(name=name or f"{model.name}_multi_crop", **kwargs)
+        super().__init__(name=name or f"{model.name}_multi_crop", dtype=model.dtype_policy)
         self.model = model
         self.built = True
 
     def call(self, inputs: Structure, training: bool | None = None) -> Structure:
         crops = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         shapes = keras.tree.map_structure(lambda x: tuple(x.shape), inputs)
-        if any(isinstance(x, dict) or len(x.shape) < 3 or x.shape[1] is None for x in crops):
+        if any(not hasattr(x, "shape") or len(x.shape) < 3 or x.shape[1] is None for x in crops):
             raise ValueError(
                 f"'{self.name}' takes a tensor of shape `[batch, crops, ...]` with a known number of crops, or a list "
                 f"of these. Received: {shapes}"

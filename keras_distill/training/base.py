@@ -295,5 +295,4 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
             self._starts_training = False
         elif iterator is not None and not self._metrics_built:
             losses = dict(zip(self.outputs, self._losses_by_total().values()))
-            build_metrics(self, losses, _compat.batch_spec(iterator))
-            self._metrics_built = True
+            self._metrics_built = build_metrics(self, losses, _compat.batch_spec(iterator))

@@ -4,7 +4,7 @@
 python -m tests.benchmarks.networks [--networks=resnet,lstm,vit,bert,mobilenet] [--network_rounds=7]
 ```
 
-Each pair is measured in processes of its own. The table has a line for each pair, the last line is JSON:
+Each pair is measured in separate processes. The table has a line for each pair, the last line is JSON:
 
     start      `Distiller`, `compile` and first step / first step of the student and first prediction of the teacher
     cached     step with cached teacher outputs / the student's own step

@@ -69,7 +69,10 @@ def test_several_outputs_keep_their_structure():
     assert {name: tuple(x.shape) for name, x in outputs.items()} == {"vector": (8, 5, 4), "logits": (8, 5, 6)}
 
 
-@pytest.mark.parametrize("inputs", [{"large": features(8, 2, 6, 6, 1)}, features(8, 6), keras.Input((None, 6, 6, 1))])
+@pytest.mark.parametrize(
+    "inputs",
+    [{"large": features(8, 2, 6, 6, 1)}, [crops(), crops()[0]], features(8, 6), keras.Input((None, 6, 6, 1))],
+)
 def test_inputs_that_are_no_crops_raise(inputs):
     with pytest.raises(ValueError, match="'network_multi_crop' takes a tensor of shape"):
         MultiCrop(network())(inputs)
@@ -141,3 +144,11 @@ def test_shapes_that_do_not_fit_raise_before_training(student, x, inputs, protot
 def test_a_teacher_of_more_crops_than_the_student_raises():
     with pytest.raises(ValueError, match="Received: 2 crops of the student, 3 of the teacher"):
         CenteredKL(pairs="crops").build((None, 2, 4), (None, 3, 4))
+
+
+def test_mixed_precision_is_that_of_the_model():
+    policy = keras.DTypePolicy("mixed_float16")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, dtype=policy)])
+    model.dtype_policy = policy
+    student = MultiCrop(model)
+    assert student.compute_dtype == "float16" and student(np.ones((4, 5, 2), "float32")).dtype == "float16"

@@ -137,3 +137,79 @@ def test_no_batch_is_taken_from_a_generator():
     of_keras, taken[:] = len(taken), []
     distiller().fit(Batches(), verbose=0, shuffle=False)
     assert len(taken) == of_keras
+
+
+def squared_size(labels, outputs):
+    """Return a loss that reads a size of the outputs that only the data set."""
+    return keras.ops.mean(keras.ops.square(outputs), axis=-1) * outputs.shape[1] ** 2
+
+
+def squared_unmasked(labels, outputs):
+    return keras.ops.mean(keras.ops.square(outputs), axis=-1) * keras.ops.cast(outputs._keras_mask, "float32")
+
+
+@pytest.mark.parametrize("loss", [squared_size, squared_unmasked])
+def test_a_loss_may_read_what_is_known_in_a_step_alone(loss):
+    inputs = keras.Input((None, 4))
+    student = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Masking()(inputs)))
+    x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32")
+    x[:, 3:] = 0.0 if loss is squared_unmasked else 1.0
+    model = Distiller(student=student, teacher=None)
+    model.compile("sgd", loss)
+    # A loss of Keras leaves out masked positions: the mean is over the others.
+    kept = student.predict(x, verbose=0)[:, : 3 if loss is squared_unmasked else 5]
+    expected = np.mean(kept.astype("float64") ** 2) * (25.0 if loss is squared_size else 1.0)
+    logs = model.evaluate(x, np.zeros((8, 5), "int32"), verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+class OneHotSteps(Distiller):
+    def test_step(self, data):
+        return super().test_step((data[0], tf.one_hot(data[1], 3)))
+
+
+class OneHotLosses(Distiller):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, tf.one_hot(y, 3), y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, tf.one_hot(y, 3), y_pred, sample_weight)
+
+
+@pytest.mark.parametrize("kind", [OneHotSteps, OneHotLosses])
+def test_subclasses_may_compare_other_labels(kind):
+    model = kind(student=network("student"), teacher=None)
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert logs["accuracy"] == pytest.approx(np.mean(model.student.predict(X, verbose=0).argmax(-1) == Y))
+
+
+class Deep(keras.Model):
+    """Model with a second output in training."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.second = keras.layers.Dense(3), keras.layers.Dense(3)
+
+    def call(self, x, training=None):
+        return {"a": self.first(x), "b": self.second(x)} if training else {"a": self.first(x)}
+
+
+def test_a_student_may_have_more_outputs_in_training():
+    student = Deep()
+    student(X, training=True)
+    model = Distiller(student=student, teacher=None)
+    model.compile(keras.optimizers.SGD(0.0), {"a": crossentropy(), "b": crossentropy()})
+    logs = model.fit(X, {"a": Y, "b": Y}, batch_size=12, verbose=0).history
+    outputs = np.asarray([student.first(X), student.second(X)], "float64")
+    expected = np.mean(np.log(np.exp(outputs).sum(-1)) - outputs[:, np.arange(12), Y], axis=1)
+    np.testing.assert_allclose([logs["a_loss"][0], logs["b_loss"][0]], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_may_follow_after_training_without(weighted):
+    data = tf.data.Dataset.from_tensor_slices((X, np.ones(12))).batch(12)
+    model = distiller()
+    with pytest.warns(UserWarning, match="the data hold no labels"):
+        model.fit(data.map(lambda x, weight: (x, None, weight) if weighted else (x,)), verbose=0)
+    assert "accuracy" in model.fit(X, Y, batch_size=4, verbose=0).history
