@@ -26,9 +26,15 @@ def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, An
 
     Raises:
         TypeError: For arguments that `fit` does not have.
-        ValueError: For class indices in a NumPy array that are no classes of the student.
+        ValueError: For class indices in a NumPy array that are no classes of the student, and for sample weights of
+            arrays without labels.
     """
     given = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs).arguments
+    if given.get("sample_weight") is not None and given.get("y") is None:
+        raise ValueError(
+            "Keras drops `sample_weight` where `fit` gets no `y`. Pass a dataset instead: "
+            "tf.data.Dataset.from_tensor_slices((x, sample_weight)).map(lambda x, w: (x, None, w)).batch(32)"
+        )
     _check_class_indices(model, given.get("y"))
     if isinstance(given.get("x"), tf.data.Dataset) and given.get("class_weight"):
         given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}

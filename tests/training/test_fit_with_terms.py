@@ -103,6 +103,19 @@ def test_training_without_labels_and_validation_with_them():
     assert history["supervised_loss"] == [0.0] * 3 and min(history["val_supervised_loss"]) > 0
 
 
+def test_sample_weights_without_labels():
+    (x, _), weight = data(24), np.linspace(0.0, 2.0, 24).astype("float32")
+    student, teacher = mlp(), mlp(16, name="teacher")
+    divergence = softened_kl(*(model.predict(x, verbose=0) for model in (student, teacher)), 1.0)
+    distiller = Distiller(student=student, teacher=teacher, terms=[Term(KLDivergence(), name="kl")])
+    distiller.compile(keras.optimizers.SGD(0.0))
+    dataset = tf.data.Dataset.from_tensor_slices((x, weight)).map(lambda x, w: (x, None, w)).batch(24)
+    logs = fitted(distiller, dataset)
+    assert logs["kl_loss"][0] == pytest.approx(np.mean(weight * divergence), rel=1e-5)
+    with pytest.raises(ValueError, match=r"Keras drops `sample_weight`.*map\(lambda x, w: \(x, None, w\)\)"):
+        distiller.fit(x, sample_weight=weight)
+
+
 def test_predict_and_evaluate_accept_inputs_with_activations():
     (x, y), logits = data(), features(24, 3, seed=5)
     distiller = compiled(
