@@ -91,7 +91,7 @@ def fgd(weight: float) -> Term:
 
 
 def others() -> dict[str, list[Term]]:
-    """Return terms of the arms from which the settings were chosen, `{name of the arm: terms}`."""
+    """Return terms of the arms with other settings, `{name of the arm: terms}`."""
     return {
         "LD, T=2, weight 1": [localization(2.0, 1.0)],
         "LD, T=10, weight 0.25": [localization(10.0, 0.25)],

@@ -19,7 +19,9 @@ Result: mean IoU on 500 test canvases, mean and sample standard deviation over 5
         features do not tell the classes, and gain much less. Canvases and networks were chosen on validation canvases:
         a first version had more noise, and both students failed (labels only 10 %, KL 9 %). Temperatures and weights
         were set in advance, without a search; those of CWD are its authors'. Seeds 3 and 4 were added with the same
-        settings after the others had been evaluated. --grid --evaluate_on=validation trains arms with other settings.
+        settings after the others had been evaluated. Afterwards --grid --evaluate_on=validation compared others, one
+        seed, 500 validation canvases (labels only 25.8 %, "KL and CWD" 77.4 %): KL 71.1 % (weight 1: 69.4, weight 10:
+        72.4), CWD 77.9 (weight 30: 78.5), a hint at the fine features 68.3, similarities 40.2.
 Time:   37 minutes on a third of one core of an AMD EPYC that did other work, 16 minutes of them computing
 References:
     Shu et al., ICCV 2021, https://arxiv.org/abs/2011.13256 (CWD)
@@ -92,7 +94,7 @@ def features(weight: float) -> Term:
 
 
 def others() -> dict[str, list[Term]]:
-    """Return terms of the arms from which the settings were chosen, `{name of the arm: terms}`."""
+    """Return terms of the arms with other settings, `{name of the arm: terms}`."""
 
     def feature(loss, tap, weight, head=None):
         return [Term(loss, tap, tap, head=head, weight=weight, name="features")]
