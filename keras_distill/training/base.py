@@ -14,7 +14,7 @@ from keras_distill.data.batch import Batch, unpack
 from keras_distill.distribution import replicas, workers
 from keras_distill.models.specs import Traced
 from keras_distill.training.building import build_metrics, build_on_replicas
-from keras_distill.training.fitting import evaluates_terms, fit_arguments
+from keras_distill.training.fitting import check_evaluation, evaluates_terms, fit_arguments
 from keras_distill.training.loss_weight import WeightedLoss
 from keras_distill.training.reductions import multiply, replica_fraction
 from keras_distill.training.strategy_checks import check_accumulation, check_step, check_trainable
@@ -113,6 +113,11 @@ class BaseDistiller(_compat.StrategyBuild, keras.Model):
     def fit(self, *args, **kwargs):
         self._starts_training = True
         return keras.Model.fit(**fit_arguments(self, *args, **kwargs))
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, *args, **kwargs):
+        check_evaluation(self, *args, **kwargs)
+        return super().evaluate(*args, **kwargs)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Return the batch that the models are given. Hook; returns it unchanged by default."""

@@ -30,11 +30,10 @@ def fit_arguments(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, An
             arrays without labels.
     """
     given = inspect.signature(keras.Model.fit).bind(model, *args, **kwargs).arguments
-    if given.get("sample_weight") is not None and given.get("y") is None:
-        raise ValueError(
-            "Keras drops `sample_weight` where `fit` gets no `y`. Pass a dataset instead: "
-            "tf.data.Dataset.from_tensor_slices((x, sample_weight)).map(lambda x, w: (x, None, w)).batch(32)"
-        )
+    _check_sample_weight(given.get("y"), given.get("sample_weight"))
+    validation = given.get("validation_data")
+    if isinstance(validation, (list, tuple)) and len(validation) == 3:
+        _check_sample_weight(*validation[1:])
     _check_class_indices(model, given.get("y"))
     if isinstance(given.get("x"), tf.data.Dataset) and given.get("class_weight"):
         given |= {"x": class_weighted(given["x"], given["class_weight"]), "class_weight": None}
@@ -60,6 +59,20 @@ def evaluates_terms(distiller: keras.Model, batch: Batch) -> bool:
         stacklevel=2,
     )
     return False
+
+
+def check_evaluation(*args: Any, **kwargs: Any) -> None:
+    """Raise ValueError for sample weights of arrays without labels among the arguments of `keras.Model.evaluate`."""
+    given = inspect.signature(keras.Model.evaluate).bind(*args, **kwargs).arguments
+    _check_sample_weight(given.get("y"), given.get("sample_weight"))
+
+
+def _check_sample_weight(labels, sample_weight):
+    if sample_weight is not None and labels is None:
+        raise ValueError(
+            "Keras drops `sample_weight` where it gets no `y`. Pass a dataset instead: "
+            "tf.data.Dataset.from_tensor_slices((x, sample_weight)).map(lambda x, w: (x, None, w)).batch(32)"
+        )
 
 
 def _check_class_indices(distiller, labels):

@@ -112,8 +112,14 @@ def test_sample_weights_without_labels():
     dataset = tf.data.Dataset.from_tensor_slices((x, weight)).map(lambda x, w: (x, None, w)).batch(24)
     logs = fitted(distiller, dataset)
     assert logs["kl_loss"][0] == pytest.approx(np.mean(weight * divergence), rel=1e-5)
-    with pytest.raises(ValueError, match=r"Keras drops `sample_weight`.*map\(lambda x, w: \(x, None, w\)\)"):
-        distiller.fit(x, sample_weight=weight)
+    assert distiller.evaluate(dataset, verbose=0, return_dict=True)["kl_loss"] == pytest.approx(logs["kl_loss"][0])
+    for call in (
+        lambda: distiller.fit(x, sample_weight=weight),
+        lambda: distiller.fit(x, validation_data=(x, None, weight)),
+        lambda: distiller.evaluate(x, sample_weight=weight),
+    ):
+        with pytest.raises(ValueError, match=r"Keras drops `sample_weight`.*map\(lambda x, w: \(x, None, w\)\)"):
+            call()
 
 
 def test_predict_and_evaluate_accept_inputs_with_activations():
