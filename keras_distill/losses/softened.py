@@ -29,10 +29,16 @@ def kl_from_logits(student: Tensor, teacher: Tensor, temperature: float | Tensor
 
     @tf.custom_gradient
     def kl(student, teacher):
-        q, p, ratio, unlimited = _compare(_soften(student, temperature), _soften(teacher, temperature))
+        student, teacher = _soften(student, temperature), _soften(teacher, temperature)
+        (q, student_mass), (p, teacher_mass) = _softmax(student), _softmax(teacher)
+        ratio = _log_ratio(student, teacher, student_mass, teacher_mass)
+        # A class that only the student masks has a term of the teacher's probability times a constant.
+        dropped = ratio > _LIMIT
+        # Where the ratio is less than the lower limit, the teacher's probability is 0.
+        ratio = ops.maximum(ops.where(dropped, _MAX_NATS, ratio), -_LIMIT)
 
         def backward(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            of_student, of_teacher = _kl_gradients(q, p, ratio, unlimited)
+            of_student, of_teacher = _kl_gradients(q, p, ratio, dropped)
             upstream = ops.expand_dims(upstream / temperature, -1)
             return upstream * of_student, upstream * of_teacher
 
@@ -41,14 +47,12 @@ def kl_from_logits(student: Tensor, teacher: Tensor, temperature: float | Tensor
     return kl(student, teacher)
 
 
-def _kl_gradients(q, p, ratio, unlimited):
+def _kl_gradients(q, p, ratio, dropped):
     """Return the gradients of `KL(teacher || student)` with respect to the softened logits of both.
 
     The gradient of the series in `kl_from_probabilities` would take about 60 passes over the logits, and these formulas
     take a dozen.
     """
-    # A class that only the student masks has a term of the teacher's probability times a constant.
-    dropped = unlimited > _LIMIT
     change = ops.where(dropped, 0.0, probability_difference(q, p, ratio))
     # The sum is 0 but for rounding, which is common to all ratios, and for the classes that are dropped.
     of_student = q * ops.sum(change, axis=-1, keepdims=True) - change
@@ -59,6 +63,8 @@ def _kl_gradients(q, p, ratio, unlimited):
 
 # Ratios of probabilities above it, or below its negative, belong to classes that only one model masks.
 _LIMIT = 1e10
+# Their logarithm is limited to it.
+_MAX_NATS = 100.0
 
 
 def softmax_pair(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +78,13 @@ def softmax_pair(student: Tensor, teacher: Tensor, temperature: float | Tensor =
     Returns:
         `(q, p, log p - log q)`, with `q` of the student and `p` of the teacher, each of shape `[..., classes]`.
     """
-    return _compare(_soften(student, temperature), _soften(teacher, temperature))[:3]
+    student, teacher = _soften(student, temperature), _soften(teacher, temperature)
+    student_mass, teacher_mass = _softmax(student)[1], _softmax(teacher)[1]
+    ratio = _log_ratio(student, teacher, student_mass, teacher_mass)
+    # A class that only one model masks: see `class_masks`.
+    ratio = ops.where(ops.abs(ratio) < _LIMIT, ratio, ops.clip(ratio, -_MAX_NATS, _MAX_NATS))
+    # The gradient of an exponential is more accurate than that of a quotient.
+    return ops.exp(student - student_mass), ops.exp(teacher - teacher_mass), ratio
 
 
 def _soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -82,14 +94,17 @@ def _soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
 
 
-def _compare(student: Tensor, teacher: Tensor) -> tuple[Any, ...]:
-    """Return the results of `softmax_pair` and the ratio without a limit."""
-    student_mass, teacher_mass = (ops.log(ops.sum(ops.exp(x), axis=-1, keepdims=True)) for x in (student, teacher))
-    # log p - log q from the logits themselves: the remaining rounding error is the same for every class.
-    ratio = (teacher - student) - (teacher_mass - student_mass)
-    # A class that only one model masks: see `class_masks`.
-    limited = ops.where(ops.abs(ratio) < _LIMIT, ratio, ops.clip(ratio, -100.0, 100.0))
-    return ops.exp(student - student_mass), ops.exp(teacher - teacher_mass), limited, ratio
+def _softmax(logits):
+    """Return the probabilities of softened logits and the logarithm of their normalizing constant."""
+    exponentials = ops.exp(logits)
+    total = ops.sum(exponentials, axis=-1, keepdims=True)
+    return exponentials / total, ops.log(total)
+
+
+def _log_ratio(student, teacher, student_mass, teacher_mass):
+    """Return `log p - log q` of softened logits."""
+    # From the logits themselves: the remaining rounding error is the same for every class.
+    return (teacher - student) - (teacher_mass - student_mass)
 
 
 def probability_difference(q: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
@@ -102,9 +117,10 @@ def kl_from_probabilities(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
     # sum p * ratio = sum (p * ratio + q - p), since p and q each sum to 1. No term of the second sum is negative, and
     # an error common to all ratios enters squared. A term is p * (exp(-ratio) - 1 + ratio), which cancels near 0; its
     # power series does not.
-    near = ops.abs(ratio) < 0.5
-    x = ops.where(near, -ratio, 0.0)
-    series = 0.0
-    for order in range(8, 1, -1):
-        series = series * x + 1 / math.factorial(order)
+    near = ops.abs(ratio) < 0.25
+    x = ops.where(near, ratio, 0.0)
+    # 1/2! - x/3! + x^2/4! - ..., the sum of (-x)^n / n! for n >= 2, over x^2.
+    series = -1 / math.factorial(7)
+    for order in range(6, 1, -1):
+        series = series * x + (-1) ** order / math.factorial(order)
     return ops.sum(ops.where(near, p * ops.square(x) * series, p * ratio + q - p), axis=-1)

@@ -1,6 +1,6 @@
-"""Benchmark of time and memory of a loss over 8 x 128 tokens and a vocabulary of 32,000: chunked against unchunked.
+"""Benchmark of time and memory of a loss over texts of 128 tokens and a large vocabulary: chunked against unchunked.
 
-Run:    python -m tests.benchmarks.large_vocabulary [--xla] [--repeats=9] [--tokens=64]
+Run:    python -m tests.benchmarks.large_vocabulary [--xla] [--repeats=9] [--tokens=64] [--texts=8] [--words=32000]
 Prints: a table, and the two ratios as JSON in the last line.
 
 A step is a forward and a backward pass of `KLDivergence` from hidden states of size 256, including the logits of both
@@ -101,15 +101,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="number of steps of each; the median is reported")
     parser.add_argument("--tokens", type=int, default=64, help="tokens per chunk")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="number of texts of a step")
+    parser.add_argument("--words", type=int, default=WORDS, help="size of the vocabulary")
     parser.add_argument("--xla", action="store_true", help="compile with XLA")
     parser.add_argument("--memory", choices=PATHS, help="measure only the memory of this path, in this process")
     options = parser.parse_args()
+    arguments = options.tokens, options.xla, options.words, options.texts
     if options.memory:
-        print(peak_of_a_step(compiled_steps(options.tokens, options.xla)[options.memory]))
+        print(peak_of_a_step(compiled_steps(*arguments)[options.memory]))
         return
     # Measure memory first, while this process is small, so that both measurements have the same free memory.
     memory = {path: _memory(path, sys.argv[1:]) for path in PATHS}
-    seconds = times(compiled_steps(options.tokens, options.xla), options.repeats)
+    seconds = times(compiled_steps(*arguments), options.repeats)
     print(f"{'':8}  {'seconds':>8}  {'peak MB':>8}")
     for path in PATHS:
         print(f"{path:8}  {seconds[path]:8.2f}  {memory[path] / 1e6:8.0f}")
