@@ -1,7 +1,6 @@
 """Softened class probabilities of two models, and the Kullback-Leibler divergence between them."""
 
 import math
-from typing import Any
 
 import tensorflow as tf
 from keras import ops
