@@ -63,7 +63,7 @@ def in_chunks(
     def run(rows, *weights):
         inputs = function, rows, weights, others
         dtypes = [rows.dtype, *(weight.dtype for weight in weights)]
-        zeros = [ops.zeros_like(rows), *(ops.zeros(ops.shape(weight), _sum_dtype(weight)) for weight in weights)]
+        zeros = [ops.zeros_like(rows), *map(_initial_sum, weights)]
 
         def cast(gradients):
             return [ops.cast(gradient, dtype) for gradient, dtype in zip(gradients, dtypes)]
@@ -137,5 +137,9 @@ def _common_factor(upstream, scale):
     return factor, ops.all(ops.abs(upstream - expected) <= _ROUNDING * ops.abs(expected))
 
 
-def _sum_dtype(weight):
-    return keras.backend.result_type(weight.dtype, "float32")
+def _initial_sum(weight):
+    """Return zeros of the shape of a weight."""
+    # A tensor of `zeros` is a constant of the graph, which stays in memory beside the sums.
+    return tf.raw_ops.Empty(
+        shape=tf.shape(weight), dtype=keras.backend.result_type(weight.dtype, "float32"), init=True
+    )
