@@ -140,6 +140,4 @@ def _common_factor(upstream, scale):
 def _initial_sum(weight):
     """Return zeros of the shape of a weight."""
     # A tensor of `zeros` is a constant of the graph, which stays in memory beside the sums.
-    return tf.raw_ops.Empty(
-        shape=tf.shape(weight), dtype=keras.backend.result_type(weight.dtype, "float32"), init=True
-    )
+    return tf.raw_ops.Empty(shape=tf.shape(weight), dtype=keras.backend.result_type(weight.dtype, "float32"), init=True)

@@ -15,7 +15,8 @@ All functions of a part are timed in one process, in turn. The table has a line 
     losses     `SimilarityPreserving` and `CosineSimilarity` with gradient / their formulas and TensorFlow's gradient
     evaluate   `evaluate` with `evaluate_terms=False` and with the teacher / that of the student
     chunked    `Chunked(KLDivergence())` / `KLDivergence` of all logits, in time
-    scale      exponents: time ~ size^exponent for `Chunked` over words and tokens, and `label` over examples
+    scale      exponents: time ~ size^exponent of a step over the batch, of `Chunked` over words and tokens, and of
+               `label` over examples; operations and microseconds that one more term adds to a step
     growth     microseconds and bytes per example of a cache, and MiB of memory that grow with it; exponents; minutes
     construct  Distiller and first step for ResNet50 -> MobileNetV3 at 224 pixels / first step of the student and first
                prediction of the teacher
@@ -33,7 +34,7 @@ from absl import app, flags
 from keras_distill import Distiller, Term
 from keras_distill.cache import indexed, label, open_cache
 from keras_distill.losses import CosineSimilarity, KLDivergence, SimilarityPreserving
-from tests.benchmarks import growth, large_vocabulary, step_time, timing
+from tests.benchmarks import growth, large_vocabulary, scaling, step_time, timing
 from tests.benchmarks.step_time import compiled, operations
 
 ROUNDS = flags.DEFINE_integer("overview_rounds", 9, "Number of timings of each function.", lower_bound=1)
@@ -229,13 +230,7 @@ def chunked():
 
 
 def scale():
-    words, texts, counts = (8_000, 16_000, 32_000), (1, 2, 4), (10_000, 40_000, 160_000)
-    label_seconds = [medians({"label": labelling(count)["label"]}, f"label {count:,}")["label"] for count in counts]
-    return {
-        "chunked_words": timing.exponent(words, [chunked_seconds(size, 2)["chunked"] for size in words]),
-        "chunked_tokens": timing.exponent(texts, [chunked_seconds(16_000, size)["chunked"] for size in texts]),
-        "label_examples": timing.exponent(counts, label_seconds),
-    }
+    return scaling.figures(dense, arrays, labelling, medians, ROUNDS.value)
 
 
 def construct():
