@@ -21,6 +21,7 @@ def write_onnx(model: keras.Model, path: str | os.PathLike, inputs: Structure | 
 
     Raises:
         ValueError: If tf2onnx is not installed, or ONNX lacks an operation of the model. The error names it.
+        OSError: If the file cannot be written.
     """
     signature = input_specs(None, model) if inputs is None else inputs
     try:
@@ -29,6 +30,9 @@ def write_onnx(model: keras.Model, path: str | os.PathLike, inputs: Structure | 
         raise ValueError(
             f"The format 'onnx' requires tf2onnx. Run: pip install 'keras-distill[export]'. ({error})"
         ) from error
+    except OSError:
+        # Of the path, not of the model.
+        raise
     except Exception as error:
         raise ValueError(f"'{model.name}' cannot be exported to ONNX: {type(error).__name__}: {error}") from error
     _replace_erfc(path)

@@ -45,10 +45,7 @@ def figures(dense, arrays, labelling, medians, rounds):
         "step_batch": timing.exponent(BATCHES, list(of_batches.values())),
         "operations_per_term_from_1_to_4": added[0],
         "operations_per_term_from_4_to_16": added[1],
-        "us_per_term": 1e6
-        * (of_terms[TERMS[-1]] - of_terms[TERMS[0]])
-        / (TERMS[-1] - TERMS[0])
-        / step_time.STEPS.value,
+        "us_per_term": 1e6 * seconds_per_term,
         "chunked_words": timing.exponent(WORDS, [chunked(words, 2) for words in WORDS]),
         "chunked_tokens": timing.exponent(TEXTS, [chunked(16_000, texts) for texts in TEXTS]),
         "label_examples": timing.exponent(EXAMPLES, labels),

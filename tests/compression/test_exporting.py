@@ -22,6 +22,7 @@ from keras_distill.compression import (
     tie_weights,
 )
 from keras_distill.compression.exporting import FORMATS
+from keras_distill.compression.onnx_files import write_onnx
 from keras_distill.compression.runtimes import runtime
 from tests.support.hub_models import gpt2, gpt2_preprocessor, prompts
 
@@ -272,3 +273,9 @@ def test_a_path_or_a_distiller_is_not_a_model(tmp_path):
         with pytest.raises(ValueError, match="Pass the student of a distiller: `distiller.student`"):
             function(distiller)
     assert not (tmp_path / "none").exists()
+
+
+def test_an_error_of_the_file_system_is_not_one_of_the_model(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        write_onnx(network(), tmp_path / "file" / "student.onnx")
