@@ -1,6 +1,5 @@
 """Fingerprints of teachers and examples."""
 
-import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -61,45 +60,20 @@ def of_examples(inputs: Structure) -> tf.Tensor:
     leaves = keras.tree.flatten(inputs)
     # Parts, since the serialized examples need about as much memory as the examples.
     parts = [slice(start, start + _PART) for start in range(0, len(leaves[0]), _PART)]
-    hashes = [of_batch([tf.constant(leaf[part]) for leaf in leaves]) for part in parts]
+    hashes = [_hash([_serialized(tf.constant(leaf[part])) for leaf in leaves]) for part in parts]
     return tf.concat([tf.zeros(0, "int64"), *hashes], 0)
-
-
-def of_batch(inputs: Structure) -> tf.Tensor:
-    """Return `of_example` for every example of a batch.
-
-    Args:
-        inputs: Structure of tensors of shape `[batch, ...]`, eager ones or those of a dataset's graph.
-
-    Returns:
-        Integers from 0 to 2^63 - 2, an int64 tensor of shape `[batch]`.
-    """
-    return _hash([_serialized(leaf) for leaf in keras.tree.flatten(inputs)])
 
 
 def _serialized(batch):
     """Return `tf.io.serialize_tensor` of every example of a batch."""
-    header = _header(batch.dtype, tuple(batch.shape[1:]))
-    if header is None:
+    first = tf.io.serialize_tensor(batch[0]).numpy()
+    rows = batch.numpy().reshape(len(batch), -1)
+    size = 0 if batch.dtype == tf.string else rows[0].nbytes
+    # Serialized numbers are a header, the same for all examples, and the bytes of the array.
+    if size == 0 or first[-size:] != rows[0].tobytes():
         return tf.map_fn(tf.io.serialize_tensor, batch, fn_output_signature=tf.string)
-
-    def with_header(rows):
-        contents, size = rows.tobytes(), rows[:1].nbytes
-        return np.array([header + contents[start : start + size] for start in range(0, len(contents), size)], object)
-
-    rows = tf.numpy_function(with_header, [batch], tf.string, stateful=False)
-    return tf.ensure_shape(rows, batch.shape[:1])
-
-
-@functools.cache
-def _header(dtype, shape):
-    """Return what `tf.io.serialize_tensor` writes before the bytes of an array; None unless it ends with these."""
-    if dtype == tf.string or None in shape or 0 in shape:
-        return None
-    with tf.init_scope():
-        ones = tf.ones(shape, dtype)
-        content, serialized = ones.numpy().tobytes(), tf.io.serialize_tensor(ones).numpy()
-    return serialized.removesuffix(content) if serialized.endswith(content) else None
+    header, contents = first[:-size], rows.tobytes()
+    return tf.constant([header + contents[start : start + size] for start in range(0, len(contents), size)])
 
 
 def _hash(leaves):

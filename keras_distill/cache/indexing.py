@@ -1,7 +1,5 @@
 """Datasets whose examples carry their index and fingerprint."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,8 +11,6 @@ from keras_distill.data.batch import split_inputs, with_index
 from keras_distill.types import Structure
 
 _FINGERPRINT = "keras_distill/fingerprint"
-# The fingerprints of the examples of a block are computed together, in a fraction of the time of a call for each.
-_MAX_BLOCK, _BLOCK_BYTES = 256, 4 * 2**20
 
 
 def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
@@ -40,15 +36,7 @@ def indexed(dataset: tf.data.Dataset | tuple) -> tf.data.Dataset:
         dataset = tf.data.Dataset.from_tensor_slices(dataset if arrays is None else arrays)
     if is_indexed(dataset):
         return dataset
-    size, examples = _block_size(dataset.element_spec), dataset.enumerate()
-    if size == 1:
-        return examples.map(with_fingerprint, num_parallel_calls=tf.data.AUTOTUNE)
-    function = functools.partial(with_fingerprint, fingerprints_of=fingerprint.of_batch)
-    blocks = examples.batch(size).map(function, num_parallel_calls=tf.data.AUTOTUNE)
-    count = dataset.cardinality()
-    # tf.data does not know the number of examples of batches.
-    is_known = count != tf.data.UNKNOWN_CARDINALITY
-    return blocks.unbatch().apply(tf.data.experimental.assert_cardinality(count)) if is_known else blocks.unbatch()
+    return dataset.enumerate().map(with_fingerprint, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def index_arrays(element: Any, start: int = 0) -> Any:
@@ -58,18 +46,20 @@ def index_arrays(element: Any, start: int = 0) -> Any:
         element: Arrays or eager tensors `x`, `(x, y)` or `(x, y, sample_weight)` of all examples.
         start: Index of the first example. Defaults to 0.
     """
-    leaves = keras.tree.flatten(_inputs_and_rest(element)[0])
+    inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
+    leaves = keras.tree.flatten(inputs)
     lengths = {tuple(leaf.shape[:1]) if isinstance(leaf, np.ndarray | tf.Tensor) else None for leaf in leaves}
     # tf.data takes lists of numbers, too, and raises for arrays of different lengths.
     if len(lengths) != 1 or not all(lengths):
         return None
     index = np.arange(start, start + len(leaves[0]))
-    return with_fingerprint(tf.constant(index), element, fingerprint.of_examples)
+    joined = with_index(inputs, tf.constant(index)) | {_FINGERPRINT: fingerprint.of_examples(inputs)}
+    return (joined, *rest) if rest else joined
 
 
 def split_element(element: Any) -> tuple[Structure, Any, Any, tuple]:
     """Split an element of an indexed dataset, a batch of it or its spec into `(inputs, index, fingerprint, rest)`."""
-    joined, rest = _inputs_and_rest(element)
+    joined, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
     inputs, _, index = split_inputs(joined)
     return inputs, index, joined[_FINGERPRINT], rest
 
@@ -84,33 +74,16 @@ def input_signature(inputs: Structure) -> list[Any]:
     return [[list(spec.shape), spec.dtype.name] for spec in keras.tree.flatten(inputs)]
 
 
-def with_fingerprint(
-    index: tf.Tensor, element: Any, fingerprints_of: Callable[[Structure], tf.Tensor] = fingerprint.of_example
-) -> Any:
-    """Return the element of an indexed dataset for a single example, or a batch of it.
+def with_fingerprint(index: tf.Tensor, element: Any) -> Any:
+    """Return the element of an indexed dataset for a single example.
 
     Args:
-        index: Index of the example, a scalar integer tensor; of shape `[batch]` for a batch.
-        element: `x`, `(x, y)` or `(x, y, sample_weight)` of the example or batch.
-        fingerprints_of: Function of the inputs. Defaults to that of a single example.
+        index: Index of the example, a scalar integer tensor.
+        element: `x`, `(x, y)` or `(x, y, sample_weight)` of the example.
     """
-    inputs, rest = _inputs_and_rest(element)
-    joined = {**with_index(inputs, index), _FINGERPRINT: fingerprints_of(inputs)}
+    inputs, rest = (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
+    joined = {**with_index(inputs, index), _FINGERPRINT: fingerprint.of_example(inputs)}
     return (joined, *rest) if rest else joined
-
-
-def _inputs_and_rest(element):
-    return (element[0], tuple(element[1:])) if isinstance(element, tuple) else (element, ())
-
-
-def _block_size(element_spec):
-    """Return for how many examples fingerprints are computed together: 1 unless their tensors have fixed shapes."""
-    specs = keras.tree.flatten(element_spec)
-    # Neither unknown nor 0: `unbatch` crashes for tensors without elements.
-    if not all(isinstance(spec, tf.TensorSpec) and spec.shape.num_elements() for spec in specs):
-        return 1
-    example_bytes = sum(spec.dtype.size * spec.shape.num_elements() for spec in specs)
-    return int(np.clip(_BLOCK_BYTES // max(example_bytes, 1), 1, _MAX_BLOCK))
 
 
 def is_indexed(dataset: tf.data.Dataset) -> bool:
