@@ -33,7 +33,7 @@ def kl_from_logits(student: Tensor, teacher: Tensor, temperature: float | Tensor
         ratio = _log_ratio(student, teacher, student_mass, teacher_mass)
         # A class that only the student masks has a term of the teacher's probability times a constant.
         dropped = ratio > _LIMIT
-        # Where the ratio is less than the lower limit, the teacher's probability is 0.
+        # The teacher's probability of a class below the lower limit is 0.
         ratio = ops.maximum(ops.where(dropped, _MAX_NATS, ratio), -_LIMIT)
 
         def backward(upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,10 +116,10 @@ def kl_from_probabilities(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
     # sum p * ratio = sum (p * ratio + q - p), since p and q each sum to 1. No term of the second sum is negative, and
     # an error common to all ratios enters squared. A term is p * (exp(-ratio) - 1 + ratio), which cancels near 0; its
     # power series does not.
-    near = ops.abs(ratio) < 0.25
+    near = ops.abs(ratio) < 0.5
     x = ops.where(near, ratio, 0.0)
     # 1/2! - x/3! + x^2/4! - ..., the sum of (-x)^n / n! for n >= 2, over x^2.
-    series = -1 / math.factorial(7)
-    for order in range(6, 1, -1):
+    series = 1 / math.factorial(8)
+    for order in range(7, 1, -1):
         series = series * x + (-1) ** order / math.factorial(order)
     return ops.sum(ops.where(near, p * ops.square(x) * series, p * ratio + q - p), axis=-1)
