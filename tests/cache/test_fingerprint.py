@@ -59,3 +59,9 @@ def test_lists_of_numbers_are_indexed():
     assert [int(example["keras_distill/fingerprint"]) for example in (first, second)] == [
         int(fingerprint.of_example(tf.constant(value))) for value in (1.5, 2.5)
     ]
+
+
+def test_examples_that_raise_can_be_left_out_of_an_indexed_dataset():
+    dataset = tf.data.Dataset.range(8).map(lambda i: tf.debugging.check_numerics(1 / (i - 3), "example 3"))
+    found = [float(inputs["keras_distill/inputs"]) for inputs in indexed(dataset).ignore_errors()]
+    np.testing.assert_allclose(found, [1 / (i - 3) for i in range(8) if i != 3])
