@@ -31,7 +31,7 @@ def write_onnx(model: keras.Model, path: str | os.PathLike, inputs: Structure | 
             f"The format 'onnx' requires tf2onnx. Run: pip install 'keras-distill[export]'. ({error})"
         ) from error
     except OSError:
-        # Of the path, not of the model.
+        # The path is at fault, not the model.
         raise
     except Exception as error:
         raise ValueError(f"'{model.name}' cannot be exported to ONNX: {type(error).__name__}: {error}") from error
