@@ -28,9 +28,7 @@ def kl_from_logits(student: Tensor, teacher: Tensor, temperature: float | Tensor
 
     @tf.custom_gradient
     def kl(student, teacher):
-        student, teacher = _soften(student, temperature), _soften(teacher, temperature)
-        (q, student_mass), (p, teacher_mass) = _softmax(student), _softmax(teacher)
-        ratio = _log_ratio(student, teacher, student_mass, teacher_mass)
+        q, p, ratio = _compare(_soften(student, temperature), _soften(teacher, temperature))
         # A class that only the student masks has a term of the teacher's probability times a constant.
         dropped = ratio > _LIMIT
         # The teacher's probability of a class below the lower limit is 0.
@@ -77,13 +75,9 @@ def softmax_pair(student: Tensor, teacher: Tensor, temperature: float | Tensor =
     Returns:
         `(q, p, log p - log q)`, with `q` of the student and `p` of the teacher, each of shape `[..., classes]`.
     """
-    student, teacher = _soften(student, temperature), _soften(teacher, temperature)
-    student_mass, teacher_mass = _softmax(student)[1], _softmax(teacher)[1]
-    ratio = _log_ratio(student, teacher, student_mass, teacher_mass)
+    q, p, ratio = _compare(_soften(student, temperature), _soften(teacher, temperature))
     # A class that only one model masks: see `class_masks`.
-    ratio = ops.where(ops.abs(ratio) < _LIMIT, ratio, ops.clip(ratio, -_MAX_NATS, _MAX_NATS))
-    # The gradient of an exponential is more accurate than that of a quotient.
-    return ops.exp(student - student_mass), ops.exp(teacher - teacher_mass), ratio
+    return q, p, ops.where(ops.abs(ratio) < _LIMIT, ratio, ops.clip(ratio, -_MAX_NATS, _MAX_NATS))
 
 
 def _soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -93,17 +87,13 @@ def _soften(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
 
 
-def _softmax(logits):
-    """Return the probabilities of softened logits and the logarithm of their normalizing constant."""
-    exponentials = ops.exp(logits)
-    total = ops.sum(exponentials, axis=-1, keepdims=True)
-    return exponentials / total, ops.log(total)
-
-
-def _log_ratio(student, teacher, student_mass, teacher_mass):
-    """Return `log p - log q` of softened logits."""
-    # From the logits themselves: the remaining rounding error is the same for every class.
-    return (teacher - student) - (teacher_mass - student_mass)
+def _compare(student, teacher):
+    """Return the results of `softmax_pair` for softened logits, without a limit of the ratio."""
+    student_mass, teacher_mass = (ops.log(ops.sum(ops.exp(x), axis=-1, keepdims=True)) for x in (student, teacher))
+    # log p - log q from the logits themselves: the remaining rounding error is the same for every class.
+    ratio = (teacher - student) - (teacher_mass - student_mass)
+    # Not the quotients of the exponentials and their sum, of which `ratio` is not exactly the logarithm.
+    return ops.exp(student - student_mass), ops.exp(teacher - teacher_mass), ratio
 
 
 def probability_difference(q: Tensor, p: Tensor, ratio: Tensor) -> Tensor:
