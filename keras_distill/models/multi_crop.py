@@ -13,8 +13,8 @@ class MultiCrop(keras.Model):
     """Model that applies another one to each crop of an image (multi-crop), for self-distillation as in DINO.
 
     Takes a tensor of crops, or a list of tensors where crops have different sizes, and returns the outputs for all
-    crops in that order, `[batch, crops, ...]`. All layers are shared with `model`: after training, save `model`. As the
-    student, it takes all crops; the `inputs` of its teacher select the first ones.
+    crops in that order, `[batch, crops, ...]`. All layers are shared with `model`: after training, save `model`, which
+    is also what `export` exports. As the student, it takes all crops; `inputs` of its teacher selects the first ones.
 
     Example:
     >>> network = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
@@ -61,6 +61,10 @@ class MultiCrop(keras.Model):
         return keras.tree.map_structure(
             lambda x: ops.reshape(x, (-1, crops.shape[1], *ops.shape(x)[1:])), self.model(rows, training=training)
         )
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Export the model of one crop; the arguments are those of `keras.Model.export`."""
+        return self.model.export(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         return {"model": keras.saving.serialize_keras_object(self.model), "name": self.name}

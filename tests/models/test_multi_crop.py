@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_distill import Distiller, MultiCrop, Term, load_distiller, preflight
 from keras_distill.losses import CenteredKL
@@ -152,3 +153,12 @@ def test_mixed_precision_is_that_of_the_model():
     model.dtype_policy = policy
     student = MultiCrop(model)
     assert student.compute_dtype == "float16" and student(np.ones((4, 5, 2), "float32")).dtype == "float16"
+
+
+def test_export_is_that_of_the_model_of_one_crop(tmp_path):
+    distiller, images = dino(), features(4, 6, 6, 1)
+    distiller.compile("adam")
+    distiller.fit(tf.data.Dataset.from_tensor_slices((tuple(crops()),)).batch(4), verbose=0)
+    distiller.export(tmp_path, verbose=False)
+    exported, expected = tf.saved_model.load(tmp_path), distiller.student.model(images)
+    np.testing.assert_allclose(exported.serve(images), expected, rtol=1e-4, atol=1e-6)
