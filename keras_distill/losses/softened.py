@@ -58,9 +58,9 @@ def _kl_gradients(q, p, ratio, dropped):
     return of_student, of_teacher
 
 
-# Ratios of probabilities above it, or below its negative, belong to classes that only one model masks.
+# Logarithms of ratios above the limit, or below its negative, belong to classes that only one model masks. They are
+# replaced by a constant.
 _LIMIT = 1e10
-# Their logarithm is limited to it.
 _MAX_NATS = 100.0
 
 
